@@ -1,0 +1,93 @@
+"""Exact oracles: Gaussian data, for which the denoiser, the log-likelihood and every term of the bound are known.
+
+For x_0 ~ N(m, Σ) and x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε, in the eigenbasis of Σ (eigenvalue λ, coordinate y = x_0 − m):
+
+    E[x_0 | x_t] = m + k (x_t − √ᾱ_t m),   k = √ᾱ_t λ/(ᾱ_t λ + 1 − ᾱ_t)
+    E_ε (x_0 − x̂_0)² = ((1−ᾱ_t)/(ᾱ_t λ + 1−ᾱ_t))² y² + k² (1−ᾱ_t),        ‖ε − ε̂‖² = SNR(t) ‖x_0 − x̂_0‖²
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from nelbo.bounds import denoising_weight, prior_term
+from nelbo.diffusion import Denoised, Denoiser, Process, along
+from nelbo.divergences import kl_of_variances
+
+
+class GaussianData:
+    """x_0 ~ N(m, Σ), for any covariance. All in float64.
+
+    Args:
+        mean: m, shape (D,).
+        cov: Σ, symmetric positive definite, shape (D, D).
+    """
+
+    def __init__(self, mean: Tensor, cov: Tensor) -> None:
+        self.mean, self.cov = mean.double(), cov.double()
+        self.eigenvalues, self.basis = torch.linalg.eigh(self.cov)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """x_0 from standard normal noise of shape (N, D)."""
+        return self.mean + (noise.double() * self.eigenvalues.sqrt()) @ self.basis.T
+
+    def log_prob(self, x_0: Tensor) -> Tensor:
+        """ln p(x_0) in nats, shape (B,) for x_0 of shape (B, D)."""
+        y = self.coordinates(x_0)
+        return -0.5 * (y.square() / self.eigenvalues + (2 * math.pi * self.eigenvalues).log()).sum(1)
+
+    def coordinates(self, x_0: Tensor) -> Tensor:
+        """y, the coordinates of x_0 − m in the eigenbasis, shape (B, D)."""
+        return (x_0.double() - self.mean) @ self.basis
+
+    def denoiser(self, process: Process) -> Denoiser:
+        """The exact denoiser, x̂_0 = E[x_0 | x_t], as a function of (x_t, t) with x_t of shape (B, D)."""
+        table = process.schedule
+
+        def denoise(x_t: Tensor, t: Tensor) -> Denoised:
+            signal, noise = along(table.signal_rate, t, x_t), along(table.noise_rate, t, x_t)
+            gain = signal * self.eigenvalues / (signal.square() * self.eigenvalues + noise.square())
+            x_0 = self.mean + (gain * ((x_t - signal * self.mean) @ self.basis)) @ self.basis.T
+            return Denoised(x_0, (x_t - signal * x_0) / noise)
+
+        return denoise
+
+    def squared_error(self, process: Process, t: Tensor, y_squared: Tensor) -> Tensor:
+        """E_ε ‖x_0 − x̂_0(x_t)‖² for given y², shape (B, D), at t, shape (B,). With y² = λ it is averaged over the data."""
+        table = process.schedule
+        alpha_bar, noise_var = along(table.alpha_bar, t, y_squared), along(table.noise_var, t, y_squared)
+        total = alpha_bar * self.eigenvalues + noise_var
+        gain_squared = alpha_bar * (self.eigenvalues / total).square()
+        return ((noise_var / total).square() * y_squared + gain_squared * noise_var).sum(1)
+
+    def bound(self, process: Process, reverse_var: Tensor, x_0: Tensor) -> dict[str, Tensor]:
+        """Each term of the denoising form for the exact denoiser, with the decoder p(x_0|x_1) = N(x̂_0(x_1), β_1 I).
+
+        Args:
+            process: the forward process.
+            reverse_var: σ_t², shape (T + 1,).
+            x_0: shape (B, D).
+
+        Returns:
+            reconstruction, diffusion and prior: expectations over all noise, in nats, shape (B,).
+        """
+        table = process.schedule
+        y_squared = self.coordinates(x_0).square()
+        dims = x_0.shape[1]
+        weight = denoising_weight(table, reverse_var) * table.snr
+        of_variances = 0.5 * dims * kl_of_variances(table.beta_tilde, reverse_var)[2:].sum()
+        diffusion = of_variances + torch.zeros(x_0.shape[0], dtype=torch.float64)
+        for t in range(2, table.T + 1):
+            at_t = torch.full((x_0.shape[0],), t)
+            diffusion = diffusion + weight[t] * self.squared_error(process, at_t, y_squared)
+        beta_1 = table.beta[1]
+        error = self.squared_error(process, torch.ones(x_0.shape[0], dtype=torch.long), y_squared)
+        reconstruction = 0.5 * error / beta_1 + 0.5 * dims * (2 * math.pi * beta_1).log()
+        return {
+            "reconstruction": reconstruction,
+            "diffusion": diffusion,
+            "prior": prior_term(process, x_0.double()),
+        }

@@ -1,0 +1,25 @@
+"""A bound: the negative ELBO of each example, as the sum of named terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The negative ELBO in nats, per example: a cost, −ln p(x) ≤ total.
+
+    Args:
+        terms: name → nats of each example, shape (B,).
+    """
+
+    terms: Mapping[str, Tensor]
+
+    @property
+    def total(self) -> Tensor:
+        """The sum of the terms, shape (B,)."""
+        return torch.stack(list(self.terms.values())).sum(0)

@@ -1,0 +1,98 @@
+"""Which t to evaluate: for an estimate of the sum over t, and for training."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def stratified(u: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+    """K draws from the law p over {0, …, n−1}, one from each of K equal strata of its distribution function.
+
+    E[Σ_k weight_k · f(index_k)] = Σ_i f(i) exactly, whatever p > 0 is; with p uniform and K = n, every index comes once.
+
+    Args:
+        u: independent uniforms in [0, 1), shape (B, K).
+        p: probabilities, shape (n,), positive, of sum one.
+
+    Returns:
+        The indices and their weights 1/(K p), both of shape (B, K).
+    """
+    strata, p = u.shape[1], p.to(u.device, torch.float64)
+    level = (torch.arange(strata, dtype=torch.float64, device=u.device) + u.double()) / strata
+    edges = p.cumsum(0) * (1 + 1e-15)
+    index = torch.searchsorted(edges, level, right=True).clamp(max=len(p) - 1)
+    return index, 1.0 / (strata * p[index])
+
+
+def harmonic(first: int, last: int) -> Tensor:
+    """A law over t = first … last, half uniform and half ∝ 1/t: the bound is made of its terms at small t.
+
+    Returns:
+        Probabilities in float64, shape (last − first + 1,).
+    """
+    inverse = 1.0 / torch.arange(first, last + 1, dtype=torch.float64)
+    return 0.5 / len(inverse) + 0.5 * inverse / inverse.sum()
+
+
+class LossProfile(nn.Module):
+    """The root mean square of the loss at each t, learned while training, and the law of t that it gives.
+
+    p(t) ∝ √E[L_t²] minimises the variance of L_t/p(t) (Nichol & Dhariwal 2021 (18)). Neighbouring t share a bin, and a
+    uniform share keeps every t alive.
+
+    Args:
+        T: the number of steps.
+        bins: how many bins share them.
+        decay: how much of the old mean square is kept at each visit.
+        floor: the share of draws that stays uniform.
+    """
+
+    mean_square: Tensor
+
+    def __init__(self, T: int, bins: int = 64, decay: float = 0.98, floor: float = 0.1) -> None:
+        super().__init__()
+        self.T, self.decay, self.floor = T, decay, floor
+        # Bins are narrow at small t, where the profile is steep.
+        edges = torch.unique((T * torch.linspace(0, 1, min(bins, T) + 1, dtype=torch.float64) ** 2).ceil().long())
+        self.edges = edges  # bin k holds t = edges[k] + 1 … edges[k + 1]
+        self.register_buffer("mean_square", torch.ones(len(edges) - 1, dtype=torch.float64))
+
+    def bin_of(self, t: Tensor) -> Tensor:
+        """The bin of each t."""
+        return torch.searchsorted(self.edges, t.cpu(), side="left") - 1
+
+    def probabilities(self) -> Tensor:
+        """p(bin), float64."""
+        share = (self.edges[1:] - self.edges[:-1]) / self.T
+        weight = share * self.mean_square.cpu().sqrt()
+        return (1 - self.floor) * weight / weight.sum() + self.floor * share
+
+    def draw(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """t and the importance weight 1/(T p(t)) from uniforms u in [0, 1), by inversion.
+
+        Args:
+            u: shape (B,).
+
+        Returns:
+            t in 1 … T, and weights with E[weight · f(t)] = mean of f over t; both shape (B,).
+        """
+        p = self.probabilities()
+        upper = p.cumsum(0)
+        bins = torch.searchsorted(upper, u.cpu().double(), side="right").clamp(max=len(p) - 1)
+        inside = ((u.cpu() - (upper - p)[bins]) / p[bins]).clamp(0, 1 - 1e-9)
+        width = self.edges[1:] - self.edges[:-1]
+        t = self.edges[bins] + 1 + (inside * width[bins]).floor().long()
+        return t.to(u.device), (width[bins] / (self.T * p[bins])).to(u.device)
+
+    @torch.no_grad()
+    def update(self, t: Tensor, loss: Tensor) -> None:
+        """Let the losses of one batch, each at its t, move the profile. Shapes (B,)."""
+        bins = self.bin_of(t)
+        count = torch.zeros(len(self.edges) - 1, dtype=torch.float64).index_add_(0, bins, torch.ones(len(bins)).double())
+        total = torch.zeros_like(count).index_add_(0, bins, loss.detach().cpu().double().square())
+        seen = count > 0
+        keep = self.decay ** count[seen]
+        old = self.mean_square.cpu()
+        old[seen] = keep * old[seen] + (1 - keep) * total[seen] / count[seen]
+        self.mean_square.copy_(old)

@@ -1,0 +1,5 @@
+"""The command line: parse, validate, call."""
+
+from nelbo.cli.app import run
+
+__all__ = ["run"]

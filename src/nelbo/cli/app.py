@@ -1,0 +1,89 @@
+"""The commands, and how each ends: 0 done, 2 the input cannot be used (one line), 130 or 143 stopped by a signal."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from collections.abc import Sequence
+
+import cyclopts
+from cyclopts import App, Parameter
+from pydantic import ValidationError
+
+from nelbo import __version__
+from nelbo.cli import commands
+from nelbo.cli.train import train_app
+from nelbo.config.check import first_problem
+from nelbo.errors import InputError
+
+HELP = """Train, sample, score and compress images with generative models whose bounds you can check.
+
+```
+nelbo train ddpm --data digits --minutes 2 --out runs/first
+nelbo score runs/first
+nelbo sample runs/first --out digits.png
+```
+
+Every command has a --help with examples. RUN is the directory that 'train' made.
+"""
+
+
+def build_app() -> App:
+    """All commands."""
+    app = App(
+        name="nelbo",
+        help=HELP,
+        help_format="markdown",
+        version=__version__,
+        default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
+        result_action="return_none",
+    )
+    app.command(train_app())
+    for command in (commands.sample, commands.score, commands.info):
+        app.command(command)
+    return app
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command line; returns the exit code."""
+    try:
+        build_app()(list(argv), exit_on_error=False, print_error=False)
+    except InputError as error:
+        return complain(str(error))
+    except cyclopts.CycloptsError as error:
+        return complain(one_line(error))
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if type(error).__name__ == "Interrupted":
+            print(f"nelbo: {error}; go on with --resume", file=sys.stderr)
+            return 128 + int(error.signum)  # type: ignore[attr-defined]
+        if os.environ.get("NELBO_TRACEBACK"):
+            raise
+        print(f"nelbo: {type(error).__name__}: {error} (NELBO_TRACEBACK=1 shows where)", file=sys.stderr)
+        return 1
+    return 0
+
+
+def complain(message: str) -> int:
+    """Print one line on stderr; returns 2."""
+    print("nelbo: " + " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+def one_line(error: cyclopts.CycloptsError) -> str:
+    """What is wrong with a command line, naming the option."""
+    cause = error.__cause__
+    if isinstance(error, cyclopts.ValidationError) and isinstance(cause, ValidationError):
+        field, problem = first_problem(cause)
+        return f"--{field.replace('_', '-')}: {problem}"
+    text = str(error)
+    unused = re.match(r"Unused Tokens: \[(.*)\]", text)
+    if unused:
+        return f"{unused[1]}: nothing here takes this; see --help"
+    return text

@@ -1,0 +1,207 @@
+"""``sample``, ``score`` and ``info``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Group, Parameter
+from cyclopts.validators import Number
+
+from nelbo.options import DataOptions
+
+READING = Parameter(name="*", group=Group("How to read --data"))
+AtLeastOne = Annotated[int, Parameter(validator=Number(gte=1))]
+AtLeastTwo = Annotated[int, Parameter(validator=Number(gte=2))]
+Seed = Annotated[int, Parameter(validator=Number(gte=0))]
+
+
+def sample(
+    run: Path,
+    /,
+    *,
+    n: Annotated[AtLeastOne, Parameter(name=["--n", "-n"])] = 64,
+    out: Path | None = None,
+    sampler: str | None = None,
+    steps: AtLeastOne | None = None,
+    eta: float | None = None,
+    clip: bool = True,
+    real: bool = False,
+    seed: Seed = 0,
+    weights: str = "ema",
+    device: str = "auto",
+    batch_size: AtLeastOne = 64,
+) -> None:
+    """Draw images from a run. Prints where they are.
+
+    ```
+    nelbo sample runs/mnist -n 100 --out digits.png
+    nelbo sample runs/mnist -n 16 --sampler ancestral --out denoising.gif
+    ```
+
+    Parameters
+    ----------
+    run
+        The directory that 'train' made.
+    n
+        How many images.
+    out
+        A .png (one grid), .gif (the denoising), .npz (the exact levels) or a folder of PNGs; it must not exist.
+        A new grid in RUN/samples if left out.
+    sampler
+        ancestral or ddim.
+    steps
+        Network evaluations per image.
+    eta
+        DDIM's η, from 0 (deterministic) to 1 (as random as ancestral).
+    clip
+        Hold the predicted image to the range of pixels on the way.
+    real
+        Put real images beside the samples.
+    seed
+        Image i of a seed is always the same image.
+    weights
+        ema (the moving average) or raw.
+    device
+        cpu, cuda, …; the first accelerator there is if left out.
+    batch_size
+        Images at a time; changes speed and memory only.
+    """
+    from nelbo.jobs.sample import draw
+    from nelbo.models.base import SampleSettings
+    from nelbo.report.progress import console
+
+    settings = SampleSettings(sampler, steps, eta, clip)
+    where, how = draw(
+        run, n=n, out=out, seed=seed, settings=settings, real=real, weights=weights, device=device, batch=batch_size
+    )
+    console().print(f"{n} images, {how}, seed {seed}, {weights} weights")
+    print(where)
+
+
+def score(
+    run: Path,
+    /,
+    *,
+    data: Annotated[DataOptions, READING] = DataOptions(),
+    split: str = "test",
+    limit: AtLeastOne | None = None,
+    form: str = "denoising",
+    timesteps: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
+    replicates: AtLeastTwo = 2,
+    per_image: Path | None = None,
+    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    again: Annotated[bool, Parameter(negative="")] = False,
+    seed: Seed = 0,
+    weights: str = "ema",
+    device: str = "auto",
+    batch_size: AtLeastOne = 128,
+) -> None:
+    """Measure a run on held-out images: the negative ELBO in bits/dim, term by term, with its errors.
+
+    ```
+    nelbo score runs/mnist
+    nelbo score runs/mnist --split val --limit 1000 --timesteps 32 --json
+    ```
+
+    Parameters
+    ----------
+    run
+        The directory that 'train' made.
+    split
+        train, val or test.
+    limit
+        Score the first so many images only.
+    form
+        How the bound is written: denoising.
+    timesteps
+        How many t to evaluate per image and replicate, stratified; 0 takes every t.
+    replicates
+        Independent estimates per image, from which the Monte-Carlo error is known.
+    per_image
+        Write every image's terms to this CSV file.
+    json_
+        Print one JSON object and nothing else.
+    again
+        Score anew, even if RUN/scores holds this very score.
+    seed
+        Of the noise.
+    weights
+        ema (the moving average) or raw.
+    device
+        cpu, cuda, …; the first accelerator there is if left out.
+    batch_size
+        Images at a time; changes speed and memory only.
+    """
+    from rich.console import Console
+
+    from nelbo.jobs.score import score as measure
+    from nelbo.report.tables import score_table
+
+    result = measure(
+        run,
+        data=data if data.model_fields_set else None,
+        split=split,
+        limit=limit,
+        form=form,
+        timesteps=timesteps,
+        replicates=replicates,
+        seed=seed,
+        weights=weights,
+        device=device,
+        batch=batch_size,
+        per_image=per_image,
+        again=again,
+    )
+    if json_:
+        print(json.dumps(result))
+    else:
+        Console(highlight=False).print(score_table(result))
+
+
+def info(
+    what: str,
+    /,
+    *,
+    reading: Annotated[DataOptions, READING] = DataOptions(),
+    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> None:
+    """Say what a run or a data set is, and everything that decided it.
+
+    ```
+    nelbo info runs/mnist
+    nelbo info photos/ --size 64x48 --fit crop
+    ```
+
+    Parameters
+    ----------
+    what
+        RUN or SPEC.
+    json_
+        Print one JSON object and nothing else.
+    """
+    from nelbo.jobs.describe import describe
+
+    facts = describe(what, reading)
+    if json_:
+        print(json.dumps(facts))
+    else:
+        print("\n".join(lines(facts)))
+
+
+def lines(facts: dict[str, Any], indent: str = "") -> list[str]:
+    """``name  value`` for each fact, tables in one line."""
+    width = max(len(name) for name in facts)
+    return [f"{indent}{name:<{width}}  {shown(value)}" for name, value in facts.items()]
+
+
+def shown(value: Any) -> str:
+    """A value as a person reads it."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} = {shown(part)}" for name, part in value.items() if part is not None)
+    if isinstance(value, list):
+        return " ".join(shown(part) for part in value) or "none"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(value)

@@ -1,0 +1,43 @@
+"""Values → checked settings, and a pydantic error → one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from nelbo.errors import InputError, nearest
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def checked(kind: type[M], values: Mapping[str, Any], where: Callable[[str], str]) -> M:
+    """Make settings of ``kind`` from plain values.
+
+    Args:
+        kind: the class of the settings.
+        values: field → value.
+        where: field → how the user would name it: ``--lr``, or ``my.toml: [training] lr``.
+
+    Raises:
+        InputError: the first thing that is wrong, in one line.
+    """
+    try:
+        return kind.model_validate(dict(values))
+    except ValidationError as error:
+        field, problem = first_problem(error, kind)
+        raise InputError(where(field), problem) from None
+
+
+def first_problem(error: ValidationError, kind: type[BaseModel] | None = None) -> tuple[str, str]:
+    """The first field at fault, dotted, and what is wrong with it."""
+    first = error.errors(include_url=False)[0]
+    names = [str(part) for part in first["loc"] if not isinstance(part, int)]
+    if first["type"] == "extra_forbidden":
+        known = list(kind.model_fields) if kind is not None else []
+        return ".".join(names), f"there is no such setting{nearest(names[-1], known)}"
+    if first["type"] == "missing":
+        return ".".join(names), "is missing"
+    problem = first["msg"][:1].lower() + first["msg"][1:]
+    return ".".join(names), f"{problem}, and this is {first['input']!r}"

@@ -1,0 +1,49 @@
+"""The families there are: one module each in ``nelbo/models``, found without importing any of them.
+
+A family's module has ``OPTIONS`` (its settings, with a ``resolved(shape)``), ``MODEL`` (built from options, shape and
+levels), and a docstring whose first line says what it is.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+from nelbo.errors import InputError, nearest
+
+MODELS = Path(__file__).parent.parent / "models"
+NOT_FAMILIES = {"__init__", "base"}
+
+
+def family_names() -> list[str]:
+    """Every family, by name."""
+    return sorted(path.stem for path in MODELS.glob("*.py") if path.stem not in NOT_FAMILIES)
+
+
+def family_word(name: str) -> str:
+    """The name itself, if there is such a family.
+
+    Raises:
+        InputError: there is none.
+    """
+    known = family_names()
+    if name not in known:
+        raise InputError("FAMILY", f"{name!r} is not a family{nearest(name, known)} (families: {', '.join(known)})")
+    return name
+
+
+def family_summary(name: str) -> str:
+    """The first line of the module's docstring."""
+    tree = ast.parse((MODELS / f"{family_word(name)}.py").read_text(encoding="utf-8"))
+    return (ast.get_docstring(tree) or name).splitlines()[0]
+
+
+def family_module(name: str) -> ModuleType:
+    """The family's module.
+
+    Raises:
+        InputError: there is no such family.
+    """
+    return importlib.import_module(f"nelbo.models.{family_word(name)}")

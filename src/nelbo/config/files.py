@@ -1,0 +1,151 @@
+"""Settings in TOML: what a user hands to ``--config``, and ``RUN/config.toml``, from which a run is rebuilt."""
+
+from __future__ import annotations
+
+import platform
+import tomllib
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import Field
+
+from nelbo.config.check import checked
+from nelbo.config.families import family_module, family_names, family_word
+from nelbo.errors import InputError, nearest
+from nelbo.options import DataOptions, Options, TrainingOptions
+
+CONFIG = "config.toml"
+FORMAT = 1
+SECTIONS = ("data", "model", "training")
+RECORDED = ("format", "images", "versions")
+
+
+class ImagesConfig(Options):
+    """What the data turned out to be."""
+
+    name: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    shape: tuple[Annotated[int, Field(ge=1, le=4)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+    levels: Annotated[int, Field(ge=2, le=256)]
+    counts: dict[str, int]
+    classes: tuple[str, ...] = ()
+
+
+class RunConfig(Options):
+    """Everything that was resolved when a run was made: enough to rebuild its model."""
+
+    format: Literal[1] = FORMAT
+    family: str
+    data: DataOptions
+    model: Options
+    training: TrainingOptions
+    images: ImagesConfig
+    versions: dict[str, str]
+
+
+def versions() -> dict[str, str]:
+    """What the run was made with."""
+    return {name: version(name) for name in ("nelbo", "torch", "numpy")} | {"python": platform.python_version()}
+
+
+def write_run_config(run: Path, config: RunConfig) -> None:
+    """Write RUN/config.toml."""
+    plain = config.model_dump(mode="json", exclude_none=True, serialize_as_any=True)
+    (run / CONFIG).write_text(tomli_w.dumps(plain), encoding="utf-8")
+
+
+def read_run_config(run: Path) -> RunConfig:
+    """Read RUN/config.toml.
+
+    Raises:
+        InputError: it is not there, not TOML, or not a run's settings.
+    """
+    path = run / CONFIG
+    if not path.is_file():
+        raise InputError(str(run), f"is not a run: it has no {CONFIG}; give a directory that 'nelbo train' made")
+    values = read_toml(path)
+    if values.get("format") != FORMAT:
+        made_by = values.get("versions", {}).get("nelbo", "another version") if isinstance(values, dict) else ""
+        raise InputError(str(path), f"has format {values.get('format')}, not {FORMAT}; it was made by nelbo {made_by}")
+    family = values.get("family")
+    if family not in family_names():
+        raise InputError(f"{path}: family", f"{family!r} is not a family of this nelbo ({', '.join(family_names())})")
+    model = checked(
+        family_module(family).OPTIONS, table(values, "model", path), lambda field: f"{path}: [model] {field}"
+    )
+    return checked(RunConfig, {**values, "model": model}, lambda field: f"{path}: {field}")
+
+
+def read_user_config(path: Path) -> dict[str, dict[str, Any]]:
+    """Read a ``--config`` file: tables [data], [model] and [training], each optional; a RUN/config.toml will do.
+
+    Returns:
+        section → field → value, plus ``family`` → {"family": name} where the file names one.
+
+    Raises:
+        InputError: it cannot be read, or has a key at the top that is not one of these.
+    """
+    values = read_toml(path)
+    known = [*SECTIONS, *RECORDED, "family"]
+    for key in values:
+        if key not in known:
+            hint = nearest(key, known) or f"; settings belong in a table, [{'], ['.join(SECTIONS)}]"
+            raise InputError(f"{path}: {key}", f"there is no such setting here{hint}")
+    sections = {name: table(values, name, path) for name in SECTIONS}
+    if "family" in values:
+        sections["family"] = {"family": family_word(str(values["family"]))}
+    return sections
+
+
+def table(values: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
+    """One table of a TOML file, empty if it is not there."""
+    found = values.get(name, {})
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: {name}", f"must be a table, [{name}]")
+    return found
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        InputError: it cannot be read, or is not TOML.
+    """
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise InputError(str(path), f"cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(str(path), f"is not TOML: {error}") from None
+
+
+def merged(
+    kind: type[Options],
+    section: str,
+    given: Mapping[str, Any],
+    from_file: Mapping[str, Any],
+    file: Path | None,
+) -> Any:
+    """Settings from what the user gave, over what the file says, over the defaults.
+
+    Args:
+        kind: the class of the settings.
+        section: their table in the file.
+        given: field → value from the command line or a Python call.
+        from_file: field → value from ``--config``.
+        file: that file, for errors.
+
+    Raises:
+        InputError: a field that is unknown or out of range, named where it was written.
+    """
+
+    def name(field: str) -> str:
+        if field.split(".")[0] in from_file and field.split(".")[0] not in given:
+            return f"{file}: [{section}] {field}"
+        return "--" + field.replace("_", "-")
+
+    return checked(kind, {**from_file, **given}, name)

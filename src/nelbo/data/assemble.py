@@ -1,0 +1,128 @@
+"""From what a reader hands over to a Dataset: splits completed, one array, levels checked, fingerprint taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from nelbo.data.dataset import SPLITS, Dataset, fingerprint
+from nelbo.data.options import Options
+from nelbo.data.raw import ALL, Part, Pixels, Raw
+from nelbo.data.splits import Rows, by_content, marks
+from nelbo.errors import InputError
+
+CHUNK = 1024  # images
+Plan = dict[str, tuple[Part, Rows]]
+
+
+def assemble(raw: Raw, spec: str, options: Options) -> Dataset:
+    """Build the Dataset.
+
+    Args:
+        raw: what the reader handed over.
+        spec: what the user wrote.
+        options: for ``holdout`` and ``levels``.
+
+    Returns:
+        the finished data set.
+
+    Raises:
+        InputError: too few images, images of different shapes, or a pixel that is not below the levels.
+    """
+    check_shapes(raw)
+    plan, notes = complete(raw, options.holdout)
+    images, bounds = gather(plan, raw.where)
+    levels = check_levels(images, raw, options.levels)
+    tensor = torch.from_numpy(images)
+    return Dataset(
+        name=raw.name,
+        spec=spec,
+        images=tensor,
+        labels=gather_labels(plan),
+        classes=raw.classes,
+        bounds=bounds,
+        levels=levels,
+        sha256=fingerprint(tensor, bounds, levels),
+        notes=(*raw.notes, *notes),
+    )
+
+
+def check_shapes(raw: Raw) -> None:
+    """Every part has images of at least one pixel, and all of one shape."""
+    shapes = {name: part.images.shape[1:] for name, part in raw.parts.items()}
+    for name, part in raw.parts.items():
+        if 0 in part.images.shape:
+            what = "" if name == ALL else f" in {name}"
+            size = "x".join(str(length) for length in part.images.shape)
+            raise InputError(raw.where, f"has no pixels{what} ({size}); give images of at least 1x1")
+    if len(set(shapes.values())) > 1:
+        listed = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())
+        raise InputError(raw.where, f"its splits differ in shape ({listed}); make them one channels x height x width")
+
+
+def complete(raw: Raw, holdout: float) -> tuple[Plan, list[str]]:
+    """Give each split its part and rows; what the source lacks is held out by content."""
+    if ALL in raw.parts:
+        part = raw.parts[ALL]
+        rows = by_content(marks(part.images), ("test", "val"), holdout, raw.where)
+        return {name: (part, rows[name]) for name in SPLITS}, []
+    plan: Plan = {name: (part, np.arange(len(part.images))) for name, part in raw.parts.items()}
+    notes = [] if raw.published else overlaps(raw.parts)
+    missing = [name for name in ("test", "val") if name not in raw.parts]
+    if missing:
+        part = raw.parts["train"]
+        rows = by_content(marks(part.images), missing, holdout, f"{raw.where} (train)")
+        plan |= {name: (part, rows[name]) for name in ("train", *missing)}
+        notes.append(f"{' and '.join(missing)} held out of train: {raw.where} has no split of that name")
+    return {name: plan[name] for name in SPLITS}, notes
+
+
+def overlaps(parts: Mapping[str, Part]) -> list[str]:
+    """A note for each split that shares images with train."""
+    found = {name: marks(part.images) for name, part in parts.items()}
+    train = set(found["train"])
+    shared = {name: sum(mark in train for mark in found[name]) for name in parts if name != "train"}
+    return [f"{count} of the {len(found[n])} images of {n} are in train too" for n, count in shared.items() if count]
+
+
+def gather(plan: Plan, where: str) -> tuple[Pixels, dict[str, tuple[int, int]]]:
+    """Copy the splits into one array, one after another."""
+    total = sum(len(rows) for _, rows in plan.values())
+    images = allocate((total, *next(iter(plan.values()))[0].images.shape[1:]), where)
+    bounds, start = {}, 0
+    for name, (part, rows) in plan.items():
+        stop = start + len(rows)
+        for first in range(0, len(rows), CHUNK):  # picking rows copies them: not all at once
+            some = rows[first : first + CHUNK]
+            images[start + first : start + first + len(some)] = part.images[some]
+        bounds[name] = (start, stop)
+        start = stop
+    return images, bounds
+
+
+def gather_labels(plan: Plan) -> torch.Tensor | None:
+    """The labels in the order of the images, or None if any part has none."""
+    pieces = [part.labels[rows] for part, rows in plan.values() if part.labels is not None]
+    return torch.from_numpy(np.concatenate(pieces)) if len(pieces) == len(plan) else None
+
+
+def check_levels(images: Pixels, raw: Raw, asked: int | None) -> int:
+    """The levels to use; every pixel must be below them."""
+    levels = raw.levels if asked is None else asked
+    top = int(images.max())
+    if top >= levels and asked is not None:
+        raise InputError("--levels", f"{levels} is too few: {raw.where} has a pixel of {top}; it must be above that")
+    if top >= levels:
+        raise InputError(raw.where, f"has a pixel of {top}, but only {levels} levels; give --levels {top + 1} or more")
+    return levels
+
+
+def allocate(shape: tuple[int, ...], where: str) -> Pixels:
+    """An empty uint8 array, or a plain error when it does not fit into memory."""
+    try:
+        return np.empty(shape, dtype=np.uint8)
+    except (MemoryError, ValueError):
+        size = "x".join(str(length) for length in shape)
+        raise InputError(where, f"{size} bytes do not fit into memory; use a smaller --size or fewer images") from None

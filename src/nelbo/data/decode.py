@@ -1,0 +1,165 @@
+"""One image file: what its header says, and its pixels without loss."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from nelbo.data.raw import Pixels
+from nelbo.data.shaping import to_planes
+
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+EXTENSIONS = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"))
+MODES = {"1": "L", "L": "L", "LA": "LA", "RGB": "RGB", "RGBA": "RGBA", "P": "RGB", "PA": "RGBA"}
+WITH_ALPHA = {"L": "LA", "RGB": "RGBA"}
+CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
+
+ORIENTATION, WIDTH, HEIGHT, BITS_PER_SAMPLE = 0x0112, 256, 257, 258
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class BadImageError(Exception):
+    """An image cannot be used; the message says what it is and, where there is one, the mend."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says about its image before it is decoded.
+
+    Args:
+        channels: 1 to 4.
+        size: (H, W) as it is looked at, with its EXIF orientation applied.
+        binary: it has one bit per pixel.
+    """
+
+    channels: int
+    size: tuple[int, int]
+    binary: bool
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.channels, *self.size
+
+
+@contextmanager
+def quiet_decoding() -> Iterator[None]:
+    """Hold Pillow's warnings back, except that of an image too large to be honest, which is an error.
+
+    Warnings are a setting of the whole process: enter this once around all threads.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def read_header(path: Path) -> Header:
+    """Read what is needed to plan; nothing is decoded. Raises BadImageError."""
+    with opened(path) as image:
+        return header_of(image)
+
+
+def read_pixels(path: Path) -> Pixels:
+    """Decode a file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        uint8, ``(C, H, W)``: 1-bit pixels as 0 and 255, palettes as colours, alpha kept, EXIF orientation applied.
+
+    Raises:
+        BadImageError: it cannot be used.
+    """
+    with opened(path) as image:
+        return pixels_of(image)
+
+
+def header_of(image: Image.Image) -> Header:
+    """What an image that is open says about itself. Raises BadImageError if it is of a kind that is not read."""
+    mode = usable_mode(image)
+    width, height = image.size
+    if image.format == "TIFF" and hasattr(image, "tag_v2"):
+        width, height = image.tag_v2[WIDTH], image.tag_v2[HEIGHT]  # some versions of Pillow have turned size already
+    size = (width, height) if orientation(image) >= 5 else (height, width)
+    return Header(CHANNELS[mode], size, image.mode == "1")
+
+
+def pixels_of(image: Image.Image) -> Pixels:
+    """The pixels of an image that is open; uint8, ``(C, H, W)``."""
+    mode = usable_mode(image)
+    image.load()
+    turn = TURNS.get(orientation(image))
+    if image.mode != mode:
+        image = image.convert(mode)
+    return to_planes(image if turn is None else image.transpose(turn))
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """Open a file as one of the formats that are read. Whatever a damaged file raises becomes a BadImageError."""
+    try:
+        # A stream, not a path: Pillow maps uncompressed files that have a path, and some versions garble TIFF then.
+        with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as image:
+            yield image
+    except BadImageError:
+        raise
+    except UnidentifiedImageError:
+        raise BadImageError("is not an image of a known format") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise BadImageError("has implausibly many pixels") from None
+    except PermissionError:
+        raise BadImageError("cannot be read: permission denied") from None
+    except Exception as error:  # a damaged file can make a decoder raise almost anything
+        lines = str(error).splitlines()
+        raise BadImageError(f"is truncated or corrupt ({lines[0] if lines else type(error).__name__})") from None
+
+
+def usable_mode(image: Image.Image) -> str:
+    """The mode to read an image in without loss: L, LA, RGB or RGBA. Raises BadImageError if there is none."""
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # MPO: a photograph and its previews
+        raise BadImageError("is animated or has several pages; save the frames as single images")
+    if has_deep_samples(image) or image.mode not in MODES:
+        what = "more than 8 bits per channel" if has_deep_samples(image) else f"pixels of mode {image.mode}"
+        raise BadImageError(f"has {what}; convert it to 8-bit grey or RGB")
+    if 0 in image.size:
+        raise BadImageError("has no pixels")
+    mode = MODES[image.mode]
+    return WITH_ALPHA.get(mode, mode) if image.has_transparency_data else mode
+
+
+def has_deep_samples(image: Image.Image) -> bool:
+    """Whether samples have more than 8 bits, also where Pillow would quietly halve them."""
+    if image.mode.startswith(("I", "F")):
+        return True
+    if image.format == "TIFF" and hasattr(image, "tag_v2"):
+        return max(image.tag_v2.get(BITS_PER_SAMPLE, (8,))) > 8
+    arguments = [tile[3] for tile in getattr(image, "tile", [])]
+    flat = [each for some in arguments for each in (some if isinstance(some, tuple) else (some,))]
+    if image.format == "PPM":
+        return any(isinstance(each, int) and each > 255 for each in flat)
+    return image.format == "PNG" and any(isinstance(each, str) and ";16" in each for each in flat)
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 if there is none or it cannot be read."""
+    try:
+        # Not image.getexif(): for PNG that would decode the pixels.
+        found = Image.Image.getexif(image).get(ORIENTATION, 1)
+    except Exception:  # damaged EXIF data leave the pixels as they are
+        return 1
+    return found if found in TURNS else 1

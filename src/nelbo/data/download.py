@@ -1,0 +1,157 @@
+"""Fetch one file over HTTP: resumed if interrupted, bounded in size, checked before it gets its name."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from nelbo.data.idx import md5_of
+from nelbo.data.progress import progress_bar
+from nelbo.data.sources import SourceFile
+from nelbo.errors import InputError
+
+CHUNK = 1 << 16
+TIMEOUT = 30.0
+TRIES = 3
+
+
+class MirrorError(Exception):
+    """One address did not give the file; the message says why, in a few words."""
+
+
+def download(file: SourceFile, target: Path, progress: bool | None) -> None:
+    """Fetch a file from the first of its addresses that gives it whole.
+
+    The bytes go to ``target`` with ``.part`` appended, which a later call continues, and get their name only when
+    their digest is right. Processes that want the same file at once take turns.
+
+    Args:
+        file: what to fetch.
+        target: where it shall be.
+        progress: show a bar on stderr; None: if stderr is a terminal.
+
+    Raises:
+        InputError: the folder cannot be written to, or the bytes are wrong.
+        MirrorError: no address gave the file.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with lock(target.with_name(f"{target.name}.lock")):
+            if not target.exists():
+                fetch_from_any(file, target, progress)
+    except OSError as error:
+        raise InputError(str(target), f"cannot be written: {error.strerror or error}") from None
+
+
+def fetch_from_any(file: SourceFile, target: Path, progress: bool | None) -> None:
+    """Try the addresses in order; what is wrong with a file outweighs an address that does not answer."""
+    part = target.with_name(f"{target.name}.part")
+    reasons: list[str] = []
+    damage: InputError | None = None
+    # What an earlier call left may not be a beginning of this file: the first address gets a second, fresh try.
+    for url in (*file.urls[: part.exists()], *file.urls):
+        try:
+            fetch_whole(url, part, file.limit, progress)
+            check_digest(file, part, target.name)
+        except MirrorError as error:
+            reasons.append(str(error))
+        except InputError as error:
+            damage = error
+            part.unlink(missing_ok=True)
+        else:
+            os.replace(part, target)
+            return
+    if damage is not None:
+        raise damage
+    raise MirrorError("; ".join(dict.fromkeys(reasons)))
+
+
+def check_digest(file: SourceFile, path: Path, name: str) -> None:
+    """Compare a download with its published sum."""
+    try:
+        found = md5_of(path, contents=file.md5_of == "contents")
+    except InputError as error:
+        raise InputError(name, f"what was downloaded {error.problem}") from None
+    if found != file.md5:
+        raise InputError(name, f"what was downloaded has the MD5 {found}, not {file.md5}; try again later")
+
+
+def fetch_whole(url: str, part: Path, limit: int, progress: bool | None) -> None:
+    """Fetch one address into ``part``, continuing a few times where the connection broke."""
+    for attempt in range(TRIES):
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            if fetch_once(url, part, limit, progress):
+                return
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE or before == 0:
+                raise MirrorError(f"{error.code} {error.reason} from {url}") from None
+            part.unlink()  # what was there is not a beginning of this file
+        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+            reason = getattr(error, "reason", None) or error
+            if attempt == TRIES - 1 or not isinstance(error, ConnectionError | http.client.HTTPException):
+                raise MirrorError(f"{reason} at {url}") from None
+    raise MirrorError(f"the connection to {url} kept breaking")
+
+
+def fetch_once(url: str, part: Path, limit: int, progress: bool | None) -> bool:
+    """One request. Returns whether the file is whole."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"User-Agent": "nelbo", "Accept-Encoding": "identity"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+        start, total = extent(answer, have)
+        if total is not None and total > limit:
+            raise MirrorError(f"{url} offers {total} bytes, more than the {limit} that are plausible")
+        with part.open("r+b" if start else "wb") as sink, progress_bar(part.stem, total, progress, bytes_=True) as step:
+            sink.seek(start)
+            step(start)
+            stop = copy(answer, sink, start, limit, step)
+    if stop > limit:
+        part.unlink()
+        raise MirrorError(f"{url} sends more than the {limit} bytes that are plausible")
+    return total is None or stop == total
+
+
+def extent(answer: http.client.HTTPResponse, have: int) -> tuple[int, int | None]:
+    """Where the answer's bytes begin in the file, and how long the file is, if that is said."""
+    ranged = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.headers.get("Content-Range", ""))
+    if answer.status == http.client.PARTIAL_CONTENT and ranged and int(ranged[1]) == have:
+        return have, int(ranged[2])
+    if answer.status == http.client.PARTIAL_CONTENT:
+        raise MirrorError("the server answered with another range than was asked for")
+    length = answer.headers.get("Content-Length", "")
+    return 0, int(length) if length.isdigit() else None
+
+
+def copy(source: http.client.HTTPResponse, sink: BinaryIO, start: int, limit: int, step: Callable[[int], None]) -> int:
+    """Copy until the end, or just past the limit. Returns the position reached."""
+    position = start
+    while position <= limit and (piece := source.read(CHUNK)):
+        sink.write(piece)
+        position += len(piece)
+        step(len(piece))
+    return position
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold a file that other processes wait for; where the system has no such locks, hold nothing."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with path.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+    path.unlink(missing_ok=True)

@@ -1,0 +1,170 @@
+"""A folder of images: scan, look at every header, then decode into one array."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from nelbo.data.assemble import allocate
+from nelbo.data.decode import BadImageError, Header, quiet_decoding, read_header, read_pixels
+from nelbo.data.options import Options
+from nelbo.data.progress import progress_bar
+from nelbo.data.raw import ALL, Part, Pixels, Raw
+from nelbo.data.scan import Found, scan
+from nelbo.data.shaping import require_fit, shape_pixels, shaping_notes
+from nelbo.errors import InputError
+
+Result = TypeVar("Result")
+WORKERS = 8
+NAMED_BAD = 5  # how many of the files that were left out are named
+
+
+def read_folder(folder: Path, options: Options) -> Raw:
+    """Read a folder of images.
+
+    Args:
+        folder: the folder; its layout is described at :func:`nelbo.data.scan.scan`.
+        options: size, fit, channels, and whether to leave bad images out.
+
+    Returns:
+        its images, with labels if it has class folders.
+
+    Raises:
+        InputError: there are no images, one cannot be used, or they differ in size or channels.
+    """
+    found = scan(folder)
+    paths = [path for each in found.values() for path in each.paths]
+    bad: dict[Path, str] = {}
+    with quiet_decoding():
+        headers = for_each(paths, read_header, "reading headers", options, bad)
+        check_alike(folder, headers, options)
+        kept, images = decode(folder, headers, options, bad)
+    binary = all(headers[path].binary for path in kept)
+    if binary:  # one bit was read as 0 and 255; scaling may have made greys of it
+        images = (images >= 128).view(np.uint8)
+    classes, notes = classes_of(found)
+    return Raw(
+        name=folder.resolve().name or "folder",
+        where=str(folder),
+        parts=parts_of(found, kept, images, classes),
+        classes=classes,
+        levels=2 if binary else 256,
+        notes=(*notes, *notes_on(folder, headers, bad, len(paths), options)),
+    )
+
+
+def for_each(
+    paths: Sequence[Path], work: Callable[[Path], Result], title: str, options: Options, bad: dict[Path, str]
+) -> dict[Path, Result]:
+    """Do some work on every file, in threads. Bad ones go to ``bad``, or stop everything unless they may be skipped."""
+
+    def attempt(path: Path) -> Result | BadImageError:
+        try:
+            return work(path)
+        except BadImageError as error:
+            return error
+
+    done: dict[Path, Result] = {}
+    workers = min(WORKERS, os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers) as pool, progress_bar(title, len(paths), options.progress) as step:
+        for path, result in zip(paths, pool.map(attempt, paths), strict=True):
+            step(1)
+            if not isinstance(result, BadImageError):
+                done[path] = result
+            elif options.skip_bad:
+                bad[path] = str(result)
+            else:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise InputError(str(path), f"{result}; or give --skip-bad to leave such files out")
+    return done
+
+
+def check_alike(folder: Path, headers: Mapping[Path, Header], options: Options) -> None:
+    """All images must have one size and one number of channels, unless the user says how to bring them there."""
+    if not headers:
+        raise InputError("--skip-bad", f"no image of {folder} can be read, so nothing is left; mend the files")
+    sizes: dict[tuple[int, int], Path] = {}
+    counts: dict[int, Path] = {}
+    for path, header in headers.items():
+        sizes.setdefault(header.size, path)
+        counts.setdefault(header.channels, path)
+    require_fit(sizes, options)
+    if len(sizes) > 1 and options.size is None:
+        (first, second), (one, two) = list(sizes)[:2], list(sizes.values())[:2]
+        differ = f"{name(one, folder)} is {first[0]}x{first[1]} and {name(two, folder)} is {second[0]}x{second[1]}"
+        raise InputError(str(folder), f"images differ in size: {differ}; add --size HxW --fit crop|pad|resize")
+    if len(counts) > 1 and options.channels is None:
+        listed = " and ".join(f"{name(path, folder)} has {count}" for count, path in counts.items())
+        raise InputError(str(folder), f"images differ in channels: {listed}; add --channels 1|3 (2 and 4 keep alpha)")
+
+
+def name(path: Path, folder: Path) -> str:
+    """A file's name as seen from the folder."""
+    return path.relative_to(folder).as_posix()
+
+
+def decode(
+    folder: Path, headers: Mapping[Path, Header], options: Options, bad: dict[Path, str]
+) -> tuple[list[Path], Pixels]:
+    """Decode all files into one array. Returns those that could be, and their images, ``(N, C, H, W)``."""
+    channels, height, width = next(iter(headers.values())).shape
+    target = (options.channels or channels, *(options.size or (height, width)))
+    images = allocate((len(headers), *target), str(folder))
+    rows = {path: row for row, path in enumerate(headers)}
+
+    def work(path: Path) -> int:
+        pixels = read_pixels(path)
+        if pixels.shape != headers[path].shape:
+            raise BadImageError("has another shape than its header states; save it anew")
+        images[rows[path]] = shape_pixels(pixels, options, 256)
+        return rows[path]
+
+    done = for_each(list(headers), work, "decoding images", options, bad)
+    return list(done), images if len(done) == len(images) else images[list(done.values())]
+
+
+def classes_of(found: Mapping[str, Found]) -> tuple[tuple[str, ...], list[str]]:
+    """The names of the classes, sorted, and a note where subfolders were not taken for classes."""
+    if all(each.classes is not None for each in found.values()):
+        return tuple(sorted({label for each in found.values() for label in each.classes or ()})), []
+    if any(each.mixed for each in found.values()):
+        return (), ["no labels: there are images beside the subfolders as well as in them"]
+    if any(each.classes is not None for each in found.values()):
+        return (), ["no labels: only some of the splits have class folders"]
+    return (), []
+
+
+def parts_of(
+    found: Mapping[str, Found], paths: Sequence[Path], images: Pixels, classes: tuple[str, ...]
+) -> dict[str, Part]:
+    """Cut the images into splits, whose files lie one split after another, and give them their labels."""
+    index = {label: number for number, label in enumerate(classes)}
+    usable = set(paths)
+    parts, start = {}, 0
+    for split, each in found.items():
+        kept = [row for row, path in enumerate(each.paths) if path in usable]
+        if not kept:
+            what = "no image" if split == ALL else f"no image of {split}"
+            raise InputError("--skip-bad", f"{what} can be read, so nothing is left; mend the files")
+        labels = [index[each.classes[row]] for row in kept] if classes and each.classes else None
+        part = images[start : start + len(kept)]
+        parts[split] = Part(part, None if labels is None else np.asarray(labels, dtype=np.int64))
+        start += len(kept)
+    return parts
+
+
+def notes_on(
+    folder: Path, headers: Mapping[Path, Header], bad: Mapping[Path, str], total: int, options: Options
+) -> list[str]:
+    """What was done to the images, and which were left out."""
+    notes = shaping_notes((header.shape for header in headers.values()), options)
+    if bad:
+        shown = [f"{name(path, folder)} {reason}" for path, reason in list(bad.items())[:NAMED_BAD]]
+        more = f"; and {len(bad) - NAMED_BAD} more" if len(bad) > NAMED_BAD else ""
+        notes.append(f"left out {len(bad)} of {total} images: {'; '.join(shown)}{more}")
+    return notes

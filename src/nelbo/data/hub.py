@@ -1,0 +1,104 @@
+"""``hf:NAME``: a data set of the Hugging Face hub, through the optional package ``datasets``."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import numpy as np
+
+from nelbo.data.assemble import allocate
+from nelbo.data.decode import BadImageError, header_of, pixels_of, quiet_decoding
+from nelbo.data.options import Options
+from nelbo.data.progress import progress_bar
+from nelbo.data.raw import ALL, Part, Raw
+from nelbo.data.shaping import require_fit, shape_pixels, shaping_notes
+from nelbo.errors import InputError
+
+PREFIX = "hf:"
+IMAGE_COLUMNS = ("image", "img")
+LABEL_COLUMNS = ("label", "labels", "fine_label")
+SPLIT_NAMES = {"train": "train", "validation": "val", "valid": "val", "val": "val", "test": "test"}
+
+
+def read_hub(name: str, options: Options) -> Raw:
+    """Read a data set of the hub whole into memory.
+
+    Args:
+        name: its name there, without ``hf:``.
+        options: size, fit and channels.
+
+    Returns:
+        its images in its own splits; with one split only, that one is split by content.
+
+    Raises:
+        InputError: the package is missing, the set cannot be had, or it has no column of usable images.
+    """
+    try:
+        hub = importlib.import_module("datasets")
+    except ImportError:
+        raise InputError("--data", "hf: needs the extra: pip install 'nelbo[hub]'") from None
+    try:
+        loaded = hub.load_dataset(name)
+    except Exception as error:  # the package raises its own errors and those of the network
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError("--data", f"hf:{name} cannot be loaded ({reason}); check the name and the network") from None
+    tables = {SPLIT_NAMES[split]: table for split, table in loaded.items() if split in SPLIT_NAMES}
+    if "train" not in tables or len(tables) == 1:
+        tables = {ALL: next(iter(tables.values() if tables else loaded.values()))}
+    unused = [split for split in loaded if not any(loaded[split] is table for table in tables.values())]
+    notes = [f"not used: {', '.join(unused)}"] if unused else []
+    parts = {}
+    for split, table in tables.items():
+        parts[split], more = read_table(table, f"hf:{name} ({split})", options)
+        notes += more
+    return Raw(name, f"hf:{name}", parts, class_names(next(iter(tables.values()))), notes=tuple(dict.fromkeys(notes)))
+
+
+def column(table: Any, names: tuple[str, ...]) -> str | None:
+    """The first of the names that is a column."""
+    return next((each for each in names if each in table.column_names), None)
+
+
+def class_names(table: Any) -> tuple[str, ...]:
+    """The names of the labels, as far as the set states them."""
+    key = column(table, LABEL_COLUMNS)
+    return tuple(getattr(table.features[key], "names", None) or ()) if key is not None else ()
+
+
+def read_table(table: Any, where: str, options: Options) -> tuple[Part, list[str]]:
+    """The images of one split, which must be alike unless the user says how to make them so."""
+    key, label = column(table, IMAGE_COLUMNS), column(table, LABEL_COLUMNS)
+    if key is None:
+        raise InputError(where, f"has no column image or img; it has {', '.join(table.column_names)}")
+    shapes: dict[tuple[int, int, int], int] = {}
+    images = np.empty(0, np.uint8)
+    with quiet_decoding(), progress_bar("reading images", len(table), options.progress) as step:
+        for row in range(len(table)):
+            try:
+                image = table[row][key]
+                shape, pixels = header_of(image).shape, pixels_of(image)
+            except (BadImageError, OSError) as error:
+                raise InputError(f"{where}, row {row}", f"{error}; choose another set") from None
+            if shape not in shapes:
+                shapes[shape] = row
+                check_shape(shapes, where, options)
+            shaped = shape_pixels(pixels, options, 256)
+            if row == 0:
+                images = allocate((len(table), *shaped.shape), where)
+            images[row] = shaped
+            step(1)
+    labels = np.asarray(table[label], dtype=np.int64) if label is not None and class_names(table) else None
+    return Part(images, labels), shaping_notes(shapes, options)
+
+
+def check_shape(shapes: dict[tuple[int, int, int], int], where: str, options: Options) -> None:
+    """Images of different sizes or channels need the user's word on what to do."""
+    require_fit((shape[1:] for shape in shapes), options)
+    (first, one), (last, two) = next(iter(shapes.items())), list(shapes.items())[-1]
+    if options.size is None and first[1:] != last[1:]:
+        differ = f"row {one} is {first[1]}x{first[2]} and row {two} is {last[1]}x{last[2]}"
+        raise InputError(where, f"images differ in size: {differ}; add --size HxW --fit crop|pad|resize")
+    if options.channels is None and first[0] != last[0]:
+        differ = f"row {one} has {first[0]} and row {two} has {last[0]}"
+        raise InputError(where, f"images differ in channels: {differ}; add --channels 1|3")

@@ -1,0 +1,114 @@
+"""From what a user writes after ``--data`` to a Dataset."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from nelbo.data.arrays import as_images, read_npy, read_npz
+from nelbo.data.assemble import assemble
+from nelbo.data.dataset import Dataset
+from nelbo.data.decode import EXTENSIONS
+from nelbo.data.folder import read_folder
+from nelbo.data.hub import PREFIX, read_hub
+from nelbo.data.idx import read_idx
+from nelbo.data.named import DIGITS, read_named
+from nelbo.data.options import Fit, Options
+from nelbo.data.raw import ALL, Part, Raw
+from nelbo.data.shaping import shape_part, shaping_notes
+from nelbo.data.sources import SOURCES
+from nelbo.errors import InputError, nearest
+
+NAMES = (DIGITS, *SOURCES)
+
+
+def load(
+    spec: str,
+    *,
+    size: tuple[int, int] | None = None,
+    fit: Fit | None = None,
+    channels: int | None = None,
+    levels: int | None = None,
+    holdout: float = 0.1,
+    skip_bad: bool = False,
+    root: Path | None = None,
+    progress: bool | None = None,
+) -> Dataset:
+    """Load images.
+
+    Args:
+        spec: a name in ``NAMES``; a path to a folder of images, a ``.npy``, ``.npz`` or IDX file; or ``hf:NAME``.
+            A name wins over a path: write ``./mnist`` for a folder of that name.
+        size: (H, W) in pixels that every image shall have; None keeps what they have.
+        fit: how an image of another size gets there: ``crop``, ``pad`` or ``resize``.
+        channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha; None keeps what they have.
+        levels: the number of values a pixel can take, 2 to 256; None: what the source says.
+        holdout: the share of the distinct images for each split that the source lacks, in (0, 0.5).
+        skip_bad: leave out images of a folder that cannot be used, and say so in ``notes``.
+        root: the folder in which named sets are looked for and kept; None: ``$NELBO_DATA``, then the user's cache.
+        progress: show bars on stderr; None: if stderr is a terminal.
+
+    Returns:
+        the images with their splits.
+
+    Raises:
+        InputError: the images cannot be had or used as asked; one line says why and what to do.
+
+    Example:
+        >>> digits = load("digits")
+        >>> digits.shape, digits.levels
+        ((1, 8, 8), 17)
+        >>> {name: len(digits.split(name)) for name in digits.bounds}
+        {'train': 1259, 'val': 179, 'test': 359}
+    """
+    options = Options(size, fit, channels, levels, holdout, skip_bad, progress)
+    return assemble(read(spec, root, options), spec, options)
+
+
+def read(spec: str, root: Path | None, options: Options) -> Raw:
+    """Read the source that a SPEC names, shaped as asked."""
+    if spec == DIGITS or spec in SOURCES:
+        return shaped(read_named(spec, root, options.progress), options)
+    if spec.startswith(PREFIX):
+        return read_hub(spec.removeprefix(PREFIX), options)
+    path = Path(spec).expanduser()
+    try:
+        if not spec or not path.exists():
+            known = f"the names are {', '.join(NAMES)}; for your own images give a path that exists, or hf:NAME"
+            raise InputError("--data", f"{spec!r} is neither a name nor a path{nearest(spec, NAMES)} ({known})")
+        return read_folder(path, options) if path.is_dir() else shaped(read_file(path), options)
+    except OSError as error:
+        raise InputError(str(path), f"cannot be read: {error.strerror or error}") from None
+
+
+def read_file(path: Path) -> Raw:
+    """Read a file by what its first bytes say it is."""
+    with path.open("rb") as stream:
+        start = stream.read(8)
+    if start.startswith(b"\x93NUMPY"):
+        return read_npy(path)
+    if start.startswith(b"PK"):
+        return read_npz(path)
+    if start.startswith((b"\x1f\x8b", b"\0\0\x08")):
+        return read_idx_file(path)
+    if path.suffix.lower() in EXTENSIONS:
+        raise InputError(str(path), "is a single image; give the folder that holds the images")
+    raise InputError(str(path), "is of no known kind; give a folder of images, or a .npy, .npz or IDX file")
+
+
+def read_idx_file(path: Path) -> Raw:
+    """Read a single IDX file of images, without labels."""
+    values = read_idx(path).values
+    if values.ndim < 3:
+        raise InputError(str(path), f"has {values.ndim} axis, so it holds labels; give the file of images")
+    name = path.name.removesuffix(".gz")
+    return Raw(name, str(path), {ALL: Part(as_images(values, str(path)))})
+
+
+def shaped(raw: Raw, options: Options) -> Raw:
+    """The same source with every image at the size and channels that were asked for."""
+    shapes = [part.images.shape[1:] for part in raw.parts.values()]
+    levels = raw.levels if options.levels is None else options.levels
+    parts = {name: shape_part(part, options, levels, raw.where) for name, part in raw.parts.items()}
+    notes = shaping_notes([(shape[0], shape[1], shape[2]) for shape in shapes], options)
+    return replace(raw, parts=parts, notes=(*raw.notes, *notes))

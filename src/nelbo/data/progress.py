@@ -1,0 +1,35 @@
+"""A progress bar on stderr, if someone is there to see it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def progress_bar(
+    title: str, total: int | None, show: bool | None, *, bytes_: bool = False
+) -> Iterator[Callable[[int], None]]:
+    """Show how far a task has come.
+
+    Args:
+        title: what is being done.
+        total: how many steps, or bytes, there are; None if unknown.
+        show: whether to show it; None: if stderr is a terminal.
+        bytes_: the steps are bytes.
+
+    Yields:
+        a function to call with the number of steps just done.
+    """
+    if not (sys.stderr.isatty() if show is None else show):
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    count = DownloadColumn() if bytes_ else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda steps: bar.advance(task, steps)

@@ -1,0 +1,131 @@
+"""Bring one image to a size and a number of channels, only when the user asked for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from nelbo.data.assemble import allocate
+from nelbo.data.options import Fit, Options
+from nelbo.data.raw import Part, Pixels
+from nelbo.errors import InputError
+
+
+def fit_pixels(pixels: Pixels, size: tuple[int, int], fit: Fit, *, alpha: bool = True) -> Pixels:
+    """One image at another size.
+
+    ``crop`` scales it until it covers the size and keeps the centre; ``pad`` scales it down if it is too big and
+    centres it on zeros; ``resize`` scales each axis on its own. Scaling is an antialiased Lanczos filter.
+
+    Args:
+        pixels: uint8, ``(C, h, w)``.
+        size: (H, W).
+        fit: one of the three.
+        alpha: a last channel of 2 or 4 is opacity from 0 to 255, so hidden colours do not bleed into visible ones.
+
+    Returns:
+        uint8, ``(C, H, W)``.
+    """
+    if pixels.shape[1:] == size:
+        return pixels
+    channels = len(pixels)
+    if not alpha and channels in (2, 4):
+        return np.concatenate([fit_pixels(plane[None], size, fit) for plane in pixels])
+    height, width = size
+    image = Image.fromarray(pixels[0] if channels == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    if fit == "crop":
+        image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+    elif fit == "resize":
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    else:
+        image = pad(image, height, width)
+    return to_planes(image)
+
+
+def pad(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Centre on zeros, after scaling down if it is too big."""
+    scale = min(1.0, height / image.height, width / image.width)
+    if scale < 1.0:
+        small = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        image = image.resize(small, Image.Resampling.LANCZOS)
+    canvas = Image.new(image.mode, (width, height))
+    canvas.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
+    return canvas
+
+
+def to_planes(image: Image.Image) -> Pixels:
+    """An image of mode L, LA, RGB or RGBA as uint8, ``(C, H, W)``."""
+    pixels = np.asarray(image, dtype=np.uint8)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def to_channels(pixels: Pixels, channels: int, levels: int) -> Pixels:
+    """One image with another number of channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha.
+
+    RGB becomes grey by the luma of ITU-R BT.601. Alpha that is dropped is not blended; alpha that is added is opaque.
+
+    Args:
+        pixels: uint8, ``(C, H, W)``.
+        channels: how many are wanted.
+        levels: the number of values a pixel can take; opaque is the highest.
+
+    Returns:
+        uint8, ``(channels, H, W)``.
+    """
+    have = len(pixels)
+    if have == channels:
+        return pixels
+    colour, alpha = (pixels[:-1], pixels[-1:]) if have % 2 == 0 else (pixels, None)
+    wanted = channels if channels % 2 else channels - 1
+    if len(colour) < wanted:
+        colour = np.repeat(colour, wanted, axis=0)
+    elif len(colour) > wanted:
+        red, green, blue = colour.astype(np.uint32)
+        colour = ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16).astype(np.uint8)[None]
+    if channels % 2:
+        return colour
+    return np.concatenate([colour, np.full_like(colour[:1], levels - 1) if alpha is None else alpha])
+
+
+def shape_pixels(pixels: Pixels, options: Options, levels: int) -> Pixels:
+    """One image at the size and with the channels that were asked for; uint8, ``(C, H, W)`` in and out."""
+    if options.size is not None and options.fit is not None:
+        pixels = np.minimum(fit_pixels(pixels, options.size, options.fit, alpha=levels == 256), levels - 1)
+    return pixels if options.channels is None else to_channels(pixels, options.channels, levels)
+
+
+def shape_part(part: Part, options: Options, levels: int, where: str) -> Part:
+    """Every image of a part at the size and with the channels that were asked for."""
+    _, channels, height, width = part.images.shape
+    target = (options.channels or channels, *(options.size or (height, width)))
+    if target == (channels, height, width) or 0 in part.images.shape:
+        return part
+    require_fit({(height, width)}, options)
+    images = allocate((len(part.images), *target), where)
+    for row, pixels in enumerate(part.images):
+        images[row] = shape_pixels(pixels, options, levels)
+    return Part(images, part.labels)
+
+
+def require_fit(sizes: Iterable[tuple[int, int]], options: Options) -> None:
+    """Images of another size than the one asked for need a way to get there."""
+    other = [size for size in sizes if options.size is not None and size != options.size]
+    if other and options.fit is None and options.size is not None:
+        wanted, found = (f"{height}x{width}" for height, width in (options.size, other[0]))
+        raise InputError("--fit", f"images of {found} do not have the size {wanted}; add --fit crop, pad or resize")
+
+
+def shaping_notes(shapes: Iterable[tuple[int, int, int]], options: Options) -> list[str]:
+    """What will be done to images of these shapes (C, H, W), in one line each."""
+    found = sorted(set(shapes))
+    notes = []
+    if options.size is not None and any(shape[1:] != options.size for shape in found):
+        notes.append(f"sizes brought to {options.size[0]}x{options.size[1]} by --fit {options.fit}")
+    have = sorted({shape[0] for shape in found} - {options.channels})
+    if options.channels is not None and have:
+        lost = options.channels % 2 == 1 and any(count % 2 == 0 for count in have)
+        what = f"channels brought from {' and '.join(map(str, have))} to {options.channels}"
+        notes.append(f"{what}; alpha dropped" if lost else what)
+    return notes

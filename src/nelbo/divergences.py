@@ -1,0 +1,31 @@
+"""Divergences between distributions, in closed form.
+
+    KL(N(μ_q, σ_q²) ‖ N(μ_p, σ_p²)) = ½ [ (μ_q − μ_p)²/σ_p² + δ − ln(1 + δ) ],   δ = σ_q²/σ_p² − 1
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def kl_normal(mean_q: Tensor, var_q: Tensor, mean_p: Tensor, var_p: Tensor) -> Tensor:
+    """KL(q‖p) between normal distributions, element by element, in nats.
+
+    Args:
+        mean_q, var_q: μ_q and σ_q² > 0; any shapes that broadcast with the others.
+        mean_p, var_p: μ_p and σ_p² > 0.
+
+    Returns:
+        The divergence of each element, ≥ 0; sum over dimensions for a diagonal Gaussian.
+    """
+    return 0.5 * ((mean_q - mean_p).square() / var_p + kl_of_variances(var_q, var_p))
+
+
+def kl_of_variances(var_q: Tensor, var_p: Tensor) -> Tensor:
+    """Twice the part of KL(q‖p) that the variances alone cost: δ − ln(1 + δ) with δ = σ_q²/σ_p² − 1.
+
+    For D dimensions and σ_q² = β̃_t, σ_p² = σ_t², half of it times D is (D/2)(β̃_t/σ_t² − 1 + ln(σ_t²/β̃_t)).
+    """
+    delta = (var_q - var_p) / var_p
+    return delta - torch.log1p(delta)

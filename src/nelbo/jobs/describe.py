@@ -1,0 +1,74 @@
+"""What a run or a data set is, and everything that decided it, in a few lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nelbo.config import CONFIG
+from nelbo.jobs.run import Run, build_model, images_config, read_data
+from nelbo.options import DataOptions
+from nelbo.training import latest_checkpoint
+from nelbo.training.checkpoint import read_state
+from nelbo.units import uniform_bits
+
+
+def describe(what: str, options: DataOptions) -> dict[str, Any]:
+    """Describe a run directory, or else a SPEC.
+
+    Args:
+        what: RUN or SPEC.
+        options: how to read a SPEC.
+
+    Returns:
+        name → value, for people or for ``--json``.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if (Path(what) / CONFIG).is_file():
+        return describe_run(Run(what))
+    return describe_data(options.model_copy(update={"data": what}))
+
+
+def describe_data(options: DataOptions) -> dict[str, Any]:
+    """A data set: its images, splits and hash."""
+    dataset = read_data(options)
+    images = images_config(dataset)
+    return {
+        "data": images.name,
+        "shape": list(images.shape),
+        "dims": dataset.dims,
+        "levels": images.levels,
+        "uniform_bits_per_dim": uniform_bits(images.levels),
+        "splits": images.counts,
+        "classes": list(images.classes),
+        "sha256": images.sha256,
+        "notes": list(dataset.notes),
+    }
+
+
+def describe_run(run: Run) -> dict[str, Any]:
+    """A run: its settings, how far it is, and what its family has to say of itself."""
+    config = run.config
+    folder = latest_checkpoint(run.path)
+    state = read_state(folder) if folder is not None else {"step": 0, "seconds": 0.0}
+    with torch.device("cpu"):
+        model = build_model(config)
+    plain = config.model_dump(mode="json", serialize_as_any=True)
+    return {
+        "run": str(run.path),
+        "family": config.family,
+        "step": state["step"],
+        "images_seen": state["step"] * config.training.batch_size,
+        "training_seconds": round(state["seconds"], 1),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        **model.facts(),
+        "images": plain["images"],
+        "data": plain["data"],
+        "model": plain["model"],
+        "training": plain["training"],
+        "versions": plain["versions"],
+    }

@@ -1,0 +1,123 @@
+"""A run directory, opened: its settings, its data, its model."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from nelbo.config import ImagesConfig, RunConfig, family_module, read_run_config
+from nelbo.data import Dataset
+from nelbo.data import load as load_data
+from nelbo.errors import InputError, nearest
+from nelbo.models.base import GenerativeModel
+from nelbo.options import DataOptions
+from nelbo.training import latest_checkpoint, load_weights
+from nelbo.training.checkpoint import step_of
+from nelbo.training.machine import pick_device
+
+WEIGHTS = {"ema": "ema", "raw": "model"}
+
+
+def read_data(options: DataOptions) -> Dataset:
+    """The data set that these options describe."""
+    return load_data(
+        options.data,
+        size=options.height_width,
+        fit=options.fit,
+        channels=options.channels,
+        levels=options.levels,
+        holdout=options.holdout,
+        skip_bad=options.skip_bad,
+    )
+
+
+def build_model(config: RunConfig) -> GenerativeModel:
+    """The model that the settings describe, with fresh weights."""
+    model: GenerativeModel = family_module(config.family).MODEL(
+        config.model, config.images.shape, config.images.levels
+    )
+    return model
+
+
+def images_config(dataset: Dataset) -> ImagesConfig:
+    """What a run records of its data."""
+    return ImagesConfig(
+        name=dataset.name,
+        sha256=dataset.sha256,
+        shape=dataset.shape,
+        levels=dataset.levels,
+        counts={name: stop - start for name, (start, stop) in dataset.bounds.items()},
+        classes=dataset.classes,
+    )
+
+
+class Run:
+    """A run directory.
+
+    Args:
+        path: the directory that ``train`` made.
+
+    Raises:
+        InputError: it is not a run, or its settings cannot be read.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise InputError(str(path), "there is no such run directory; make one with 'nelbo train'")
+        self.config = read_run_config(self.path)
+
+    @cached_property
+    def checkpoint(self) -> Path:
+        """The folder of the latest checkpoint.
+
+        Raises:
+            InputError: there is none yet.
+        """
+        folder = latest_checkpoint(self.path)
+        if folder is None:
+            raise InputError(str(self.path), "has no checkpoint yet; go on with 'nelbo train … --resume'")
+        return folder
+
+    @property
+    def step(self) -> int:
+        """The step of the latest checkpoint."""
+        return step_of(self.checkpoint)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data that the run was trained on."""
+        return read_data(self.config.data)
+
+    def model(self, weights: str = "ema", device: str = "auto") -> GenerativeModel:
+        """The trained model, ready to sample and score.
+
+        Args:
+            weights: ``ema``, the moving average, or ``raw``.
+            device: where to put it.
+
+        Raises:
+            InputError: no checkpoint, a damaged one, or an unknown device.
+        """
+        if weights not in WEIGHTS:
+            raise InputError("--weights", f"{weights!r} is not ema or raw{nearest(weights, WEIGHTS)}")
+        model = build_model(self.config)
+        load_weights(model, self.checkpoint, WEIGHTS[weights])
+        return model.to(pick_device(device)).eval()
+
+
+def load(run: str | Path, *, weights: str = "ema", device: str = "auto") -> GenerativeModel:
+    """Load the model of a run.
+
+    Args:
+        run: the run directory.
+        weights: ``ema``, the moving average, or ``raw``.
+        device: where to put it; the first accelerator there is, else the CPU.
+
+    Returns:
+        The model: ``model.sample(n)`` draws, ``model.bound(x)`` scores.
+
+    Raises:
+        InputError: the run, its checkpoint or the device cannot be used.
+    """
+    return Run(run).model(weights, device)

@@ -1,0 +1,111 @@
+"""Draw images from a run: a grid, a folder, the exact levels, or an animation of the denoising."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from nelbo.errors import InputError
+from nelbo.jobs.run import Run
+from nelbo.likelihoods import to_levels
+from nelbo.models.base import Frame, GenerativeModel, SampleSettings
+from nelbo.report.pictures import beside, free, grid, save_gif, save_images
+from nelbo.report.progress import bar
+
+GIF_FRAMES = 60
+
+
+def draw(
+    path: str | Path,
+    *,
+    n: int = 64,
+    out: Path | None = None,
+    seed: int = 0,
+    settings: SampleSettings | None = None,
+    real: bool = False,
+    weights: str = "ema",
+    device: str = "auto",
+    batch: int = 64,
+) -> tuple[Path, str]:
+    """Draw n images and write them.
+
+    Args:
+        path: the run directory.
+        n: how many, n ≥ 1.
+        out: a .png (a grid), .gif (the denoising), .npz (exact levels) or a folder of PNGs, which must not exist;
+            a new .png in RUN/samples/ if None.
+        seed: image i of a seed is always the same.
+        settings: sampler, steps, η, clipping.
+        real: put real images of the test split beside the samples (.png only).
+        weights: ``ema`` or ``raw``.
+        device: where to compute.
+        batch: images at a time.
+
+    Returns:
+        Where they were written, and how they were drawn.
+
+    Raises:
+        InputError: anything that cannot be used.
+    """
+    settings = settings or SampleSettings()
+    run = Run(path)
+    out = free(out, "--out") if out is not None else unused(run.path / "samples", f"step-{run.step:08d}-n{n}-seed{seed}")
+    if real and out.suffix.lower() != ".png":
+        raise InputError("--real", "only a .png has room for real images; leave it out, or give --out a name in .png")
+    model = run.model(weights, device)
+    how = model.describe_sampling(settings)
+    images, frames = collect(model, n, seed, settings, batch, keep_frames=out.suffix.lower() == ".gif")
+    if frames:
+        save_gif([grid(frame, model.levels) for frame in frames], out)
+        return out, how
+
+    def render() -> Image.Image:
+        sheet = grid(images, model.levels)
+        if not real:
+            return sheet
+        theirs = run.dataset.split("test")[:n]
+        return beside(grid(theirs, model.levels), "real images", sheet, f"drawn by {model.family}")
+
+    save_images(images, model.levels, out, render)
+    return out, how
+
+
+@torch.no_grad()
+def collect(
+    model: GenerativeModel, n: int, seed: int, settings: SampleSettings, batch: int, keep_frames: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """All n images as levels, and if asked about 60 stages of x̂_0 on the way, each of all n images."""
+    done: list[Tensor] = []
+    stages: list[list[Tensor]] = []
+    with bar(f"drawing {n:,} images", n) as progress:
+        task = progress.task_ids[0]
+        for first in range(0, n, batch):
+            indices = range(first, min(first + batch, n))
+            shown: list[Tensor] = []
+            frame: Frame | None = None
+            for frame in model.frames(indices, seed, settings):
+                progress.update(task, completed=first + len(indices) * frame.done / frame.of)
+                if keep_frames and wanted(frame):
+                    shown.append(to_levels(frame.x_0, model.levels).cpu())
+            assert frame is not None
+            done.append(to_levels(frame.x, model.levels).cpu())
+            stages.append(shown)
+    return torch.cat(done), [torch.cat(parts) for parts in zip(*stages, strict=True)]
+
+
+def wanted(frame: Frame) -> bool:
+    """Whether this frame is one of about 60 evenly spaced ones, or the last."""
+    every = max(1, frame.of // GIF_FRAMES)
+    return frame.done % every == 0 or frame.done == frame.of
+
+
+def unused(folder: Path, name: str, suffix: str = ".png") -> Path:
+    """A path in this folder that nothing has yet: name.png, name-2.png, …"""
+    path, number = folder / f"{name}{suffix}", 1
+    while path.exists():
+        number += 1
+        path = folder / f"{name}-{number}{suffix}"
+    return path

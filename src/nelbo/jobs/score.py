@@ -1,0 +1,172 @@
+"""Score a run: how many bits/dim its model needs, with errors, kept in RUN/scores/."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from nelbo.data import Dataset
+from nelbo.errors import InputError, nearest
+from nelbo.jobs.run import Run, read_data
+from nelbo.metrics import LikelihoodScore, score_likelihood
+from nelbo.models.base import LikelihoodModel
+from nelbo.options import DataOptions
+from nelbo.report.pictures import free
+from nelbo.report.progress import bar
+from nelbo.training.checkpoint import replace_text
+from nelbo.units import bits_per_dim
+
+FORMS = ("denoising",)
+
+
+def score(
+    path: str | Path,
+    *,
+    data: DataOptions | None = None,
+    split: str = "test",
+    limit: int | None = None,
+    form: str = "denoising",
+    timesteps: int | None = None,
+    replicates: int = 2,
+    seed: int = 0,
+    weights: str = "ema",
+    device: str = "auto",
+    batch: int = 128,
+    per_image: Path | None = None,
+    again: bool = False,
+) -> dict[str, Any]:
+    """Measure a run on data.
+
+    Args:
+        path: the run directory.
+        data: other data than the run's own, of the same shape and levels.
+        split: train, val or test.
+        limit: score the first so many images only.
+        form: how the bound is written; ``denoising``.
+        timesteps: t per image and replicate, stratified; 0 takes every t; the family's default if None.
+        replicates: independent estimates per image, at least 2.
+        seed: of the noise.
+        weights: ``ema`` or ``raw``.
+        device: where to compute.
+        batch: images at a time.
+        per_image: also write each image's terms to this CSV file.
+        again: score even if the same score is in RUN/scores/.
+
+    Returns:
+        What ``nelbo score --json`` prints.
+
+    Raises:
+        InputError: anything that cannot be used.
+    """
+    if form not in FORMS:
+        raise InputError("--form", f"{form!r} is not a form of the bound{nearest(form, FORMS)} (forms: {', '.join(FORMS)})")
+    if per_image is not None:
+        free(per_image, "--per-image")
+    run = Run(path)
+    dataset = run.dataset if data is None else read_data(data)
+    fits(run, dataset)
+    images = dataset.split(split)[:limit]
+    model = run.model(weights, device)
+    assert isinstance(model, LikelihoodModel)
+    timesteps = chosen_timesteps(model, timesteps)
+    asked = {
+        "family": run.config.family,
+        "data": dataset.name,
+        "data_sha256": dataset.sha256,
+        "split": split,
+        "n": len(images),
+        "form": form,
+        "weights": weights,
+        "step": run.step,
+        "timesteps": timesteps,
+        "replicates": replicates,
+        "seed": seed,
+    }
+    kept = run.path / "scores" / f"{split}-{key_of(asked)}.json"
+    if not again and per_image is None and kept.is_file():
+        known: dict[str, Any] = json.loads(kept.read_text())
+        return known
+    started = time.monotonic()
+    with bar(f"scoring {len(images):,} images", replicates * len(images)) as progress:
+        task = progress.task_ids[0]
+        result = score_likelihood(
+            model,
+            images,
+            seed=seed,
+            timesteps=timesteps,
+            replicates=replicates,
+            batch=batch,
+            progress=lambda done: progress.update(task, completed=done),
+        )
+    summary = summarise(result, asked, dataset.levels, time.monotonic() - started)
+    kept.parent.mkdir(exist_ok=True)
+    replace_text(kept, json.dumps(summary, indent=1))
+    if per_image is not None:
+        write_per_image(result, per_image)
+    return summary
+
+
+def fits(run: Run, dataset: Dataset) -> None:
+    """Check that a run can score these data.
+
+    Raises:
+        InputError: another shape, or more levels.
+    """
+    own = run.config.images
+    if dataset.shape != own.shape:
+        theirs, ours = ("×".join(map(str, shape)) for shape in (dataset.shape, own.shape))
+        raise InputError("--data", f"its images are {theirs} and the run's are {ours} (C×H×W); see --size and --channels")
+    if dataset.levels != own.levels:
+        raise InputError("--data", f"has {dataset.levels} levels and the run has {own.levels}; bits/dim would not compare")
+
+
+def chosen_timesteps(model: LikelihoodModel, asked: int | None) -> int:
+    """How many t per image: the default for None, all for 0."""
+    if asked is None:
+        return model.default_timesteps
+    if not 0 <= asked <= model.all_timesteps:
+        raise InputError("--timesteps", f"{asked} is not between 1 and {model.all_timesteps} (0 takes them all)")
+    return asked or model.all_timesteps
+
+
+def key_of(asked: dict[str, Any]) -> str:
+    """A short name for what was asked."""
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def summarise(result: LikelihoodScore, asked: dict[str, Any], levels: int, seconds: float) -> dict[str, Any]:
+    """The score as one JSON object; all standard errors in bits/dim."""
+    terms = {
+        name: {"nats": result.nats(name), "bits_per_dim": result.bits(name), "stderr": result.stderr(name)}
+        for name in result.terms
+    }
+    return {
+        **asked,
+        "levels": levels,
+        "dims": result.dims,
+        "kind": "bound",
+        "terms": terms,
+        "nats": result.nats(),
+        "bits_per_dim": result.bits(),
+        "stderr_mc": result.stderr_mc(),
+        "stderr_data": result.stderr_data(),
+        "stderr": result.stderr(),
+        "evaluations": result.evaluations,
+        "seconds": round(seconds, 3),
+    }
+
+
+def write_per_image(result: LikelihoodScore, out: Path) -> None:
+    """One row per image: index, then each term and the total in nats and in bits/dim."""
+    names = [*result.terms, "total"]
+    columns = {name: result.estimates(name).mean(1).tolist() for name in names}
+    with out.open("x", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["image", *(f"{name}_{unit}" for name in names for unit in ("nats", "bits_per_dim"))])
+        for i in range(result.n):
+            values = ((columns[name][i], bits_per_dim(columns[name][i], result.dims)) for name in names)
+            table.writerow([i, *(f"{value:.6f}" for pair in values for value in pair)])

@@ -1,0 +1,309 @@
+"""Train a model, from settings to a run directory, and keep what a person would want to look at on the way."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+from nelbo.config import (
+    CONFIG,
+    RunConfig,
+    family_module,
+    family_word,
+    merged,
+    read_user_config,
+    versions,
+    write_run_config,
+)
+from nelbo.data import Dataset
+from nelbo.errors import InputError
+from nelbo.jobs.run import Run, build_model, images_config, read_data
+from nelbo.jobs.sample import unused
+from nelbo.metrics import score_likelihood
+from nelbo.models.base import GenerativeModel, LikelihoodModel, SampleSettings
+from nelbo.options import DataOptions, Options, TrainingOptions
+from nelbo.report.pictures import grid
+from nelbo.report.progress import bar, console, training_note
+from nelbo.training import Step, Trainer, latest_checkpoint, load_weights, read_checkpoint
+from nelbo.training.machine import pick_device
+
+DEFAULT_MINUTES = 10.0
+LOG_STEPS = 10
+VAL_IMAGES = 128
+GRID_IMAGES = 36
+EXTENDABLE = {"minutes", "steps", "device", "tensorboard"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asked ``train`` for: the fields that were given, and no defaults."""
+
+    family: str
+    data: Mapping[str, Any]
+    model: Mapping[str, Any]
+    training: Mapping[str, Any]
+    config: Path | None = None
+
+
+def train(
+    family: str,
+    data: str | None = None,
+    *,
+    out: str | Path | None = None,
+    minutes: float | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    config: str | Path | None = None,
+    resume: bool = False,
+    init: str | Path | None = None,
+    **options: Any,
+) -> Run:
+    """Train a model.
+
+    Args:
+        family: ``ddpm``.
+        data: SPEC: a name, a folder of images, a file; ``digits`` if None.
+        out: the run directory; ``runs/FAMILY-DATA`` if None.
+        minutes, steps: how long; 10 minutes if neither is given.
+        seed: of every random number.
+        device: where to compute.
+        config: a TOML file with tables [data], [model] and [training]; what is given here wins over it.
+        resume: go on with the run in ``out``; if there is none, start it.
+        init: begin with the weights of this run.
+        options: any other field of :class:`~nelbo.options.DataOptions`, :class:`~nelbo.options.TrainingOptions` or the
+            family's own options.
+
+    Returns:
+        The run.
+
+    Raises:
+        InputError: anything that cannot be used; nothing has been written then.
+        Interrupted: stopped by a signal, after a checkpoint.
+    """
+    given = {"data": data, "minutes": minutes, "steps": steps, "seed": seed, "device": device}
+    options |= {name: value for name, value in given.items() if value is not None}
+    in_data = {name: options.pop(name) for name in list(options) if name in DataOptions.model_fields}
+    in_training = {name: options.pop(name) for name in list(options) if name in TrainingOptions.model_fields}
+    request = Request(family, in_data, options, in_training, Path(config) if config is not None else None)
+    return carry_out(request, Path(out) if out is not None else None, resume, Path(init) if init is not None else None)
+
+
+def carry_out(request: Request, out: Path | None, resume: bool, init: Path | None) -> Run:
+    """Do what was asked: resolve, check, and only then write."""
+    if resume and out is None:
+        raise InputError("--resume", "needs the run to go on with; add --out RUN")
+    if resume and init is not None:
+        raise InputError("--init", "is for a new run, and --resume goes on with an old one; leave one out")
+    if out is not None and resume and (out / CONFIG).exists():
+        return go_on(Run(out), request)
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError("--out", f"{out} exists already; name another directory, or add --resume to go on with it")
+    config, dataset = resolve(request)
+    path = out or unused(Path("runs"), f"{config.family}-{config.images.name}", "")
+    model = build_model(config)
+    if init is not None:
+        initialise(model, Run(init))
+    path.mkdir(parents=True, exist_ok=True)
+    write_run_config(path, config)
+    return follow(path, config, dataset, model)
+
+
+def resolve(request: Request) -> tuple[RunConfig, Dataset]:
+    """Settings with every default and everything that the data decide filled in."""
+    family = family_word(request.family)
+    file = read_user_config(request.config) if request.config is not None else {}
+    if file.get("family", {"family": family})["family"] != family:
+        raise InputError(f"{request.config}: family", f"is {file['family']['family']!r}, and {family!r} was asked for")
+    kind = family_module(family).OPTIONS
+    in_file = {section: file.get(section, {}) for section in ("data", "model", "training")}
+    for ours, theirs in (("minutes", "steps"), ("steps", "minutes")):
+        if ours in request.training:
+            in_file["training"] = {k: v for k, v in in_file["training"].items() if k != theirs}
+    options: Options = merged(kind, "model", request.model, in_file["model"], request.config)
+    training = how_long(merged(TrainingOptions, "training", request.training, in_file["training"], request.config))
+    data = merged(DataOptions, "data", request.data, in_file["data"], request.config)
+    pick_device(training.device)
+    dataset = read_data(data)
+    for note in dataset.notes:
+        console().print(note)
+    config = RunConfig(
+        family=family,
+        data=data,
+        model=options.resolved(dataset.shape),
+        training=training,
+        images=images_config(dataset),
+        versions=versions(),
+    )
+    return config, dataset
+
+
+def how_long(training: TrainingOptions) -> TrainingOptions:
+    """The recipe with one of minutes and steps set.
+
+    Raises:
+        InputError: both were given.
+    """
+    if training.minutes is not None and training.steps is not None:
+        raise InputError("--minutes, --steps", "both say how long to train; give one")
+    if training.minutes is None and training.steps is None:
+        return training.model_copy(update={"minutes": DEFAULT_MINUTES})
+    return training
+
+
+def initialise(model: GenerativeModel, source: Run) -> None:
+    """Begin with another run's averaged weights.
+
+    Raises:
+        InputError: they do not fit.
+    """
+    load_weights(model, source.checkpoint, "ema")
+
+
+def go_on(run: Run, request: Request) -> Run:
+    """Resume a run. Its settings stand; only how long, on which device and what is logged may be new.
+
+    Raises:
+        InputError: another setting than the run's was given, or the data have changed.
+    """
+    config = run.config
+    if request.family != config.family:
+        raise InputError("FAMILY", f"{run.path} is a run of {config.family!r}, not {family_word(request.family)!r}")
+    kind = type(config.model)
+    for section, fields, own in (
+        (DataOptions, request.data, config.data),
+        (kind, request.model, config.model),
+        (TrainingOptions, {k: v for k, v in request.training.items() if k not in EXTENDABLE}, config.training),
+    ):
+        asked = merged(section, "", fields, {}, None)
+        for field in fields:
+            if getattr(asked, field) != getattr(own, field):
+                mine = getattr(own, field)
+                raise InputError("--" + field.replace("_", "-"), f"the run was begun with {mine!r}; leave it out to resume")
+    fresh = {k: v for k, v in request.training.items() if k in EXTENDABLE}
+    if {"minutes", "steps"} & set(fresh):
+        fresh = {"minutes": None, "steps": None} | fresh
+    training = how_long(merged(TrainingOptions, "training", {**config.training.model_dump(), **fresh}, {}, None))
+    pick_device(training.device)
+    if run.dataset.sha256 != config.images.sha256:
+        raise InputError("--data", f"{config.data.data} is no longer what the run was begun with (its hash has changed)")
+    config = config.model_copy(update={"training": training})
+    write_run_config(run.path, config)
+    return follow(run.path, config, run.dataset, build_model(config))
+
+
+def follow(path: Path, config: RunConfig, dataset: Dataset, model: GenerativeModel) -> Run:
+    """Train to the end, with a progress bar, metrics, and now and then a look at samples and ``val``."""
+    model.to(pick_device(config.training.device))
+    trainer = Trainer(model, dataset.split("train"), config.training, path)
+    checkpoint = latest_checkpoint(path)
+    if checkpoint is not None:
+        trainer.restore(read_checkpoint(checkpoint), checkpoint)
+    announce(path, config, dataset, model, trainer)
+    with bar("training", 1.0) as progress, Journal(path, config.training.tensorboard) as journal:
+        watcher = Watcher(trainer, dataset, journal, progress)
+        for step in trainer:
+            watcher.see(step)
+    return Run(path)
+
+
+def announce(path: Path, config: RunConfig, dataset: Dataset, model: GenerativeModel, trainer: Trainer) -> None:
+    """Say what is about to happen, for how long, and where."""
+    training = config.training
+    length = f"{training.steps:,} steps" if training.steps is not None else f"{training.minutes:g} minutes"
+    channels, height, width = dataset.shape
+    size = sum(p.numel() for p in model.parameters())
+    begun = f", from step {trainer.step:,} on" if trainer.step else ""
+    console().print(
+        f"{config.family} on {dataset.name}: {len(dataset.split('train')):,} images of {channels}×{height}×{width}, "
+        f"{size / 1e6:.2f} M parameters, {length}{begun} on {model.device} → {path}"
+    )
+
+
+class Journal:
+    """RUN/metrics.jsonl, one object per logged step, and TensorBoard if asked.
+
+    Args:
+        path: the run directory.
+        tensorboard: whether to write TensorBoard's files too.
+
+    Raises:
+        InputError: TensorBoard is asked for and not installed.
+    """
+
+    def __init__(self, path: Path, tensorboard: bool) -> None:
+        self.board: Any = None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise InputError("--tensorboard", "is not installed; pip install 'nelbo[tensorboard]'") from None
+            self.board = SummaryWriter(str(path / "tensorboard"))  # type: ignore[no-untyped-call]
+        self.file = (path / "metrics.jsonl").open("a", encoding="utf-8")
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+        if self.board is not None:
+            self.board.close()
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Append what was measured at this step."""
+        self.file.write(json.dumps({"step": step, **values}) + "\n")
+        self.file.flush()
+        if self.board is not None:
+            for name, value in values.items():
+                self.board.add_scalar(name, value, step)
+
+
+class Watcher:
+    """Looks at a training run from outside: logs, moves the bar, draws samples and scores ``val`` at milestones."""
+
+    def __init__(self, trainer: Trainer, dataset: Dataset, journal: Journal, progress: Progress) -> None:
+        self.trainer, self.dataset, self.journal, self.progress = trainer, dataset, journal, progress
+        self.last = (time.monotonic(), trainer.step)
+        self.val = ""
+
+    def see(self, step: Step) -> None:
+        """Take in one step."""
+        if step.milestone:
+            self.look(step)
+        if step.step % LOG_STEPS == 0 or step.milestone:
+            loss, now = float(step.loss), time.monotonic()
+            rate = (step.step - self.last[1]) * self.trainer.options.batch_size / max(1e-9, now - self.last[0])
+            self.last = (now, step.step)
+            self.journal.write(
+                step.step,
+                {"loss": loss, "lr": step.lr, "images_per_second": round(rate, 1), "seconds": round(step.seconds, 2)},
+            )
+            note = training_note(step, loss, rate) + self.val
+            self.progress.update(self.progress.task_ids[0], completed=step.progress, note=note)
+
+    def look(self, step: Step) -> None:
+        """Score some ``val`` images, always the same with the same noise, and draw a grid."""
+        model = self.trainer.ema.model
+        if isinstance(model, LikelihoodModel):
+            bound = score_likelihood(model, self.dataset.split("val")[:VAL_IMAGES])
+            self.val = f" · val {bound.bits():.3f} bits/dim"
+            self.journal.write(step.step, {"val_bits_per_dim": bound.bits(), "val_stderr": bound.stderr() or 0.0})
+        images = model.sample(GRID_IMAGES, settings=SampleSettings(steps=self.quick_steps(model)))
+        folder = self.trainer.run_folder / "samples"
+        folder.mkdir(exist_ok=True)
+        grid(images, model.levels).save(folder / f"step-{step.step:08d}.png")
+        if not self.progress.console.is_terminal:
+            console().print(f"{100 * step.progress:.0f}% · step {step.step:,} · {step.seconds:.0f} s{self.val}")
+
+    @staticmethod
+    def quick_steps(model: GenerativeModel) -> int | None:
+        """Few steps are enough for a glance."""
+        steps = getattr(model, "T", None)
+        return None if steps is None else min(25, steps)
+

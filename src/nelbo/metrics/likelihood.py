@@ -1,0 +1,118 @@
+"""The bound of a model on a set of images, with two errors that are kept apart.
+
+With y_{ir} the r-th independent estimate of the bound of image i (n images, R replicates), ȳ_i its mean over r and
+s_i² its variance over r:
+
+    bound       = (1/n) Σ_i ȳ_i
+    stderr_mc²  = (1/n²) Σ_i s_i²/R             the Monte-Carlo error with these images fixed: more evaluations lower it
+    stderr²     = var_i(ȳ_i)/n                  both together
+    stderr_data² = stderr² − stderr_mc²         the sampling error over images: only more images lower it
+
+The t of one replicate are stratified, hence correlated; replicates are independent, so s_i² is unbiased all the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nelbo.models.base import LikelihoodModel
+from nelbo.rng import Draws
+from nelbo.units import bits_per_dim
+
+TOTAL = "total"
+
+
+@dataclass(frozen=True)
+class LikelihoodScore:
+    """The bound of n images.
+
+    Args:
+        terms: name → estimates in nats, float64, shape (n, R).
+        dims: D, data dimensions per image.
+        evaluations: network evaluations per image, all replicates together.
+    """
+
+    terms: dict[str, Tensor]
+    dims: int
+    evaluations: int
+
+    @property
+    def n(self) -> int:
+        """The number of images."""
+        return len(next(iter(self.terms.values())))
+
+    def estimates(self, name: str = TOTAL) -> Tensor:
+        """y_{ir} of one term, or of their sum, in nats, shape (n, R)."""
+        return torch.stack(list(self.terms.values())).sum(0) if name == TOTAL else self.terms[name]
+
+    def nats(self, name: str = TOTAL) -> float:
+        """Mean over images and replicates, in nats per image."""
+        return float(self.estimates(name).mean())
+
+    def bits(self, name: str = TOTAL) -> float:
+        """The same in bits per dimension."""
+        return bits_per_dim(self.nats(name), self.dims)
+
+    def stderr_mc(self, name: str = TOTAL) -> float:
+        """The Monte-Carlo error with these images fixed, in bits/dim."""
+        y = self.estimates(name)
+        n, replicates = y.shape
+        return bits_per_dim(math.sqrt(float(y.var(1).sum()) / replicates) / n, self.dims)
+
+    def stderr(self, name: str = TOTAL) -> float | None:
+        """Both errors together, in bits/dim; None for a single image."""
+        y = self.estimates(name)
+        return bits_per_dim(float(y.mean(1).std()) / math.sqrt(self.n), self.dims) if self.n > 1 else None
+
+    def stderr_data(self, name: str = TOTAL) -> float | None:
+        """The sampling error over images, in bits/dim; None for a single image."""
+        both = self.stderr(name)
+        return None if both is None else math.sqrt(max(0.0, both**2 - self.stderr_mc(name) ** 2))
+
+
+@torch.no_grad()
+def score_likelihood(
+    model: LikelihoodModel,
+    images: Tensor,
+    *,
+    seed: int = 0,
+    timesteps: int | None = None,
+    replicates: int = 2,
+    batch: int = 128,
+    progress: Callable[[int], None] = lambda done: None,
+) -> LikelihoodScore:
+    """Estimate the bound of every image. Image i has the same noise whatever the batch, and however many are scored.
+
+    Args:
+        model: the model, on its device; scored in float32, with nothing clipped.
+        images: integer levels, uint8, shape (n, C, H, W), n ≥ 1.
+        seed: of the noise.
+        timesteps: how many t per image and replicate; the family's default if None.
+        replicates: R ≥ 2, or the Monte-Carlo error is unknown.
+        batch: images at a time.
+        progress: called with the number of images done so far, as a share of n · R.
+    """
+    if replicates < 2:
+        raise ValueError("a Monte-Carlo error needs at least 2 replicates")
+    was_training = model.training
+    model.eval()
+    timesteps = timesteps or model.default_timesteps
+    parts: list[list[dict[str, Tensor]]] = []
+    for replicate in range(replicates):
+        parts.append([])
+        for first in range(0, len(images), batch):
+            x = images[first : first + batch].to(model.device)
+            indices: Sequence[int] = range(first, first + len(x))
+            bound = model.estimate(x, Draws(seed, replicate, indices, len(images), model.device), timesteps)
+            parts[-1].append({name: value.double().cpu() for name, value in bound.terms.items()})
+            progress(replicate * len(images) + first + len(x))
+    model.train(was_training)
+    terms = {
+        name: torch.stack([torch.cat([part[name] for part in run]) for run in parts], dim=1) for name in parts[0][0]
+    }
+    return LikelihoodScore(terms, model.dims, replicates * model.evaluations(timesteps))

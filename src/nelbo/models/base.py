@@ -1,0 +1,167 @@
+"""What every family owes: a loss to train by, images to draw, and, where there is a likelihood, a bound."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from nelbo.bounds import Bound
+from nelbo.likelihoods import to_levels
+from nelbo.rng import Draws
+
+
+class SampleSettings(NamedTuple):
+    """How to draw. ``None`` leaves the choice to the family.
+
+    Attributes:
+        sampler: its name.
+        steps: network evaluations per image.
+        eta: DDIM's η, from 0 (deterministic) to 1 (ancestral).
+        clip: hold x̂_0 to [−1, 1] while sampling.
+    """
+
+    sampler: str | None = None
+    steps: int | None = None
+    eta: float | None = None
+    clip: bool = True
+
+
+class Frame(NamedTuple):
+    """One state on the way to an image.
+
+    Attributes:
+        done, of: steps taken, and how many there are.
+        x: the state itself on the scale where pixels fill [−1, 1], shape (B, C, H, W).
+        x_0: the image that it promises, same shape.
+    """
+
+    done: int
+    of: int
+    x: Tensor
+    x_0: Tensor
+
+
+class GenerativeModel(nn.Module, ABC):
+    """A network and the mathematics around it, for images of one size.
+
+    Args:
+        shape: (C, H, W) of the images.
+        levels: L, the number of values a pixel can take.
+    """
+
+    family: str
+
+    def __init__(self, shape: tuple[int, int, int], levels: int) -> None:
+        super().__init__()
+        self.shape = shape
+        self.levels = levels
+
+    @property
+    def dims(self) -> int:
+        """D = C·H·W, the number of data dimensions."""
+        channels, height, width = self.shape
+        return channels * height * width
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @abstractmethod
+    def loss(self, x: Tensor, draws: Draws) -> Tensor:
+        """What training lowers, per example, shape (B,).
+
+        Args:
+            x: integer levels 0 … L−1, shape (B, C, H, W).
+            draws: the random numbers of this batch.
+        """
+
+    @abstractmethod
+    def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
+        """Draw the images with these indices, yielding each state on the way; the last is the image.
+
+        Image i of a seed is the same whichever others are drawn beside it.
+
+        Raises:
+            InputError: a setting that this family has no use for.
+        """
+
+    @abstractmethod
+    def describe_sampling(self, settings: SampleSettings) -> str:
+        """One line that says how :meth:`frames` would draw, and what it would change on the way."""
+
+    def facts(self) -> dict[str, object]:
+        """What ``info`` should say of this model beyond its settings: name → value."""
+        return {}
+
+    @torch.no_grad()
+    def sample(
+        self, n: int, *, seed: int = 0, start: int = 0, batch: int = 64, settings: SampleSettings | None = None
+    ) -> Tensor:
+        """Draw n images.
+
+        Args:
+            n: how many.
+            seed: image i of a seed is always the same image.
+            start: index of the first.
+            batch: how many at a time; changes nothing but speed and memory.
+            settings: how to draw; the family's defaults if None.
+
+        Returns:
+            Integer levels, uint8, shape (n, C, H, W).
+        """
+        settings = settings or SampleSettings()
+        parts = []
+        for first in range(start, start + n, batch):
+            *_, last = self.frames(range(first, min(first + batch, start + n)), seed, settings)
+            parts.append(to_levels(last.x, self.levels).cpu())
+        return torch.cat(parts) if parts else torch.empty(0, *self.shape, dtype=torch.uint8)
+
+
+class LikelihoodModel(GenerativeModel):
+    """A model that bounds −ln p(x)."""
+
+    @property
+    @abstractmethod
+    def default_timesteps(self) -> int:
+        """How many t :meth:`estimate` takes per image unless told."""
+
+    @property
+    @abstractmethod
+    def all_timesteps(self) -> int:
+        """How many t there are to take."""
+
+    @abstractmethod
+    def estimate(self, x: Tensor, draws: Draws, timesteps: int) -> Bound:
+        """One unbiased estimate of the bound of each image.
+
+        Args:
+            x: integer levels 0 … L−1, shape (B, C, H, W).
+            draws: the random numbers; ``draws.step`` is the replicate.
+            timesteps: how many t to evaluate, from 1 to :attr:`all_timesteps`, stratified.
+        """
+
+    @abstractmethod
+    def evaluations(self, timesteps: int) -> int:
+        """Network evaluations per image of one :meth:`estimate`."""
+
+    @torch.no_grad()
+    def bound(self, x: Tensor, *, seed: int = 0, timesteps: int | None = None, replicates: int = 1) -> Bound:
+        """The negative ELBO of each image, term by term, in nats: −ln p(x) ≤ E[total].
+
+        Args:
+            x: integer levels 0 … L−1, shape (B, C, H, W).
+            seed: of the Monte-Carlo noise; image i of the batch has the same noise whatever B.
+            timesteps: how many t to evaluate per image and replicate; the family's default if None.
+            replicates: independent estimates to average.
+        """
+        timesteps = timesteps or self.default_timesteps
+        runs = [
+            self.estimate(x.to(self.device), Draws(seed, r, range(len(x)), len(x), self.device), timesteps)
+            for r in range(replicates)
+        ]
+        return Bound({name: torch.stack([run.terms[name] for run in runs]).mean(0) for name in runs[0].terms})

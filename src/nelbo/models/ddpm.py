@@ -1,0 +1,248 @@
+"""Denoising diffusion probabilistic models (Ho et al. 2020): train, sample and score in T discrete steps.
+
+The bound is that of :mod:`nelbo.bounds.denoising`; its last term is the discretised Gaussian decoder of DDPM (13),
+p_θ(x_0|x_1) = N(x̂_0(x_1), σ²) over the levels, with σ² = β_1, or learned for each pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from nelbo.bounds import REVERSE_VARIANCES, Bound, LossProfile, diffusion_term, harmonic, prior_term, stratified
+from nelbo.diffusion import PARAMETERIZATIONS, Denoised, Process
+from nelbo.errors import InputError, nearest
+from nelbo.likelihoods import DiscretizedNormal, to_unit
+from nelbo.models.base import Frame, LikelihoodModel, SampleSettings
+from nelbo.nn import UNet, default_widths
+from nelbo.options import Options
+from nelbo.rng import Draws, Stream, normal
+from nelbo.samplers import DDIM, Ancestral, Sampler, times, trajectory
+from nelbo.schedules import SCHEDULES
+from nelbo.units import bits_per_dim
+
+import os
+SIMPLE=float(os.environ.get("SIMPLE","10"))
+DECODER_SHARE = 16
+"""With L_simple, one image in this many is seen at t = 1 to train a learned decoder variance."""
+
+
+class DDPMOptions(Options):
+    """The settings of a DDPM."""
+
+    timesteps: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    "T, the number of diffusion steps."
+    schedule: Literal["linear", "cosine", "sigmoid"] = "linear"
+    "How β_t grows with t."
+    predict: Literal["eps", "x0", "mean", "v"] = "v"
+    "What the network predicts."
+    objective: Literal["simple", "bound", "hybrid"] = "simple"
+    "L_simple; the bound itself, with t drawn by the loss profile; or both together."
+    reverse_variance: Literal["beta", "beta_tilde"] = "beta_tilde"
+    "σ_t², the variance of the reverse step."
+    decoder_variance: Literal["beta_1", "learned"] = "learned"
+    "The variance of p(x_0|x_1): β_1, or learned for each pixel."
+    widths: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = ()
+    "Channels at each resolution, finest first; chosen for the data if left out."
+    blocks: Annotated[int, Field(ge=1, le=16)] = 1
+    "Residual blocks at each resolution."
+    attention: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    "Resolutions with self-attention, as indices into widths; the coarsest if left out."
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    "Share of activations dropped in residual blocks while training."
+
+    def resolved(self, shape: tuple[int, int, int]) -> DDPMOptions:
+        """The same settings with everything that depends on the data filled in."""
+        widths = self.widths or default_widths(*shape[1:])
+        attention = (len(widths) - 1,) if self.attention is None else self.attention
+        return self.model_copy(update={"widths": widths, "attention": attention})
+
+
+class DDPM(LikelihoodModel):
+    """A U-Net, a schedule, and the bound between them.
+
+    Args:
+        options: the settings, resolved for ``shape``.
+        shape: (C, H, W) of the images.
+        levels: L, the number of values a pixel can take.
+
+    Raises:
+        InputError: a schedule that T does not allow, or a network that cannot be built.
+    """
+
+    family = "ddpm"
+
+    def __init__(self, options: DDPMOptions, shape: tuple[int, int, int], levels: int) -> None:
+        super().__init__(shape, levels)
+        self.options = options
+        schedule = SCHEDULES[options.schedule](options.timesteps)
+        self.process = Process(schedule)
+        self.parameterization = PARAMETERIZATIONS[options.predict](schedule)
+        self.reverse_var = REVERSE_VARIANCES[options.reverse_variance](schedule)
+        self.learned_decoder = options.decoder_variance == "learned"
+        channels = shape[0]
+        self.network = UNet(
+            channels,
+            2 * channels if self.learned_decoder else channels,
+            widths=options.widths,
+            blocks=options.blocks,
+            attention=options.attention or (),
+            dropout=options.dropout,
+        )
+        self.profile = LossProfile(schedule.T, floor=0.5 if options.objective=='hybrid' else .1)
+
+    @property
+    def T(self) -> int:  # noqa: N802
+        """The number of diffusion steps."""
+        return self.process.schedule.T
+
+    # Prediction
+
+    def ask(self, x_t: Tensor, t: Tensor) -> tuple[Denoised, Tensor]:
+        """x̂_0 and ε̂, and the logarithm of the decoder's standard deviation (used at t = 1 only)."""
+        output = self.network(x_t, t / self.T).float()
+        log_std = 0.5 * self.process.schedule.beta[1].log().to(x_t)
+        if self.learned_decoder:
+            output, excess = output.chunk(2, dim=1)
+            log_std = log_std + excess
+        return self.parameterization.denoised(output, x_t, t), log_std
+
+    def denoise(self, x_t: Tensor, t: Tensor) -> Denoised:
+        """x̂_0 and ε̂ of x_t, shape (B, C, H, W), at t, shape (B,)."""
+        return self.ask(x_t, t)[0]
+
+    def decoder_nll(self, x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+        """−ln p_θ(x_0|x_1), the reconstruction term, in nats, shape (B,)  [DDPM (13)]."""
+        decoder = DiscretizedNormal(mean, log_std.exp(), self.levels)
+        return -decoder.log_prob(x).flatten(1).sum(1).float()
+
+    # Training
+
+    def loss(self, x: Tensor, draws: Draws) -> Tensor:
+        x_0 = to_unit(x, self.levels)
+        eps = draws.normal(Stream.TRAIN_NOISE, self.shape)
+        u = draws.spread(Stream.TRAIN_TIME)
+        if self.options.objective != "simple":
+            return self.bound_loss(x, x_0, eps, u)
+        return self.simple_loss(x, x_0, eps, u, draws)
+
+    def simple_loss(self, x: Tensor, x_0: Tensor, eps: Tensor, u: Tensor, draws: Draws) -> Tensor:
+        """L_simple = E‖ε − ε_θ(x_t, t)‖² per dimension, t uniform on 1 … T  [DDPM (14), Algorithm 1].
+
+        A learned decoder variance has its own likelihood term, on some images at t = 1; the mean is held fixed there,
+        so that the network itself is trained by L_simple alone.
+        """
+        t = 1 + (u * self.T).long().clamp(max=self.T - 1)
+        at_decoder = torch.tensor([self.learned_decoder and i % DECODER_SHARE == 0 for i in draws.indices]).to(x.device)
+        t = torch.where(at_decoder, torch.ones_like(t), t)
+        denoised, log_std = self.ask(self.process.diffuse(x_0, t, eps), t)
+        loss = (eps - denoised.eps).square().flatten(1).mean(1)
+        if not bool(at_decoder.any()):
+            return loss
+        nll = self.decoder_nll(x[at_decoder], denoised.x_0[at_decoder].detach(), log_std[at_decoder]) / self.dims
+        return loss.masked_scatter(at_decoder, nll)
+
+    def bound_loss(self, x: Tensor, x_0: Tensor, eps: Tensor, u: Tensor) -> Tensor:
+        """An unbiased estimate of reconstruction + diffusion in nats per dimension, from one t per image.
+
+        t is drawn in proportion to the root mean square of its term (Nichol & Dhariwal 2021, section 3.3).
+        """
+        t, weight = self.profile.draw(u)
+        denoised, log_std = self.ask(self.process.diffuse(x_0, t, eps), t)
+        first = t == 1
+        # At t = 1 the diffusion term has no meaning: it is computed at 2 and thrown away.
+        loss = diffusion_term(self.process, self.reverse_var, eps, denoised.eps, t.clamp(min=2))
+        if bool(first.any()):
+            log_std = log_std.expand_as(x_0)
+            loss = loss.masked_scatter(first, self.decoder_nll(x[first], denoised.x_0[first], log_std[first]))
+        loss = loss * self.T / self.dims
+        if self.training:
+            self.profile.update(t, loss)
+        if self.options.objective == "hybrid":
+            simple = (eps - denoised.eps).square().flatten(1).mean(1)
+            loss = SIMPLE*simple + loss
+        return loss * weight.to(loss.dtype)
+
+    # Scoring
+
+    @property
+    def default_timesteps(self) -> int:
+        return min(8, self.all_timesteps)
+
+    @property
+    def all_timesteps(self) -> int:
+        """The diffusion terms, t = 2 … T."""
+        return max(1, self.T - 1)
+
+    def evaluations(self, timesteps: int) -> int:
+        return 1 + (timesteps if self.T > 1 else 0)
+
+    def proposal(self, timesteps: int) -> Tensor:
+        """The law from which t = 2 … T are drawn: more often where the bound is made, or each once if all are asked for."""
+        count = self.T - 1
+        return torch.full((count,), 1.0 / count).double() if timesteps == count else harmonic(2, self.T)
+
+    def estimate(self, x: Tensor, draws: Draws, timesteps: int) -> Bound:
+        x_0 = to_unit(x, self.levels)
+        eps = draws.normal(Stream.SCORE_NOISE, (timesteps + 1, *self.shape))
+        first = torch.ones(len(x), dtype=torch.long, device=x.device)
+        denoised, log_std = self.ask(self.process.diffuse(x_0, first, eps[:, 0]), first)
+        terms = {"reconstruction": self.decoder_nll(x, denoised.x_0, log_std)}
+        terms["diffusion"] = torch.zeros_like(terms["reconstruction"])
+        if self.T > 1:
+            index, weight = stratified(draws.uniform(Stream.SCORE_TIME, (timesteps,)), self.proposal(timesteps))
+            for k in range(timesteps):
+                t, noise = index[:, k] + 2, eps[:, k + 1]
+                eps_hat = self.denoise(self.process.diffuse(x_0, t, noise), t).eps
+                term = diffusion_term(self.process, self.reverse_var, noise, eps_hat, t)
+                terms["diffusion"] += weight[:, k].to(term.dtype) * term
+        terms["prior"] = prior_term(self.process, x_0)
+        return Bound(terms)
+
+    def facts(self) -> dict[str, object]:
+        """The two ends of the schedule, and what its end costs: the prior term where every pixel is at ±1, its largest."""
+        schedule = self.process.schedule
+        prior = float(prior_term(self.process, torch.ones(1, *self.shape, dtype=torch.float64)))
+        return {
+            "signal_rate_at_1": float(schedule.signal_rate[1]),
+            "signal_rate_at_T": float(schedule.signal_rate[-1]),
+            "prior_bits_per_dim_at_most": bits_per_dim(prior, self.dims),
+        }
+
+    # Sampling
+
+    def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
+        sampler, grid = self.sampling(settings)
+
+        def noise(step: int) -> Tensor:
+            return normal(seed, Stream.SAMPLE, step, indices, self.shape).to(self.device)
+
+        states = trajectory(
+            sampler, self.denoise, noise(0), grid, lambda n: noise(n + 1), self.process if settings.clip else None
+        )
+        for done, state in enumerate(states, 1):
+            yield Frame(done, len(grid) - 1, state.x, state.denoised.x_0)
+
+    def sampling(self, settings: SampleSettings) -> tuple[Sampler, list[int]]:
+        """The sampler and the grid of t that the settings ask for."""
+        name = settings.sampler or "ddim"
+        if name not in ("ancestral", "ddim"):
+            raise InputError("--sampler", f"{name!r} is not ancestral or ddim{nearest(name, ['ancestral', 'ddim'])}")
+        if name == "ancestral":
+            if settings.eta is not None:
+                raise InputError("--eta", "only ddim has an η; leave it out, or use --sampler ddim")
+            return Ancestral(self.process, self.options.reverse_variance), times(self.T, settings.steps or self.T)
+        steps = settings.steps or min(50, self.T)
+        return DDIM(self.process, 1.0 if settings.eta is None else settings.eta), times(self.T, steps)
+
+    def describe_sampling(self, settings: SampleSettings) -> str:
+        sampler, grid = self.sampling(settings)
+        name = f"ddim, η = {sampler.eta:g}" if isinstance(sampler, DDIM) else "ancestral"
+        return f"{name}, {len(grid) - 1} steps" + (", x̂_0 clipped to [−1, 1]" if settings.clip else "")
+
+
+OPTIONS, MODEL = DDPMOptions, DDPM

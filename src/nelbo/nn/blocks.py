@@ -1,0 +1,125 @@
+"""The parts of the U-Net."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+HEAD_WIDTH = 32
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group norm over groups of 8 channels or more, at most 32 groups."""
+    groups = min(32, max(1, channels // 8))
+    while channels % groups:
+        groups -= 1
+    return nn.GroupNorm(groups, channels)
+
+
+def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+    """The layer with weights at zero: a residual branch that starts as the identity."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class TimeEmbedding(nn.Module):
+    """A number in [0, 1] → features: sines and cosines of frequencies 1 … 10⁴ (DDPM, section 4), then two layers.
+
+    Args:
+        width: size of the features.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        half = width // 2
+        frequencies = torch.exp(math.log(10_000.0) * torch.arange(half) / half)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.layers = nn.Sequential(nn.Linear(2 * half, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+
+    def forward(self, time: Tensor) -> Tensor:
+        """time, shape (B,) → features, shape (B, width)."""
+        angle = time[:, None].to(self.frequencies.dtype) * self.frequencies
+        return self.layers(torch.cat([angle.sin(), angle.cos()], dim=1))
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(SiLU(norm(conv(SiLU(norm(x))))·(1 + scale) + shift)), scale and shift from the time embedding.
+
+    Args:
+        channels, out_channels: width in and out.
+        embedding: width of the time embedding.
+        dropout: share of activations dropped before the second convolution while training.
+    """
+
+    def __init__(self, channels: int, out_channels: int, embedding: int, dropout: float) -> None:
+        super().__init__()
+        self.norm_1 = group_norm(channels)
+        self.conv_1 = nn.Conv2d(channels, out_channels, 3, padding=1)
+        self.modulation = nn.Linear(embedding, 2 * out_channels)
+        self.norm_2 = group_norm(out_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.conv_2 = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.skip = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = self.conv_1(F.silu(self.norm_1(x)))
+        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
+        h = F.silu(torch.addcmul(shift, self.norm_2(h), 1 + scale))
+        return self.skip(x) + self.conv_2(self.dropout(h))
+
+
+class SelfAttention(nn.Module):
+    """Every position attends to every other, in heads of about 32 channels, as a residual.
+
+    Args:
+        channels: width in and out.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.heads = max(1, channels // HEAD_WIDTH)
+        while channels % self.heads:
+            self.heads -= 1
+        self.norm = group_norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = zeroed(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, C, H, W = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(B, 3, self.heads, C // self.heads, H * W)
+        q, k, v = qkv.transpose(-1, -2).unbind(1)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return x + self.out(mixed.transpose(-1, -2).reshape(B, C, H, W))
+
+
+class Stage(nn.Module):
+    """A residual block, then attention where it is asked for.
+
+    Args: as :class:`ResidualBlock`; ``attend`` adds the attention.
+    """
+
+    def __init__(self, channels: int, out_channels: int, embedding: int, dropout: float, attend: bool) -> None:
+        super().__init__()
+        self.residual = ResidualBlock(channels, out_channels, embedding, dropout)
+        self.attention = SelfAttention(out_channels) if attend else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        return self.attention(self.residual(x, embedding))
+
+
+class Upsample(nn.Module):
+    """Twice the height and width by repetition, then a convolution."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

@@ -1,0 +1,103 @@
+"""The U-Net: down through halved resolutions, up again, with skip connections between equals (DDPM, appendix B)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nelbo.errors import InputError
+from nelbo.nn.blocks import Stage, TimeEmbedding, Upsample, group_norm, zeroed
+
+
+def default_widths(height: int, width: int) -> tuple[int, ...]:
+    """Channels at each resolution for images of this size: halved until the short side is below 8, at most 4 times.
+
+    >>> default_widths(28, 28)
+    (32, 64, 128)
+    """
+    widths, side = [64] if min(height, width) < 16 else [32], min(height, width)
+    while side >= 8 and len(widths) < 5:
+        side = (side + 1) // 2
+        widths.append(min(2 * widths[-1], 256))
+    return tuple(widths[:3]) if min(height, width) < 64 else tuple(widths)
+
+
+class UNet(nn.Module):
+    """x_t and a time in [0, 1] → an output of the same height and width.
+
+    Any height and width: sides that cannot be halved often enough are padded with zeros inside and cropped again.
+
+    Args:
+        in_channels, out_channels: image channels in, and channels out.
+        widths: channels at each resolution, finest first; each resolution is half of the one before.
+        blocks: residual blocks at each resolution, on the way down (one more on the way up).
+        attention: which resolutions attend to themselves, as indices into ``widths``.
+        dropout: in [0, 1).
+
+    Raises:
+        InputError: a width below 1, or an attention index outside ``widths``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        widths: tuple[int, ...],
+        blocks: int,
+        attention: tuple[int, ...],
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        if not widths or min(widths) < 1:
+            raise InputError("widths", f"{widths} must name at least one width, each at least 1")
+        if any(not 0 <= level < len(widths) for level in attention):
+            raise InputError("attention", f"{attention} must be among the resolutions 0 … {len(widths) - 1}")
+        self.halvings = len(widths) - 1
+        embedding = 4 * widths[0]
+        self.embedding = TimeEmbedding(embedding)
+        self.stem = nn.Conv2d(in_channels, widths[0], 3, padding=1)
+
+        self.down, self.downsample = nn.ModuleList(), nn.ModuleList()
+        skips, channels = [], widths[0]
+        for level, width in enumerate(widths):
+            for _ in range(blocks):
+                self.down.append(Stage(channels, width, embedding, dropout, level in attention))
+                channels = width
+                skips.append(channels)
+            if level < self.halvings:
+                self.downsample.append(nn.Conv2d(channels, channels, 3, stride=2, padding=1))
+        self.middle = Stage(channels, channels, embedding, dropout, attend=self.halvings in attention)
+
+        self.up, self.upsample = nn.ModuleList(), nn.ModuleList()
+        for level, width in reversed(list(enumerate(widths))):
+            for _ in range(blocks):
+                self.up.append(Stage(channels + skips.pop(), width, embedding, dropout, level in attention))
+                channels = width
+            if level > 0:
+                self.upsample.append(Upsample(channels, channels))
+        self.blocks = blocks
+        self.head = nn.Sequential(
+            group_norm(channels), nn.SiLU(), zeroed(nn.Conv2d(channels, out_channels, 3, padding=1))
+        )
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """x, shape (B, C, H, W), and time, shape (B,) in [0, 1] → shape (B, out_channels, H, W)."""
+        height, width = x.shape[-2:]
+        multiple = 2**self.halvings
+        h = F.pad(x, (0, -width % multiple, 0, -height % multiple))
+        embedding = self.embedding(time)
+
+        h, skips = self.stem(h), []
+        for number, stage in enumerate(self.down):
+            h = stage(h, embedding)
+            skips.append(h)
+            if (number + 1) % self.blocks == 0 and number + 1 < len(self.down):
+                h = self.downsample[number // self.blocks](h)
+        h = self.middle(h, embedding)
+        for number, stage in enumerate(self.up):
+            h = stage(torch.cat([h, skips.pop()], dim=1), embedding)
+            if (number + 1) % self.blocks == 0 and number + 1 < len(self.up):
+                h = self.upsample[number // self.blocks](h)
+        return self.head(h)[..., :height, :width]

@@ -1,0 +1,74 @@
+"""The settings that every family shares, each with a default that a user would want. Written here once.
+
+The command line, a ``--config`` file, ``RUN/config.toml`` and the Python calls all read these fields.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Options(BaseModel):
+    """Settings: fields with defaults, no others accepted, never changed once made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class DataOptions(Options):
+    """Which images, and how they become arrays of one size."""
+
+    data: str = "digits"
+    "A name (digits, mnist, fashion-mnist, cifar10), a folder of images, a .npy, .npz or IDX file, or hf:NAME."
+    size: Annotated[str, Field(pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$")] | None = None
+    "Height and width that every image gets, as HxW; needs --fit where an image has another size."
+    fit: Literal["crop", "pad", "resize"] | None = None
+    "How an image of another size becomes --size."
+    channels: Annotated[int, Field(ge=1, le=4)] | None = None
+    "Convert every image to this many channels."
+    levels: Annotated[int, Field(ge=2, le=256)] | None = None
+    "The number of values a pixel can take, where the data do not say."
+    holdout: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    "Share of images kept for test, and again for val, where the data bring no split."
+    skip_bad: bool = False
+    "Leave out images that cannot be read instead of stopping."
+
+    @property
+    def height_width(self) -> tuple[int, int] | None:
+        """``size`` as (H, W)."""
+        if self.size is None:
+            return None
+        height, width = self.size.split("x")
+        return int(height), int(width)
+
+
+class TrainingOptions(Options):
+    """The recipe: how long, how fast, and what is kept."""
+
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    "How long to train; 10 if neither this nor --steps is given."
+    steps: Annotated[int, Field(ge=1)] | None = None
+    "How many steps to train instead; such a run can be repeated to the bit."
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    "Of every random number in the run."
+    batch_size: Annotated[int, Field(ge=1)] = 128
+    "Images per step."
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    "Highest learning rate of AdamW."
+    warmup: Annotated[int, Field(ge=0)] = 100
+    "Steps over which the learning rate rises from zero."
+    decay: Annotated[float, Field(ge=0, le=1)] = 0.4
+    "Share of the run, at its end, over which the learning rate falls to zero."
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    "AdamW's weight decay, on weights of two or more dimensions."
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    "Largest norm of a gradient; longer ones are scaled down to it."
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    "Decay of the weights' moving average, reached after a warm-up of its own."
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    "Of the network while training; auto takes bf16 where the machine computes in it. Scores are always fp32."
+    device: str = "auto"
+    "cpu, cuda, cuda:1, mps; auto takes the first accelerator there is."
+    tensorboard: bool = False
+    "Write the metrics for TensorBoard too; needs the extra nelbo[tensorboard]."

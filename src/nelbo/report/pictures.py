@@ -1,0 +1,120 @@
+"""Images drawn from arrays: a grid, a strip, a folder, an animation."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from nelbo.errors import InputError
+
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+GRID_SIDE = 640
+INK, PAPER = 40, 255
+
+
+def picture(image: Tensor, levels: int) -> Image.Image:
+    """One image as a picture, its levels stretched over 0 … 255.
+
+    Args:
+        image: integer levels, uint8, shape (C, H, W), C = 1 … 4.
+        levels: L.
+    """
+    array = image.numpy().astype(np.uint16) * 255 // (levels - 1)
+    array = np.ascontiguousarray(array.astype(np.uint8).transpose(1, 2, 0))
+    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array, MODES[image.shape[0]])
+
+
+def grid(images: Tensor, levels: int, columns: int | None = None) -> Image.Image:
+    """Images in rows, a thin gap between them, small ones enlarged without smoothing.
+
+    Args:
+        images: integer levels, uint8, shape (n, C, H, W), n ≥ 1.
+        levels: L.
+        columns: images in a row; near a square of pixels if None.
+    """
+    n, channels, height, width = images.shape
+    columns = columns or max(1, min(n, round(math.sqrt(n * height / width))))
+    rows = math.ceil(n / columns)
+    scale = max(1, GRID_SIDE // (max(columns * width, rows * height)))
+    gap = max(1, scale * min(height, width) // 16)
+    tile = (width * scale, height * scale)
+    paper = (PAPER,) * channels if channels > 1 else PAPER
+    sheet = Image.new(
+        MODES[channels], (columns * (tile[0] + gap) + gap, rows * (tile[1] + gap) + gap), paper
+    )
+    for k, image in enumerate(images):
+        row, column = divmod(k, columns)
+        place = (gap + column * (tile[0] + gap), gap + row * (tile[1] + gap))
+        sheet.paste(picture(image, levels).resize(tile, Image.Resampling.NEAREST), place)
+    return sheet
+
+
+def beside(left: Image.Image, left_title: str, right: Image.Image, right_title: str) -> Image.Image:
+    """Two pictures next to each other, each under its title."""
+    font = ImageFont.load_default(size=22)
+    head, gap = 40, 24
+    colour = "RGB" if "RGB" in left.mode else "L"
+    sheet = Image.new(colour, (left.width + gap + right.width, head + max(left.height, right.height)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for x, title, part in ((0, left_title, left), (left.width + gap, right_title, right)):
+        draw.text((x + 6, 8), title, fill="black", font=font)
+        sheet.paste(part.convert(colour), (x, head))
+    return sheet
+
+
+def save_images(images: Tensor, levels: int, out: Path, render: Callable[[], Image.Image]) -> None:
+    """Write images where ``out`` says: a .png grid, an .npz of the exact levels, or a folder of single PNGs.
+
+    Args:
+        images: integer levels, uint8, shape (n, C, H, W).
+        levels: L.
+        out: must not exist; its suffix decides.
+        render: makes the picture of a .png.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_name(f".writing-{out.name}")
+    if out.suffix.lower() == ".npz":
+        with aside.open("wb") as file:
+            np.savez_compressed(file, images=images.permute(0, 2, 3, 1).numpy(), levels=np.int64(levels))
+    elif out.suffix.lower() == ".png":
+        render().save(aside, format="PNG")
+    else:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        for k, image in enumerate(images):
+            picture(image, levels).save(aside / f"{k:06d}.png")
+    aside.rename(out)
+
+
+def save_gif(frames: Sequence[Image.Image], out: Path, seconds: float = 4.0) -> None:
+    """Write an animation that lasts ``seconds`` and rests on its last frame."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_name(f".writing-{out.name}")
+    each = max(40, round(1000 * seconds / max(1, len(frames))))
+    durations = [each] * (len(frames) - 1) + [2000]
+    frames[0].save(aside, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    aside.rename(out)
+
+
+def free(path: Path, option: str) -> Path:
+    """The path itself, if nothing is there yet and its folder can be made.
+
+    Raises:
+        InputError: something is there.
+    """
+    if path.exists():
+        raise InputError(option, f"{path} exists already; name another, or move it away")
+    if path.suffix.lower() in (".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy", ".pt"):
+        raise InputError(option, f"{path.suffix} is not written; give a .png, a .gif, an .npz, or a folder")
+    for parent in path.absolute().parents:
+        if parent.exists():
+            if not parent.is_dir():
+                raise InputError(option, f"{parent} is a file, not a folder")
+            break
+    return path

@@ -1,0 +1,33 @@
+"""Tables for a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from nelbo.units import uniform_bits
+
+
+def score_table(score: dict[str, Any]) -> Table:
+    """The terms of a score, in bits/dim, beside the code that knows nothing.
+
+    Args:
+        score: what ``nelbo score --json`` prints.
+    """
+    title = f"{score['family']} on {score['data']} ({score['split']}, {score['n']:,} images, {score['dims']} dimensions)"
+    table = Table(title=title, title_justify="left")
+    table.add_column("term")
+    table.add_column("bits/dim", justify="right")
+    table.add_column("± s.e.", justify="right")
+    for name, term in score["terms"].items():
+        table.add_row(name, f"{term['bits_per_dim']:.4f}", error(term["stderr"]))
+    table.add_section()
+    table.add_row(f"total ({score['kind']})", f"{score['bits_per_dim']:.4f}", error(score["stderr"]), style="bold")
+    table.add_row(f"uniform code, log2 {score['levels']}", f"{uniform_bits(score['levels']):.4f}", "", style="dim")
+    return table
+
+
+def error(value: float | None) -> str:
+    """A standard error for a table."""
+    return "" if value is None else f"{value:.4f}"

@@ -1,0 +1,139 @@
+"""From noise to images: one ``step`` from x_t to x_s per sampler, and one loop for all of them.
+
+A sampler sees a denoiser, never a network: whatever the network predicts has been turned into x̂_0 and ε̂ before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from nelbo.diffusion import Denoised, Denoiser, Gaussian, Process, along
+from nelbo.errors import InputError
+
+
+class Sampler(Protocol):
+    """One rule to go from x_t to x_s, s < t."""
+
+    def step(self, x_t: Tensor, denoised: Denoised, t: Tensor, s: Tensor) -> Gaussian:
+        """p(x_s | x_t), given what the denoiser says of x_t.
+
+        Args:
+            x_t: shape (B, …).
+            denoised: x̂_0 and ε̂.
+            t, s: integers (B,), 0 ≤ s < t ≤ T.
+        """
+
+
+class Ancestral:
+    """Algorithm 2 of Ho et al. 2020: x_s ~ N(μ̃(x̂_0, x_t), σ²), with no noise at the last step.
+
+    Over all T steps it is the model whose bound is scored; over fewer, the same rule on the coarser chain.
+
+    Args:
+        process: the forward process.
+        reverse_variance: ``beta`` (σ² = β) or ``beta_tilde`` (σ² = β̃).
+    """
+
+    def __init__(self, process: Process, reverse_variance: str) -> None:
+        self.process = process
+        self.reverse_variance = reverse_variance
+
+    def step(self, x_t: Tensor, denoised: Denoised, t: Tensor, s: Tensor) -> Gaussian:
+        posterior = self.process.posterior(denoised.x_0, x_t, t, s)
+        if self.reverse_variance == "beta_tilde":
+            return posterior
+        _, beta = self.process.coarse(t, s)
+        noisy = beta.to(x_t.device) * (s > 0)
+        return Gaussian(posterior.mean, noisy.to(x_t.dtype).reshape(posterior.var.shape))
+
+
+class DDIM:
+    """Denoising diffusion implicit models (Song et al. 2021 (12)); their α_t is ᾱ_t here.
+
+    x_s = √ᾱ_s x̂_0 + √(1 − ᾱ_s − σ²) ε̂ + σ noise,   σ² = η² (1 − ᾱ_s)/(1 − ᾱ_t) · (1 − ᾱ_t/ᾱ_s).
+    η = 0 is deterministic; η = 1 is :class:`Ancestral` with σ² = β̃.
+
+    Args:
+        process: the forward process.
+        eta: η in [0, 1].
+    """
+
+    def __init__(self, process: Process, eta: float = 0.0) -> None:
+        if not 0.0 <= eta <= 1.0:
+            raise InputError("--eta", f"{eta} is not between 0 and 1")
+        self.process = process
+        self.eta = eta
+
+    def step(self, x_t: Tensor, denoised: Denoised, t: Tensor, s: Tensor) -> Gaussian:
+        table = self.process.schedule
+        _, beta = self.process.coarse(t, s)
+        noise_s, noise_t = table.noise_var[s.cpu()], table.noise_var[t.cpu()]
+        var = self.eta**2 * noise_s / noise_t * beta
+        shape = (-1, *[1] * (x_t.ndim - 1))
+        direction = (noise_s - var).clamp(min=0).sqrt().to(x_t).reshape(shape)
+        mean = along(table.signal_rate, s, x_t) * denoised.x_0 + direction * denoised.eps
+        return Gaussian(mean, var.to(x_t).reshape(shape))
+
+
+class State(NamedTuple):
+    """Where a sampling run stands: x at step s, and the denoised image that led there."""
+
+    s: int
+    x: Tensor
+    denoised: Denoised
+
+
+def times(T: int, steps: int) -> list[int]:
+    """T = t_1 > t_2 > … > 0: ``steps`` steps, evenly spaced up to rounding.
+
+    >>> times(1000, 4)
+    [1000, 750, 500, 250, 0]
+
+    Raises:
+        InputError: steps < 1 or steps > T.
+    """
+    if not 1 <= steps <= T:
+        raise InputError("--steps", f"{steps} is not between 1 and the model's T = {T}")
+    return [round(T * (steps - k) / steps) for k in range(steps + 1)]
+
+
+def clipped(process: Process, denoised: Denoised, x_t: Tensor, t: Tensor) -> Denoised:
+    """The same view of x_t with x̂_0 held to [−1, 1], and the ε̂ that belongs to it."""
+    table = process.schedule
+    x_0 = denoised.x_0.clamp(-1.0, 1.0)
+    eps = (x_t - along(table.signal_rate, t, x_t) * x_0) / along(table.noise_rate, t, x_t)
+    return Denoised(x_0, eps)
+
+
+def trajectory(
+    sampler: Sampler,
+    denoiser: Denoiser,
+    x_T: Tensor,
+    grid: list[int],
+    noise: Callable[[int], Tensor],
+    clip: Process | None = None,
+) -> Iterator[State]:
+    """Walk from x_T down the grid, yielding the state after every step.
+
+    Args:
+        sampler: the rule of one step.
+        denoiser: (x_t, t) → x̂_0 and ε̂.
+        x_T: the start, standard normal, shape (B, …).
+        grid: T = t_1 > … > 0, as :func:`times` makes it.
+        noise: step number (0, 1, …) → standard normal noise of x_T's shape; asked only where a step adds noise.
+        clip: the process, if x̂_0 is to be held to [−1, 1]; None leaves it as it is.
+    """
+    x = x_T
+    for number, (now, then) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
+        t = torch.full((x.shape[0],), now, device=x.device)
+        s = torch.full_like(t, then)
+        denoised = denoiser(x, t)
+        if clip is not None:
+            denoised = clipped(clip, denoised, x, t)
+        law = sampler.step(x, denoised, t, s)
+        x = law.sample(noise(number)) if bool((law.var > 0).any()) else law.mean
+        yield State(then, x, denoised)

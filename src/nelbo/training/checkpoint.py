@@ -1,0 +1,206 @@
+"""Checkpoints: whole or not there at all.
+
+``RUN/checkpoints/step-00001000/`` holds model.safetensors, ema.safetensors, optimizer.safetensors and state.json. It
+is written under another name, forced to disk and renamed, then ``RUN/checkpoints/latest`` is made to name it. state.json
+carries the size and SHA-256 of the tensor files, so that a damaged one is told from a whole one. Nothing is a pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor, nn
+
+from nelbo.errors import InputError
+
+FORMAT = 1
+KEEP_LAST = 2
+FILES = ("model", "ema", "optimizer")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that training needs to go on.
+
+    Args:
+        state: step, seconds, random state, data position: JSON values.
+        tensors: for each of model, ema and optimizer, name → tensor.
+    """
+
+    state: dict[str, Any]
+    tensors: dict[str, dict[str, Tensor]]
+
+
+def folder_of(run: Path, step: int) -> Path:
+    """Where the checkpoint of this step lies."""
+    return run / "checkpoints" / f"step-{step:08d}"
+
+
+def write_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
+    """Write a checkpoint, make ``latest`` name it, and thin out old ones; returns its folder."""
+    final = folder_of(run, checkpoint.state["step"])
+    aside = final.with_name(f".writing-{final.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    files = {}
+    for name in FILES:
+        data = safetensors.torch.save({k: v.detach().contiguous() for k, v in checkpoint.tensors[name].items()})
+        write_synced(aside / f"{name}.safetensors", data)
+        files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    state = {"format": FORMAT, **checkpoint.state, "files": files}
+    write_synced(aside / "state.json", json.dumps(state, indent=1).encode())
+    sync_folder(aside)
+    shutil.rmtree(final, ignore_errors=True)
+    aside.rename(final)
+    replace_text(final.parent / "latest", final.name)
+    thin(run)
+    return final
+
+
+def thin(run: Path) -> None:
+    """Keep the last two checkpoints, and of the older ones those nearest to 1, 2, 4, 8, … times the first."""
+    folders = all_checkpoints(run)
+    older, kept_step = folders[:-KEEP_LAST], 0
+    for folder in older:
+        if step_of(folder) >= 2 * kept_step:
+            kept_step = step_of(folder)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def all_checkpoints(run: Path) -> list[Path]:
+    """Every whole checkpoint folder, oldest first."""
+    return sorted((run / "checkpoints").glob("step-[0-9]*"))
+
+
+def step_of(folder: Path) -> int:
+    """The step that a checkpoint folder's name says."""
+    return int(folder.name.removeprefix("step-"))
+
+
+def latest_checkpoint(run: Path) -> Path | None:
+    """The checkpoint that ``latest`` names, else the newest there is, else None."""
+    try:
+        named = run / "checkpoints" / Path((run / "checkpoints" / "latest").read_text().strip()).name
+    except (OSError, UnicodeDecodeError):
+        named = None
+    if named is not None and named.name.startswith("step-") and named.is_dir():
+        return named
+    return next(reversed(all_checkpoints(run)), None)
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """state.json of a checkpoint.
+
+    Raises:
+        InputError: it is missing, not JSON, or of a later format.
+    """
+    path = folder / "state.json"
+    try:
+        state = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise damaged(path, "is missing") from None
+    except (OSError, ValueError) as error:
+        raise damaged(path, f"cannot be read ({error})") from None
+    if not isinstance(state, dict) or not isinstance(state.get("step"), int) or not isinstance(state.get("files"), dict):
+        raise damaged(path, "is not a checkpoint's state")
+    if state.get("format") != FORMAT:
+        raise InputError(str(path), f"has format {state.get('format')}, and this nelbo reads format {FORMAT}; update it")
+    return state
+
+
+def read_tensors(folder: Path, name: str, state: dict[str, Any]) -> dict[str, Tensor]:
+    """One of a checkpoint's tensor files, whole.
+
+    Raises:
+        InputError: it is missing, or its size or contents are not those that were written.
+    """
+    path = folder / f"{name}.safetensors"
+    expected = state["files"].get(name, {})
+    try:
+        size = path.stat().st_size
+        if size != expected.get("bytes"):
+            raise damaged(path, f"has {size:,} bytes where {expected.get('bytes'):,} were written")
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != expected.get("sha256"):
+            raise damaged(path, "does not hold what was written")
+        return safetensors.torch.load(data)
+    except OSError as error:
+        raise damaged(path, f"cannot be read ({error.strerror})") from None
+    except (safetensors.SafetensorError, TypeError) as error:
+        raise damaged(path, f"cannot be read ({error})") from None
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """The whole checkpoint in this folder.
+
+    Raises:
+        InputError: any file of it is missing or damaged.
+    """
+    state = read_state(folder)
+    return Checkpoint(state, {name: read_tensors(folder, name, state) for name in FILES})
+
+
+def load_weights(model: nn.Module, folder: Path, weights: str) -> dict[str, Any]:
+    """Put ``model`` or ``ema`` weights of a checkpoint into a model; returns the checkpoint's state.
+
+    Raises:
+        InputError: the file is damaged, or does not fit the model.
+    """
+    state = read_state(folder)
+    fit(model, read_tensors(folder, weights, state), folder / f"{weights}.safetensors")
+    return state
+
+
+def fit(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Load tensors into a model of the same names and shapes.
+
+    Raises:
+        InputError: they are not the same.
+    """
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError:
+        own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+        odd = next(
+            (n for n in sorted({*own, *tensors}) if n not in own or n not in tensors or own[n] != tuple(tensors[n].shape))
+        )
+        raise InputError(str(path), f"does not fit the model that config.toml describes (first at {odd!r})") from None
+
+
+def damaged(path: Path, how: str) -> InputError:
+    """The error of a checkpoint that is not whole."""
+    return InputError(str(path), f"{how}; delete the folder {path.parent.name} to fall back on the checkpoint before it")
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a file and force it to disk."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replace a small text file in one move: a reader sees the old text or the new."""
+    aside = path.with_name(f".writing-{path.name}")
+    write_synced(aside, text.encode())
+    aside.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Force a folder's list of names to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

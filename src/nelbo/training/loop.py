@@ -1,0 +1,228 @@
+"""The training loop, a generator that yields its state after every step.
+
+The order of the data and all noise are functions of (seed, step), so that a run that stops at a checkpoint and goes on
+is the run that never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nelbo.models.base import GenerativeModel
+from nelbo.options import TrainingOptions
+from nelbo.rng import Draws, permutation
+from nelbo.training.checkpoint import Checkpoint, fit, write_checkpoint
+from nelbo.training.ema import EMA
+from nelbo.training.machine import autocast
+
+CHECKPOINT_SECONDS = 45.0
+MILESTONES = 8
+
+
+class Interrupted(Exception):  # noqa: N818
+    """Training was asked to stop by a signal; a checkpoint has been written.
+
+    Args:
+        signum: the signal's number.
+        step: the step of the checkpoint.
+    """
+
+    def __init__(self, signum: int, step: int) -> None:
+        self.signum, self.step = signum, step
+        super().__init__(f"stopped by signal {signum} at step {step}")
+
+
+class Step(NamedTuple):
+    """The state after one step.
+
+    Attributes:
+        step: how many steps have been taken, from the beginning of the run.
+        progress: how much of the run is done, in [0, 1].
+        loss: mean over the batch; read it only when it is wanted, it may wait for the device.
+        lr: the learning rate of this step.
+        seconds: of training so far, earlier sessions included.
+        images: images seen so far.
+        milestone: whether it is time to look at samples and at ``val``.
+    """
+
+    step: int
+    progress: float
+    loss: Tensor
+    lr: float
+    seconds: float
+    images: int
+    milestone: bool
+
+
+class Trainer:
+    """Trains a model in place, with AdamW, warm-up and decay, gradient clipping, and an average of the weights.
+
+    Args:
+        model: the model, on its device.
+        images: the training images: integer levels, uint8, shape (N, C, H, W); never copied.
+        options: the recipe; one of ``minutes`` and ``steps`` is set.
+        run: the run directory, for checkpoints.
+    """
+
+    def __init__(self, model: GenerativeModel, images: Tensor, options: TrainingOptions, run: Path) -> None:
+        self.model, self.images, self.options, self.run_folder = model, images, options, run
+        self.ema = EMA(model, options.ema)
+        matrices = [p for p in model.parameters() if p.ndim >= 2]
+        vectors = [p for p in model.parameters() if p.ndim < 2]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+            lr=options.lr,
+            betas=(0.9, 0.99),
+            fused=True,
+        )
+        self.step = 0
+        self.seconds = 0.0
+
+    # What is drawn and when
+
+    @property
+    def progress(self) -> float:
+        """How much of the run is done, in [0, 1]."""
+        if self.options.steps is not None:
+            return min(1.0, self.step / self.options.steps)
+        return min(1.0, self.seconds / (60.0 * (self.options.minutes or 0.0)))
+
+    def learning_rate(self) -> float:
+        """A linear rise over ``warmup`` steps, then constant, then a linear fall to zero over the last ``decay``."""
+        rise = min(1.0, (self.step + 1) / (self.options.warmup + 1))
+        fall = min(1.0, (1.0 - self.progress) / self.options.decay) if self.options.decay else 1.0
+        return self.options.lr * rise * fall
+
+    def batch(self) -> Tensor:
+        """The next images: one permutation of the data after another, cut into batches."""
+        n, size = len(self.images), self.options.batch_size
+        places = self.step * size + np.arange(size)
+        rows = np.empty(size, dtype=np.int64)
+        for epoch in range(places[0] // n, places[-1] // n + 1):
+            inside = places // n == epoch
+            rows[inside] = self.order(epoch)[places[inside] % n]
+        return self.images[torch.from_numpy(rows)].to(self.model.device)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The order of the data in one epoch; the last one asked for is kept."""
+        if getattr(self, "_order", (None, None))[0] != epoch:
+            self._order = (epoch, permutation(self.options.seed, epoch, len(self.images)))
+        return self._order[1]
+
+    # One step
+
+    def advance(self) -> tuple[Tensor, float]:
+        """Take one step; returns the mean loss of the batch and the learning rate."""
+        options, size = self.options, self.options.batch_size
+        draws = Draws(options.seed, self.step, range(size), size, self.model.device)
+        torch.manual_seed((options.seed * 1_000_003 + self.step) % 2**63)  # dropout's only source
+        lr = self.learning_rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        with autocast(self.model.device, options.precision):
+            loss = self.model.loss(self.batch(), draws).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), options.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.ema.update(self.model, self.step)
+        return loss.detach(), lr
+
+    def __iter__(self) -> Iterator[Step]:
+        """Train to the end, yielding every step; what the caller does between two steps counts as training time.
+
+        A checkpoint is written every 45 seconds and at the end.
+
+        Raises:
+            Interrupted: after Ctrl-C or SIGTERM, when the checkpoint has been written.
+            FloatingPointError: the loss is no longer finite.
+        """
+        self.model.train()
+        saved, started = time.monotonic(), time.monotonic() - self.seconds
+        with caught_signals() as caught:
+            while self.progress < 1.0:
+                before = self.progress
+                loss, lr = self.advance()
+                if self.step % 50 == 0 and not bool(loss.isfinite()):
+                    raise FloatingPointError(f"the loss is {float(loss)} at step {self.step}; try a lower --lr")
+                self.seconds = time.monotonic() - started
+                milestone = math.floor(before * MILESTONES) < math.floor(self.progress * MILESTONES)
+                images = self.step * self.options.batch_size
+                yield Step(self.step, self.progress, loss, lr, self.seconds, images, milestone)
+                self.seconds = time.monotonic() - started
+                if caught or time.monotonic() - saved > CHECKPOINT_SECONDS or self.progress >= 1.0:
+                    self.save()
+                    saved = time.monotonic()
+                if caught:
+                    raise Interrupted(caught[0], self.step)
+
+    # What is kept
+
+    def save(self) -> None:
+        """Write a checkpoint of the state as it is."""
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        moments = {
+            f"{names[id(p)]}/{key}": value for p, entry in self.optimizer.state.items() for key, value in entry.items()
+        }
+        places = self.step * self.options.batch_size
+        state = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "random": {"seed": self.options.seed, "step": self.step},
+            "data": {"epoch": places // len(self.images), "position": places % len(self.images)},
+        }
+        tensors = {"model": self.model.state_dict(), "ema": self.ema.model.state_dict(), "optimizer": moments}
+        write_checkpoint(self.run_folder, Checkpoint(state, tensors))
+
+    def restore(self, checkpoint: Checkpoint, source: Path) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            InputError: it does not fit the model.
+        """
+        fit(self.model, checkpoint.tensors["model"], source / "model.safetensors")
+        fit(self.ema.model, checkpoint.tensors["ema"], source / "ema.safetensors")
+        parameters = dict(self.model.named_parameters())
+        for key, value in checkpoint.tensors["optimizer"].items():
+            name, _, moment = key.rpartition("/")
+            entry = self.optimizer.state[parameters[name]]
+            entry[moment] = value if moment == "step" else value.to(parameters[name].device)
+        self.step = checkpoint.state["step"]
+        self.seconds = float(checkpoint.state["seconds"])
+
+
+@contextmanager
+def caught_signals() -> Iterator[list[int]]:
+    """Collect the first SIGINT or SIGTERM instead of dying of it; a second one works as it always did.
+
+    Outside the main thread signals cannot be caught, and none are.
+    """
+    caught: list[int] = []
+    old: dict[int, object] = {}
+
+    def note(signum: int, _frame: object) -> None:
+        caught.append(signum)
+        for number, handler in old.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            old[number] = signal.signal(number, note)
+    except ValueError:
+        pass
+    try:
+        yield caught
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]

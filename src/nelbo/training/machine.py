@@ -1,0 +1,42 @@
+"""The device to compute on, and the precision that it is fast in."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+
+from nelbo.errors import InputError
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of this name; ``auto`` is the first accelerator there is, else the CPU.
+
+    Raises:
+        InputError: no such device here.
+    """
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return accelerator if accelerator is not None else torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise InputError("--device", f"there is no device {name!r} here; try cpu, or leave it out") from None
+    return device
+
+
+def bf16_is_fast(device: torch.device) -> bool:
+    """Whether this device multiplies bfloat16 matrices in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return False
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
+    """Run the network's matrix products in bfloat16, where ``precision`` says so; weights stay float32."""
+    if precision == "bf16" or (precision == "auto" and bf16_is_fast(device)):
+        return torch.autocast(device.type, torch.bfloat16)
+    return contextlib.nullcontext()

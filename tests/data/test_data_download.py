@@ -1,0 +1,135 @@
+"""Downloads, from a server on this machine only."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from data_helpers import md5, random_pixels, tiny_arrays
+
+from nelbo.data import load
+from nelbo.data.download import MirrorError, download
+from nelbo.data.sources import SOURCES, SourceFile
+from nelbo.errors import InputError
+
+DATA = random_pixels((200_000,)).tobytes()
+NOWHERE = "http://127.0.0.1:9/"
+
+
+def described(url: str, data: bytes = DATA, limit: int = 1_000_000) -> SourceFile:
+    return SourceFile(("file",), "", (f"{url}file",), md5(data), "archive", limit)
+
+
+def test_a_whole_file(server, tmp_path):
+    server.files["file"] = DATA
+    target = tmp_path / "deep" / "file"
+    download(described(server.url), target, progress=False)
+    assert target.read_bytes() == DATA
+    assert [path.name for path in target.parent.iterdir()] == ["file"]
+
+
+def test_a_broken_connection_is_continued(server, tmp_path):
+    server.files["file"], server.cut = DATA, 2
+    download(described(server.url), tmp_path / "file", progress=False)
+    assert (tmp_path / "file").read_bytes() == DATA
+    assert server.asked == [("/file", None), ("/file", "bytes=100000-"), ("/file", "bytes=150000-")]
+
+
+def test_a_connection_that_keeps_breaking_leaves_a_part_for_the_next_call(server, tmp_path):
+    server.files["file"], server.cut = DATA, 3
+    with pytest.raises(MirrorError, match="kept breaking"):
+        download(described(server.url), tmp_path / "file", progress=False)
+    assert not (tmp_path / "file").exists()
+    have = (tmp_path / "file.part").stat().st_size
+    assert 0 < have < len(DATA)
+    download(described(server.url), tmp_path / "file", progress=False)
+    assert server.asked[-1] == ("/file", f"bytes={have}-")
+    assert (tmp_path / "file").read_bytes() == DATA
+
+
+def test_a_server_without_ranges_starts_again(server, tmp_path):
+    server.files["file"], server.ranges = DATA, False
+    (tmp_path / "file.part").write_bytes(DATA[:1000])
+    download(described(server.url), tmp_path / "file", progress=False)
+    assert (tmp_path / "file").read_bytes() == DATA
+
+
+@pytest.mark.parametrize("part", [b"something else", DATA + b"too long", DATA])
+def test_a_part_that_is_no_beginning_is_dropped(server, tmp_path, part):
+    server.files["file"] = DATA
+    (tmp_path / "file.part").write_bytes(part)
+    download(described(server.url), tmp_path / "file", progress=False)
+    assert (tmp_path / "file").read_bytes() == DATA
+
+
+def test_wrong_bytes_are_not_kept(server, tmp_path):
+    server.files["file"] = DATA[:-1] + bytes([DATA[-1] ^ 1])
+    with pytest.raises(InputError, match=f"^file: what was downloaded has the MD5 .*, not {md5(DATA)}"):
+        download(described(server.url), tmp_path / "file", progress=False)
+    assert not (tmp_path / "file").exists()
+    assert not (tmp_path / "file.part").exists()
+
+
+def test_a_later_address_makes_good(server, tmp_path):
+    server.files |= {"bad": b"<html>no</html>", "good": DATA}
+    urls = (f"{NOWHERE}x", f"{server.url}missing", f"{server.url}bad", f"{server.url}good")
+    download(replace(described(server.url), urls=urls), tmp_path / "file", progress=False)
+    assert (tmp_path / "file").read_bytes() == DATA
+
+
+def test_too_large_a_file_is_refused(server, tmp_path):
+    server.files["file"] = DATA
+    with pytest.raises(MirrorError, match="offers 200000 bytes, more than the 1000"):
+        download(described(server.url, limit=1000), tmp_path / "file", progress=False)
+
+
+def test_a_place_that_cannot_be_written_is_named(server, tmp_path):
+    (tmp_path / "taken").write_bytes(b"")
+    with pytest.raises(InputError, match="cannot be written"):
+        download(described(server.url), tmp_path / "taken" / "file", progress=False)
+
+
+@pytest.mark.parametrize("md5_of", ["contents", "archive"])
+def test_a_named_set_is_downloaded_once(server, tiny, tmp_path, monkeypatch, md5_of, capfd):
+    source, published = tiny(server.url, md5_of)
+    server.files = published
+    monkeypatch.setitem(SOURCES, "tiny", source)
+    data = load("tiny", root=tmp_path, progress=True)
+    train, _, test, _ = tiny_arrays()
+    assert np.array_equal(data.images[:, 0].numpy(), np.concatenate([train, test]))
+    assert sorted(path.name for path in (tmp_path / "tiny").iterdir()) == sorted(published)
+    assert capfd.readouterr().out == ""
+    server.files = {}
+    assert load("tiny", root=tmp_path).sha256 == data.sha256
+
+
+def test_the_cache_is_used_by_default(server, tiny, tmp_path, monkeypatch):
+    source, server.files = tiny(server.url)
+    monkeypatch.setitem(SOURCES, "tiny", source)
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda name: str(tmp_path / "cache" / name))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setenv("NELBO_DATA", str(tmp_path / "elsewhere"))
+    load("tiny")
+    assert len(list((tmp_path / "cache" / "nelbo" / "data" / "tiny").iterdir())) == 4
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_without_a_network_the_files_and_the_folder_are_named(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    source, published = tiny(NOWHERE)
+    monkeypatch.setitem(SOURCES, "tiny", source)
+    wanted = f"put {', '.join(published)} into {tmp_path / 'tiny'}, or set NELBO_DATA"
+    with pytest.raises(InputError, match=re.escape(wanted)) as caught:
+        load("tiny", root=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_published_file_has_addresses_a_sum_and_a_limit():
+    for source in SOURCES.values():
+        for file in source.files:
+            assert file.urls
+            assert all(url.endswith(f"/{file.published}") for url in file.urls)
+            assert re.fullmatch("[0-9a-f]{32}", file.md5)
+            assert 10_000 < file.limit < 200_000_000
