@@ -1,11 +1,11 @@
 """nelbo: train, sample, score and compress images with generative models whose bounds you can check.
 
-    import nelbo
+import nelbo
 
-    run = nelbo.train("ddpm", "digits", minutes=2)
-    model = nelbo.load(run.path)
-    images = model.sample(64)
-    bound = model.bound(images)
+run = nelbo.train("ddpm", "digits", minutes=2)
+model = nelbo.load(run.path)
+images = model.sample(64)
+bound = model.bound(images)
 """
 
 from __future__ import annotations

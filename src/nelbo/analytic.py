@@ -56,7 +56,7 @@ class GaussianData:
         return denoise
 
     def squared_error(self, process: Process, t: Tensor, y_squared: Tensor) -> Tensor:
-        """E_ε ‖x_0 − x̂_0(x_t)‖² for given y², shape (B, D), at t, shape (B,). With y² = λ it is averaged over the data."""
+        """E_ε ‖x_0 − x̂_0(x_t)‖² for given y², shape (B, D), at t, shape (B,); with y² = λ the mean over the data."""
         table = process.schedule
         alpha_bar, noise_var = along(table.alpha_bar, t, y_squared), along(table.noise_var, t, y_squared)
         total = alpha_bar * self.eigenvalues + noise_var

@@ -1,6 +1,6 @@
 """Divergences between distributions, in closed form.
 
-    KL(N(μ_q, σ_q²) ‖ N(μ_p, σ_p²)) = ½ [ (μ_q − μ_p)²/σ_p² + δ − ln(1 + δ) ],   δ = σ_q²/σ_p² − 1
+KL(N(μ_q, σ_q²) ‖ N(μ_p, σ_p²)) = ½ [ (μ_q − μ_p)²/σ_p² + δ − ln(1 + δ) ],   δ = σ_q²/σ_p² − 1
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ The command line, a ``--config`` file, ``RUN/config.toml`` and the Python calls 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,6 +14,14 @@ class Options(BaseModel):
     """Settings: fields with defaults, no others accepted, never changed once made."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class FamilyOptions(Options):
+    """The settings of a family of models."""
+
+    def resolved(self, shape: tuple[int, int, int]) -> Self:
+        """The same settings with everything that depends on the images' shape (C, H, W) filled in."""
+        return self
 
 
 class DataOptions(Options):

@@ -42,7 +42,12 @@ def generator(seed: int, stream: Stream, step: int, index: int) -> np.random.Gen
 
 
 def normal(
-    seed: int, stream: Stream, step: int, indices: Iterable[int], shape: tuple[int, ...], dtype: torch.dtype = torch.float32
+    seed: int,
+    stream: Stream,
+    step: int,
+    indices: Iterable[int],
+    shape: tuple[int, ...],
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Standard normal noise, shape (len(indices), \\*shape): row k depends on ``indices[k]`` alone."""
     kind = np.float64 if dtype == torch.float64 else np.float32

@@ -6,6 +6,7 @@ A sampler sees a denoiser, never a network: whatever the network predicts has be
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import torch
@@ -128,7 +129,7 @@ def trajectory(
         clip: the process, if x̂_0 is to be held to [−1, 1]; None leaves it as it is.
     """
     x = x_T
-    for number, (now, then) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
+    for number, (now, then) in enumerate(pairwise(grid)):
         t = torch.full((x.shape[0],), now, device=x.device)
         s = torch.full_like(t, then)
         denoised = denoiser(x, t)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 def stratified(u: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
     """K draws from the law p over {0, …, n−1}, one from each of K equal strata of its distribution function.
 
-    E[Σ_k weight_k · f(index_k)] = Σ_i f(i) exactly, whatever p > 0 is; with p uniform and K = n, every index comes once.
+    E[Σ_k weight_k · f(index_k)] = Σ_i f(i) exactly, for any p > 0; with p uniform and K = n, every index comes once.
 
     Args:
         u: independent uniforms in [0, 1), shape (B, K).
@@ -89,7 +89,9 @@ class LossProfile(nn.Module):
     def update(self, t: Tensor, loss: Tensor) -> None:
         """Let the losses of one batch, each at its t, move the profile. Shapes (B,)."""
         bins = self.bin_of(t)
-        count = torch.zeros(len(self.edges) - 1, dtype=torch.float64).index_add_(0, bins, torch.ones(len(bins)).double())
+        count = torch.zeros(len(self.edges) - 1, dtype=torch.float64).index_add_(
+            0, bins, torch.ones(len(bins)).double()
+        )
         total = torch.zeros_like(count).index_add_(0, bins, loss.detach().cpu().double().square())
         seen = count > 0
         keep = self.decay ** count[seen]

@@ -15,7 +15,7 @@ from pydantic import Field
 from nelbo.config.check import checked
 from nelbo.config.families import family_module, family_names, family_word
 from nelbo.errors import InputError, nearest
-from nelbo.options import DataOptions, Options, TrainingOptions
+from nelbo.options import DataOptions, FamilyOptions, Options, TrainingOptions
 
 CONFIG = "config.toml"
 FORMAT = 1
@@ -37,10 +37,10 @@ class ImagesConfig(Options):
 class RunConfig(Options):
     """Everything that was resolved when a run was made: enough to rebuild its model."""
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     family: str
     data: DataOptions
-    model: Options
+    model: FamilyOptions
     training: TrainingOptions
     images: ImagesConfig
     versions: dict[str, str]

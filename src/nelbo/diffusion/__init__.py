@@ -2,13 +2,13 @@
 
 from nelbo.diffusion.parameterizations import (
     PARAMETERIZATIONS,
+    X0,
     Denoised,
     Denoiser,
     Epsilon,
     Mean,
     Parameterization,
     Velocity,
-    X0,
 )
 from nelbo.diffusion.process import Gaussian, Process, along
 

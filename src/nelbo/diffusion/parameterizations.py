@@ -5,11 +5,11 @@ makes two equations for (x_0, ε), whose determinant is d_t = a_t √(1 − ᾱ_
 
     x_0 = (√(1 − ᾱ_t) · output − b_t x_t)/d_t          ε = (a_t x_t − √ᾱ_t · output)/d_t
 
-| predicts | a_t             | b_t                              | d_t                          | source
-| ε        | 0               | 1                                | −√ᾱ_t                        | DDPM (11)
-| x_0      | 1               | 0                                | √(1 − ᾱ_t)                   | DDPM (8)
-| μ        | √ᾱ_{t−1}        | √α_t (1 − ᾱ_{t−1})/√(1 − ᾱ_t)    | √ᾱ_{t−1} β_t/√(1 − ᾱ_t)      | DDPM (7)
-| v        | −√(1 − ᾱ_t)     | √ᾱ_t                             | −1                           | Salimans & Ho 2022, appendix D
+| predicts | a_t         | b_t                           | d_t                     | source
+| ε        | 0           | 1                             | −√ᾱ_t                   | DDPM (11)
+| x_0      | 1           | 0                             | √(1 − ᾱ_t)              | DDPM (8)
+| μ        | √ᾱ_{t−1}    | √α_t (1 − ᾱ_{t−1})/√(1 − ᾱ_t) | √ᾱ_{t−1} β_t/√(1 − ᾱ_t) | DDPM (7)
+| v        | −√(1 − ᾱ_t) | √ᾱ_t                          | −1                      | Salimans & Ho 2022, appendix D
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Denoised(NamedTuple):
 
 
 Denoiser = Callable[[Tensor, Tensor], Denoised]
-"""(x_t of shape (B, …), t of shape (B,)) → :class:`Denoised`: all that a bound, a loss or a sampler needs of a model."""
+"""(x_t of shape (B, …), t of shape (B,)) → :class:`Denoised`: what bounds, losses and samplers need of a model."""
 
 
 class Row(NamedTuple):

@@ -33,9 +33,7 @@ def read_data(options: DataOptions) -> Dataset:
 
 def build_model(config: RunConfig) -> GenerativeModel:
     """The model that the settings describe, with fresh weights."""
-    model: GenerativeModel = family_module(config.family).MODEL(
-        config.model, config.images.shape, config.images.levels
-    )
+    model: GenerativeModel = family_module(config.family).MODEL(config.model, config.images.shape, config.images.levels)
     return model
 
 

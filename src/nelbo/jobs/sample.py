@@ -52,7 +52,9 @@ def draw(
     """
     settings = settings or SampleSettings()
     run = Run(path)
-    out = free(out, "--out") if out is not None else unused(run.path / "samples", f"step-{run.step:08d}-n{n}-seed{seed}")
+    out = (
+        free(out, "--out") if out is not None else unused(run.path / "samples", f"step-{run.step:08d}-n{n}-seed{seed}")
+    )
     if real and out.suffix.lower() != ".png":
         raise InputError("--real", "only a .png has room for real images; leave it out, or give --out a name in .png")
     model = run.model(weights, device)

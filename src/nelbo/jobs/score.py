@@ -63,7 +63,9 @@ def score(
         InputError: anything that cannot be used.
     """
     if form not in FORMS:
-        raise InputError("--form", f"{form!r} is not a form of the bound{nearest(form, FORMS)} (forms: {', '.join(FORMS)})")
+        raise InputError(
+            "--form", f"{form!r} is not a form of the bound{nearest(form, FORMS)} (forms: {', '.join(FORMS)})"
+        )
     if per_image is not None:
         free(per_image, "--per-image")
     run = Run(path)
@@ -119,9 +121,13 @@ def fits(run: Run, dataset: Dataset) -> None:
     own = run.config.images
     if dataset.shape != own.shape:
         theirs, ours = ("×".join(map(str, shape)) for shape in (dataset.shape, own.shape))
-        raise InputError("--data", f"its images are {theirs} and the run's are {ours} (C×H×W); see --size and --channels")
+        raise InputError(
+            "--data", f"its images are {theirs} and the run's are {ours} (C×H×W); see --size and --channels"
+        )
     if dataset.levels != own.levels:
-        raise InputError("--data", f"has {dataset.levels} levels and the run has {own.levels}; bits/dim would not compare")
+        raise InputError(
+            "--data", f"has {dataset.levels} levels and the run has {own.levels}; bits/dim would not compare"
+        )
 
 
 def chosen_timesteps(model: LikelihoodModel, asked: int | None) -> int:

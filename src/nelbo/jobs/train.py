@@ -27,7 +27,7 @@ from nelbo.jobs.run import Run, build_model, images_config, read_data
 from nelbo.jobs.sample import unused
 from nelbo.metrics import score_likelihood
 from nelbo.models.base import GenerativeModel, LikelihoodModel, SampleSettings
-from nelbo.options import DataOptions, Options, TrainingOptions
+from nelbo.options import DataOptions, FamilyOptions, TrainingOptions
 from nelbo.report.pictures import grid
 from nelbo.report.progress import bar, console, training_note
 from nelbo.training import Step, Trainer, latest_checkpoint, load_weights, read_checkpoint
@@ -126,7 +126,7 @@ def resolve(request: Request) -> tuple[RunConfig, Dataset]:
     for ours, theirs in (("minutes", "steps"), ("steps", "minutes")):
         if ours in request.training:
             in_file["training"] = {k: v for k, v in in_file["training"].items() if k != theirs}
-    options: Options = merged(kind, "model", request.model, in_file["model"], request.config)
+    options: FamilyOptions = merged(kind, "model", request.model, in_file["model"], request.config)
     training = how_long(merged(TrainingOptions, "training", request.training, in_file["training"], request.config))
     data = merged(DataOptions, "data", request.data, in_file["data"], request.config)
     pick_device(training.device)
@@ -185,14 +185,18 @@ def go_on(run: Run, request: Request) -> Run:
         for field in fields:
             if getattr(asked, field) != getattr(own, field):
                 mine = getattr(own, field)
-                raise InputError("--" + field.replace("_", "-"), f"the run was begun with {mine!r}; leave it out to resume")
+                raise InputError(
+                    "--" + field.replace("_", "-"), f"the run was begun with {mine!r}; leave it out to resume"
+                )
     fresh = {k: v for k, v in request.training.items() if k in EXTENDABLE}
     if {"minutes", "steps"} & set(fresh):
         fresh = {"minutes": None, "steps": None} | fresh
     training = how_long(merged(TrainingOptions, "training", {**config.training.model_dump(), **fresh}, {}, None))
     pick_device(training.device)
     if run.dataset.sha256 != config.images.sha256:
-        raise InputError("--data", f"{config.data.data} is no longer what the run was begun with (its hash has changed)")
+        raise InputError(
+            "--data", f"{config.data.data} is no longer what the run was begun with (its hash has changed)"
+        )
     config = config.model_copy(update={"training": training})
     write_run_config(run.path, config)
     return follow(run.path, config, run.dataset, build_model(config))
@@ -244,7 +248,7 @@ class Journal:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
                 raise InputError("--tensorboard", "is not installed; pip install 'nelbo[tensorboard]'") from None
-            self.board = SummaryWriter(str(path / "tensorboard"))  # type: ignore[no-untyped-call]
+            self.board = SummaryWriter(str(path / "tensorboard"))
         self.file = (path / "metrics.jsonl").open("a", encoding="utf-8")
 
     def __enter__(self) -> Journal:
@@ -306,4 +310,3 @@ class Watcher:
         """Few steps are enough for a glance."""
         steps = getattr(model, "T", None)
         return None if steps is None else min(25, steps)
-

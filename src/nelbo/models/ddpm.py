@@ -6,8 +6,9 @@ p_θ(x_0|x_1) = N(x̂_0(x_1), σ²) over the levels, with σ² = β_1, or learne
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field
@@ -19,19 +20,18 @@ from nelbo.errors import InputError, nearest
 from nelbo.likelihoods import DiscretizedNormal, to_unit
 from nelbo.models.base import Frame, LikelihoodModel, SampleSettings
 from nelbo.nn import UNet, default_widths
-from nelbo.options import Options
+from nelbo.options import FamilyOptions
 from nelbo.rng import Draws, Stream, normal
 from nelbo.samplers import DDIM, Ancestral, Sampler, times, trajectory
 from nelbo.schedules import SCHEDULES
 from nelbo.units import bits_per_dim
 
-import os
-SIMPLE=float(os.environ.get("SIMPLE","10"))
+SIMPLE = float(os.environ.get("SIMPLE", "10"))
 DECODER_SHARE = 16
 """With L_simple, one image in this many is seen at t = 1 to train a learned decoder variance."""
 
 
-class DDPMOptions(Options):
+class DDPMOptions(FamilyOptions):
     """The settings of a DDPM."""
 
     timesteps: Annotated[int, Field(ge=1, le=100_000)] = 1000
@@ -55,7 +55,7 @@ class DDPMOptions(Options):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     "Share of activations dropped in residual blocks while training."
 
-    def resolved(self, shape: tuple[int, int, int]) -> DDPMOptions:
+    def resolved(self, shape: tuple[int, int, int]) -> Self:
         """The same settings with everything that depends on the data filled in."""
         widths = self.widths or default_widths(*shape[1:])
         attention = (len(widths) - 1,) if self.attention is None else self.attention
@@ -93,7 +93,7 @@ class DDPM(LikelihoodModel):
             attention=options.attention or (),
             dropout=options.dropout,
         )
-        self.profile = LossProfile(schedule.T, floor=0.5 if options.objective=='hybrid' else .1)
+        self.profile = LossProfile(schedule.T, floor=0.5 if options.objective == "hybrid" else 0.1)
 
     @property
     def T(self) -> int:  # noqa: N802
@@ -164,7 +164,7 @@ class DDPM(LikelihoodModel):
             self.profile.update(t, loss)
         if self.options.objective == "hybrid":
             simple = (eps - denoised.eps).square().flatten(1).mean(1)
-            loss = SIMPLE*simple + loss
+            loss = SIMPLE * simple + loss
         return loss * weight.to(loss.dtype)
 
     # Scoring
@@ -182,7 +182,7 @@ class DDPM(LikelihoodModel):
         return 1 + (timesteps if self.T > 1 else 0)
 
     def proposal(self, timesteps: int) -> Tensor:
-        """The law from which t = 2 … T are drawn: more often where the bound is made, or each once if all are asked for."""
+        """The law of t = 2 … T: more often where the bound is made; uniform if all are asked for, so that each comes onc"""
         count = self.T - 1
         return torch.full((count,), 1.0 / count).double() if timesteps == count else harmonic(2, self.T)
 
@@ -204,7 +204,7 @@ class DDPM(LikelihoodModel):
         return Bound(terms)
 
     def facts(self) -> dict[str, object]:
-        """The two ends of the schedule, and what its end costs: the prior term where every pixel is at ±1, its largest."""
+        """The ends of the schedule, and what the last one costs: the prior term where every pixel is at ±1."""
         schedule = self.process.schedule
         prior = float(prior_term(self.process, torch.ones(1, *self.shape, dtype=torch.float64)))
         return {

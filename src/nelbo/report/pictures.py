@@ -45,9 +45,7 @@ def grid(images: Tensor, levels: int, columns: int | None = None) -> Image.Image
     gap = max(1, scale * min(height, width) // 16)
     tile = (width * scale, height * scale)
     paper = (PAPER,) * channels if channels > 1 else PAPER
-    sheet = Image.new(
-        MODES[channels], (columns * (tile[0] + gap) + gap, rows * (tile[1] + gap) + gap), paper
-    )
+    sheet = Image.new(MODES[channels], (columns * (tile[0] + gap) + gap, rows * (tile[1] + gap) + gap), paper)
     for k, image in enumerate(images):
         row, column = divmod(k, columns)
         place = (gap + column * (tile[0] + gap), gap + row * (tile[1] + gap))

@@ -15,7 +15,9 @@ def score_table(score: dict[str, Any]) -> Table:
     Args:
         score: what ``nelbo score --json`` prints.
     """
-    title = f"{score['family']} on {score['data']} ({score['split']}, {score['n']:,} images, {score['dims']} dimensions)"
+    title = (
+        f"{score['family']} on {score['data']} ({score['split']}, {score['n']:,} images, {score['dims']} dimensions)"
+    )
     table = Table(title=title, title_justify="left")
     table.add_column("term")
     table.add_column("bits/dim", justify="right")

@@ -1,8 +1,8 @@
 """Checkpoints: whole or not there at all.
 
 ``RUN/checkpoints/step-00001000/`` holds model.safetensors, ema.safetensors, optimizer.safetensors and state.json. It
-is written under another name, forced to disk and renamed, then ``RUN/checkpoints/latest`` is made to name it. state.json
-carries the size and SHA-256 of the tensor files, so that a damaged one is told from a whole one. Nothing is a pickle.
+is written under another name, forced to disk and renamed, then ``RUN/checkpoints/latest`` is made to name it.
+state.json carries the size and SHA-256 of the tensor files, so that a damaged one is told from a whole one. Nothing is a pickle.
 """
 
 from __future__ import annotations
@@ -110,10 +110,16 @@ def read_state(folder: Path) -> dict[str, Any]:
         raise damaged(path, "is missing") from None
     except (OSError, ValueError) as error:
         raise damaged(path, f"cannot be read ({error})") from None
-    if not isinstance(state, dict) or not isinstance(state.get("step"), int) or not isinstance(state.get("files"), dict):
+    if (
+        not isinstance(state, dict)
+        or not isinstance(state.get("step"), int)
+        or not isinstance(state.get("files"), dict)
+    ):
         raise damaged(path, "is not a checkpoint's state")
     if state.get("format") != FORMAT:
-        raise InputError(str(path), f"has format {state.get('format')}, and this nelbo reads format {FORMAT}; update it")
+        raise InputError(
+            str(path), f"has format {state.get('format')}, and this nelbo reads format {FORMAT}; update it"
+        )
     return state
 
 
@@ -170,15 +176,14 @@ def fit(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
         model.load_state_dict(tensors)
     except RuntimeError:
         own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-        odd = next(
-            (n for n in sorted({*own, *tensors}) if n not in own or n not in tensors or own[n] != tuple(tensors[n].shape))
-        )
+        theirs = {name: tuple(value.shape) for name, value in tensors.items()}
+        odd = min(name for name in {*own, *theirs} if own.get(name) != theirs.get(name))
         raise InputError(str(path), f"does not fit the model that config.toml describes (first at {odd!r})") from None
 
 
 def damaged(path: Path, how: str) -> InputError:
     """The error of a checkpoint that is not whole."""
-    return InputError(str(path), f"{how}; delete the folder {path.parent.name} to fall back on the checkpoint before it")
+    return InputError(str(path), f"{how}; delete {path.parent.name} to fall back on the checkpoint before it")
 
 
 def write_synced(path: Path, data: bytes) -> None:

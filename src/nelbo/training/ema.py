@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from nelbo.models.base import GenerativeModel
 
 
 class EMA:
@@ -18,7 +20,7 @@ class EMA:
         decay: the final d.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: GenerativeModel, decay: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
 
@@ -26,7 +28,7 @@ class EMA:
     def update(self, model: nn.Module, step: int) -> None:
         """Take in the weights after step number ``step`` (1, 2, …)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        averages = list(self.model.parameters())
+        averages: list[Tensor] = list(self.model.parameters())
         torch._foreach_lerp_(averages, [p.detach() for p in model.parameters()], 1 - decay)
         for average, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
             average.copy_(buffer)

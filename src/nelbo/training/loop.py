@@ -224,5 +224,5 @@ def caught_signals() -> Iterator[list[int]]:
     try:
         yield caught
     finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+        for signum, handler in old.items():
+            signal.signal(signum, handler)  # type: ignore[arg-type]

@@ -1,0 +1,49 @@
+# make demo: train, look, score, in about three minutes. make test: the ordinary tests. make setup: the set-up alone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test lint types check bench targets clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("nelbo needs Python 3.11 or later; try make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup
+	@set -e; \
+	run=$$($(BIN)/nelbo train ddpm --data digits --minutes 2); \
+	picture=$$($(BIN)/nelbo sample $$run -n 64 --real); \
+	$(BIN)/nelbo score $$run; \
+	echo; \
+	echo "Look at $$picture: real digits on the left, drawn ones on the right."; \
+	echo "Then try, after '. $(BIN)/activate':"; \
+	echo "  nelbo sample $$run -n 16 --out denoising.gif     watch them appear"; \
+	echo "  nelbo train ddpm --data digits --minutes 5 --resume --out $$run     train on"; \
+	echo "  nelbo train ddpm --data mnist                    28×28 digits, 10 minutes"; \
+	echo "  nelbo train ddpm --data FOLDER                   your own images"
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+check: lint types test
+
+bench: setup
+	$(BIN)/python bench/step.py
+
+targets: setup
+	$(BIN)/python bench/targets.py
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

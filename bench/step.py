@@ -1,0 +1,111 @@
+"""How much of this machine's matrix-multiply peak a training step and a denoising step reach.
+
+    make bench          (writes bench/RESULTS.md)
+
+The peak is the best of several square products in the same process; steps and products are timed by turns, so that a
+noisy machine disturbs both. Floating-point operations are counted by torch on the step that is timed.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from nelbo.likelihoods import to_levels
+from nelbo.models.ddpm import DDPM, DDPMOptions
+from nelbo.options import TrainingOptions
+from nelbo.training import Trainer
+from nelbo.training.machine import bf16_is_fast, pick_device
+
+RESULTS = Path(__file__).parent / "RESULTS.md"
+CASES = {"digits, 8×8": (1, 8, 8), "mnist, 28×28": (1, 28, 28), "cifar10, 3×32×32": (3, 32, 32)}
+BATCH, ROUNDS, SIDE = 128, 7, 2048
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """How long one call takes."""
+    synchronise(device)
+    start = time.perf_counter()
+    work()
+    synchronise(device)
+    return time.perf_counter() - start
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def product(device: torch.device, dtype: torch.dtype) -> Callable[[], object]:
+    """A square matrix product of 2·SIDE³ operations."""
+    a = torch.randn(SIDE, SIDE, device=device, dtype=dtype)
+    return lambda: a @ a
+
+
+def counted(work: Callable[[], object]) -> int:
+    """Floating-point operations of one call."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return int(counter.get_total_flops())
+
+
+def measure(name: str, shape: tuple[int, int, int], device: torch.device) -> str:
+    """One row of the table."""
+    options = DDPMOptions().resolved(shape)
+    model = DDPM(options, shape, 256).to(device)
+    images = to_levels(torch.randn(1024, *shape), 256)
+    recipe = TrainingOptions(batch_size=BATCH, steps=10**6)
+    trainer = Trainer(model, images, recipe, Path("unused"))
+    dtype = torch.bfloat16 if bf16_is_fast(device) else torch.float32
+    x = torch.randn(BATCH, *shape, device=device)
+    t = torch.full((BATCH,), 500, device=device)
+
+    @torch.no_grad()
+    def denoise() -> object:
+        return model.denoise(x, t)
+
+    work = {"train": trainer.advance, "denoise": denoise, "peak": product(device, dtype)}
+    work["peak32"] = product(device, torch.float32)
+    flops = {"train": counted(trainer.advance), "denoise": counted(denoise), "peak": 2 * SIDE**3, "peak32": 2 * SIDE**3}
+    taken: dict[str, list[float]] = {key: [] for key in work}
+    for _ in range(ROUNDS):
+        for key, call in work.items():
+            taken[key].append(seconds(call, device))
+    rate = {key: flops[key] / statistics.median(times[1:]) / 1e9 for key, times in taken.items()}
+    speed = {key: BATCH / statistics.median(taken[key][1:]) for key in ("train", "denoise")}
+    size = sum(p.numel() for p in model.parameters()) / 1e6
+    return (
+        f"| {name} | {size:.2f} M | {speed['train']:,.0f} | {rate['train']:,.0f} | {rate['peak']:,.0f} | "
+        f"{100 * rate['train'] / rate['peak']:.0f}% | {speed['denoise']:,.0f} | {rate['denoise']:,.0f} | "
+        f"{rate['peak32']:,.0f} | {100 * rate['denoise'] / rate['peak32']:.0f}% |"
+    )
+
+
+def main() -> None:
+    """Measure every case and write the table."""
+    device = pick_device("auto")
+    half = "bf16" if bf16_is_fast(device) else "fp32"
+    chip = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    head = (
+        "# Speed\n\n`make bench` writes this page. Default `ddpm`, batches of 128, medians; training in "
+        f"{half}, denoising in fp32. Rates in GFLOP/s; peak: a {SIDE}×{SIDE} matrix product in the same precision, "
+        f"timed by turns with the steps.\n\n{chip}, {platform.machine()}, torch {torch.__version__}.\n\n"
+        "| data | parameters | train: images/s | rate | peak | share | denoise: images/s | rate | peak | share |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
+    )
+    rows = []
+    for name, shape in CASES.items():
+        rows.append(measure(name, shape, device))
+        print(rows[-1], flush=True)
+    RESULTS.write_text(head + "\n".join(rows) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
