@@ -182,7 +182,7 @@ class DDPM(LikelihoodModel):
         return 1 + (timesteps if self.T > 1 else 0)
 
     def proposal(self, timesteps: int) -> Tensor:
-        """The law of t = 2 … T: more often where the bound is made; uniform if all are asked for, so that each comes onc"""
+        """The law of t = 2 … T: more often where the bound is made, or each once if all are asked for."""
         count = self.T - 1
         return torch.full((count,), 1.0 / count).double() if timesteps == count else harmonic(2, self.T)
 

@@ -2,7 +2,8 @@
 
 ``RUN/checkpoints/step-00001000/`` holds model.safetensors, ema.safetensors, optimizer.safetensors and state.json. It
 is written under another name, forced to disk and renamed, then ``RUN/checkpoints/latest`` is made to name it.
-state.json carries the size and SHA-256 of the tensor files, so that a damaged one is told from a whole one. Nothing is a pickle.
+state.json carries the size and SHA-256 of the tensor files, so that a damaged one is told from a whole one. Nothing is
+a pickle.
 """
 
 from __future__ import annotations
