@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint types check bench targets clean
+.PHONY: setup demo test lint types check bench simplifications clean
 
 setup: $(READY)
 
@@ -42,8 +42,8 @@ check: lint types test
 bench: setup
 	$(BIN)/python bench/step.py
 
-targets: setup
-	$(BIN)/python bench/targets.py
+simplifications: setup
+	$(BIN)/python bench/simplifications.py
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

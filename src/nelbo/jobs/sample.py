@@ -12,7 +12,8 @@ from nelbo.errors import InputError
 from nelbo.jobs.run import Run
 from nelbo.likelihoods import to_levels
 from nelbo.models.base import Frame, GenerativeModel, SampleSettings
-from nelbo.report.pictures import beside, free, grid, save_gif, save_images
+from nelbo.report.paths import free, unused
+from nelbo.report.pictures import beside, grid, save_gif, save_images
 from nelbo.report.progress import bar
 
 GIF_FRAMES = 60
@@ -102,12 +103,3 @@ def wanted(frame: Frame) -> bool:
     """Whether this frame is one of about 60 evenly spaced ones, or the last."""
     every = max(1, frame.of // GIF_FRAMES)
     return frame.done % every == 0 or frame.done == frame.of
-
-
-def unused(folder: Path, name: str, suffix: str = ".png") -> Path:
-    """A path in this folder that nothing has yet: name.png, name-2.png, …"""
-    path, number = folder / f"{name}{suffix}", 1
-    while path.exists():
-        number += 1
-        path = folder / f"{name}-{number}{suffix}"
-    return path

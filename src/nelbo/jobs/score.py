@@ -15,7 +15,7 @@ from nelbo.jobs.run import Run, read_data
 from nelbo.metrics import LikelihoodScore, score_likelihood
 from nelbo.models.base import LikelihoodModel
 from nelbo.options import DataOptions
-from nelbo.report.pictures import free
+from nelbo.report.paths import free
 from nelbo.report.progress import bar
 from nelbo.training.checkpoint import replace_text
 from nelbo.units import bits_per_dim

@@ -24,10 +24,10 @@ from nelbo.config import (
 from nelbo.data import Dataset
 from nelbo.errors import InputError
 from nelbo.jobs.run import Run, build_model, images_config, read_data
-from nelbo.jobs.sample import unused
 from nelbo.metrics import score_likelihood
 from nelbo.models.base import GenerativeModel, LikelihoodModel, SampleSettings
 from nelbo.options import DataOptions, FamilyOptions, TrainingOptions
+from nelbo.report.paths import unused
 from nelbo.report.pictures import grid
 from nelbo.report.progress import bar, console, training_note
 from nelbo.training import Step, Trainer, latest_checkpoint, load_weights, read_checkpoint

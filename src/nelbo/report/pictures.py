@@ -11,8 +11,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from nelbo.errors import InputError
-
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 GRID_SIDE = 640
 INK, PAPER = 40, 255
@@ -98,21 +96,3 @@ def save_gif(frames: Sequence[Image.Image], out: Path, seconds: float = 4.0) -> 
     durations = [each] * (len(frames) - 1) + [2000]
     frames[0].save(aside, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
     aside.rename(out)
-
-
-def free(path: Path, option: str) -> Path:
-    """The path itself, if nothing is there yet and its folder can be made.
-
-    Raises:
-        InputError: something is there.
-    """
-    if path.exists():
-        raise InputError(option, f"{path} exists already; name another, or move it away")
-    if path.suffix.lower() in (".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy", ".pt"):
-        raise InputError(option, f"{path.suffix} is not written; give a .png, a .gif, an .npz, or a folder")
-    for parent in path.absolute().parents:
-        if parent.exists():
-            if not parent.is_dir():
-                raise InputError(option, f"{parent} is a file, not a folder")
-            break
-    return path
