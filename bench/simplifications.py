@@ -1,4 +1,4 @@
-"""What each simplification of the bound costs, in bits: trains one network three ways and writes docs/simplifications.md.
+"""What each simplification of the bound costs, in bits: trains a network three ways, writes docs/simplifications.md.
 
 NELBO_DATA=… make simplifications          (5 minutes of training for each, then scoring)
 """
@@ -56,10 +56,10 @@ Drawn from the same seeds, 50 steps of DDIM (η = 1):
 
 def row(objective: str, score: dict[str, Any]) -> str:
     """One run in the table."""
-    terms = " | ".join(
-        f"{score['terms'][name]['bits_per_dim']:.4f}" for name in ("reconstruction", "diffusion", "prior")
-    )
-    return f"| {OBJECTIVES[objective]} | {terms} | {score['bits_per_dim']:.4f} | {score['stderr']:.4f} | {score['step']:,} |"
+    names = ("reconstruction", "diffusion", "prior")
+    cells = [OBJECTIVES[objective], *(f"{score['terms'][name]['bits_per_dim']:.4f}" for name in names)]
+    cells += [f"{score['bits_per_dim']:.4f}", f"{score['stderr']:.4f}", f"{score['step']:,}"]
+    return f"| {' | '.join(cells)} |"
 
 
 def dropped(name: str, score: dict[str, Any]) -> str:

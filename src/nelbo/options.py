@@ -77,6 +77,6 @@ class TrainingOptions(Options):
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     "Of the network while training; auto takes bf16 where the machine computes in it. Scores are always fp32."
     device: str = "auto"
-    "cpu, cuda, cuda:1, mps; auto takes the first accelerator there is."
+    "cpu, cuda, cuda:1, …; auto takes CUDA where there is one."
     tensorboard: bool = False
     "Write the metrics for TensorBoard too; needs the extra nelbo[tensorboard]."

@@ -25,7 +25,6 @@ class Stream(IntEnum):
     SAMPLE = 3
     SCORE_TIME = 4
     SCORE_NOISE = 5
-    AUGMENT = 6
 
 
 def generator(seed: int, stream: Stream, step: int, index: int) -> np.random.Generator:

@@ -64,7 +64,7 @@ def sample(
     weights
         ema (the moving average) or raw.
     device
-        cpu, cuda, …; the first accelerator there is if left out.
+        cpu, cuda, cuda:1, …; auto takes CUDA where there is one.
     batch_size
         Images at a time; changes speed and memory only.
     """
@@ -130,14 +130,14 @@ def score(
     weights
         ema (the moving average) or raw.
     device
-        cpu, cuda, …; the first accelerator there is if left out.
+        cpu, cuda, cuda:1, …; auto takes CUDA where there is one.
     batch_size
         Images at a time; changes speed and memory only.
     """
     from rich.console import Console
 
     from nelbo.jobs.score import score as measure
-    from nelbo.report.tables import score_table
+    from nelbo.report.tables import score_table, score_title
 
     result = measure(
         run,
@@ -157,7 +157,9 @@ def score(
     if json_:
         print(json.dumps(result))
     else:
-        Console(highlight=False).print(score_table(result))
+        out = Console(highlight=False)
+        out.print(score_title(result), soft_wrap=True)
+        out.print(score_table(result))
 
 
 def info(

@@ -110,7 +110,7 @@ def load(run: str | Path, *, weights: str = "ema", device: str = "auto") -> Gene
     Args:
         run: the run directory.
         weights: ``ema``, the moving average, or ``raw``.
-        device: where to put it; the first accelerator there is, else the CPU.
+        device: where to put it; ``auto`` is CUDA where there is one, else the CPU.
 
     Returns:
         The model: ``model.sample(n)`` draws, ``model.bound(x)`` scores.

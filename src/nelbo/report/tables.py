@@ -15,10 +15,7 @@ def score_table(score: dict[str, Any]) -> Table:
     Args:
         score: what ``nelbo score --json`` prints.
     """
-    title = (
-        f"{score['family']} on {score['data']} ({score['split']}, {score['n']:,} images, {score['dims']} dimensions)"
-    )
-    table = Table(title=title, title_justify="left")
+    table = Table()
     table.add_column("term")
     table.add_column("bits/dim", justify="right")
     table.add_column("± s.e.", justify="right")
@@ -28,6 +25,12 @@ def score_table(score: dict[str, Any]) -> Table:
     table.add_row(f"total ({score['kind']})", f"{score['bits_per_dim']:.4f}", error(score["stderr"]), style="bold")
     table.add_row(f"uniform code, log2 {score['levels']}", f"{uniform_bits(score['levels']):.4f}", "", style="dim")
     return table
+
+
+def score_title(score: dict[str, Any]) -> str:
+    """What was scored, on what, in one line."""
+    images = f"{score['n']:,} images of {score['dims']:,} dimensions"
+    return f"{score['family']} on {score['data']}, {score['split']} split, {images}, {score['weights']} weights"
 
 
 def error(value: float | None) -> str:

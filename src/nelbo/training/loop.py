@@ -26,7 +26,7 @@ from nelbo.training.ema import EMA
 from nelbo.training.machine import autocast
 
 CHECKPOINT_SECONDS = 45.0
-MILESTONES = 8
+MILESTONES = 6
 
 
 class Interrupted(Exception):  # noqa: N818

@@ -10,19 +10,22 @@ from nelbo.errors import InputError
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of this name; ``auto`` is the first accelerator there is, else the CPU.
+    """The device of this name; ``auto`` is CUDA where there is one, else the CPU.
 
     Raises:
-        InputError: no such device here.
+        InputError: no such device here, or one without float64, which likelihoods are computed in.
     """
     if name == "auto":
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        return accelerator if accelerator is not None else torch.device("cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
         raise InputError("--device", f"there is no device {name!r} here; try cpu, or leave it out") from None
+    try:
+        torch.empty(1, device=device, dtype=torch.float64)
+    except (RuntimeError, TypeError):
+        raise InputError("--device", f"{name!r} has no float64, which likelihoods need; use cpu") from None
     return device
 
 
