@@ -164,6 +164,8 @@ class DDPM(LikelihoodModel):
             self.profile.update(t, loss)
         if self.options.objective == "hybrid":
             simple = (eps - denoised.eps).square().flatten(1).mean(1)
+            if os.environ.get('HV'):
+                simple = simple / self.process.schedule.alpha_bar[t].float()
             loss = SIMPLE * simple + loss
         return loss * weight.to(loss.dtype)
 

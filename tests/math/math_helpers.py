@@ -1,0 +1,52 @@
+"""What the tests of the mathematics share: schedules to run over, random matrices, and means with their errors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+from torch import Tensor
+
+from nelbo.schedules import SCHEDULES, Schedule
+
+settings.register_profile("nelbo-math", deadline=None, derandomize=True, max_examples=60, database=None)
+settings.load_profile("nelbo-math")
+
+EPS = torch.finfo(torch.float64).eps
+"""The spacing of float64 at 1: every 'to round-off' below is a multiple of it."""
+
+CASES = [(name, T) for name in SCHEDULES for T in (1, 2, 3, 10, 21, 50, 1000) if name != "linear" or T > 20]
+"""Every schedule at several T. A schedule added to SCHEDULES is tested by being there."""
+
+every_schedule = pytest.mark.parametrize(("name", "T"), CASES)
+schedules_at_30 = pytest.mark.parametrize("name", list(SCHEDULES))
+
+
+def schedule_of(name: str, T: int) -> Schedule:
+    return SCHEDULES[name](T)
+
+
+def gaussians(*shape: int, seed: int = 0) -> Tensor:
+    """Standard normal numbers in float64."""
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
+
+
+def random_cov(dims: int, seed: int = 0) -> Tensor:
+    """A covariance with no zero in it and no symmetry to hide behind: eigenvalues spread over about 0.1 … 3."""
+    rng = np.random.default_rng(seed)
+    basis, _ = np.linalg.qr(rng.standard_normal((dims, dims)))
+    return torch.from_numpy(basis @ np.diag(np.geomspace(0.1, 3.0, dims)) @ basis.T)
+
+
+def assert_mean(samples: Tensor, truth: Tensor | float, sigmas: float = 3.0, bias: float = 0.0) -> None:
+    """The mean of samples along dimension 0 is the truth, within ``sigmas`` of its own standard errors.
+
+    ``bias`` allows for what is not noise: float32 round-off.
+    """
+    samples = samples.double()
+    error = samples.mean(0) - torch.as_tensor(truth, dtype=torch.float64)
+    stderr = samples.std(0) / len(samples) ** 0.5
+    assert bool((error.abs() <= sigmas * stderr + bias).all()), (
+        f"{(error / stderr).abs().max():.2f} standard errors off"
+    )
