@@ -62,7 +62,7 @@ class TrainingOptions(Options):
     "Of every random number in the run."
     batch_size: Annotated[int, Field(ge=1)] = 128
     "Images per step."
-    lr: Annotated[float, Field(gt=0)] = 1e-3
+    lr: Annotated[float, Field(gt=0)] = 2e-3
     "Highest learning rate of AdamW."
     warmup: Annotated[int, Field(ge=0)] = 100
     "Steps over which the learning rate rises from zero."

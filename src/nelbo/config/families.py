@@ -1,4 +1,5 @@
-"""The families there are: one module each in ``nelbo/models``, found without importing any of them.
+"""The families there are: one module each in ``nelbo/models``, found without importing any of them. A name that
+begins with _ is no family.
 
 A family's module has ``OPTIONS`` (its settings, with a ``resolved(shape)``), ``MODEL`` (built from options, shape and
 levels), and a docstring whose first line says what it is.
@@ -14,12 +15,12 @@ from types import ModuleType
 from nelbo.errors import InputError, nearest
 
 MODELS = Path(__file__).parent.parent / "models"
-NOT_FAMILIES = {"__init__", "base"}
+NOT_FAMILIES = {"base"}
 
 
 def family_names() -> list[str]:
     """Every family, by name."""
-    return sorted(path.stem for path in MODELS.glob("*.py") if path.stem not in NOT_FAMILIES)
+    return sorted(path.stem for path in MODELS.glob("*.py") if path.stem[0] != "_" and path.stem not in NOT_FAMILIES)
 
 
 def family_word(name: str) -> str:
