@@ -44,6 +44,7 @@ class Ancestral:
         self.reverse_variance = reverse_variance
 
     def step(self, x_t: Tensor, denoised: Denoised, t: Tensor, s: Tensor) -> Gaussian:
+        """N(μ̃(x̂_0, x_t), σ²), a point at s = 0."""
         posterior = self.process.posterior(denoised.x_0, x_t, t, s)
         if self.reverse_variance == "beta_tilde":
             return posterior
@@ -70,6 +71,7 @@ class DDIM:
         self.eta = eta
 
     def step(self, x_t: Tensor, denoised: Denoised, t: Tensor, s: Tensor) -> Gaussian:
+        """N(√ᾱ_s x̂_0 + √(1 − ᾱ_s − σ²) ε̂, σ²)."""
         table = self.process.schedule
         _, beta = self.process.coarse(t, s)
         noise_s, noise_t = table.noise_var[s.cpu()], table.noise_var[t.cpu()]

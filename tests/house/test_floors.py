@@ -27,7 +27,7 @@ FLOORS = [
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FILES = sorted(SOURCE.rglob("*.py"))
-FAMILIES = [p for p in (SOURCE / "models").glob("*.py") if p.stem not in ("__init__", "base")]
+FAMILIES = [p for p in (SOURCE / "models").glob("*.py") if p.stem[0] != "_" and p.stem != "base"]
 
 
 def room_of(path: Path) -> str:

@@ -47,6 +47,4 @@ def assert_mean(samples: Tensor, truth: Tensor | float, sigmas: float = 3.0, bia
     samples = samples.double()
     error = samples.mean(0) - torch.as_tensor(truth, dtype=torch.float64)
     stderr = samples.std(0) / len(samples) ** 0.5
-    assert bool((error.abs() <= sigmas * stderr + bias).all()), (
-        f"{(error / stderr).abs().max():.2f} standard errors off"
-    )
+    assert bool((error.abs() <= sigmas * stderr + bias).all()), f"{(error / stderr).abs().max():.2f} s.e. off"

@@ -1,8 +1,9 @@
-"""The oracle itself, for it will be used to test the rest: against numpy's conditioning, torch, quadrature, sampling."""
+"""The oracle itself, for it will test the rest: against numpy's conditioning, torch, quadrature and sampling."""
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -134,10 +135,10 @@ def mean_gap(data: GaussianData, name: str, T: int, variance: str) -> float:
 
 @schedules_at_30
 @every_variance
-def test_the_bound_is_a_bound_that_tightens_as_T_doubles(data: GaussianData, name: str, variance: str) -> None:
+def test_the_bound_is_a_bound_that_tightens_as_steps_double(data: GaussianData, name: str, variance: str) -> None:
     gaps = [mean_gap(data, name, T, variance) for T in (30, 60, 120, 240, 480)]
     assert gaps[-1] > 0
-    assert all(after < before for before, after in zip(gaps, gaps[1:], strict=False))
+    assert all(after < before for before, after in pairwise(gaps))
 
 
 def test_sigma_points_average_quadratics_exactly(data: GaussianData) -> None:
@@ -161,8 +162,6 @@ def test_the_bound_is_tight_for_standard_normal_data(x: float) -> None:
     bound = float(sum(data.bound(process, process.schedule.beta, x_0).values()))
     assert bound == pytest.approx(0.5 * math.log(2 * math.pi) + 0.5 * x * x, abs=1e-9)
     assert bound == pytest.approx(float(-data.log_prob(x_0)), abs=1e-9)
-    smaller = float(sum(data.bound(process, process.schedule.beta_tilde, x_0).values()))
-    assert smaller > bound or x != 0  # on average over the data; at x_0 = 0 for sure
 
 
 @schedules_at_30

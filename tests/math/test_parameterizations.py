@@ -111,7 +111,7 @@ def test_the_mean_row_is_the_posteriors_mean(name: str) -> None:
 
 @schedules_at_30
 def test_v_is_its_papers_formula(name: str) -> None:
-    """v = α_φ ε − σ_φ x, x̂ = α_φ x_t − σ_φ v, ε̂ = σ_φ x_t + α_φ v (Salimans & Ho 2022, appendix D), on the unit circle."""
+    """v = α_φ ε − σ_φ x, x̂ = α_φ x_t − σ_φ v, ε̂ = σ_φ x_t + α_φ v (Salimans & Ho 2022, appendix D)."""
     process, t, x_0, eps, x_t = noised(name)
     angle = np.arctan2(process.schedule.noise_rate.numpy(), process.schedule.signal_rate.numpy())[1:, None]
     cos, sin = np.cos(angle), np.sin(angle)

@@ -188,6 +188,7 @@ class DDPM(DiffusionModel):
         return torch.full((count,), 1.0 / count).double() if timesteps == count else harmonic(2, self.T)
 
     def estimate(self, x: Tensor, draws: Draws, timesteps: int) -> Bound:
+        """−ln p(x_0) ≤ prior + diffusion + reconstruction  [DDPM (5)]: stratified t for the sum, one draw of x_1."""
         x_0 = to_unit(x, self.levels)
         eps = draws.normal(Stream.SCORE_NOISE, (timesteps + 1, *self.shape))
         first = torch.ones(len(x), dtype=torch.long, device=x.device)
