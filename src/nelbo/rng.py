@@ -36,8 +36,9 @@ def generator(seed: int, stream: Stream, step: int, index: int) -> np.random.Gen
         step: training step, sampler step or replicate.
         index: the example's index.
     """
+    key = np.array([seed, index], dtype=np.uint64)
     # The lowest counter word is left to the generator: 2^64 blocks for each (stream, step).
-    return np.random.Generator(np.random.Philox(key=[seed, index], counter=[0, 0, step, int(stream)]))
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, step, int(stream)]))
 
 
 def normal(

@@ -31,10 +31,12 @@ class Schedule:
 
     def __init__(self, beta: Tensor) -> None:
         if beta.numel() < 1:
-            raise InputError("timesteps", "a schedule needs at least 1 step")
+            raise InputError("--timesteps", "a schedule needs at least 1 step")
         beta = beta.to(torch.float64)
         if not bool(((beta > 0) & (beta < 1)).all()):
-            raise InputError("schedule", f"every β_t must lie strictly between 0 and 1, and the last is {beta[-1]:.4g}")
+            raise InputError(
+                "--schedule", f"every β_t must lie strictly between 0 and 1, and the last is {beta[-1]:.4g}"
+            )
         self.beta = torch.cat([beta.new_zeros(1), beta])
 
     @property
@@ -60,7 +62,7 @@ class Schedule:
     @cached_property
     def noise_var(self) -> Tensor:
         """1 − ᾱ_t, without cancellation."""
-        return -torch.expm1(self.log_alpha_bar)
+        return torch.expm1(self.log_alpha_bar).abs()
 
     @cached_property
     def signal_rate(self) -> Tensor:
@@ -98,7 +100,7 @@ def linear(T: int) -> Schedule:
     """
     _require_steps(T)
     if 20.0 / T >= 1.0:
-        raise InputError("timesteps", f"the linear schedule ends at β_T = {20.0 / T:.3g} for T = {T}; it needs T > 20")
+        raise InputError("--timesteps", f"the linear schedule ends at β_T = {20.0 / T:.3g} for T = {T}; use T > 20")
     return Schedule(torch.linspace(0.1 / T, 20.0 / T, T, dtype=torch.float64))
 
 
@@ -126,4 +128,4 @@ def _from_alpha_bar(T: int, alpha_bar: Callable[[Tensor], Tensor]) -> Schedule:
 
 def _require_steps(T: int) -> None:
     if T < 1:
-        raise InputError("timesteps", f"{T} is not a number of steps; it must be at least 1")
+        raise InputError("--timesteps", f"{T} is not a number of steps; it must be at least 1")

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from machine_helpers import TINY, call, call_well, environment, listing, same_tensors, train_tiny, write_pictures
+from machine_helpers import TINY, call, call_well, environment, listing, same_tensors, tiny, train_tiny, write_pictures
 from PIL import Image
 
 import nelbo
@@ -180,7 +180,7 @@ def test_resume_is_the_run_that_never_stopped(here: Path) -> None:
     extra = ("--dropout", "0.2", "--objective", "hybrid")
     straight = train_tiny(here / "straight", *extra, steps=7)
     stopped = here / "stopped"
-    command = ("train", "ddpm", *TINY, *extra, "--steps", "7", "--out", stopped, "--resume")
+    command = ("train", "ddpm", *tiny(*extra), *extra, "--steps", "7", "--out", stopped, "--resume")
 
     job = importlib.import_module("nelbo.jobs.train")  # the package has a function of that name
     honest = job.Watcher.see

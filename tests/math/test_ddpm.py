@@ -20,7 +20,7 @@ from nelbo.diffusion import Velocity
 from nelbo.likelihoods import to_unit
 from nelbo.metrics.likelihood import LikelihoodScore, score_likelihood
 from nelbo.models.base import SampleSettings
-from nelbo.models.ddpm import DDPM, DDPMOptions
+from nelbo.models.ddpm import DDPM, SIMPLE_WEIGHT, DDPMOptions
 from nelbo.rng import Draws, Stream, normal
 from nelbo.samplers import Ancestral
 from nelbo.schedules import SCHEDULES
@@ -34,7 +34,7 @@ every_variance = pytest.mark.parametrize(("reverse", "decoder"), COMBINATIONS)
 def ddpm(shape: tuple[int, int, int], levels: int, **settings) -> DDPM:
     """A model with every weight random: the last convolution, zero at first, would make it say nothing."""
     torch.manual_seed(0)
-    chosen = {"timesteps": 30, "widths": (8, 8)} | settings
+    chosen = {"timesteps": 30, "schedule": "linear", "objective": "simple", "widths": (8, 8)} | settings
     model = DDPM(DDPMOptions(**chosen).resolved(shape), shape, levels)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -338,6 +338,17 @@ def test_standard_errors_keep_images_and_noise_apart() -> None:
     assert_mean((grand - 10) ** 2, (4 + 0.49 / R) / n)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("decoder", ["beta_1", "learned"])
+def test_the_decoders_variance_is_beta_1_where_training_starts(decoder: str) -> None:
+    """β_1 = 0.1/T of the linear schedule; learned, it starts there, since an untrained network says nothing."""
+    options = DDPMOptions(timesteps=50, schedule="linear", widths=(8,), decoder_variance=decoder).resolved((2, 3, 3))
+    model = DDPM(options, (2, 3, 3), 17)
+    _, log_std = model.ask(torch.randn(4, 2, 3, 3), torch.ones(4, dtype=torch.long))
+    variance = (2 * log_std).exp()
+    torch.testing.assert_close(variance, torch.full_like(variance, 0.1 / 50), rtol=1e-5, atol=0)
+
+
 def test_one_replicate_is_refused() -> None:
     with pytest.raises(ValueError, match="2 replicates"):
         score_likelihood(ddpm((1, 2, 2), 3), images(1, (1, 2, 2), 3), replicates=1)
@@ -354,7 +365,9 @@ def test_the_bounds_loss_is_an_unbiased_estimate_of_the_score(
 ) -> None:
     """E[loss] = (reconstruction + diffusion)/D of the one-pixel model, by quadrature, for each level."""
     n = 6000
-    model = ddpm((1, 1, 1), 17, reverse_variance=reverse, decoder_variance=decoder, objective="bound")
+    settings = {"reverse_variance": reverse, "decoder_variance": decoder, "objective": "bound"}
+    # Few steps, so that one too many or too few would be 20% and not lost in the noise.
+    model = ddpm((1, 1, 1), 17, timesteps=5, schedule="cosine", **settings)
     if learned_profile:
         t = torch.arange(1, model.T + 1)
         for _ in range(50):
@@ -378,6 +391,18 @@ def test_the_bounds_loss_is_per_dimension() -> None:
     score = (terms["reconstruction"] + terms["diffusion"]).double() / 18
     stderr = float((loss.var() / n + score.var() / 500).sqrt())
     assert abs(float(loss.mean() - score.mean())) <= 3 * stderr
+
+
+@torch.no_grad()
+def test_the_hybrid_is_the_bound_and_its_weight_of_the_simple_loss() -> None:
+    """Before the profile has learned anything all three draw the same t, so it holds image by image."""
+    shape, n = (1, 4, 4), 60
+    losses = {}
+    for objective in ("bound", "simple", "hybrid"):
+        model = ddpm(shape, 17, objective=objective, decoder_variance="beta_1")
+        losses[objective] = model.loss(images(n, shape, 17), draws(n, step=2))
+    expected = losses["bound"] + SIMPLE_WEIGHT * losses["simple"]
+    torch.testing.assert_close(losses["hybrid"], expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("objective", ["bound", "hybrid", "simple"])

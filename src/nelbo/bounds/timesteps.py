@@ -64,7 +64,7 @@ class LossProfile(nn.Module):
 
     def probabilities(self) -> Tensor:
         """p(bin), float64."""
-        share = (self.edges[1:] - self.edges[:-1]) / self.T
+        share = (self.edges[1:] - self.edges[:-1]).double() / self.T
         weight = share * self.mean_square.cpu().sqrt()
         return (1 - self.floor) * weight / weight.sum() + self.floor * share
 
@@ -87,7 +87,9 @@ class LossProfile(nn.Module):
 
     @torch.no_grad()
     def update(self, t: Tensor, loss: Tensor) -> None:
-        """Let the losses of one batch, each at its t, move the profile. Shapes (B,)."""
+        """Let the losses of one batch, each at its t, move the profile; passes over what is not finite. Shape (B,)."""
+        finite = loss.isfinite()
+        t, loss = t[finite], loss[finite]
         bins = self.bin_of(t)
         count = torch.zeros(len(self.edges) - 1, dtype=torch.float64).index_add_(
             0, bins, torch.ones(len(bins)).double()

@@ -30,8 +30,8 @@ Every command has a --help with examples. RUN is the directory that 'train' made
 """
 
 
-def build_app() -> App:
-    """All commands."""
+def build_app(argv: Sequence[str]) -> App:
+    """All commands; of the families, the one that ``argv`` asks for has its options."""
     app = App(
         name="nelbo",
         help=HELP,
@@ -39,8 +39,9 @@ def build_app() -> App:
         version=__version__,
         default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
         result_action="return_none",
+        suppress_keyboard_interrupt=False,
     )
-    app.command(train_app())
+    app.command(train_app(argv))
     for command in (commands.sample, commands.score, commands.info):
         app.command(command)
     return app
@@ -49,7 +50,7 @@ def build_app() -> App:
 def run(argv: Sequence[str]) -> int:
     """Run one command line; returns the exit code."""
     try:
-        build_app()(list(argv), exit_on_error=False, print_error=False)
+        build_app(argv)(list(argv), exit_on_error=False, print_error=False)
     except InputError as error:
         return complain(str(error))
     except cyclopts.CycloptsError as error:

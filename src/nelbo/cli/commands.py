@@ -14,7 +14,7 @@ from nelbo.options import DataOptions
 READING = Parameter(name="*", group=Group("How to read --data"))
 AtLeastOne = Annotated[int, Parameter(validator=Number(gte=1))]
 AtLeastTwo = Annotated[int, Parameter(validator=Number(gte=2))]
-Seed = Annotated[int, Parameter(validator=Number(gte=0))]
+Seed = Annotated[int, Parameter(validator=Number(gte=0, lt=2**63))]
 
 
 def sample(
@@ -157,7 +157,7 @@ def score(
     if json_:
         print(json.dumps(result))
     else:
-        out = Console(highlight=False)
+        out = Console(highlight=False, markup=False, emoji=False)
         out.print(score_title(result), soft_wrap=True)
         out.print(score_table(result))
 
@@ -183,8 +183,11 @@ def info(
     json_
         Print one JSON object and nothing else.
     """
+    from nelbo.errors import InputError
     from nelbo.jobs.describe import describe
 
+    if "data" in reading.model_fields_set:
+        raise InputError("--data", "'info' takes what it describes as WHAT; leave --data out")
     facts = describe(what, reading)
     if json_:
         print(json.dumps(facts))

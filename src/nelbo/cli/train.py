@@ -1,12 +1,13 @@
 """``nelbo train FAMILY``: one command for each family, made of the options that the family declares."""
 
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Group, Parameter
 
 from nelbo.config.families import family_module, family_names, family_summary, family_word
+from nelbo.errors import InputError
 from nelbo.options import DataOptions, TrainingOptions
 
 HELP = """Train a model. Prints the run directory; progress goes to stderr.
@@ -29,10 +30,10 @@ nelbo train {family} --minutes 20 --out runs/mnist --resume
 """
 
 
-def train_app() -> App:
+def train_app(argv: Sequence[str]) -> App:
     """``train``, with a command per family. Only the one that is asked for imports its family's module."""
     app = App(name="train", help=HELP, help_format="markdown")
-    asked = asked_family(sys.argv[1:])
+    asked = asked_family(argv)
     for family in family_names():
         if family == asked:
             app.command(family_command(family), name=family)
@@ -41,10 +42,12 @@ def train_app() -> App:
     return app
 
 
-def asked_family(argv: list[str]) -> str | None:
+def asked_family(argv: Sequence[str]) -> str | None:
     """The word after ``train``, if there is one, checked to be a family."""
-    if argv[:1] != ["train"] or len(argv) < 2 or argv[1].startswith("-"):
+    if list(argv[:1]) != ["train"] or len(argv) < 2 or argv[1] in ("--help", "-h", "--version"):
         return None
+    if argv[1].startswith("-"):
+        raise InputError("FAMILY", f"stands before the options: nelbo train FAMILY {argv[1]} …")
     return family_word(argv[1])
 
 

@@ -39,5 +39,8 @@ def first_problem(error: ValidationError, kind: type[BaseModel] | None = None) -
         return ".".join(names), f"there is no such setting{nearest(names[-1], known)}"
     if first["type"] == "missing":
         return ".".join(names), "is missing"
+    if first["type"] == "string_pattern_mismatch":
+        form = {"size": "must be height and width as HxW, for example 64x48", "sha256": "must be 64 hexadecimal digits"}
+        return ".".join(names), f"{form[names[-1]]}, and this is {first['input']!r}"
     problem = first["msg"][:1].lower() + first["msg"][1:]
     return ".".join(names), f"{problem}, and this is {first['input']!r}"

@@ -23,7 +23,7 @@ def family_names() -> list[str]:
     return sorted(path.stem for path in MODELS.glob("*.py") if path.stem[0] != "_" and path.stem not in NOT_FAMILIES)
 
 
-def family_word(name: str) -> str:
+def family_word(name: str, where: str = "FAMILY") -> str:
     """The name itself, if there is such a family.
 
     Raises:
@@ -31,7 +31,7 @@ def family_word(name: str) -> str:
     """
     known = family_names()
     if name not in known:
-        raise InputError("FAMILY", f"{name!r} is not a family{nearest(name, known)} (families: {', '.join(known)})")
+        raise InputError(where, f"{name!r} is not a family{nearest(name, known)} (families: {', '.join(known)})")
     return name
 
 

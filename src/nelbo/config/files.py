@@ -68,7 +68,8 @@ def read_run_config(run: Path) -> RunConfig:
         raise InputError(str(run), f"is not a run: it has no {CONFIG}; give a directory that 'nelbo train' made")
     values = read_toml(path)
     if values.get("format") != FORMAT:
-        made_by = values.get("versions", {}).get("nelbo", "another version") if isinstance(values, dict) else ""
+        known = values.get("versions")
+        made_by = known.get("nelbo", "another version") if isinstance(known, dict) else "another version"
         raise InputError(str(path), f"has format {values.get('format')}, not {FORMAT}; it was made by nelbo {made_by}")
     family = values.get("family")
     if family not in family_names():
@@ -96,7 +97,7 @@ def read_user_config(path: Path) -> dict[str, dict[str, Any]]:
             raise InputError(f"{path}: {key}", f"there is no such setting here{hint}")
     sections = {name: table(values, name, path) for name in SECTIONS}
     if "family" in values:
-        sections["family"] = {"family": family_word(str(values["family"]))}
+        sections["family"] = {"family": family_word(str(values["family"]), f"{path}: family")}
     return sections
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from nelbo.config import CONFIG
+from nelbo.data.loading import NAMES
+from nelbo.errors import InputError, nearest
 from nelbo.jobs.run import Run, build_model, images_config, read_data
 from nelbo.options import DataOptions
 from nelbo.training import latest_checkpoint
@@ -30,6 +32,10 @@ def describe(what: str, options: DataOptions) -> dict[str, Any]:
     """
     if (Path(what) / CONFIG).is_file():
         return describe_run(Run(what))
+    if not Path(what).exists() and what not in NAMES and not what.startswith("hf:"):
+        raise InputError(
+            "WHAT", f"{what!r} is neither a run nor data{nearest(what, NAMES)} (data: {', '.join(NAMES)}, a path)"
+        )
     return describe_data(options.model_copy(update={"data": what}))
 
 

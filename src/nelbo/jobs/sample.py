@@ -17,6 +17,7 @@ from nelbo.report.pictures import beside, grid, save_gif, save_images
 from nelbo.report.progress import bar
 
 GIF_FRAMES = 60
+NOT_WRITTEN = (".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy", ".pt")
 
 
 def draw(
@@ -52,6 +53,8 @@ def draw(
         InputError: anything that cannot be used.
     """
     settings = settings or SampleSettings()
+    if out is not None and out.suffix.lower() in NOT_WRITTEN:
+        raise InputError("--out", f"{out.suffix} is not written; give a .png, a .gif, an .npz, or a folder")
     run = Run(path)
     out = (
         free(out, "--out") if out is not None else unused(run.path / "samples", f"step-{run.step:08d}-n{n}-seed{seed}")

@@ -66,10 +66,21 @@ def score(
         raise InputError(
             "--form", f"{form!r} is not a form of the bound{nearest(form, FORMS)} (forms: {', '.join(FORMS)})"
         )
+    for option, value, least in (("--replicates", replicates, 2), ("--limit", limit, 1), ("--batch-size", batch, 1)):
+        if value is not None and value < least:
+            raise InputError(option, f"{value} is less than {least}")
+    if not 0 <= seed < 2**63:
+        raise InputError("--seed", f"{seed} is not between 0 and 2^63")
     if per_image is not None:
         free(per_image, "--per-image")
     run = Run(path)
+    if data is not None and "data" not in data.model_fields_set:  # how to read, but not what: the run's own data
+        data = run.config.data.model_copy(update={name: getattr(data, name) for name in data.model_fields_set})
     dataset = run.dataset if data is None else read_data(data)
+    if data is None and dataset.sha256 != run.config.images.sha256:
+        raise InputError(
+            "--data", f"{run.config.data.data} has changed since the run: its test images may be ones it was trained on"
+        )
     fits(run, dataset)
     images = dataset.split(split)[:limit]
     model = run.model(weights, device)
@@ -89,8 +100,8 @@ def score(
         "seed": seed,
     }
     kept = run.path / "scores" / f"{split}-{key_of(asked)}.json"
-    if not again and per_image is None and kept.is_file():
-        known: dict[str, Any] = json.loads(kept.read_text())
+    known = None if again or per_image is not None else stored(kept, asked)
+    if known is not None:
         return known
     started = time.monotonic()
     with bar(f"scoring {len(images):,} images", replicates * len(images)) as progress:
@@ -110,6 +121,17 @@ def score(
     if per_image is not None:
         write_per_image(result, per_image)
     return summary
+
+
+def stored(path: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """The score in this file, if it is one, and whole."""
+    try:
+        known = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(known, dict) or any(known.get(name) != value for name, value in asked.items()):
+        return None
+    return known if "bits_per_dim" in known and "terms" in known else None
 
 
 def fits(run: Run, dataset: Dataset) -> None:
@@ -170,6 +192,7 @@ def write_per_image(result: LikelihoodScore, out: Path) -> None:
     """One row per image: index, then each term and the total in nats and in bits/dim."""
     names = [*result.terms, "total"]
     columns = {name: result.estimates(name).mean(1).tolist() for name in names}
+    out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("x", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["image", *(f"{name}_{unit}" for name in names for unit in ("nats", "bits_per_dim"))])

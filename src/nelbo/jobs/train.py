@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.progress import Progress
 
 from nelbo.config import (
@@ -22,12 +23,13 @@ from nelbo.config import (
     write_run_config,
 )
 from nelbo.data import Dataset
+from nelbo.data.loading import NAMES
 from nelbo.errors import InputError
 from nelbo.jobs.run import Run, build_model, images_config, read_data
 from nelbo.metrics import score_likelihood
 from nelbo.models.base import GenerativeModel, LikelihoodModel, SampleSettings
 from nelbo.options import DataOptions, FamilyOptions, TrainingOptions
-from nelbo.report.paths import unused
+from nelbo.report.paths import reachable, unused
 from nelbo.report.pictures import grid
 from nelbo.report.progress import bar, console, training_note
 from nelbo.training import Step, Trainer, latest_checkpoint, load_weights, read_checkpoint
@@ -103,13 +105,21 @@ def carry_out(request: Request, out: Path | None, resume: bool, init: Path | Non
         raise InputError("--init", "is for a new run, and --resume goes on with an old one; leave one out")
     if out is not None and resume and (out / CONFIG).exists():
         return go_on(Run(out), request)
+    if out is not None and resume and out.is_dir() and any(out.iterdir()):
+        raise InputError(
+            "--out", f"{out} is not a run: it has no {CONFIG}; name the run to go on with, or a new directory"
+        )
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError("--out", f"{out} exists already; name another directory, or add --resume to go on with it")
+    if out is not None:
+        reachable(out, "--out")
     config, dataset = resolve(request)
     path = out or unused(Path("runs"), f"{config.family}-{config.images.name}", "")
-    model = build_model(config)
+    model = fresh_model(config)
     if init is not None:
         initialise(model, Run(init))
+    for note in dataset.notes:
+        console().print(note)
     path.mkdir(parents=True, exist_ok=True)
     write_run_config(path, config)
     return follow(path, config, dataset, model)
@@ -130,9 +140,12 @@ def resolve(request: Request) -> tuple[RunConfig, Dataset]:
     training = how_long(merged(TrainingOptions, "training", request.training, in_file["training"], request.config))
     data = merged(DataOptions, "data", request.data, in_file["data"], request.config)
     pick_device(training.device)
+    if training.tensorboard:
+        summary_writer()
+    if data.data and data.data not in NAMES and Path(data.data).expanduser().exists():
+        # The run has to find them from any working directory.
+        data = data.model_copy(update={"data": str(Path(data.data).expanduser().resolve())})
     dataset = read_data(data)
-    for note in dataset.notes:
-        console().print(note)
     config = RunConfig(
         family=family,
         data=data,
@@ -157,6 +170,26 @@ def how_long(training: TrainingOptions) -> TrainingOptions:
     return training
 
 
+def fresh_model(config: RunConfig) -> GenerativeModel:
+    """The model with the initial weights of its seed, and of nothing else."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(config.training.seed)
+        return build_model(config)
+
+
+def summary_writer() -> Any:
+    """TensorBoard's writer.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise InputError("--tensorboard", "is not installed; pip install 'nelbo[tensorboard]'") from None
+    return SummaryWriter
+
+
 def initialise(model: GenerativeModel, source: Run) -> None:
     """Begin with another run's averaged weights.
 
@@ -176,6 +209,14 @@ def go_on(run: Run, request: Request) -> Run:
     if request.family != config.family:
         raise InputError("FAMILY", f"{run.path} is a run of {config.family!r}, not {family_word(request.family)!r}")
     kind = type(config.model)
+    if request.config is not None:  # its settings count as asked for
+        file = read_user_config(request.config)
+        request = replace(
+            request,
+            data={**file["data"], **request.data},
+            model={**file["model"], **request.model},
+            training={**file["training"], **request.training},
+        )
     for section, fields, own in (
         (DataOptions, request.data, config.data),
         (kind, request.model, config.model),
@@ -183,7 +224,7 @@ def go_on(run: Run, request: Request) -> Run:
     ):
         asked = merged(section, "", fields, {}, None)
         for field in fields:
-            if getattr(asked, field) != getattr(own, field):
+            if named(getattr(asked, field)) != named(getattr(own, field)):
                 mine = getattr(own, field)
                 raise InputError(
                     "--" + field.replace("_", "-"), f"the run was begun with {mine!r}; leave it out to resume"
@@ -193,13 +234,21 @@ def go_on(run: Run, request: Request) -> Run:
         fresh = {"minutes": None, "steps": None} | fresh
     training = how_long(merged(TrainingOptions, "training", {**config.training.model_dump(), **fresh}, {}, None))
     pick_device(training.device)
+    if training.tensorboard:
+        summary_writer()
+    if training.steps is not None and training.steps < (done := run.step if latest_checkpoint(run.path) else 0):
+        raise InputError("--steps", f"{training.steps} is less than the {done} steps that the run has taken")
     if run.dataset.sha256 != config.images.sha256:
         raise InputError(
             "--data", f"{config.data.data} is no longer what the run was begun with (its hash has changed)"
         )
     config = config.model_copy(update={"training": training})
-    write_run_config(run.path, config)
-    return follow(run.path, config, run.dataset, build_model(config))
+    return follow(run.path, config, run.dataset, fresh_model(config))
+
+
+def named(value: Any) -> Any:
+    """A setting, a path as the place that it leads to."""
+    return Path(value).expanduser().resolve() if isinstance(value, str) and Path(value).expanduser().exists() else value
 
 
 def follow(path: Path, config: RunConfig, dataset: Dataset, model: GenerativeModel) -> Run:
@@ -209,6 +258,7 @@ def follow(path: Path, config: RunConfig, dataset: Dataset, model: GenerativeMod
     checkpoint = latest_checkpoint(path)
     if checkpoint is not None:
         trainer.restore(read_checkpoint(checkpoint), checkpoint)
+        write_run_config(path, config)
     announce(path, config, dataset, model, trainer)
     with bar("training", 1.0) as progress, Journal(path, config.training.tensorboard) as journal:
         watcher = Watcher(trainer, dataset, journal, progress)
@@ -244,11 +294,7 @@ class Journal:
     def __init__(self, path: Path, tensorboard: bool) -> None:
         self.board: Any = None
         if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                raise InputError("--tensorboard", "is not installed; pip install 'nelbo[tensorboard]'") from None
-            self.board = SummaryWriter(str(path / "tensorboard"))
+            self.board = summary_writer()(str(path / "tensorboard"))
         self.file = (path / "metrics.jsonl").open("a", encoding="utf-8")
 
     def __enter__(self) -> Journal:

@@ -25,6 +25,8 @@ from nelbo.units import bits_per_dim
 
 DECODER_SHARE = 16
 """With L_simple, one image in this many is seen at t = 1 to train a learned decoder variance."""
+LOG_STD_RANGE = 10.0
+"""How far ln σ of a learned decoder may go from ln √β_1."""
 SIMPLE_WEIGHT = 5.0
 """What L_simple counts beside the bound (in nats per dimension) in the hybrid objective."""
 UNIFORM_SHARE = {"bound": 0.1, "hybrid": 0.5}
@@ -43,7 +45,7 @@ class DDPMOptions(FamilyOptions):
     objective: Literal["simple", "bound", "hybrid"] = "hybrid"
     "L_simple; the bound itself, with t drawn by the loss profile; or both together."
     reverse_variance: Literal["beta", "beta_tilde"] = "beta_tilde"
-    "σ_t², the variance of the reverse step."
+    "σ_t², the variance of the reverse step; beta costs bits on images at any T, because it is not the posterior's."
     decoder_variance: Literal["beta_1", "learned"] = "learned"
     "The variance of p(x_0|x_1): β_1, or learned for each pixel."
     widths: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = ()
@@ -109,7 +111,7 @@ class DDPM(DiffusionModel):
         log_std = 0.5 * self.process.schedule.beta[1].log().to(x_t)
         if self.learned_decoder:
             output, excess = output.chunk(2, dim=1)
-            log_std = log_std + excess
+            log_std = log_std + excess.clamp(-LOG_STD_RANGE, LOG_STD_RANGE)
         return self.parameterization.denoised(output, x_t, t), log_std
 
     def denoise(self, x_t: Tensor, t: Tensor) -> Denoised:
@@ -135,7 +137,7 @@ class DDPM(DiffusionModel):
         """L_simple = E‖ε − ε_θ(x_t, t)‖² per dimension, t uniform on 1 … T  [DDPM (14), Algorithm 1].
 
         A learned decoder variance has its own likelihood term, on some images at t = 1; the mean is held fixed there,
-        so that the network itself is trained by L_simple alone.
+        so that what the network predicts is trained by L_simple alone.
         """
         t = 1 + (u * self.T).long().clamp(max=self.T - 1)
         at_decoder = torch.tensor([self.learned_decoder and i % DECODER_SHARE == 0 for i in draws.indices]).to(x.device)

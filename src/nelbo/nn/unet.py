@@ -36,7 +36,7 @@ class UNet(nn.Module):
         dropout: in [0, 1).
 
     Raises:
-        InputError: a width below 1, or an attention index outside ``widths``.
+        InputError: a width or a number of blocks below 1, or an attention index outside ``widths``.
     """
 
     def __init__(
@@ -51,9 +51,11 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         if not widths or min(widths) < 1:
-            raise InputError("widths", f"{widths} must name at least one width, each at least 1")
+            raise InputError("--widths", f"{widths} must name at least one width, each at least 1")
+        if blocks < 1:
+            raise InputError("--blocks", f"{blocks} is less than 1")
         if any(not 0 <= level < len(widths) for level in attention):
-            raise InputError("attention", f"{attention} must be among the resolutions 0 … {len(widths) - 1}")
+            raise InputError("--attention", f"{attention} must be among the resolutions 0 … {len(widths) - 1}")
         self.halvings = len(widths) - 1
         embedding = 4 * widths[0]
         self.embedding = TimeEmbedding(embedding)

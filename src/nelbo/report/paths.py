@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from nelbo.errors import InputError
@@ -13,10 +14,17 @@ def free(path: Path, option: str) -> Path:
     Raises:
         InputError: something is there.
     """
-    if path.exists():
+    if os.path.lexists(path):
         raise InputError(option, f"{path} exists already; name another, or move it away")
-    if path.suffix.lower() in (".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy", ".pt"):
-        raise InputError(option, f"{path.suffix} is not written; give a .png, a .gif, an .npz, or a folder")
+    return reachable(path, option)
+
+
+def reachable(path: Path, option: str) -> Path:
+    """The path itself, if its folder is there or can be made.
+
+    Raises:
+        InputError: a file is in the way.
+    """
     for parent in path.absolute().parents:
         if parent.exists():
             if not parent.is_dir():

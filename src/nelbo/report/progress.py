@@ -14,7 +14,7 @@ from nelbo.training import Step
 
 def console() -> Console:
     """Where messages for people go: stderr, so that stdout holds results alone."""
-    return Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    return Console(file=sys.stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 @contextmanager

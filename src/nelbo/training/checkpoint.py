@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from nelbo.errors import InputError
 FORMAT = 1
 KEEP_LAST = 2
 FILES = ("model", "ema", "optimizer")
+NAME = re.compile(r"step-\d{8,15}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ def thin(run: Path) -> None:
 
 def all_checkpoints(run: Path) -> list[Path]:
     """Every whole checkpoint folder, oldest first."""
-    return sorted((run / "checkpoints").glob("step-[0-9]*"))
+    found = (p for p in (run / "checkpoints").glob("step-*") if NAME.fullmatch(p.name) and p.is_dir())
+    return sorted(found, key=step_of)
 
 
 def step_of(folder: Path) -> int:
@@ -93,7 +96,7 @@ def latest_checkpoint(run: Path) -> Path | None:
         named = run / "checkpoints" / Path((run / "checkpoints" / "latest").read_text().strip()).name
     except (OSError, UnicodeDecodeError):
         named = None
-    if named is not None and named.name.startswith("step-") and named.is_dir():
+    if named is not None and NAME.fullmatch(named.name) and named.is_dir():
         return named
     return next(reversed(all_checkpoints(run)), None)
 
@@ -111,17 +114,26 @@ def read_state(folder: Path) -> dict[str, Any]:
         raise damaged(path, "is missing") from None
     except (OSError, ValueError) as error:
         raise damaged(path, f"cannot be read ({error})") from None
-    if (
-        not isinstance(state, dict)
-        or not isinstance(state.get("step"), int)
-        or not isinstance(state.get("files"), dict)
-    ):
+    if not is_state(state):
         raise damaged(path, "is not a checkpoint's state")
     if state.get("format") != FORMAT:
         raise InputError(
             str(path), f"has format {state.get('format')}, and this nelbo reads format {FORMAT}; update it"
         )
     return state
+
+
+def is_state(state: Any) -> bool:
+    """Whether this is what :func:`write_checkpoint` writes, in any format."""
+    if not isinstance(state, dict) or not isinstance(state.get("files"), dict):
+        return False
+    files = [state["files"].get(name) for name in FILES]
+    return (
+        type(state.get("step")) is int
+        and state["step"] >= 0
+        and type(state.get("seconds")) in (int, float)
+        and all(isinstance(f, dict) and type(f.get("bytes")) is int and isinstance(f.get("sha256"), str) for f in files)
+    )
 
 
 def read_tensors(folder: Path, name: str, state: dict[str, Any]) -> dict[str, Tensor]:
@@ -131,18 +143,18 @@ def read_tensors(folder: Path, name: str, state: dict[str, Any]) -> dict[str, Te
         InputError: it is missing, or its size or contents are not those that were written.
     """
     path = folder / f"{name}.safetensors"
-    expected = state["files"].get(name, {})
+    expected = state["files"][name]
     try:
         size = path.stat().st_size
-        if size != expected.get("bytes"):
-            raise damaged(path, f"has {size:,} bytes where {expected.get('bytes'):,} were written")
+        if size != expected["bytes"]:
+            raise damaged(path, f"has {size:,} bytes where {expected['bytes']:,} were written")
         data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != expected.get("sha256"):
+        if hashlib.sha256(data).hexdigest() != expected["sha256"]:
             raise damaged(path, "does not hold what was written")
         return safetensors.torch.load(data)
     except OSError as error:
         raise damaged(path, f"cannot be read ({error.strerror})") from None
-    except (safetensors.SafetensorError, TypeError) as error:
+    except safetensors.SafetensorError as error:
         raise damaged(path, f"cannot be read ({error})") from None
 
 
@@ -184,7 +196,9 @@ def fit(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
 
 def damaged(path: Path, how: str) -> InputError:
     """The error of a checkpoint that is not whole."""
-    return InputError(str(path), f"{how}; delete {path.parent.name} to fall back on the checkpoint before it")
+    others = [folder for folder in all_checkpoints(path.parents[2]) if folder != path.parent]
+    mend = f"delete {path.parent.name} to fall back on {others[-1].name}" if others else "there is no other checkpoint"
+    return InputError(str(path), f"{how}; {mend}")
 
 
 def write_synced(path: Path, data: bytes) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nelbo.errors import InputError
 from nelbo.models.base import GenerativeModel
 from nelbo.options import TrainingOptions
 from nelbo.rng import Draws, permutation
@@ -125,12 +126,14 @@ class Trainer:
         """Take one step; returns the mean loss of the batch and the learning rate."""
         options, size = self.options, self.options.batch_size
         draws = Draws(options.seed, self.step, range(size), size, self.model.device)
-        torch.manual_seed((options.seed * 1_000_003 + self.step) % 2**63)  # dropout's only source
         lr = self.learning_rate()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        with autocast(self.model.device, options.precision):
-            loss = self.model.loss(self.batch(), draws).mean()
+        device = self.model.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed((options.seed * 1_000_003 + self.step) % 2**63)  # dropout's only source
+            with autocast(device, options.precision):
+                loss = self.model.loss(self.batch(), draws).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), options.clip)
         self.optimizer.step()
@@ -154,18 +157,31 @@ class Trainer:
             while self.progress < 1.0:
                 before = self.progress
                 loss, lr = self.advance()
-                if self.step % 50 == 0 and not bool(loss.isfinite()):
-                    raise FloatingPointError(f"the loss is {float(loss)} at step {self.step}; try a lower --lr")
+                if self.step % 50 == 0:
+                    self.require_finite(loss)
                 self.seconds = time.monotonic() - started
                 milestone = math.floor(before * MILESTONES) < math.floor(self.progress * MILESTONES)
+                if milestone:
+                    self.require_finite(loss)
                 images = self.step * self.options.batch_size
                 yield Step(self.step, self.progress, loss, lr, self.seconds, images, milestone)
                 self.seconds = time.monotonic() - started
                 if caught or time.monotonic() - saved > CHECKPOINT_SECONDS or self.progress >= 1.0:
+                    self.require_finite(loss)
                     self.save()
                     saved = time.monotonic()
                 if caught:
                     raise Interrupted(caught[0], self.step)
+
+    def require_finite(self, loss: Tensor) -> None:
+        """Stop before anything that is not finite is drawn, logged or kept.
+
+        Raises:
+            FloatingPointError: the loss or a weight is not finite.
+        """
+        weights = torch.stack([p.detach().isfinite().all() for p in self.model.parameters()])
+        if not (bool(loss.isfinite()) and bool(weights.all())):
+            raise FloatingPointError(f"the loss is no longer finite at step {self.step}; try a lower --lr")
 
     # What is kept
 
@@ -194,12 +210,31 @@ class Trainer:
         fit(self.model, checkpoint.tensors["model"], source / "model.safetensors")
         fit(self.ema.model, checkpoint.tensors["ema"], source / "ema.safetensors")
         parameters = dict(self.model.named_parameters())
+        self.check_moments(checkpoint.tensors["optimizer"], source / "optimizer.safetensors")
         for key, value in checkpoint.tensors["optimizer"].items():
             name, _, moment = key.rpartition("/")
             entry = self.optimizer.state[parameters[name]]
             entry[moment] = value if moment == "step" else value.to(parameters[name].device)
         self.step = checkpoint.state["step"]
         self.seconds = float(checkpoint.state["seconds"])
+
+    def check_moments(self, moments: dict[str, Tensor], path: Path) -> None:
+        """Count of steps and two moments of every parameter that has any: one without a gradient has none.
+
+        Raises:
+            InputError: they do not fit the model.
+        """
+        trained = {key.rpartition("/")[0] for key in moments}
+        own = {
+            f"{name}/{moment}": () if moment == "step" else tuple(p.shape)
+            for name, p in self.model.named_parameters()
+            for moment in ("step", "exp_avg", "exp_avg_sq")
+            if name in trained
+        }
+        theirs = {name: tuple(value.shape) for name, value in moments.items()}
+        odd = sorted(name for name in {*own, *theirs} if own.get(name) != theirs.get(name))
+        if odd:
+            raise InputError(str(path), f"does not fit the model that config.toml describes (first at {odd[0]!r})")
 
 
 @contextmanager

@@ -19,6 +19,8 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda", "mps", "xpu"):
+            raise RuntimeError
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
         raise InputError("--device", f"there is no device {name!r} here; try cpu, or leave it out") from None
