@@ -25,6 +25,7 @@ class Stream(IntEnum):
     SAMPLE = 3
     SCORE_TIME = 4
     SCORE_NOISE = 5
+    TRAIN_PLACE = 6
 
 
 def generator(seed: int, stream: Stream, step: int, index: int) -> np.random.Generator:

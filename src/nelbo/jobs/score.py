@@ -156,9 +156,14 @@ def chosen_timesteps(model: LikelihoodModel, asked: int | None) -> int:
     """How many t per image: the default for None, all for 0."""
     if asked is None:
         return model.default_timesteps
-    if not 0 <= asked <= model.all_timesteps:
-        raise InputError("--timesteps", f"{asked} is not between 1 and {model.all_timesteps} (0 takes them all)")
-    return asked or model.all_timesteps
+    there_are = model.all_timesteps
+    if there_are is None:
+        if asked < 1:
+            raise InputError("--timesteps", "continuous time has no last t; give a number of at least 1")
+        return asked
+    if not 0 <= asked <= there_are:
+        raise InputError("--timesteps", f"{asked} is not between 1 and {there_are} (0 takes them all)")
+    return asked or there_are
 
 
 def key_of(asked: dict[str, Any]) -> str:

@@ -132,8 +132,8 @@ class LikelihoodModel(GenerativeModel):
 
     @property
     @abstractmethod
-    def all_timesteps(self) -> int:
-        """How many t there are to take."""
+    def all_timesteps(self) -> int | None:
+        """How many t there are to take; None if there is no end of them."""
 
     @abstractmethod
     def estimate(self, x: Tensor, draws: Draws, timesteps: int) -> Bound:

@@ -1,0 +1,238 @@
+"""Variational diffusion models (Kingma et al. 2021): continuous time through γ(t) = −ln SNR(t), likelihoods first.
+
+The bound has three terms: the prior KL(q(z_1|x) ‖ N(0, I)), the reconstruction E[−ln p(x|z_0)] with a categorical
+decoder over the levels, and the diffusion term L_∞ of :mod:`nelbo.bounds.continuous` (or L_T in T steps).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from nelbo.bounds import Bound, LossProfile, stratified
+from nelbo.bounds.continuous import continuous_weight, discrete_weight, latent_prior_term, squared_error
+from nelbo.diffusion import Denoised, Process
+from nelbo.diffusion.continuous import diffuse, from_velocity, from_x_0, on_grid, rates
+from nelbo.likelihoods import to_unit
+from nelbo.models._diffusion import Chain, DiffusionModel
+from nelbo.nn import UNet, default_widths
+from nelbo.nn.gamma import LearnedGamma, LinearGamma, split_gradient
+from nelbo.nn.levels import OUTPUTS, log_law, posterior_mean
+from nelbo.options import FamilyOptions
+from nelbo.rng import Draws, Stream
+from nelbo.units import bits_per_dim
+
+PROFILE_STEPS = 1024
+"""t is drawn by a loss profile over this many pieces of [0, 1]."""
+DECODER_SHARE = 16
+"""One image in this many also trains the decoder, at t = 0."""
+FINE_STEPS = 1000
+"""The steps of ancestral sampling where the bound is in continuous time."""
+
+
+class VDMOptions(FamilyOptions):
+    """The settings of a VDM."""
+
+    timesteps: Annotated[int, Field(ge=0, le=100_000)] = 0
+    "T, the number of steps of the bound that is scored; 0 is continuous time."
+    gamma: Literal["linear", "learned"] = "linear"
+    "γ(t) = −ln SNR(t): a straight line, or monotone and learned."
+    gamma_min: Annotated[float, Field(ge=-30, le=0)] = -13.3
+    "γ(0), how little noise z_0 has."
+    gamma_max: Annotated[float, Field(ge=0, le=30)] = 5.0
+    "γ(1), how little signal z_1 has."
+    head: Literal["levels", "v"] = "levels"
+    "What the network gives: a law over the levels of each pixel, or v."
+    fourier: tuple[Annotated[int, Field(ge=0, le=12)], ...] = ()
+    "Powers n of the features sin(2ⁿ π z) and cos(2ⁿ π z) that the network sees beside z; the paper has 7 and 8."
+    widths: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = ()
+    "Channels at each resolution, finest first; chosen for the data if left out."
+    blocks: Annotated[int, Field(ge=1, le=16)] = 1
+    "Residual blocks at each resolution."
+    attention: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    "Resolutions with self-attention, as indices into widths; the coarsest if left out."
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    "Share of activations dropped in residual blocks while training."
+
+    def resolved(self, shape: tuple[int, int, int]) -> Self:
+        """The same settings with everything that depends on the data filled in."""
+        widths = self.widths or default_widths(*shape[1:])
+        attention = (len(widths) - 1,) if self.attention is None else self.attention
+        return self.model_copy(update={"widths": widths, "attention": attention})
+
+
+class VDM(DiffusionModel):
+    """A U-Net, γ(t), and the bound between them.
+
+    Args:
+        options: the settings, resolved for ``shape``.
+        shape: (C, H, W) of the images.
+        levels: L, the number of values a pixel can take.
+
+    Raises:
+        InputError: a network that cannot be built.
+    """
+
+    family = "vdm"
+
+    def __init__(self, options: VDMOptions, shape: tuple[int, int, int], levels: int) -> None:
+        super().__init__(shape, levels)
+        self.options = options
+        self.learned = options.gamma == "learned"
+        kind = LearnedGamma if self.learned else LinearGamma
+        self.gamma: LearnedGamma | LinearGamma = kind(options.gamma_min, options.gamma_max)
+        channels = shape[0]
+        self.network = UNet(
+            channels * (1 + 2 * len(options.fourier)),
+            channels * (OUTPUTS if options.head == "levels" else 1),
+            widths=options.widths,
+            blocks=options.blocks,
+            attention=options.attention or (),
+            dropout=options.dropout,
+        )
+        # A learned shape of γ does what the profile would do: it evens out the loss over t.
+        self.profile = LossProfile(PROFILE_STEPS, floor=1.0 if self.learned else 0.1)
+
+    # Prediction
+
+    def ask(self, z: Tensor, gamma: Tensor) -> Tensor:
+        """The network's output at z, shape (B, C, H, W), and γ, shape (B,)."""
+        features = [z]
+        for power in self.options.fourier:
+            angle = 2.0**power * torch.pi * z
+            features += [angle.sin(), angle.cos()]
+        output: Tensor = self.network(torch.cat(features, dim=1), ((gamma + 20.0) / 40.0).to(z.dtype))
+        return output.float()
+
+    def denoise(self, z: Tensor, gamma: Tensor) -> Denoised:
+        """x̂_0 and ε̂ of z at γ, shape (B,)."""
+        output = self.ask(z, gamma)
+        if self.options.head == "v":
+            return from_velocity(output, z, gamma)
+        signal, noise = rates(gamma, z)
+        return from_x_0(posterior_mean(output, z, signal, noise, self.levels), z, gamma)
+
+    def decoder_nll(self, x: Tensor, z_0: Tensor, gamma: Tensor) -> Tensor:
+        """−ln p(x|z_0) of each image, in nats, a law over all levels of each pixel  [VDM (8)].
+
+        With the head over levels it is the network's law given z_0; without, the likelihood N(z_0; √ᾱ_0 x, 1 − ᾱ_0)
+        itself, normalised over the levels.
+        """
+        signal, noise = rates(gamma, z_0)
+        if self.options.head == "levels":
+            log_p = log_law(self.ask(z_0, gamma), z_0, signal, noise, self.levels)
+        else:
+            every = to_unit(torch.arange(self.levels, device=z_0.device), self.levels)
+            distance = (z_0 / signal)[..., None] - every
+            log_p = (-0.5 * (signal / noise).square()[..., None] * distance.square()).log_softmax(-1)
+        return -log_p.gather(-1, x.long()[..., None]).flatten(1).sum(1)
+
+    # Training
+
+    def loss(self, x: Tensor, draws: Draws) -> Tensor:
+        """The bound in nats per dimension, from one t per image; one image in 16 also trains the decoder at t = 0.
+
+        A learned γ has its end points trained with the bound, and its shape to lower the bound's variance: the
+        gradient of E[loss²], for each image 2 · loss times that of the loss (Kingma et al. 2021, section 5.1).
+        """
+        x_0 = to_unit(x, self.levels)
+        eps = draws.normal(Stream.TRAIN_NOISE, self.shape)
+        index, weight = self.profile.draw(draws.spread(Stream.TRAIN_TIME))
+        t = (index - 1 + draws.uniform(Stream.TRAIN_PLACE)) / PROFILE_STEPS
+        (gamma, slope), tell = split_gradient(self.gamma, t)
+        error = squared_error(eps, self.denoise(diffuse(x_0, gamma, eps), gamma).eps).double()
+        loss = continuous_weight(slope) * error / self.dims
+        if self.training:
+            self.profile.update(index, loss)
+        loss = loss * weight
+        tell(loss.detach())
+        few = torch.tensor([i % DECODER_SHARE == 0 for i in draws.indices], device=x.device)
+        ends = self.gamma(t.new_tensor([0.0, 1.0]))[0]
+        if bool(few.any()) and (self.learned or self.options.head == "levels"):
+            gamma_0 = ends[0].expand(int(few.sum()))
+            nll = self.decoder_nll(x[few], diffuse(x_0[few], gamma_0, eps[few]), gamma_0).double()
+            loss = loss.masked_scatter(few, loss[few] + DECODER_SHARE * nll / self.dims)
+        if self.learned:
+            loss = loss + latent_prior_term(x_0, ends[1]) / self.dims
+        return loss.float()
+
+    # Scoring
+
+    @property
+    def default_timesteps(self) -> int:
+        return min(8, self.options.timesteps or 8)
+
+    @property
+    def all_timesteps(self) -> int | None:
+        """T, or None in continuous time."""
+        return self.options.timesteps or None
+
+    def evaluations(self, timesteps: int) -> int:
+        return 1 + timesteps
+
+    def estimate(self, x: Tensor, draws: Draws, timesteps: int) -> Bound:
+        """prior + diffusion + reconstruction  [VDM (11)]: stratified t for the diffusion term, one draw of z_0."""
+        x_0 = to_unit(x, self.levels)
+        eps = draws.normal(Stream.SCORE_NOISE, (timesteps + 1, *self.shape))
+        ends = self.gamma(torch.tensor([0.0, 1.0], dtype=torch.float64, device=x.device))[0]
+        gamma_0 = ends[0].expand(len(x))
+        terms = {"reconstruction": self.decoder_nll(x, diffuse(x_0, gamma_0, eps[:, 0]), gamma_0)}
+        terms["diffusion"] = torch.zeros_like(terms["reconstruction"])
+        t, share = self.times(draws.uniform(Stream.SCORE_TIME, (timesteps, 2)))
+        for k in range(timesteps):
+            gamma, weight = self.weighted(t[:, k])
+            noise = eps[:, k + 1]
+            error = squared_error(noise, self.denoise(diffuse(x_0, gamma, noise), gamma).eps)
+            terms["diffusion"] += (share[:, k] * weight).to(error.dtype) * error
+        terms["prior"] = latent_prior_term(x_0, ends[1])
+        return Bound(terms)
+
+    def times(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """t and what each stands for, from uniforms (B, K, 2): i/T in T steps, else where the profile has the loss.
+
+        E[Σ_k share_k f(t_k)] is the sum of f over i/T, or its integral over [0, 1].
+        """
+        T = self.options.timesteps
+        if T:
+            index, share = stratified(u[:, :, 0], torch.full((T,), 1.0 / T, dtype=torch.float64))
+            return (index + 1) / T, share
+        edges = self.profile.edges.to(u) / PROFILE_STEPS
+        piece, share = stratified(u[:, :, 0], self.profile.probabilities())
+        width = (edges[1:] - edges[:-1])[piece]
+        return edges[piece] + width * u[:, :, 1], share * width
+
+    def weighted(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """γ at t and the weight of ‖ε − ε̂‖² there: ½ γ′(t), or ½ expm1(γ_t − γ_s) in T steps."""
+        gamma, slope = self.gamma(t)
+        if not self.options.timesteps:
+            return gamma, continuous_weight(slope)
+        return gamma, discrete_weight(self.gamma(t - 1.0 / self.options.timesteps)[0], gamma)
+
+    @torch.no_grad()
+    def facts(self) -> dict[str, object]:
+        """The ends of γ, and what the last one costs: the prior term where every pixel is at ±1."""
+        ends = self.gamma(torch.tensor([0.0, 1.0], dtype=torch.float64))[0]
+        prior = float(latent_prior_term(torch.ones(1, *self.shape, dtype=torch.float64), ends[1]))
+        return {
+            "gamma_at_0": float(ends[0]),
+            "gamma_at_1": float(ends[1]),
+            "prior_bits_per_dim_at_most": bits_per_dim(prior, self.dims),
+        }
+
+    # Sampling
+
+    def chain(self, steps: int | None) -> Chain:
+        count = steps or self.options.timesteps or FINE_STEPS
+        grid = torch.linspace(0, 1, count, dtype=torch.float64, device=self.device)
+        gamma = self.gamma(grid)[0].detach()
+
+        def denoise(z: Tensor, t: Tensor) -> Denoised:
+            return self.denoise(z, gamma[t - 1])
+
+        return Chain(Process(on_grid(gamma.cpu())), denoise, list(range(count, -1, -1)))
+
+
+OPTIONS, MODEL = VDMOptions, VDM

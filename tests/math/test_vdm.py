@@ -1,0 +1,318 @@
+"""Variational diffusion: against exact denoisers, DDPM's own code, and models small enough to be enumerated."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from math_helpers import gaussians, random_cov
+from torch import Tensor
+
+from nelbo.analytic import GaussianData
+from nelbo.bounds import REVERSE_VARIANCES, denoising_weight
+from nelbo.bounds.continuous import continuous_weight, discrete_weight, latent_prior_term
+from nelbo.diffusion import Process
+from nelbo.diffusion.continuous import diffuse, from_velocity, from_x_0, on_grid, rates
+from nelbo.likelihoods import to_unit
+from nelbo.models.vdm import VDM, VDMOptions
+from nelbo.nn.gamma import LearnedGamma, LinearGamma, split_gradient
+from nelbo.nn.levels import log_law, posterior_mean
+from nelbo.rng import Draws
+from nelbo.schedules import SCHEDULES
+
+CPU = torch.device("cpu")
+schedules = pytest.mark.parametrize("name", list(SCHEDULES))
+
+
+def vdm(shape: tuple[int, int, int] = (1, 1, 1), levels: int = 5, **settings) -> VDM:
+    """A model with every weight random."""
+    torch.manual_seed(0)
+    model = VDM(VDMOptions(**({"widths": (8, 8)} | settings)).resolved(shape), shape, levels)
+    with torch.no_grad():
+        for parameter in model.network.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape)
+    return model.eval()
+
+
+# Continuous time and DDPM's steps are one process
+
+
+@schedules
+def test_a_ddpm_schedule_converts_exactly_on_its_grid(name: str) -> None:
+    schedule = SCHEDULES[name](50)
+    again = on_grid(schedule.gamma[1:])
+    # γ carries the round-off of two logarithms of numbers down to 1e-4: some 1e-12 in β relative to 1.
+    assert torch.allclose(again.beta, schedule.beta, rtol=1e-9, atol=1e-13)
+    assert torch.allclose(again.alpha_bar, schedule.alpha_bar, rtol=1e-11, atol=1e-14)
+
+
+@schedules
+def test_the_discrete_weight_is_ddpms_for_beta_tilde(name: str) -> None:
+    schedule = SCHEDULES[name](50)
+    ours = discrete_weight(schedule.gamma[1:-1], schedule.gamma[2:])
+    theirs = denoising_weight(schedule, REVERSE_VARIANCES["beta_tilde"](schedule))[2:]
+    assert torch.allclose(ours, theirs, rtol=1e-10, atol=0)
+
+
+def test_rates_are_the_schedules() -> None:
+    gamma = torch.linspace(-20, 12, 33, dtype=torch.float64)
+    signal, noise = rates(gamma, torch.zeros(1, 1, dtype=torch.float64))
+    schedule = on_grid(gamma)
+    assert torch.allclose(signal.flatten(), schedule.signal_rate[1:], rtol=1e-11)
+    assert torch.allclose(noise.flatten().square(), schedule.noise_var[1:], rtol=1e-9)
+
+
+@pytest.mark.parametrize("convert", ["x0", "v"])
+def test_both_views_of_z_agree(convert: str) -> None:
+    x, eps = gaussians(7, 3), gaussians(7, 3, seed=1)
+    gamma = torch.linspace(-13.3, 5, 7, dtype=torch.float64)
+    z = diffuse(x, gamma, eps)
+    signal, noise = rates(gamma, z)
+    views = from_x_0(x, z, gamma) if convert == "x0" else from_velocity(signal * eps - noise * x, z, gamma)
+    # ε̂ divides by √(1 − ᾱ) ≥ 1e-3: round-off of 1e-16 becomes 1e-13.
+    assert torch.allclose(views.x_0, x, atol=1e-12)
+    assert torch.allclose(views.eps, eps, atol=1e-12)
+
+
+# The bound with exact denoisers
+
+
+def gaussian_diffusion(data: GaussianData, gamma: Tensor, y_squared: Tensor) -> Tensor:
+    """E ‖ε − ε̂‖² of the exact denoiser at each γ, for one point: SNR(t) times the oracle's squared error."""
+    process = Process(on_grid(gamma))
+    t = torch.arange(1, len(gamma) + 1)
+    return process.schedule.snr[1:] * data.squared_error(process, t, y_squared.expand(len(gamma), -1))
+
+
+def discrete_bound(data: GaussianData, T: int, low: float, high: float, y_squared: Tensor) -> float:
+    gamma = torch.linspace(low, high, T + 1, dtype=torch.float64)
+    errors = gaussian_diffusion(data, gamma, y_squared)[1:]
+    return float((discrete_weight(gamma[:-1], gamma[1:]) * errors).sum())
+
+
+def continuous_bound(data: GaussianData, low: float, high: float, y_squared: Tensor) -> float:
+    """L_∞ by Gauss–Legendre quadrature over t."""
+    nodes, weights = np.polynomial.legendre.leggauss(400)
+    t = torch.from_numpy((nodes + 1) / 2)
+    slope = torch.full((400,), high - low, dtype=torch.float64)
+    errors = gaussian_diffusion(data, low + (high - low) * t, y_squared)
+    return float((torch.from_numpy(weights / 2) * continuous_weight(slope) * errors).sum())
+
+
+def test_the_discrete_bound_falls_to_the_continuous_one_as_steps_double() -> None:
+    data = GaussianData(torch.zeros(3), random_cov(3))
+    y_squared = data.eigenvalues[None]
+    limit = continuous_bound(data, -10, 6, y_squared)
+    bounds = [discrete_bound(data, T, -10, 6, y_squared) for T in (4, 8, 16, 32, 64, 128, 256, 512, 1024)]
+    assert all(more < less for less, more in itertools.pairwise(bounds))
+    assert bounds[-1] > limit
+    # The gap of the mean of a decreasing integrand is of first order in 1/T: it halves as T doubles.
+    assert (bounds[-1] - limit) / (bounds[-2] - limit) == pytest.approx(0.5, abs=0.02)
+
+
+def test_the_continuous_bound_is_tight_where_the_denoiser_is_exact() -> None:
+    """prior + L_∞ + E[−ln p(x|z_0)] = −ln p(x), averaged over data, once the ends are far out.
+
+    With the decoder p(x|z_0) = N(x; z_0/√ᾱ_0, e^γ_0), of which the data's own law makes nothing better when γ_0 is low.
+    """
+    data = GaussianData(torch.zeros(2), random_cov(2))
+    low, high = -16.0, 14.0
+    entropy = 0.5 * float((2 * torch.pi * torch.e * data.eigenvalues).log().sum())
+    reconstruction = 2 * 0.5 * (np.log(2 * np.pi * np.e) + low)
+    spread = data.sample(gaussians(4, 2))
+    ends = torch.tensor([high], dtype=torch.float64)
+    unit = torch.diag(data.eigenvalues.sqrt()) @ data.basis.T
+    prior = float(latent_prior_term(torch.cat([unit, -unit]) * 2**0.5, ends).mean())
+    total = prior + continuous_bound(data, low, high, data.eigenvalues[None]) + reconstruction
+    assert spread.shape == (4, 2)
+    # e^-14 of prior and e^-16/λ of truncation at the other end are below 1e-5.
+    assert total == pytest.approx(entropy, abs=1e-4)
+
+
+# γ(t)
+
+
+def test_learned_gamma_is_monotone_with_the_right_slope_and_ends() -> None:
+    gamma = LearnedGamma(-13.3, 5.0)
+    with torch.no_grad():
+        gamma.steepness += torch.randn(gamma.steepness.shape, generator=torch.Generator().manual_seed(1))
+        gamma.height += 4 * torch.rand(gamma.height.shape, generator=torch.Generator().manual_seed(2))
+    t = torch.linspace(0, 1, 501, dtype=torch.float64, requires_grad=True)
+    value, slope = gamma(t)
+    (by_autograd,) = torch.autograd.grad(value.sum(), t)
+    value, slope = value.detach(), slope.detach()
+    assert float(value[0]) == pytest.approx(-13.3, abs=1e-12)
+    assert float(value[-1]) == pytest.approx(5.0, abs=1e-12)
+    assert bool((slope > 0).all())
+    assert torch.allclose(slope, by_autograd, rtol=1e-10)
+    assert float((slope - 18.3).abs().max()) > 0.5  # it is not the straight line
+
+
+def test_the_continuous_bound_does_not_depend_on_the_shape_of_gamma() -> None:
+    """L_∞ of the exact denoiser under a straight and a curved γ with the same ends (VDM, section 5.1)."""
+    data = GaussianData(torch.zeros(3), random_cov(3))
+    curved = LearnedGamma(-10.0, 6.0)
+    with torch.no_grad():
+        curved.height[:40] += 7
+    nodes, weights = np.polynomial.legendre.leggauss(2000)
+    t = torch.from_numpy((nodes + 1) / 2)
+    totals = []
+    for shape in (LinearGamma(-10.0, 6.0), curved):
+        gamma, slope = (part.detach() for part in shape(t))
+        errors = gaussian_diffusion(data, gamma, data.eigenvalues[None])
+        totals.append(float((torch.from_numpy(weights / 2) * continuous_weight(slope) * errors).sum()))
+    assert totals[0] == pytest.approx(totals[1], rel=1e-8)
+
+
+def test_the_ends_get_the_losss_gradient_and_the_shape_its_squares() -> None:
+    """split_gradient against autograd of the mean loss (ends) and of the mean squared loss (shape)."""
+    gamma = LearnedGamma(-5.0, 3.0, hidden=8)
+    with torch.no_grad():
+        gamma.height += 3
+    t = torch.linspace(0.05, 0.95, 9, dtype=torch.float64)
+
+    def losses(value: Tensor, slope: Tensor) -> Tensor:
+        return slope * torch.sigmoid(value).square() + 0.1 * value.square()
+
+    plain = losses(*gamma(t))
+    by_ends = torch.autograd.grad(plain.mean(), gamma.ends, retain_graph=True)[0]
+    inside = [gamma.steepness, gamma.place, gamma.height]
+    by_shape = torch.autograd.grad(plain.square().mean(), inside)
+
+    curve, tell = split_gradient(gamma, t)
+    loss = losses(*curve)
+    assert torch.allclose(loss, plain)
+    tell(loss.detach())
+    loss.mean().backward()
+    assert torch.allclose(gamma.ends.grad, by_ends, rtol=1e-10)
+    for parameter, truth in zip(inside, by_shape, strict=True):
+        assert torch.allclose(parameter.grad, truth, rtol=1e-9, atol=1e-12)
+
+
+# The head over levels
+
+
+@pytest.mark.parametrize("L", [17, 256])
+@pytest.mark.parametrize("gamma", [-13.3, -9.0, -5.0, 0.0, 5.0])
+def test_the_posterior_mean_is_the_mean_of_the_law(L: int, gamma: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    output = torch.randn(64, 4, 3, 3, generator=generator, dtype=torch.float64)
+    output[:, 1] -= 2  # laws narrower than the interval, whose ends the quick mean does not see
+    output[:, 0] *= 0.3
+    x = to_unit(torch.randint(1, L - 1, (64, 1, 3, 3), generator=generator), L).double()
+    x = x.clamp(-0.6, 0.6)
+    at = torch.full((64,), gamma, dtype=torch.float64)
+    z = diffuse(x, at, torch.randn(x.shape, generator=generator, dtype=torch.float64))
+    signal, noise = rates(at, z)
+    p = log_law(output, z, signal, noise, L).exp()
+    truth = (p * to_unit(torch.arange(L), L)).sum(-1)
+    quick = posterior_mean(output, z, signal, noise, L)
+    # The quick mean takes the Gaussian's ends to be far: a law of width 0.3 · e^-2 … e loses some mass there.
+    error = (quick - truth).abs()
+    assert float(error.median()) < 1e-5
+    assert float(error.mean()) < 5e-3
+
+
+def test_the_law_is_normalised() -> None:
+    output, z = gaussians(5, 4, 2, 2), gaussians(5, 1, 2, 2, seed=1)
+    signal, noise = rates(torch.linspace(-13, 5, 5, dtype=torch.float64), z)
+    total = log_law(output, z, signal, noise, 256).exp().sum(-1)
+    assert torch.allclose(total, torch.ones_like(total), atol=1e-12)
+
+
+# The model
+
+
+P = torch.tensor([0.5, 0.03, 0.2, 0.07, 0.2], dtype=torch.float64)
+"""A law over five levels: small enough to be enumerated."""
+
+
+def toy_bound(p_true: Tensor, p_model: Tensor) -> Tensor:
+    """L(x) of each level by quadrature over t and ε, for the exact denoiser and decoder of the law ``p_model``."""
+    L, low, high = len(p_true), -12.0, 16.0
+    x = to_unit(torch.arange(L), L).double()
+    t_nodes, t_weights = np.polynomial.legendre.leggauss(600)
+    gamma = low + (high - low) * torch.from_numpy((t_nodes + 1) / 2)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(120)
+    eps, density = torch.from_numpy(nodes), torch.from_numpy(weights / np.sqrt(2 * np.pi))
+
+    def posterior(gamma: Tensor) -> Tensor:
+        """P(k | z) for z made of each level and each ε, shape (T, levels, ε, L)."""
+        signal, noise = (rate[:, :, None, None] for rate in rates(gamma, torch.zeros(1, 1, dtype=torch.float64)))
+        z = signal * x[None, :, None, None] + noise * eps[None, None, :, None]
+        return (p_model.log() - 0.5 * ((z - signal * x) / noise).square()).log_softmax(-1)
+
+    mean = (posterior(gamma).exp() * x).sum(-1)
+    error = ((mean - x[None, :, None]).square() * density).sum(-1) * torch.exp(-gamma)[:, None]
+    weight = torch.from_numpy(t_weights / 2) * continuous_weight(torch.tensor(high - low))
+    diffusion = (weight[:, None] * error).sum(0)
+    at_0 = posterior(torch.tensor([low], dtype=torch.float64))[0]
+    own = at_0.diagonal(dim1=0, dim2=2).T  # ln P(x | z) for the level that made z
+    reconstruction = -(own * density).sum(-1)
+    prior = latent_prior_term(x[:, None], torch.tensor([high], dtype=torch.float64))
+    assert float(reconstruction.max()) < 1e-4
+    assert float(prior.max()) < 1e-4
+    return diffusion + reconstruction + prior
+
+
+def test_the_continuous_bound_of_the_exact_denoiser_is_the_likelihood() -> None:
+    # The two end terms are below 1e-4 each, and nothing else is lost in continuous time.
+    assert torch.allclose(toy_bound(P, P), -P.log(), atol=1e-3)
+
+
+def test_no_denoiser_makes_the_levels_sum_to_more_than_one() -> None:
+    assert float((-toy_bound(P, P)).exp().sum()) <= 1 + 1e-6
+    wrong = toy_bound(P, P.flip(0))  # another law's denoiser is another model, whose law it bounds
+    assert torch.allclose(wrong, -P.flip(0).log(), atol=1e-3)
+
+
+@pytest.mark.parametrize("timesteps", [0, 20])
+def test_a_one_pixel_network_never_sums_to_more_than_one(timesteps: int) -> None:
+    """Σ_x exp(−L(x)) ≤ 1 for the bound of any model that is normalised."""
+    model = vdm(levels=5, timesteps=timesteps)
+    copies, few = 2000, 8
+    x = torch.arange(5, dtype=torch.uint8).repeat(copies).reshape(-1, 1, 1, 1)
+    with torch.no_grad():
+        total = model.estimate(x, Draws(0, 0, range(len(x)), len(x), CPU), few).total.double().reshape(copies, 5)
+    bound, stderr = total.mean(0), total.std(0) / copies**0.5
+    mass, error = float((-bound).exp().sum()), float(((-bound).exp() * stderr).square().sum().sqrt())
+    assert mass <= 1 + 3 * error
+    assert mass > 0.02  # the bound is not so loose that anything would pass
+
+
+@pytest.mark.parametrize("timesteps", [0, 24])
+def test_few_and_many_times_estimate_the_same(timesteps: int) -> None:
+    model = vdm((1, 3, 3), 17, timesteps=timesteps)
+    x = torch.from_numpy(np.random.default_rng(0).integers(0, 17, (1, 1, 3, 3), dtype=np.uint8)).repeat(600, 1, 1, 1)
+    with torch.no_grad():
+        few = model.estimate(x, Draws(0, 0, range(600), 600, CPU), 2).terms["diffusion"].double()
+        many = model.estimate(x, Draws(1, 0, range(600), 600, CPU), 24).terms["diffusion"].double()
+    error = (few.var() / 600 + many.var() / 600) ** 0.5
+    assert abs(float(few.mean() - many.mean())) < 3 * float(error)
+
+
+@pytest.mark.parametrize(("head", "gamma"), [("levels", "linear"), ("v", "linear"), ("levels", "learned")])
+def test_the_loss_is_the_bound(head: str, gamma: str) -> None:
+    """Reconstruction where there is a decoder to train, prior where there is an end to train, and diffusion always."""
+    model = vdm((1, 3, 3), 17, head=head, gamma=gamma)
+    x = torch.from_numpy(np.random.default_rng(0).integers(0, 17, (1, 1, 3, 3), dtype=np.uint8)).repeat(4096, 1, 1, 1)
+    with torch.no_grad():
+        terms = model.estimate(x[:2048], Draws(1, 0, range(2048), 2048, CPU), 8).terms
+        loss = torch.stack(
+            [model.loss(x, Draws(0, step, range(4096), 4096, CPU)).double().mean() for step in range(12)]
+        )
+    score = terms["diffusion"].double() / model.dims
+    if head == "levels":
+        score = score + terms["reconstruction"].double() / model.dims
+    if gamma == "learned":
+        score = score + terms["prior"].double() / model.dims
+    error = (loss.var() / len(loss) + score.var() / len(score)) ** 0.5
+    assert abs(float(loss.mean() - score.mean())) < 3 * float(error)
+
+
+def test_an_image_is_the_same_in_any_company() -> None:
+    model = vdm((1, 4, 4), 17)
+    together = model.sample(6, seed=3, batch=6)
+    assert torch.equal(together[2:5], model.sample(3, seed=3, start=2, batch=2))
