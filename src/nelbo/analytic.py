@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from nelbo.bounds import denoising_weight, prior_term
+from nelbo.bounds import consistency_prior_term, denoising_weight, prior_term
 from nelbo.diffusion import Denoised, Denoiser, Process, along
 from nelbo.divergences import kl_of_variances
 
@@ -83,11 +83,53 @@ class GaussianData:
         for t in range(2, table.T + 1):
             at_t = torch.full((x_0.shape[0],), t)
             diffusion = diffusion + weight[t] * self.squared_error(process, at_t, y_squared)
-        beta_1 = table.beta[1]
-        error = self.squared_error(process, torch.ones(x_0.shape[0], dtype=torch.long), y_squared)
-        reconstruction = 0.5 * error / beta_1 + 0.5 * dims * (2 * math.pi * beta_1).log()
         return {
-            "reconstruction": reconstruction,
+            "reconstruction": self.reconstruction(process, x_0),
             "diffusion": diffusion,
             "prior": prior_term(process, x_0.double()),
+        }
+
+    def reconstruction(self, process: Process, x_0: Tensor) -> Tensor:
+        """E_{q(x_1|x_0)}[−ln N(x_0; x̂_0(x_1), β_1 I)] in nats, shape (B,) for x_0 of shape (B, D)."""
+        y_squared, beta_1 = self.coordinates(x_0).square(), process.schedule.beta[1]
+        error = self.squared_error(process, torch.ones(x_0.shape[0], dtype=torch.long), y_squared)
+        return 0.5 * error / beta_1 + 0.5 * x_0.shape[1] * (2 * math.pi * beta_1).log()
+
+    def consistency(self, process: Process, reverse_var: Tensor, x_0: Tensor) -> dict[str, Tensor]:
+        """Each term of the consistency form for the exact denoiser, with the decoder of :meth:`bound`.
+
+        With z_t = x_t − √ᾱ_t m, the means of q(x_t|x_{t−1},x_{t+1}) and p_θ(x_t|x_{t+1}) differ by
+        a z_{t−1} + b z_{t+1}.
+
+        Args:
+            process: the forward process.
+            reverse_var: σ_t², shape (T + 1,).
+            x_0: shape (B, D).
+
+        Returns:
+            reconstruction, diffusion and prior: expectations over all noise, in nats, shape (B,).
+        """
+        table = process.schedule
+        # One row for each t = 1 … T − 1; "next" is t + 1, "prev" is t − 1.
+        alpha, beta, alpha_next, beta_next = (
+            part[:, None] for part in (table.alpha[1:-1], table.beta[1:-1], table.alpha[2:], table.beta[2:])
+        )
+        alpha_bar_prev, noise_prev = table.alpha_bar[:-2, None], table.noise_var[:-2, None]
+        alpha_bar, noise = table.alpha_bar[1:-1, None], table.noise_var[1:-1, None]
+        alpha_bar_next, noise_next = table.alpha_bar[2:, None], table.noise_var[2:, None]
+        var = beta * beta_next / (beta_next + alpha_next * beta)
+        gain = alpha_bar_next.sqrt() * self.eigenvalues / (alpha_bar_next * self.eigenvalues + noise_next)
+        p_mean = (alpha_bar.sqrt() * beta_next * gain + alpha_next.sqrt() * noise) / noise_next
+        a, b = var * alpha.sqrt() / beta, var * alpha_next.sqrt() / beta_next - p_mean
+        carried = (alpha * alpha_next).sqrt()  # from z_{t−1} to z_{t+1}
+        signal = a * alpha_bar_prev.sqrt() + b * alpha_bar_next.sqrt()
+        spread = (a + b * carried).square() * noise_prev + b.square() * (beta_next + alpha_next * beta)
+        weight = 0.5 / reverse_var[2:, None]
+        constant = 0.5 * kl_of_variances(var, reverse_var[2:, None]) - 0.5 * torch.log1p(alpha_next * beta / beta_next)
+        of_y = (weight * signal.square()).sum(0)
+        diffusion = self.coordinates(x_0).square() @ of_y + (weight * spread + constant).sum()
+        return {
+            "reconstruction": self.reconstruction(process, x_0),
+            "diffusion": diffusion,
+            "prior": consistency_prior_term(process, x_0.double()),
         }

@@ -7,7 +7,7 @@ processes, or how many images were asked for; and a run that is resumed at a ste
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -87,6 +87,17 @@ class Draws:
     def normal(self, stream: Stream, shape: tuple[int, ...]) -> Tensor:
         """Standard normal, float32, shape (B, \\*shape)."""
         return normal(self.seed, stream, self.step, self.indices, shape).to(self.device)
+
+    def normals(self, stream: Stream, shape: tuple[int, ...]) -> Iterator[Tensor]:
+        """The rows of :meth:`normal`, one after another and without end: for more noise than should be held at once.
+
+        Yields:
+            Standard normal, float32, shape (B, \\*shape); the first K are those of ``normal(stream, (K, *shape))``.
+        """
+        sources = [generator(self.seed, stream, self.step, int(i)) for i in self.indices]
+        while True:
+            rows = [source.standard_normal(shape, dtype=np.float32) for source in sources]
+            yield torch.from_numpy(np.stack(rows)).to(self.device)
 
     def uniform(self, stream: Stream, shape: tuple[int, ...] = ()) -> Tensor:
         """Uniform in [0, 1), float64, shape (B, \\*shape)."""

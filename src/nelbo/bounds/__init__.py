@@ -1,16 +1,28 @@
 """The negative ELBO, term by term, and how to estimate it with an error that can be trusted."""
 
-from nelbo.bounds.denoising import REVERSE_VARIANCES, denoising_weight, diffusion_term, prior_term
+from nelbo.bounds.consistency import consistency_log_ratio, consistency_prior_term, consistency_term, neighbours
+from nelbo.bounds.denoising import REVERSE_VARIANCES, denoising_weight, diffusion_term, prior_term, reverse_step
+from nelbo.bounds.entropy import entropy_difference, entropy_terms
 from nelbo.bounds.terms import Bound
 from nelbo.bounds.timesteps import LossProfile, harmonic, stratified
+from nelbo.bounds.trajectory import Decoder, trajectory_terms
 
 __all__ = [
     "REVERSE_VARIANCES",
     "Bound",
+    "Decoder",
     "LossProfile",
+    "consistency_log_ratio",
+    "consistency_prior_term",
+    "consistency_term",
     "denoising_weight",
     "diffusion_term",
+    "entropy_difference",
+    "entropy_terms",
     "harmonic",
+    "neighbours",
     "prior_term",
+    "reverse_step",
     "stratified",
+    "trajectory_terms",
 ]

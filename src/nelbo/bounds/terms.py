@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -15,9 +15,11 @@ class Bound:
 
     Args:
         terms: name → nats of each example, shape (B,).
+        beside: name → nats of what is told with the terms and is no part of their sum, shape (B,).
     """
 
     terms: Mapping[str, Tensor]
+    beside: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def total(self) -> Tensor:

@@ -114,7 +114,8 @@ def score(
     limit
         Score the first so many images only.
     form
-        How the bound is written: denoising.
+        How the bound is written: denoising; for ddpm also consistency, trajectory (T evaluations each, so no
+        --timesteps) or entropy (not a bound by itself).
     timesteps
         How many t to evaluate per image and replicate, stratified; 0 takes every t.
     replicates

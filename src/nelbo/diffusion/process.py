@@ -10,6 +10,7 @@ several steps is a step of the coarser chain. At s = t − 1 it is the paper's.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -33,6 +34,10 @@ class Gaussian(NamedTuple):
     def sample(self, noise: Tensor) -> Tensor:
         """μ + σ · noise, by reparameterisation; ``noise`` is standard normal, of the mean's shape."""
         return self.mean + self.var.sqrt() * noise
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """ln N(x; μ, σ²), element by element, in nats."""
+        return -0.5 * ((x - self.mean).square() / self.var + (2 * math.pi * self.var).log())
 
 
 class Process:
@@ -71,6 +76,18 @@ class Process:
         shape = (-1, *[1] * (x_t.ndim - 1))
         c_0, c_t, var = (c.to(x_t).reshape(shape) for c in (c_0, c_t, beta * noise_s / noise_t))
         return Gaussian(c_0 * x_0 + c_t * x_t, var)
+
+    def bridge(self, x_prev: Tensor, x_next: Tensor, t: Tensor) -> Gaussian:
+        """q(x_t | x_{t−1}, x_{t+1}) for t < T: what is known of x_t from both its neighbours.
+
+        N(μ, v I): b = β_{t+1} + α_{t+1} β_t, μ = (√α_t β_{t+1} x_{t−1} + √α_{t+1} β_t x_{t+1})/b, v = β_t β_{t+1}/b.
+        """
+        alpha, beta = self.schedule.alpha, self.schedule.beta
+        alpha_next, beta_next = alpha.roll(-1), beta.roll(-1)  # read below T only
+        whole = beta_next + alpha_next * beta
+        c_prev, c_next = alpha.sqrt() * beta_next / whole, alpha_next.sqrt() * beta / whole
+        mean = along(c_prev, t, x_prev) * x_prev + along(c_next, t, x_next) * x_next
+        return Gaussian(mean, along(beta * beta_next / whole, t, x_prev))
 
     def coarse(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """α = ᾱ_t/ᾱ_s and β = 1 − α of the jump from s to t, float64, shape (B,)."""

@@ -13,14 +13,12 @@ from nelbo.data import Dataset
 from nelbo.errors import InputError, nearest
 from nelbo.jobs.run import Run, read_data
 from nelbo.metrics import LikelihoodScore, score_likelihood
-from nelbo.models.base import LikelihoodModel
+from nelbo.models.base import Form, LikelihoodModel
 from nelbo.options import DataOptions
 from nelbo.report.paths import free
 from nelbo.report.progress import bar
 from nelbo.training.checkpoint import replace_text
 from nelbo.units import bits_per_dim
-
-FORMS = ("denoising",)
 
 
 def score(
@@ -46,8 +44,9 @@ def score(
         data: other data than the run's own, of the same shape and levels.
         split: train, val or test.
         limit: score the first so many images only.
-        form: how the bound is written; ``denoising``.
-        timesteps: t per image and replicate, stratified; 0 takes every t; the family's default if None.
+        form: how the bound is written: ``denoising``, and what else the family has.
+        timesteps: t per image and replicate, stratified; 0 takes every t; the family's default if None. A form that
+            takes whole trajectories takes every t.
         replicates: independent estimates per image, at least 2.
         seed: of the noise.
         weights: ``ema`` or ``raw``.
@@ -62,10 +61,6 @@ def score(
     Raises:
         InputError: anything that cannot be used.
     """
-    if form not in FORMS:
-        raise InputError(
-            "--form", f"{form!r} is not a form of the bound{nearest(form, FORMS)} (forms: {', '.join(FORMS)})"
-        )
     for option, value, least in (("--replicates", replicates, 2), ("--limit", limit, 1), ("--batch-size", batch, 1)):
         if value is not None and value < least:
             raise InputError(option, f"{value} is less than {least}")
@@ -85,7 +80,8 @@ def score(
     images = dataset.split(split)[:limit]
     model = run.model(weights, device)
     assert isinstance(model, LikelihoodModel)
-    timesteps = chosen_timesteps(model, timesteps)
+    written = chosen_form(model, form)
+    timesteps = chosen_timesteps(model, timesteps, written)
     asked = {
         "family": run.config.family,
         "data": dataset.name,
@@ -113,9 +109,10 @@ def score(
             timesteps=timesteps,
             replicates=replicates,
             batch=batch,
+            form=form,
             progress=lambda done: progress.update(task, completed=done),
         )
-    summary = summarise(result, asked, dataset.levels, time.monotonic() - started)
+    summary = summarise(result, asked, dataset.levels, time.monotonic() - started, written.why)
     kept.parent.mkdir(exist_ok=True)
     replace_text(kept, json.dumps(summary, indent=1))
     if per_image is not None:
@@ -152,8 +149,27 @@ def fits(run: Run, dataset: Dataset) -> None:
         )
 
 
-def chosen_timesteps(model: LikelihoodModel, asked: int | None) -> int:
-    """How many t per image: the default for None, all for 0."""
+def chosen_form(model: LikelihoodModel, name: str) -> Form:
+    """The form of this name.
+
+    Raises:
+        InputError: the family has none.
+    """
+    if name not in model.forms:
+        known = ", ".join(model.forms)
+        raise InputError(
+            "--form",
+            f"{name!r} is not a form of the bound of {model.family}{nearest(name, model.forms)} (forms: {known})",
+        )
+    return model.forms[name]
+
+
+def chosen_timesteps(model: LikelihoodModel, asked: int | None, form: Form) -> int:
+    """How many t per image: the default for None, all for 0, and all for a form that takes whole trajectories."""
+    if form.whole:
+        if asked not in (None, 0):
+            raise InputError("--timesteps", "this form takes whole trajectories, every t of them; leave it out")
+        asked = 0
     if asked is None:
         return model.default_timesteps
     there_are = model.all_timesteps
@@ -171,18 +187,24 @@ def key_of(asked: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def summarise(result: LikelihoodScore, asked: dict[str, Any], levels: int, seconds: float) -> dict[str, Any]:
-    """The score as one JSON object; all standard errors in bits/dim."""
-    terms = {
-        name: {"nats": result.nats(name), "bits_per_dim": result.bits(name), "stderr": result.stderr(name)}
-        for name in result.terms
-    }
+def summarise(
+    result: LikelihoodScore, asked: dict[str, Any], levels: int, seconds: float, why: str | None = None
+) -> dict[str, Any]:
+    """The score as one JSON object; all standard errors in bits/dim. ``why`` says why it is no bound, where it is none.
+
+    What stands beside the terms, and is no part of their sum, has names of its own: ``difference``, for one.
+    """
+
+    def measured(name: str) -> dict[str, float | None]:
+        return {"nats": result.nats(name), "bits_per_dim": result.bits(name), "stderr": result.stderr(name)}
+
     return {
         **asked,
         "levels": levels,
         "dims": result.dims,
-        "kind": "bound",
-        "terms": terms,
+        **({"kind": "bound"} if why is None else {"kind": "estimate", "why": why}),
+        "terms": {name: measured(name) for name in result.terms},
+        **{name: measured(name) for name in result.beside},
         "nats": result.nats(),
         "bits_per_dim": result.bits(),
         "stderr_mc": result.stderr_mc(),

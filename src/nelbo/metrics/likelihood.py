@@ -14,12 +14,13 @@ The t of one replicate are stratified, hence correlated; replicates are independ
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from nelbo.bounds import Bound
 from nelbo.models.base import LikelihoodModel
 from nelbo.rng import Draws
 from nelbo.units import bits_per_dim
@@ -35,11 +36,13 @@ class LikelihoodScore:
         terms: name → estimates in nats, float64, shape (n, R).
         dims: D, data dimensions per image.
         evaluations: network evaluations per image, all replicates together.
+        beside: the same for what is no part of the sum.
     """
 
     terms: dict[str, Tensor]
     dims: int
     evaluations: int
+    beside: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -47,8 +50,10 @@ class LikelihoodScore:
         return len(next(iter(self.terms.values())))
 
     def estimates(self, name: str = TOTAL) -> Tensor:
-        """y_{ir} of one term, or of their sum, in nats, shape (n, R)."""
-        return torch.stack(list(self.terms.values())).sum(0) if name == TOTAL else self.terms[name]
+        """y_{ir} of one term, of what stands beside them, or of the terms' sum, in nats, shape (n, R)."""
+        if name == TOTAL:
+            return torch.stack(list(self.terms.values())).sum(0)
+        return self.terms[name] if name in self.terms else self.beside[name]
 
     def nats(self, name: str = TOTAL) -> float:
         """Mean over images and replicates, in nats per image."""
@@ -84,6 +89,7 @@ def score_likelihood(
     timesteps: int | None = None,
     replicates: int = 2,
     batch: int = 128,
+    form: str = "denoising",
     progress: Callable[[int], None] = lambda done: None,
 ) -> LikelihoodScore:
     """Estimate the bound of every image. Image i has the same noise whatever the batch, and however many are scored.
@@ -95,6 +101,7 @@ def score_likelihood(
         timesteps: how many t per image and replicate; the family's default if None.
         replicates: R ≥ 2, or the Monte-Carlo error is unknown.
         batch: images at a time.
+        form: how the bound is written, one of ``model.forms``.
         progress: called with the number of images done so far, as a share of n · R.
     """
     if replicates < 2:
@@ -102,17 +109,27 @@ def score_likelihood(
     was_training = model.training
     model.eval()
     timesteps = timesteps or model.default_timesteps
-    parts: list[list[dict[str, Tensor]]] = []
+    written = model.forms[form]
+    parts: list[list[Bound]] = []
     for replicate in range(replicates):
         parts.append([])
         for first in range(0, len(images), batch):
             x = images[first : first + batch].to(model.device)
             indices: Sequence[int] = range(first, first + len(x))
-            bound = model.estimate(x, Draws(seed, replicate, indices, len(images), model.device), timesteps)
-            parts[-1].append({name: value.double().cpu() for name, value in bound.terms.items()})
+            bound = written.estimate(x, Draws(seed, replicate, indices, len(images), model.device), timesteps)
+            parts[-1].append(Bound(_kept(bound.terms), _kept(bound.beside)))
             progress(replicate * len(images) + first + len(x))
     model.train(was_training)
-    terms = {
-        name: torch.stack([torch.cat([part[name] for part in run]) for run in parts], dim=1) for name in parts[0][0]
-    }
-    return LikelihoodScore(terms, model.dims, replicates * model.evaluations(timesteps))
+    terms = _together([[part.terms for part in run] for run in parts])
+    beside = _together([[part.beside for part in run] for run in parts])
+    return LikelihoodScore(terms, model.dims, replicates * written.evaluations(timesteps), beside)
+
+
+def _kept(terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """In float64, on the CPU."""
+    return {name: value.double().cpu() for name, value in terms.items()}
+
+
+def _together(parts: Sequence[Sequence[Mapping[str, Tensor]]]) -> dict[str, Tensor]:
+    """Replicate → batch → name → (B,) as name → (n, R)."""
+    return {name: torch.stack([torch.cat([part[name] for part in run]) for run in parts], 1) for name in parts[0][0]}

@@ -15,7 +15,7 @@ from nelbo.rng import Stream, normal
 from nelbo.samplers import DDIM, Ancestral, Sampler, trajectory
 
 SAMPLERS = ("ancestral", "ddim")
-QUICK_STEPS = 50
+QUICK_STEPS = 200
 
 
 class Chain(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -43,6 +43,22 @@ class Frame(NamedTuple):
     of: int
     x: Tensor
     x_0: Tensor
+
+
+class Form(NamedTuple):
+    """One way to write the bound, and to estimate it.
+
+    Attributes:
+        estimate: (x, draws, timesteps) → one unbiased estimate of each image, as :meth:`LikelihoodModel.estimate`.
+        evaluations: timesteps → network evaluations per image of one estimate.
+        whole: it takes whole trajectories, so every t is evaluated and ``timesteps`` has no say.
+        why: why its total is no bound by itself; None if it is one.
+    """
+
+    estimate: Callable[[Tensor, Draws, int], Bound]
+    evaluations: Callable[[int], int]
+    whole: bool = False
+    why: str | None = None
 
 
 class GenerativeModel(nn.Module, ABC):
@@ -149,8 +165,21 @@ class LikelihoodModel(GenerativeModel):
     def evaluations(self, timesteps: int) -> int:
         """Network evaluations per image of one :meth:`estimate`."""
 
+    @property
+    def forms(self) -> Mapping[str, Form]:
+        """Every way in which this family's bound can be estimated, by name; the first is the default."""
+        return {"denoising": Form(self.estimate, self.evaluations)}
+
     @torch.no_grad()
-    def bound(self, x: Tensor, *, seed: int = 0, timesteps: int | None = None, replicates: int = 1) -> Bound:
+    def bound(
+        self,
+        x: Tensor,
+        *,
+        seed: int = 0,
+        timesteps: int | None = None,
+        replicates: int = 1,
+        form: str = "denoising",
+    ) -> Bound:
         """The negative ELBO of each image, term by term, in nats: −ln p(x) ≤ E[total].
 
         Args:
@@ -158,10 +187,15 @@ class LikelihoodModel(GenerativeModel):
             seed: of the Monte-Carlo noise; image i of the batch has the same noise whatever B.
             timesteps: how many t to evaluate per image and replicate; the family's default if None.
             replicates: independent estimates to average.
+            form: how the bound is written, one of :attr:`forms`.
         """
         timesteps = timesteps or self.default_timesteps
+        estimate = self.forms[form].estimate
         runs = [
-            self.estimate(x.to(self.device), Draws(seed, r, range(len(x)), len(x), self.device), timesteps)
+            estimate(x.to(self.device), Draws(seed, r, range(len(x)), len(x), self.device), timesteps)
             for r in range(replicates)
         ]
-        return Bound({name: torch.stack([run.terms[name] for run in runs]).mean(0) for name in runs[0].terms})
+        return Bound(
+            {name: torch.stack([run.terms[name] for run in runs]).mean(0) for name in runs[0].terms},
+            {name: torch.stack([run.beside[name] for run in runs]).mean(0) for name in runs[0].beside},
+        )

@@ -1,21 +1,38 @@
 """Denoising diffusion probabilistic models (Ho et al. 2020): train, sample and score in T discrete steps.
 
-The bound is that of :mod:`nelbo.bounds.denoising`; its last term is the discretised Gaussian decoder of DDPM (13),
-p_θ(x_0|x_1) = N(x̂_0(x_1), σ²) over the levels, with σ² = β_1, or learned for each pixel.
+The bound is that of :mod:`nelbo.bounds.denoising`, or another form of it in :mod:`nelbo.bounds`; its last term is the
+discretised Gaussian decoder of DDPM (13), p_θ(x_0|x_1) = N(x̂_0(x_1), σ²) over the levels, with σ² = β_1, or learned
+for each pixel.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from nelbo.bounds import REVERSE_VARIANCES, Bound, LossProfile, diffusion_term, harmonic, prior_term, stratified
+from nelbo.bounds import (
+    REVERSE_VARIANCES,
+    Bound,
+    LossProfile,
+    consistency_prior_term,
+    consistency_term,
+    diffusion_term,
+    entropy_difference,
+    entropy_terms,
+    harmonic,
+    neighbours,
+    prior_term,
+    stratified,
+    trajectory_terms,
+)
 from nelbo.diffusion import PARAMETERIZATIONS, Denoised, Process
 from nelbo.likelihoods import DiscretizedNormal, to_unit
 from nelbo.models._diffusion import Chain, DiffusionModel
+from nelbo.models.base import Form
 from nelbo.nn import UNet, default_widths
 from nelbo.options import FamilyOptions
 from nelbo.rng import Draws, Stream
@@ -174,7 +191,7 @@ class DDPM(DiffusionModel):
 
     @property
     def default_timesteps(self) -> int:
-        return min(8, self.all_timesteps)
+        return min(4, self.all_timesteps)
 
     @property
     def all_timesteps(self) -> int:
@@ -206,6 +223,62 @@ class DDPM(DiffusionModel):
                 terms["diffusion"] += weight[:, k].to(term.dtype) * term
         terms["prior"] = prior_term(self.process, x_0)
         return Bound(terms)
+
+    @property
+    def forms(self) -> Mapping[str, Form]:
+        return {
+            "denoising": Form(self.estimate, self.evaluations),
+            "consistency": Form(self.consistency, self.evaluations),
+            "trajectory": Form(self.trajectory, lambda timesteps: self.T, whole=True),
+            "entropy": Form(self.entropy, self.evaluations, why="not a bound by itself: it has no decoder"),
+        }
+
+    def denoise_double(self, x_t: Tensor, t: Tensor) -> Denoised:
+        """:meth:`denoise` for float64 x_t: the network itself stays in float32."""
+        denoised = self.denoise(x_t.float(), t)
+        return Denoised(denoised.x_0.double(), denoised.eps.double())
+
+    def reconstruct(self, x: Tensor, x_1: Tensor) -> Tensor:
+        """−ln p_θ(x_0|x_1) of each image at this x_1, in nats, shape (B,)."""
+        denoised, log_std = self.ask(x_1.float(), torch.ones(len(x), dtype=torch.long, device=x.device))
+        return self.decoder_nll(x, denoised.x_0, log_std).double()
+
+    def trajectory(self, x: Tensor, draws: Draws, timesteps: int) -> Bound:
+        """The bound before any rearrangement, from one whole trajectory: T evaluations, whatever ``timesteps`` says."""
+        x_0 = to_unit(x, self.levels).double()
+        noise = draws.normals(Stream.SCORE_NOISE, self.shape)
+        return Bound(
+            trajectory_terms(
+                self.process, self.reverse_var, self.denoise_double, lambda x_1: self.reconstruct(x, x_1), x_0, noise
+            )
+        )
+
+    def consistency(self, x: Tensor, draws: Draws, timesteps: int) -> Bound:
+        """The consistency form, x_t integrated out: stratified t for the sum, one draw of x_1."""
+        x_0 = to_unit(x, self.levels).double()
+        noise = draws.normals(Stream.SCORE_NOISE, self.shape)
+        first = torch.ones(len(x), dtype=torch.long, device=x.device)
+        terms = {"reconstruction": self.reconstruct(x, self.process.diffuse(x_0, first, next(noise)))}
+        terms["diffusion"] = torch.zeros_like(terms["reconstruction"])
+        if self.T > 1:
+            index, weight = stratified(draws.uniform(Stream.SCORE_TIME, (timesteps,)), self.proposal(timesteps))
+            for k in range(timesteps):
+                t = index[:, k] + 1
+                x_prev, _, x_next = neighbours(self.process, x_0, t, (next(noise), next(noise), next(noise)))
+                x_0_hat = self.denoise_double(x_next, t + 1).x_0
+                term = consistency_term(self.process, self.reverse_var, x_prev, x_next, x_0_hat, t)
+                terms["diffusion"] += weight[:, k] * term
+        terms["prior"] = consistency_prior_term(self.process, x_0)
+        return Bound(terms)
+
+    def entropy(self, x: Tensor, draws: Draws, timesteps: int) -> Bound:
+        """The entropy form, and beside it ``difference``, Δ: what it lacks of the bound with the same noise."""
+        bound, x_0 = self.estimate(x, draws, timesteps), to_unit(x, self.levels)
+        terms = {"diffusion": bound.terms["diffusion"].double(), **entropy_terms(self.process, x_0)}
+        return Bound(
+            {name: terms[name] for name in ("edge", "diffusion", "prior")},
+            {"difference": entropy_difference(self.process, x_0, bound.terms["reconstruction"])},
+        )
 
     def facts(self) -> dict[str, object]:
         """The ends of the schedule, and what the last one costs: the prior term where every pixel is at ±1."""

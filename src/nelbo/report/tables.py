@@ -23,6 +23,9 @@ def score_table(score: dict[str, Any]) -> Table:
         table.add_row(name, f"{term['bits_per_dim']:.4f}", error(term["stderr"]))
     table.add_section()
     table.add_row(f"total ({score['kind']})", f"{score['bits_per_dim']:.4f}", error(score["stderr"]), style="bold")
+    if "difference" in score:
+        missing = score["difference"]
+        table.add_row("bound − total", f"{missing['bits_per_dim']:.4f}", error(missing["stderr"]))
     table.add_row(f"uniform code, log2 {score['levels']}", f"{uniform_bits(score['levels']):.4f}", "", style="dim")
     return table
 
@@ -30,7 +33,8 @@ def score_table(score: dict[str, Any]) -> Table:
 def score_title(score: dict[str, Any]) -> str:
     """What was scored, on what, in one line."""
     images = f"{score['n']:,} images of {score['dims']:,} dimensions"
-    return f"{score['family']} on {score['data']}, {score['split']} split, {images}, {score['weights']} weights"
+    title = f"{score['family']} on {score['data']}, {score['split']} split, {images}, {score['weights']} weights"
+    return title if score["kind"] == "bound" else f"{title}; {score['form']} form, {score['why']}"
 
 
 def error(value: float | None) -> str:
