@@ -1,6 +1,6 @@
 """What each simplification of the bound costs, in bits: trains a network three ways, writes docs/simplifications.md.
 
-NELBO_DATA=… make simplifications          (800 steps for each, a few minutes on two cores)
+NELBO_DATA=… make simplifications          (400 steps for each, about ten minutes on two cores)
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ OBJECTIVES = {
 
 PAGE = """# What the simplifications cost
 
-Three runs of one network on {data}, told apart by the objective alone: {steps:,} steps of 128 images each. Scored on the
-first {n:,} test images; bits/dim.
+Three runs of one network on {data}, told apart by the objective alone: {steps:,} steps of 128 images each. Scored on
+the first {n:,} test images; bits/dim.
 
 | trained with | reconstruction | diffusion | prior | total | ± s.e. |
 | --- | --- | --- | --- | --- | --- |
@@ -68,7 +68,7 @@ def dropped(name: str, score: dict[str, Any]) -> str:
 def main() -> None:
     """Train, score, draw, write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--runs", type=Path, default=Path("runs/simplifications"))
     parser.add_argument("--limit", type=int, default=2000)

@@ -21,6 +21,7 @@ from torch import Tensor
 from nelbo.cli.app import build_app, run
 from nelbo.models.base import Frame, GenerativeModel, SampleSettings
 from nelbo.rng import Draws
+from nelbo.training import latest_checkpoint, read_checkpoint
 
 SMALL = {
     **{"--widths": "8 8", "--timesteps": "30", "--schedule": "linear", "--objective": "simple"},
@@ -134,3 +135,10 @@ class Toy(GenerativeModel):
 def environment() -> dict[str, str]:
     """For a process of its own: one thread, so that a busy machine does not slow it down."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
+
+
+def tensors_of(run: Path, part: str = "model") -> dict[str, Tensor]:
+    """The tensors of a run's latest checkpoint."""
+    folder = latest_checkpoint(run)
+    assert folder is not None
+    return read_checkpoint(folder).tensors[part]

@@ -19,18 +19,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from machine_helpers import TINY, call, call_well, environment, listing, same_tensors, tiny, train_tiny, write_pictures
+from machine_helpers import (
+    TINY,
+    call,
+    call_well,
+    environment,
+    listing,
+    same_tensors,
+    tensors_of,
+    tiny,
+    train_tiny,
+    write_pictures,
+)
 from PIL import Image
 
 import nelbo
 from nelbo.training import latest_checkpoint, read_checkpoint
-
-
-def tensors_of(run: Path, part: str = "model") -> dict[str, torch.Tensor]:
-    folder = latest_checkpoint(run)
-    assert folder is not None
-    return read_checkpoint(folder).tensors[part]
-
 
 # The run directory
 

@@ -18,7 +18,7 @@ from nelbo.cli.train import train_app
 from nelbo.config.check import first_problem
 from nelbo.errors import InputError
 
-HELP = """Train, sample, score and compress images with generative models whose bounds you can check.
+HELP = """Train, sample and score images with generative models whose bounds you can check.
 
 ```
 nelbo train ddpm --data digits --minutes 2 --out runs/first

@@ -191,7 +191,7 @@ class DDPM(DiffusionModel):
 
     @property
     def default_timesteps(self) -> int:
-        return min(4, self.all_timesteps)
+        return min(8, self.all_timesteps)
 
     @property
     def all_timesteps(self) -> int:

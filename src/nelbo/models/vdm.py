@@ -163,7 +163,7 @@ class VDM(DiffusionModel):
 
     @property
     def default_timesteps(self) -> int:
-        return min(4, self.options.timesteps or 4)
+        return min(8, self.options.timesteps or 8)
 
     @property
     def all_timesteps(self) -> int | None:

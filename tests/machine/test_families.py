@@ -1,0 +1,54 @@
+"""What every family owes a user: it trains, resumes to the bit, samples, scores and describes itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from machine_helpers import call_well, same_tensors, tensors_of
+
+from nelbo.config import family_names
+
+FAMILIES = {
+    "ddpm": ("--timesteps", "30", "--widths", "8", "8", "--dropout", "0.1"),
+    "vdm": ("--widths", "8", "8", "--dropout", "0.1", "--gamma", "learned"),
+}
+"""Each family with the options of a very small model. A new family is one line."""
+
+COMMON = ("--batch-size", "8", "--device", "cpu", "--precision", "fp32")
+every_family = pytest.mark.parametrize("family", list(FAMILIES))
+
+
+def train(family: str, out: Path, *more: str) -> Path:
+    call_well("train", family, *FAMILIES[family], *COMMON, "--out", out, *more)
+    return out
+
+
+def test_no_family_is_left_out() -> None:
+    assert sorted(FAMILIES) == family_names()
+
+
+@every_family
+def test_a_family_does_what_the_commands_promise(family: str, here: Path) -> None:
+    run = train(family, here / "run", "--steps", "6")
+    assert list((run / "samples").glob("*.png"))
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert any("val_bits_per_dim" in row for row in metrics)
+    score = json.loads(call_well("score", run, "--limit", "8", "--timesteps", "2", "--json").out)
+    assert score["family"] == family
+    assert sum(term["nats"] for term in score["terms"].values()) == pytest.approx(score["nats"], rel=1e-9)
+    assert score["bits_per_dim"] > 0
+    call_well("sample", run, "-n", "5", "--steps", "4", "--out", "drawn.npz")
+    assert np.load("drawn.npz")["images"].shape == (5, 8, 8, 1)
+    assert "prior_bits_per_dim_at_most" in call_well("info", run).out
+
+
+@every_family
+def test_resumed_is_never_stopped(family: str, here: Path) -> None:
+    straight = train(family, here / "straight", "--steps", "6", "--decay", "0")
+    stopped = train(family, here / "stopped", "--steps", "3", "--decay", "0")
+    train(family, stopped, "--steps", "6", "--decay", "0", "--resume")
+    for part in ("model", "ema", "optimizer"):
+        same_tensors(tensors_of(straight, part), tensors_of(stopped, part))
