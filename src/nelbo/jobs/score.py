@@ -61,22 +61,11 @@ def score(
     Raises:
         InputError: anything that cannot be used.
     """
-    for option, value, least in (("--replicates", replicates, 2), ("--limit", limit, 1), ("--batch-size", batch, 1)):
-        if value is not None and value < least:
-            raise InputError(option, f"{value} is less than {least}")
-    if not 0 <= seed < 2**63:
-        raise InputError("--seed", f"{seed} is not between 0 and 2^63")
+    require_numbers(replicates, limit, batch, seed)
     if per_image is not None:
         free(per_image, "--per-image")
     run = Run(path)
-    if data is not None and "data" not in data.model_fields_set:  # how to read, but not what: the run's own data
-        data = run.config.data.model_copy(update={name: getattr(data, name) for name in data.model_fields_set})
-    dataset = run.dataset if data is None else read_data(data)
-    if data is None and dataset.sha256 != run.config.images.sha256:
-        raise InputError(
-            "--data", f"{run.config.data.data} has changed since the run: its test images may be ones it was trained on"
-        )
-    fits(run, dataset)
+    dataset = chosen_data(run, data)
     images = dataset.split(split)[:limit]
     model = run.model(weights, device)
     assert isinstance(model, LikelihoodModel)
@@ -101,7 +90,6 @@ def score(
         return known
     started = time.monotonic()
     with bar(f"scoring {len(images):,} images", replicates * len(images)) as progress:
-        task = progress.task_ids[0]
         result = score_likelihood(
             model,
             images,
@@ -110,7 +98,7 @@ def score(
             replicates=replicates,
             batch=batch,
             form=form,
-            progress=lambda done: progress.update(task, completed=done),
+            progress=lambda done: progress.update(progress.task_ids[0], completed=done),
         )
     summary = summarise(result, asked, dataset.levels, time.monotonic() - started, written.why)
     kept.parent.mkdir(exist_ok=True)
@@ -118,6 +106,39 @@ def score(
     if per_image is not None:
         write_per_image(result, per_image)
     return summary
+
+
+def require_numbers(replicates: int, limit: int | None, batch: int, seed: int) -> None:
+    """Check what a Python call may get wrong.
+
+    Raises:
+        InputError: a number out of its range.
+    """
+    for option, value, least in (("--replicates", replicates, 2), ("--limit", limit, 1), ("--batch-size", batch, 1)):
+        if value is not None and value < least:
+            raise InputError(option, f"{value} is less than {least}")
+    if not 0 <= seed < 2**63:
+        raise InputError("--seed", f"{seed} is not between 0 and 2^63")
+
+
+def chosen_data(run: Run, options: DataOptions | None) -> Dataset:
+    """The run's own data, or others, or the run's own read in another way.
+
+    Raises:
+        InputError: data that the run cannot score, or that have changed since it was begun.
+    """
+    if options is None:
+        if run.dataset.sha256 != run.config.images.sha256:
+            spec = run.config.data.data
+            raise InputError(
+                "--data", f"{spec} has changed since the run: its test images may be ones it was trained on"
+            )
+        return run.dataset
+    if "data" not in options.model_fields_set:
+        options = run.config.data.model_copy(update={name: getattr(options, name) for name in options.model_fields_set})
+    dataset = read_data(options)
+    fits(run, dataset)
+    return dataset
 
 
 def stored(path: Path, asked: dict[str, Any]) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ for each pixel.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -33,8 +33,7 @@ from nelbo.diffusion import PARAMETERIZATIONS, Denoised, Process
 from nelbo.likelihoods import DiscretizedNormal, to_unit
 from nelbo.models._diffusion import Chain, DiffusionModel
 from nelbo.models.base import Form
-from nelbo.nn import UNet, default_widths
-from nelbo.options import FamilyOptions
+from nelbo.nn import UNetOptions
 from nelbo.rng import Draws, Stream
 from nelbo.samplers import times
 from nelbo.schedules import SCHEDULES
@@ -50,7 +49,7 @@ UNIFORM_SHARE = {"bound": 0.1, "hybrid": 0.5}
 """The share of t that is drawn uniformly, and not by the loss profile."""
 
 
-class DDPMOptions(FamilyOptions):
+class DDPMOptions(UNetOptions):
     """The settings of a DDPM."""
 
     timesteps: Annotated[int, Field(ge=1, le=100_000)] = 1000
@@ -65,20 +64,6 @@ class DDPMOptions(FamilyOptions):
     "σ_t², the variance of the reverse step; beta costs bits on images at any T, because it is not the posterior's."
     decoder_variance: Literal["beta_1", "learned"] = "learned"
     "The variance of p(x_0|x_1): β_1, or learned for each pixel."
-    widths: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = ()
-    "Channels at each resolution, finest first; chosen for the data if left out."
-    blocks: Annotated[int, Field(ge=1, le=16)] = 1
-    "Residual blocks at each resolution."
-    attention: tuple[Annotated[int, Field(ge=0)], ...] | None = None
-    "Resolutions with self-attention, as indices into widths; the coarsest if left out."
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    "Share of activations dropped in residual blocks while training."
-
-    def resolved(self, shape: tuple[int, int, int]) -> Self:
-        """The same settings with everything that depends on the data filled in."""
-        widths = self.widths or default_widths(*shape[1:])
-        attention = (len(widths) - 1,) if self.attention is None else self.attention
-        return self.model_copy(update={"widths": widths, "attention": attention})
 
 
 class DDPM(DiffusionModel):
@@ -105,13 +90,9 @@ class DDPM(DiffusionModel):
         self.reverse_var = REVERSE_VARIANCES[options.reverse_variance](schedule)
         self.learned_decoder = options.decoder_variance == "learned"
         channels = shape[0]
-        self.network = UNet(
+        self.network = options.network(
             channels,
             2 * channels if self.learned_decoder else channels,
-            widths=options.widths,
-            blocks=options.blocks,
-            attention=options.attention or (),
-            dropout=options.dropout,
         )
         self.profile = LossProfile(schedule.T, floor=UNIFORM_SHARE.get(options.objective, 1.0))
 

@@ -6,7 +6,7 @@ decoder over the levels, and the diffusion term L_∞ of :mod:`nelbo.bounds.cont
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -18,10 +18,9 @@ from nelbo.diffusion import Denoised, Process
 from nelbo.diffusion.continuous import diffuse, from_velocity, from_x_0, on_grid, rates
 from nelbo.likelihoods import to_unit
 from nelbo.models._diffusion import Chain, DiffusionModel
-from nelbo.nn import UNet, default_widths
+from nelbo.nn import UNetOptions
 from nelbo.nn.gamma import LearnedGamma, LinearGamma, split_gradient
 from nelbo.nn.levels import OUTPUTS, log_law, posterior_mean
-from nelbo.options import FamilyOptions
 from nelbo.rng import Draws, Stream
 from nelbo.units import bits_per_dim
 
@@ -33,7 +32,7 @@ FINE_STEPS = 1000
 """The steps of ancestral sampling where the bound is in continuous time."""
 
 
-class VDMOptions(FamilyOptions):
+class VDMOptions(UNetOptions):
     """The settings of a VDM."""
 
     timesteps: Annotated[int, Field(ge=0, le=100_000)] = 0
@@ -48,20 +47,6 @@ class VDMOptions(FamilyOptions):
     "What the network gives: a law over the levels of each pixel, or v."
     fourier: tuple[Annotated[int, Field(ge=0, le=12)], ...] = ()
     "Powers n of the features sin(2ⁿ π z) and cos(2ⁿ π z) that the network sees beside z; the paper has 7 and 8."
-    widths: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = ()
-    "Channels at each resolution, finest first; chosen for the data if left out."
-    blocks: Annotated[int, Field(ge=1, le=16)] = 1
-    "Residual blocks at each resolution."
-    attention: tuple[Annotated[int, Field(ge=0)], ...] | None = None
-    "Resolutions with self-attention, as indices into widths; the coarsest if left out."
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    "Share of activations dropped in residual blocks while training."
-
-    def resolved(self, shape: tuple[int, int, int]) -> Self:
-        """The same settings with everything that depends on the data filled in."""
-        widths = self.widths or default_widths(*shape[1:])
-        attention = (len(widths) - 1,) if self.attention is None else self.attention
-        return self.model_copy(update={"widths": widths, "attention": attention})
 
 
 class VDM(DiffusionModel):
@@ -85,13 +70,9 @@ class VDM(DiffusionModel):
         kind = LearnedGamma if self.learned else LinearGamma
         self.gamma: LearnedGamma | LinearGamma = kind(options.gamma_min, options.gamma_max)
         channels = shape[0]
-        self.network = UNet(
+        self.network = options.network(
             channels * (1 + 2 * len(options.fourier)),
             channels * (OUTPUTS if options.head == "levels" else 1),
-            widths=options.widths,
-            blocks=options.blocks,
-            attention=options.attention or (),
-            dropout=options.dropout,
         )
         # A learned shape of γ does what the profile would do: it evens out the loss over t.
         self.profile = LossProfile(PROFILE_STEPS, floor=1.0 if self.learned else 0.1)

@@ -1,5 +1,5 @@
 """Networks."""
 
-from nelbo.nn.unet import UNet, default_widths
+from nelbo.nn.unet import UNet, UNetOptions, default_widths
 
-__all__ = ["UNet", "default_widths"]
+__all__ = ["UNet", "UNetOptions", "default_widths"]

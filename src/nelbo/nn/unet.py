@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Self
+
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nelbo.errors import InputError
 from nelbo.nn.blocks import Stage, TimeEmbedding, Upsample, group_norm, zeroed
+from nelbo.options import FamilyOptions
 
 
 def default_widths(height: int, width: int) -> tuple[int, ...]:
@@ -21,6 +25,36 @@ def default_widths(height: int, width: int) -> tuple[int, ...]:
         side = (side + 1) // 2
         widths.append(min(2 * widths[-1], 256))
     return tuple(widths[:3]) if min(height, width) < 64 else tuple(widths)
+
+
+class UNetOptions(FamilyOptions):
+    """The settings of a U-Net, for a family to add its own to."""
+
+    widths: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = ()
+    "Channels at each resolution, finest first; chosen for the data if left out."
+    blocks: Annotated[int, Field(ge=1, le=16)] = 1
+    "Residual blocks at each resolution."
+    attention: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    "Resolutions with self-attention, as indices into widths; the coarsest if left out."
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    "Share of activations dropped in residual blocks while training."
+
+    def resolved(self, shape: tuple[int, int, int]) -> Self:
+        """The same settings with everything that depends on the data filled in."""
+        widths = self.widths or default_widths(*shape[1:])
+        attention = (len(widths) - 1,) if self.attention is None else self.attention
+        return self.model_copy(update={"widths": widths, "attention": attention})
+
+    def network(self, in_channels: int, out_channels: int) -> UNet:
+        """The network that these settings, resolved, describe."""
+        return UNet(
+            in_channels,
+            out_channels,
+            widths=self.widths,
+            blocks=self.blocks,
+            attention=self.attention or (),
+            dropout=self.dropout,
+        )
 
 
 class UNet(nn.Module):
