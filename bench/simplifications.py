@@ -62,7 +62,7 @@ def row(objective: str, score: dict[str, Any]) -> str:
 def dropped(name: str, score: dict[str, Any]) -> str:
     """What the total would be without one term."""
     hidden = score["terms"][name]["bits_per_dim"]
-    return f"| {name} | {score['bits_per_dim'] - hidden:.4f} | {hidden:.6f} |"
+    return f"| {name} | {score['bits_per_dim'] - hidden:.4f} | {hidden:.2g} |"
 
 
 def main() -> None:
