@@ -38,8 +38,8 @@ What a figure would look like that leaves out a term, for the run with L_simple:
   large, which is why it is computed, and why `nelbo info RUN` prints it for the run's own schedule.
 - **The reconstruction term** is no rounding error: leaving it out would make every model look that much better than any
   code built on it could be.
-- **L_simple** gives up the bound's weights, for the sake of pictures: its price in bits is the difference of the totals.
-  The default adds the two objectives. Compare the pictures for yourself; after so few steps they differ little.
+- **L_simple** gives up the bound's weights, for the sake of pictures: its price in bits is the difference of the
+  totals. The default adds the two objectives. Compare the pictures; after so few steps they differ little.
 
 Drawn from the same seeds, 200 steps of DDIM (η = 1):
 
