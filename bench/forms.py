@@ -19,10 +19,10 @@ from torch import Tensor
 
 from nelbo.analytic import GaussianData
 from nelbo.bounds import (
-    REVERSE_VARIANCES,
+    VARIANCES,
+    ReverseVariance,
     consistency_log_ratio,
     consistency_term,
-    diffusion_term,
     neighbours,
     trajectory_terms,
 )
@@ -39,15 +39,16 @@ def oracle(n: int = 300, T: int = 1000) -> None:
     process, data = Process(linear(T)), GaussianData(torch.zeros(1), torch.eye(1))
     x_0 = torch.full((n, 1), 0.7, dtype=torch.float64)
     table = Table(title=f"variance in nats² of one estimate, T = {T}")
-    for name in ("form", *(f"σ² = {variance}" for variance in REVERSE_VARIANCES)):
+    names = ("beta", "beta_tilde")
+    for name in ("form", *(f"σ² = {variance}" for variance in names)):
         table.add_column(name, justify="left" if name == "form" else "right")
-    columns = [oracle_variances(data, process, of(process.schedule), x_0) for of in REVERSE_VARIANCES.values()]
+    columns = [oracle_variances(data, process, VARIANCES[name], x_0) for name in names]
     for name in columns[0]:
         table.add_row(name, *(f"{column[name]:.3g}" for column in columns))
     Console(width=120).print(table)
 
 
-def oracle_variances(data: GaussianData, process: Process, reverse_var: Tensor, x_0: Tensor) -> dict[str, float]:
+def oracle_variances(data: GaussianData, process: Process, variance: ReverseVariance, x_0: Tensor) -> dict[str, float]:
     """Form → variance over the rows of x_0, which are one image. Each t has draws of its own, but for trajectories."""
     denoise, beta_1 = data.denoiser(process), process.schedule.beta[1]
 
@@ -59,18 +60,21 @@ def oracle_variances(data: GaussianData, process: Process, reverse_var: Tensor, 
         mean = denoise(x_1, torch.ones(len(x_1), dtype=torch.long)).x_0
         return -Gaussian(mean, beta_1).log_prob(x_0).sum(1)
 
+    def step(x_t: Tensor, t: Tensor) -> Gaussian:
+        return variance.step(process, denoise(x_t, t), x_t, t)
+
     sums = {name: torch.zeros(len(x_0), dtype=torch.float64) for name in ("denoising", "integrated", "sampled")}
     rows = noise(1)
-    for step in range(2, process.schedule.T + 1):
-        t = torch.full((len(x_0),), step)
+    for at in range(2, process.schedule.T + 1):
+        t = torch.full((len(x_0),), at)
         eps = next(rows)
-        eps_hat = denoise(process.diffuse(x_0, t, eps), t).eps
-        sums["denoising"] += diffusion_term(process, reverse_var, eps, eps_hat, t)
+        denoised = denoise(process.diffuse(x_0, t, eps), t)
+        sums["denoising"] += variance.diffusion_term(process, denoised, eps, t)
         x_prev, x_t, x_next = neighbours(process, x_0, t - 1, (next(rows), next(rows), next(rows)))
-        x_0_hat = denoise(x_next, t).x_0
-        sums["integrated"] += consistency_term(process, reverse_var, x_prev, x_next, x_0_hat, t - 1)
-        sums["sampled"] += consistency_log_ratio(process, reverse_var, x_prev, x_t, x_next, x_0_hat, t - 1)
-    whole = torch.stack(list(trajectory_terms(process, reverse_var, denoise, decode, x_0, noise(2)).values())).sum(0)
+        reverse = variance.step(process, denoise(x_next, t), x_next, t)
+        sums["integrated"] += consistency_term(process, reverse, x_prev, x_next, t - 1)
+        sums["sampled"] += consistency_log_ratio(process, reverse, x_prev, x_t, t - 1)
+    whole = torch.stack(list(trajectory_terms(process, step, decode, x_0, noise(2)).values())).sum(0)
     return {
         "denoising": float(sums["denoising"].var()),
         "consistency, x_t integrated out": float(sums["integrated"].var()),
@@ -103,11 +107,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         table.add_column(name, justify="left" if name == "form" else "right")
     base: float | None = None
     for name, form in model.forms.items():
-        for timesteps in asked[-1:] if form.whole else asked:
+        for timesteps in asked if form.counts == "timesteps" else asked[-1:]:
             score = score_likelihood(
                 model, images, timesteps=timesteps, replicates=args.replicates, form=name, seed=len(name)
             )
-            evaluations = form.evaluations(timesteps)
+            evaluations = score.evaluations // args.replicates
             variance = float(score.estimates().var(1).mean())
             base = base or variance * evaluations
             table.add_row(

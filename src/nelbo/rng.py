@@ -26,6 +26,7 @@ class Stream(IntEnum):
     SCORE_TIME = 4
     SCORE_NOISE = 5
     TRAIN_PLACE = 6
+    SCORE_PROBE = 7
 
 
 def generator(seed: int, stream: Stream, step: int, index: int) -> np.random.Generator:

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from nelbo.bounds import VARIANCES
 from nelbo.diffusion import Denoised, Denoiser, Gaussian, Process, along
 from nelbo.errors import InputError
 
@@ -36,21 +37,15 @@ class Ancestral:
 
     Args:
         process: the forward process.
-        reverse_variance: ``beta`` (σ² = β) or ``beta_tilde`` (σ² = β̃).
+        reverse_variance: σ², by its name in :data:`nelbo.bounds.VARIANCES`.
     """
 
     def __init__(self, process: Process, reverse_variance: str) -> None:
-        self.process = process
-        self.reverse_variance = reverse_variance
+        self.process, self.variance = process, VARIANCES[reverse_variance]
 
     def step(self, x_t: Tensor, denoised: Denoised, t: Tensor, s: Tensor) -> Gaussian:
         """N(μ̃(x̂_0, x_t), σ²), a point at s = 0."""
-        posterior = self.process.posterior(denoised.x_0, x_t, t, s)
-        if self.reverse_variance == "beta_tilde":
-            return posterior
-        _, beta = self.process.coarse(t, s)
-        noisy = beta.to(x_t.device) * (s > 0)
-        return Gaussian(posterior.mean, noisy.to(x_t.dtype).reshape(posterior.var.shape))
+        return self.variance.step(self.process, denoised, x_t, t, s)
 
 
 class DDIM:
@@ -109,7 +104,7 @@ def clipped(process: Process, denoised: Denoised, x_t: Tensor, t: Tensor) -> Den
     table = process.schedule
     x_0 = denoised.x_0.clamp(-1.0, 1.0)
     eps = (x_t - along(table.signal_rate, t, x_t) * x_0) / along(table.noise_rate, t, x_t)
-    return Denoised(x_0, eps)
+    return denoised._replace(x_0=x_0, eps=eps)
 
 
 def trajectory(

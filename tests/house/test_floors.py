@@ -15,7 +15,7 @@ FLOORS = [
     ["options", "rng", "units", "divergences", "likelihoods", "schedules"],
     ["diffusion", "markov"],
     ["bounds"],
-    ["analytic", "samplers", "inference", "nn"],
+    ["analytic", "samplers", "flow", "inference", "nn"],
     ["models"],
     ["data", "metrics"],
     ["training"],

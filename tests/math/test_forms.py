@@ -27,10 +27,9 @@ from nelbo.bounds import (
     entropy_terms,
     neighbours,
     prior_term,
-    reverse_step,
     trajectory_terms,
 )
-from nelbo.diffusion import Process
+from nelbo.diffusion import Gaussian, Process
 from nelbo.metrics import score_likelihood
 from nelbo.models.ddpm import DDPM, DDPMOptions
 from nelbo.rng import Draws, Stream
@@ -66,7 +65,17 @@ def oracle_decoder(data: GaussianData, process: Process, x_0: Tensor) -> Callabl
 def trajectories(data: GaussianData, process: Process, reverse_var: Tensor, x_0: Tensor) -> dict[str, Tensor]:
     """The terms of one trajectory per row of x_0."""
     decode = oracle_decoder(data, process, x_0)
-    return trajectory_terms(process, reverse_var, data.denoiser(process), decode, x_0, noise_for(x_0))
+    denoise = data.denoiser(process)
+
+    def reverse(x_t: Tensor, t: Tensor) -> Gaussian:
+        return reverse_step(process, reverse_var, denoise(x_t, t).x_0, x_t, t)
+
+    return trajectory_terms(process, reverse, decode, x_0, noise_for(x_0))
+
+
+def reverse_step(process: Process, reverse_var: Tensor, x_0_hat: Tensor, x_t: Tensor, t: Tensor) -> Gaussian:
+    """p_θ(x_{t−1}|x_t) = N(μ̃(x̂_0, x_t), σ_t² I)  [DDPM (1), with the mean of (7)], from a table of σ_t²."""
+    return Gaussian(process.posterior(x_0_hat, x_t, t).mean, reverse_var[t].reshape(-1, *[1] * (x_t.ndim - 1)))
 
 
 # Trajectory
@@ -184,31 +193,33 @@ def test_the_summand_integrates_the_log_ratio(data: GaussianData, name: str, var
     reverse_var, t = REVERSE_VARIANCES[variance](process.schedule), torch.arange(1, 30)
     x_prev, zero = gaussians(29, 1), torch.zeros(29, dtype=torch.float64)
     nodes, weights = (torch.from_numpy(part) for part in np.polynomial.hermite_e.hermegauss(4))
-    sampled, term = zero, zero
+    mean, term = zero, zero
     for outer, w in zip(nodes, weights / weights.sum(), strict=True):
         x_t = process.step(x_prev, t).sample(outer)
         for inner, v in zip(nodes, weights / weights.sum(), strict=True):
             x_next = process.step(x_t, t + 1).sample(inner)
-            rest = (x_next, 0.4 * x_next - 0.2, t)
-            sampled = sampled + w * v * consistency_log_ratio(process, reverse_var, x_prev, x_t, *rest)
-            term = term + w * v * consistency_term(process, reverse_var, x_prev, *rest)
+            reverse = reverse_step(process, reverse_var, 0.4 * x_next - 0.2, x_next, t + 1)
+            mean = mean + w * v * consistency_log_ratio(process, reverse, x_prev, x_t, t)
+            term = term + w * v * consistency_term(process, reverse, x_prev, x_next, t)
     assert term.shape == (29,)
-    torch.testing.assert_close(term, sampled, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(term, mean, rtol=1e-9, atol=1e-9)
 
 
-Summand = Callable[[Process, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
-"""(process, σ², x_{t−1}, x_t, x_{t+1}, x̂_0, t) → nats of one summand."""
+Summand = Callable[[Process, Gaussian, Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(process, p_θ(x_t|x_{t+1}), x_{t−1}, x_t, x_{t+1}, t) → nats of one summand."""
 
 
-def integrated(process: Process, reverse_var: Tensor, x_prev: Tensor, _: Tensor, *rest: Tensor) -> Tensor:
-    return consistency_term(process, reverse_var, x_prev, *rest)
+def sampled(process: Process, reverse: Gaussian, x_prev: Tensor, x_t: Tensor, _: Tensor, t: Tensor) -> Tensor:
+    return consistency_log_ratio(process, reverse, x_prev, x_t, t)
 
 
-def notes(
-    process: Process, reverse_var: Tensor, x_prev: Tensor, _: Tensor, x_next: Tensor, x_0_hat: Tensor, t: Tensor
-) -> Tensor:
+def integrated(process: Process, reverse: Gaussian, x_prev: Tensor, _: Tensor, x_next: Tensor, t: Tensor) -> Tensor:
+    return consistency_term(process, reverse, x_prev, x_next, t)
+
+
+def notes(process: Process, reverse: Gaussian, x_prev: Tensor, _: Tensor, __: Tensor, t: Tensor) -> Tensor:
     """The wrong summand, KL(q(x_t|x_{t−1}) ‖ p_θ(x_t|x_{t+1}))."""
-    q, p = process.step(x_prev, t), reverse_step(process, reverse_var, x_0_hat, x_next, t + 1)
+    q, p = process.step(x_prev, t), reverse
     return kl_divergence(Normal(q.mean, q.var.sqrt()), Normal(p.mean, p.var.sqrt())).sum(1)
 
 
@@ -219,13 +230,14 @@ def sampled_sum(data: GaussianData, process: Process, reverse_var: Tensor, x_0: 
     for step in range(1, process.schedule.T):
         t = torch.full((len(x_0),), step)
         x_prev, x_t, x_next = neighbours(process, x_0, t, (next(noise), next(noise), next(noise)))
-        total += summand(process, reverse_var, x_prev, x_t, x_next, denoise(x_next, t + 1).x_0, t)
+        reverse = reverse_step(process, reverse_var, denoise(x_next, t + 1).x_0, x_next, t + 1)
+        total += summand(process, reverse, x_prev, x_t, x_next, t)
     return total
 
 
 @schedules_at_30
 @every_variance
-@pytest.mark.parametrize("summand", [consistency_log_ratio, integrated], ids=["sampled", "integrated"])
+@pytest.mark.parametrize("summand", [sampled, integrated], ids=["sampled", "integrated"])
 def test_the_consistency_forms_mean_is_the_exact_bound(
     data: GaussianData, name: str, variance: str, summand: Summand
 ) -> None:

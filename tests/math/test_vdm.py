@@ -14,8 +14,9 @@ from nelbo.analytic import GaussianData
 from nelbo.bounds import REVERSE_VARIANCES, denoising_weight
 from nelbo.bounds.continuous import continuous_weight, discrete_weight, latent_prior_term
 from nelbo.diffusion import Process
-from nelbo.diffusion.continuous import diffuse, from_velocity, from_x_0, on_grid, rates
+from nelbo.diffusion.continuous import diffuse, from_eps, from_velocity, from_x_0, on_grid, rates
 from nelbo.likelihoods import to_unit
+from nelbo.models.ddpm import DDPM, DDPMOptions
 from nelbo.models.vdm import VDM, VDMOptions
 from nelbo.nn.gamma import LearnedGamma, LinearGamma, split_gradient
 from nelbo.nn.levels import log_law, posterior_mean
@@ -64,13 +65,17 @@ def test_rates_are_the_schedules() -> None:
     assert torch.allclose(noise.flatten().square(), schedule.noise_var[1:], rtol=1e-9)
 
 
-@pytest.mark.parametrize("convert", ["x0", "v"])
+@pytest.mark.parametrize("convert", ["x0", "v", "eps"])
 def test_both_views_of_z_agree(convert: str) -> None:
     x, eps = gaussians(7, 3), gaussians(7, 3, seed=1)
     gamma = torch.linspace(-13.3, 5, 7, dtype=torch.float64)
     z = diffuse(x, gamma, eps)
     signal, noise = rates(gamma, z)
-    views = from_x_0(x, z, gamma) if convert == "x0" else from_velocity(signal * eps - noise * x, z, gamma)
+    views = {
+        "x0": lambda: from_x_0(x, z, gamma),
+        "v": lambda: from_velocity(signal * eps - noise * x, z, gamma),
+        "eps": lambda: from_eps(eps, z, gamma),
+    }[convert]()
     # ε̂ divides by √(1 − ᾱ) ≥ 1e-3: round-off of 1e-16 becomes 1e-13.
     assert torch.allclose(views.x_0, x, atol=1e-12)
     assert torch.allclose(views.eps, eps, atol=1e-12)
@@ -316,3 +321,106 @@ def test_an_image_is_the_same_in_any_company() -> None:
     model = vdm((1, 4, 4), 17)
     together = model.sample(6, seed=3, batch=6)
     assert torch.equal(together[2:5], model.sample(3, seed=3, start=2, batch=2))
+
+
+# The forms in T steps, and the flow
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("gamma", ["linear", "learned"])
+def test_in_steps_every_form_is_the_same_bound(gamma: str) -> None:
+    """The denoising form here is VDM's own code, the others DDPM's on the converted grid: within 3 combined s.e."""
+    model = vdm((1, 2, 3), 5, gamma=gamma, gamma_min=-6.0, gamma_max=3.0).in_steps(12)
+    x, n = torch.tensor([[0, 4, 2], [1, 3, 2]], dtype=torch.uint8).expand(2000, 1, 2, 3), 2000
+    found = []
+    for seed, form in enumerate(("denoising", "consistency", "trajectory", "entropy")):
+        bound = model.bound(x, form=form, seed=seed, timesteps=12)
+        total = bound.total.double() + sum(bound.beside.values(), torch.zeros(1)).double()
+        found.append((float(total.mean()), float(total.var()) / n))
+    for i, (mean, var) in enumerate(found):
+        for other, also in found[:i]:
+            assert abs(mean - other) <= 3 * (var + also) ** 0.5
+    assert model.bound(x[:2], form="denoising", timesteps=12).evaluations == 13
+    assert model.bound(x[:2], form="trajectory").evaluations == 13
+
+
+def test_the_same_network_has_the_same_bound_in_ddpms_code() -> None:
+    """Every t once, the same noise at each: VDM (14) and DDPM (5) term by term, to float32."""
+    model = vdm((1, 2, 3), 5, gamma_min=-6.0, gamma_max=3.0).in_steps(12)
+    x = torch.tensor([[0, 4, 2], [1, 3, 2]], dtype=torch.uint8).expand(20, 1, 2, 3)
+    draws = Draws(0, 0, range(20), 20, CPU)
+    with torch.no_grad():
+        ours = model.estimate(x, draws, 12)
+        theirs = model.chain_bound.denoising(x, draws, 12)
+    assert model.chain_bound.T == 13
+    for name in ("reconstruction", "diffusion", "prior"):
+        torch.testing.assert_close(ours.terms[name].double(), theirs.terms[name].double(), rtol=1e-3, atol=1e-4)
+
+
+def test_continuous_time_has_no_trajectories() -> None:
+    assert list(vdm().forms) == ["denoising", "ode", "ode-uniform"]
+    assert "trajectory" in vdm().in_steps(4).forms
+    assert vdm().options.timesteps == 0  # in_steps left it alone
+
+
+class ExactVDM(VDM):
+    """One pixel with a known law over five levels: the exact denoiser, and the exact decoder."""
+
+    probs = torch.tensor([0.1, 0.3, 0.25, 0.05, 0.3], dtype=torch.float64)
+    levels_at = torch.linspace(-1, 1, 5, dtype=torch.float64)
+
+    def law(self, z: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
+        signal, noise = rates(gamma, z.double())
+        distance = (z.double() - signal * self.levels_at) / noise
+        return (self.probs.log() - 0.5 * distance.square()).softmax(-1)
+
+    def denoise(self, z, gamma):
+        x_0 = (self.law(z, gamma) * self.levels_at).sum(-1, keepdim=True)
+        return from_x_0(x_0, z.double(), gamma)
+
+    def decoder_nll(self, x, z_0, gamma):
+        return -self.law(z_0, gamma).log().flatten(1).gather(1, x.long().flatten(1)).flatten()
+
+
+def test_with_the_exact_denoiser_the_flow_has_the_datas_likelihood() -> None:
+    """By the first noise the sum is −ln P at every z: to 2e-3 nats, for z is float32 and the solver's tolerance 1e-5.
+
+    Uniformly dequantised it is at least that, for the data are no uniform blocks.
+    """
+    model = ExactVDM(VDMOptions(widths=(8,), gamma_min=-5.0, gamma_max=9.0).resolved((1, 1, 1)), (1, 1, 1), 5)
+    x = torch.arange(5, dtype=torch.uint8).reshape(5, 1, 1, 1)
+    for seed in range(3):
+        found = model.bound(x, form="ode", seed=seed)
+        torch.testing.assert_close(found.total, -ExactVDM.probs.log(), rtol=0, atol=2e-3)
+    uniform = torch.stack([model.bound(x, form="ode-uniform", seed=seed).total for seed in range(40)])
+    error = uniform.std(0) / 40**0.5
+    assert bool((uniform.mean(0) >= -ExactVDM.probs.log() - 3 * error).all())
+    assert set(found.terms) == {"flow", "dequantisation", "reconstruction"}
+
+
+@pytest.mark.parametrize("predict", ["v", "x0", "eps"])
+def test_between_the_steps_a_ddpms_flow_asks_its_network_at_a_t_of_its_own(predict: str) -> None:
+    """At the γ of a step it is the step's denoiser, to float32; and halfway between, the network at t − ½."""
+    options = DDPMOptions(timesteps=12, widths=(8,), attention=(), predict=predict).resolved((1, 2, 3))
+    torch.manual_seed(0)
+    model = DDPM(options, (1, 2, 3), 5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape)
+        t, z = torch.arange(1, 13), gaussians(12, 1, 2, 3).float()
+        gamma, flow = model.process.schedule.gamma, model.flow()
+        assert flow is not None
+        assert (flow.gamma_min, flow.gamma_max) == (float(gamma[1]), float(gamma[-1]))
+        here, there = flow.denoiser(z, gamma[1:]), model.denoise(z, t)
+        torch.testing.assert_close(here.eps, there.eps, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(here.x_0, there.x_0, rtol=1e-4, atol=1e-4)
+        asked = []
+        forward = model.network.forward
+        model.network.forward = lambda z, time: asked.append(time) or forward(z, time)
+        flow.denoiser(z[:11], (gamma[1:-1] + gamma[2:]) / 2)
+        torch.testing.assert_close(asked[0], (torch.arange(1, 12) + 0.5) / 12)
+
+
+def test_a_ddpm_that_predicts_the_mean_has_no_flow() -> None:
+    options = DDPMOptions(timesteps=12, widths=(8,), attention=(), predict="mean").resolved((1, 2, 3))
+    assert "ode" not in DDPM(options, (1, 2, 3), 5).forms

@@ -1,17 +1,31 @@
 """The negative ELBO, term by term, and how to estimate it with an error that can be trusted."""
 
 from nelbo.bounds.consistency import consistency_log_ratio, consistency_prior_term, consistency_term, neighbours
-from nelbo.bounds.denoising import REVERSE_VARIANCES, denoising_weight, diffusion_term, prior_term, reverse_step
+from nelbo.bounds.denoising import (
+    REVERSE_VARIANCES,
+    Reverse,
+    denoising_weight,
+    diffusion_term,
+    prior_term,
+)
 from nelbo.bounds.entropy import entropy_difference, entropy_terms
 from nelbo.bounds.terms import Bound
 from nelbo.bounds.timesteps import LossProfile, harmonic, stratified
 from nelbo.bounds.trajectory import Decoder, trajectory_terms
+from nelbo.bounds.variances import VARIANCES, FixedVariance, LearnedVariance, ReverseVariance
+from nelbo.bounds.weights import WEIGHTS
 
 __all__ = [
     "REVERSE_VARIANCES",
+    "VARIANCES",
+    "WEIGHTS",
     "Bound",
     "Decoder",
+    "FixedVariance",
+    "LearnedVariance",
     "LossProfile",
+    "Reverse",
+    "ReverseVariance",
     "consistency_log_ratio",
     "consistency_prior_term",
     "consistency_term",
@@ -22,7 +36,6 @@ __all__ = [
     "harmonic",
     "neighbours",
     "prior_term",
-    "reverse_step",
     "stratified",
     "trajectory_terms",
 ]

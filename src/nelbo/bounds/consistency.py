@@ -18,8 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nelbo.bounds.denoising import reverse_step
-from nelbo.diffusion import Process, along
+from nelbo.diffusion import Gaussian, Process, along
 from nelbo.divergences import kl_normal, kl_of_variances
 
 
@@ -37,33 +36,25 @@ def neighbours(process: Process, x_0: Tensor, t: Tensor, noise: tuple[Tensor, Te
     return [x_prev, x_t, process.step(x_t, t + 1).sample(noise[2])]
 
 
-def consistency_log_ratio(
-    process: Process, reverse_var: Tensor, x_prev: Tensor, x_t: Tensor, x_next: Tensor, x_0_hat: Tensor, t: Tensor
-) -> Tensor:
+def consistency_log_ratio(process: Process, reverse: Gaussian, x_prev: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
     """ln q(x_t|x_{t−1}) − ln p_θ(x_t|x_{t+1}), one sample of the summand, in nats, shape (B,).
 
     Args:
         process: the forward process.
-        reverse_var: σ_t², shape (T + 1,).
-        x_prev, x_t, x_next: x_{t−1}, x_t and x_{t+1}, float64, shape (B, …).
-        x_0_hat: what the denoiser makes of x_{t+1}.
+        reverse: p_θ(x_t|x_{t+1}) at x_{t+1}.
+        x_prev, x_t: x_{t−1} and x_t, float64, shape (B, …).
         t: 1 ≤ t < T, shape (B,).
     """
-    forward = process.step(x_prev, t)
-    reverse = reverse_step(process, reverse_var, x_0_hat, x_next, t + 1)
-    return (forward.log_prob(x_t) - reverse.log_prob(x_t)).flatten(1).sum(1)
+    return (process.step(x_prev, t).log_prob(x_t) - reverse.log_prob(x_t)).flatten(1).sum(1)
 
 
-def consistency_term(
-    process: Process, reverse_var: Tensor, x_prev: Tensor, x_next: Tensor, x_0_hat: Tensor, t: Tensor
-) -> Tensor:
+def consistency_term(process: Process, reverse: Gaussian, x_prev: Tensor, x_next: Tensor, t: Tensor) -> Tensor:
     """The same with x_t integrated out, equal on average over x_{t+1} given x_{t−1}; in nats, shape (B,).
 
     = KL(q(x_t|x_{t−1},x_{t+1}) ‖ p_θ(x_t|x_{t+1})) − (D/2) ln(1 + α_{t+1} β_t/β_{t+1}); the arguments are those of
-    :func:`consistency_log_ratio`, less x_t.
+    :func:`consistency_log_ratio`, with x_{t+1} in the place of x_t.
     """
-    q = process.bridge(x_prev, x_next, t)
-    p = reverse_step(process, reverse_var, x_0_hat, x_next, t + 1)
+    q, p = process.bridge(x_prev, x_next, t), reverse
     table = process.schedule
     known = 0.5 * torch.log1p(table.alpha.roll(-1) * table.beta / table.beta.roll(-1))
     return (kl_normal(q.mean, q.var, p.mean, p.var) - along(known, t, x_prev)).flatten(1).sum(1)

@@ -24,19 +24,8 @@ REVERSE_VARIANCES: dict[str, Callable[[Schedule], Tensor]] = {
     "beta_tilde": lambda schedule: schedule.beta_tilde,
 }
 """σ_t² as a table over t, read for t ≥ 2 only."""
-
-
-def reverse_step(process: Process, reverse_var: Tensor, x_0_hat: Tensor, x_t: Tensor, t: Tensor) -> Gaussian:
-    """p_θ(x_{t−1}|x_t) = N(μ̃(x̂_0, x_t), σ_t² I)  [DDPM (1), with the mean of (7)].
-
-    Args:
-        process: the forward process.
-        reverse_var: σ_t², shape (T + 1,).
-        x_0_hat: x̂_0, what the denoiser makes of x_t.
-        x_t: shape (B, …).
-        t: 2 ≤ t ≤ T, shape (B,).
-    """
-    return Gaussian(process.posterior(x_0_hat, x_t, t).mean, along(reverse_var, t, x_t))
+Reverse = Callable[[Tensor, Tensor], Gaussian]
+"""(x_t of shape (B, …), t ≥ 2 of shape (B,)) → p_θ(x_{t−1}|x_t)."""
 
 
 def prior_term(process: Process, x_0: Tensor) -> Tensor:

@@ -16,10 +16,12 @@ class Bound:
     Args:
         terms: name → nats of each example, shape (B,).
         beside: name → nats of what is told with the terms and is no part of their sum, shape (B,).
+        evaluations: network evaluations per example that it took.
     """
 
     terms: Mapping[str, Tensor]
     beside: Mapping[str, Tensor] = field(default_factory=dict)
+    evaluations: int = 0
 
     @property
     def total(self) -> Tensor:

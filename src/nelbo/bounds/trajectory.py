@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from nelbo.bounds.denoising import reverse_step
-from nelbo.diffusion import Denoiser, Process
+from nelbo.bounds.denoising import Reverse
+from nelbo.diffusion import Process
 
 Decoder = Callable[[Tensor], Tensor]
 """x_1, shape (B, …) → −ln p_θ(x_0|x_1) of each example in nats, shape (B,)."""
@@ -26,8 +26,7 @@ Decoder = Callable[[Tensor], Tensor]
 
 def trajectory_terms(
     process: Process,
-    reverse_var: Tensor,
-    denoiser: Denoiser,
+    reverse: Reverse,
     decoder: Decoder,
     x_0: Tensor,
     noise: Iterable[Tensor],
@@ -36,8 +35,7 @@ def trajectory_terms(
 
     Args:
         process: the forward process.
-        reverse_var: σ_t², shape (T + 1,).
-        denoiser: x̂_0 and ε̂ of x_t.
+        reverse: p_θ(x_{t−1}|x_t) at x_t and t ≥ 2.
         decoder: −ln p_θ(x_0|x_1) for these x_0.
         x_0: clean examples, float64, shape (B, …): densities at neighbouring t cancel to a small difference.
         noise: standard normal, of the shape of x_0, for the steps to x_1, x_2, … in turn.
@@ -56,8 +54,7 @@ def trajectory_terms(
         if t == 1:
             reconstruction = decoder(x_t)
         else:
-            reverse = reverse_step(process, reverse_var, denoiser(x_t, at_t).x_0, x_t, at_t)
-            diffusion = diffusion - reverse.log_prob(x_prev).flatten(1).sum(1)
+            diffusion = diffusion - reverse(x_t, at_t).log_prob(x_prev).flatten(1).sum(1)
         x_prev = x_t
     prior = 0.5 * (x_prev.square() + math.log(2 * math.pi)).flatten(1).sum(1)
     return {"reconstruction": reconstruction, "diffusion": diffusion, "prior": prior}

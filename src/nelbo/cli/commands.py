@@ -89,6 +89,8 @@ def score(
     limit: AtLeastOne | None = None,
     form: str = "denoising",
     timesteps: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
+    k: Annotated[AtLeastOne | None, Parameter(name="--k")] = None,
+    T: Annotated[AtLeastOne | None, Parameter(name="--T")] = None,
     replicates: AtLeastTwo = 2,
     per_image: Path | None = None,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
@@ -114,10 +116,14 @@ def score(
     limit
         Score the first so many images only.
     form
-        How the bound is written: denoising; for ddpm also consistency, trajectory (T evaluations each, so no
-        --timesteps) or entropy (not a bound by itself).
+        How the bound is written: denoising; in steps (ddpm, or vdm with --T) also consistency, trajectory (T
+        evaluations each), iw (importance-weighted, k trajectories) or entropy (not a bound by itself).
     timesteps
         How many t to evaluate per image and replicate, stratified; 0 takes every t.
+    k
+        Trajectories in one logarithm of --form iw; 8 unless told.
+    T
+        Score a vdm in so many steps, and not in its own number or in continuous time.
     replicates
         Independent estimates per image, from which the Monte-Carlo error is known.
     per_image
@@ -147,6 +153,8 @@ def score(
         limit=limit,
         form=form,
         timesteps=timesteps,
+        k=k,
+        T=T,
         replicates=replicates,
         seed=seed,
         weights=weights,

@@ -34,6 +34,12 @@ def from_x_0(x_0: Tensor, z: Tensor, gamma: Tensor) -> Denoised:
     return Denoised(x_0, (z - signal * x_0) / noise)
 
 
+def from_eps(eps: Tensor, z: Tensor, gamma: Tensor) -> Denoised:
+    """Both views of z at γ from ε̂: x̂_0 = (z − √(1 − ᾱ) ε̂)/√ᾱ."""
+    signal, noise = rates(gamma, z)
+    return Denoised((z - noise * eps) / signal, eps)
+
+
 def from_velocity(v: Tensor, z: Tensor, gamma: Tensor) -> Denoised:
     """Both views of z at γ from v̂: x̂_0 = √ᾱ z − √(1 − ᾱ) v̂, ε̂ = √(1 − ᾱ) z + √ᾱ v̂ (Salimans & Ho 2022)."""
     signal, noise = rates(gamma, z)

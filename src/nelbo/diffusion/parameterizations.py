@@ -26,10 +26,16 @@ from nelbo.schedules import Schedule
 
 
 class Denoised(NamedTuple):
-    """What a denoiser says of x_t, in both views: x̂_0 and ε̂, with x_t = √ᾱ_t x̂_0 + √(1 − ᾱ_t) ε̂."""
+    """What a denoiser says of x_t.
+
+    Attributes:
+        x_0, eps: both views of it, x̂_0 and ε̂, with x_t = √ᾱ_t x̂_0 + √(1 − ᾱ_t) ε̂.
+        fraction: where the reverse variance is learned, how far ln σ_t² lies from ln β̃_t towards ln β_t.
+    """
 
     x_0: Tensor
     eps: Tensor
+    fraction: Tensor | None = None
 
 
 Denoiser = Callable[[Tensor, Tensor], Denoised]

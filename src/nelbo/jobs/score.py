@@ -29,6 +29,8 @@ def score(
     limit: int | None = None,
     form: str = "denoising",
     timesteps: int | None = None,
+    k: int | None = None,
+    T: int | None = None,
     replicates: int = 2,
     seed: int = 0,
     weights: str = "ema",
@@ -47,6 +49,8 @@ def score(
         form: how the bound is written: ``denoising``, and what else the family has.
         timesteps: t per image and replicate, stratified; 0 takes every t; the family's default if None. A form that
             takes whole trajectories takes every t.
+        k: trajectories in one logarithm of the importance-weighted form; 8 if None.
+        T: the number of steps of the bound, for a family that can be scored in any.
         replicates: independent estimates per image, at least 2.
         seed: of the noise.
         weights: ``ema`` or ``raw``.
@@ -69,8 +73,9 @@ def score(
     images = dataset.split(split)[:limit]
     model = run.model(weights, device)
     assert isinstance(model, LikelihoodModel)
+    model = model if T is None else model.in_steps(T)
     written = chosen_form(model, form)
-    timesteps = chosen_timesteps(model, timesteps, written)
+    timesteps, k = chosen_timesteps(model, timesteps, written), chosen_k(k, written)
     asked = {
         "family": run.config.family,
         "data": dataset.name,
@@ -81,6 +86,8 @@ def score(
         "weights": weights,
         "step": run.step,
         "timesteps": timesteps,
+        **({} if k is None else {"k": k}),
+        **({} if T is None else {"T": T}),
         "replicates": replicates,
         "seed": seed,
     }
@@ -98,9 +105,10 @@ def score(
             replicates=replicates,
             batch=batch,
             form=form,
+            k=k or 1,
             progress=lambda done: progress.update(progress.task_ids[0], completed=done),
         )
-    summary = summarise(result, asked, dataset.levels, time.monotonic() - started, written.why)
+    summary = summarise(result, asked, dataset.levels, time.monotonic() - started, written)
     kept.parent.mkdir(exist_ok=True)
     replace_text(kept, json.dumps(summary, indent=1))
     if per_image is not None:
@@ -180,17 +188,18 @@ def chosen_form(model: LikelihoodModel, name: str) -> Form:
         known = ", ".join(model.forms)
         raise InputError(
             "--form",
-            f"{name!r} is not a form of the bound of {model.family}{nearest(name, model.forms)} (forms: {known})",
+            f"{name!r} is not a form of the bound of this {model.family}{nearest(name, model.forms)} (forms: {known}"
+            + (")" if model.all_timesteps else "; in steps there are more, see --T)"),
         )
     return model.forms[name]
 
 
 def chosen_timesteps(model: LikelihoodModel, asked: int | None, form: Form) -> int:
     """How many t per image: the default for None, all for 0, and all for a form that takes whole trajectories."""
-    if form.whole:
+    if form.counts != "timesteps":
         if asked not in (None, 0):
-            raise InputError("--timesteps", "this form takes whole trajectories, every t of them; leave it out")
-        asked = 0
+            raise InputError("--timesteps", "this form takes every t there is; leave it out")
+        return model.all_timesteps or 0
     if asked is None:
         return model.default_timesteps
     there_are = model.all_timesteps
@@ -203,15 +212,30 @@ def chosen_timesteps(model: LikelihoodModel, asked: int | None, form: Form) -> i
     return asked or there_are
 
 
+def chosen_k(asked: int | None, form: Form) -> int | None:
+    """Trajectories in one logarithm, where the form has one.
+
+    Raises:
+        InputError: less than 1, or a form that has none.
+    """
+    if form.counts != "k":
+        if asked is not None:
+            raise InputError("--k", "only the importance-weighted form has a k; add --form iw, or leave it out")
+        return None
+    if asked is not None and asked < 1:
+        raise InputError("--k", f"{asked} is less than 1")
+    return asked or 8
+
+
 def key_of(asked: dict[str, Any]) -> str:
     """A short name for what was asked."""
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def summarise(
-    result: LikelihoodScore, asked: dict[str, Any], levels: int, seconds: float, why: str | None = None
+    result: LikelihoodScore, asked: dict[str, Any], levels: int, seconds: float, form: Form
 ) -> dict[str, Any]:
-    """The score as one JSON object; all standard errors in bits/dim. ``why`` says why it is no bound, where it is none.
+    """The score as one JSON object; all standard errors in bits/dim.
 
     What stands beside the terms, and is no part of their sum, has names of its own: ``difference``, for one.
     """
@@ -223,7 +247,8 @@ def summarise(
         **asked,
         "levels": levels,
         "dims": result.dims,
-        **({"kind": "bound"} if why is None else {"kind": "estimate", "why": why}),
+        "kind": form.kind,
+        **({} if form.why is None else {"why": form.why}),
         "terms": {name: measured(name) for name in result.terms},
         **{name: measured(name) for name in result.beside},
         "nats": result.nats(),

@@ -90,6 +90,7 @@ def score_likelihood(
     replicates: int = 2,
     batch: int = 128,
     form: str = "denoising",
+    k: int = 8,
     progress: Callable[[int], None] = lambda done: None,
 ) -> LikelihoodScore:
     """Estimate the bound of every image. Image i has the same noise whatever the batch, and however many are scored.
@@ -102,32 +103,38 @@ def score_likelihood(
         replicates: R ≥ 2, or the Monte-Carlo error is unknown.
         batch: images at a time.
         form: how the bound is written, one of ``model.forms``.
+        k: trajectories in one logarithm of the importance-weighted form.
         progress: called with the number of images done so far, as a share of n · R.
     """
     if replicates < 2:
         raise ValueError("a Monte-Carlo error needs at least 2 replicates")
     was_training = model.training
     model.eval()
-    timesteps = timesteps or model.default_timesteps
     written = model.forms[form]
+    count = k if written.counts == "k" else timesteps or model.default_timesteps
     parts: list[list[Bound]] = []
     for replicate in range(replicates):
         parts.append([])
         for first in range(0, len(images), batch):
             x = images[first : first + batch].to(model.device)
             indices: Sequence[int] = range(first, first + len(x))
-            bound = written.estimate(x, Draws(seed, replicate, indices, len(images), model.device), timesteps)
-            parts[-1].append(Bound(_kept(bound.terms), _kept(bound.beside)))
+            bound = written.estimate(x, Draws(seed, replicate, indices, len(images), model.device), count)
+            parts[-1].append(Bound(_kept(bound.terms), _kept(bound.beside), bound.evaluations))
             progress(replicate * len(images) + first + len(x))
     model.train(was_training)
     terms = _together([[part.terms for part in run] for run in parts])
     beside = _together([[part.beside for part in run] for run in parts])
-    return LikelihoodScore(terms, model.dims, replicates * written.evaluations(timesteps), beside)
+    return LikelihoodScore(terms, model.dims, sum(_evaluations(run) for run in parts), beside)
 
 
 def _kept(terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """In float64, on the CPU."""
     return {name: value.double().cpu() for name, value in terms.items()}
+
+
+def _evaluations(run: Sequence[Bound]) -> int:
+    """The most that a batch of one replicate took for each of its images."""
+    return max(part.evaluations for part in run)
 
 
 def _together(parts: Sequence[Sequence[Mapping[str, Tensor]]]) -> dict[str, Tensor]:

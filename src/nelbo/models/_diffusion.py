@@ -1,4 +1,4 @@
-"""What the diffusion families share: how they are sampled."""
+"""What the diffusion families share: how they are sampled, and the likelihood of their probability flow."""
 
 from __future__ import annotations
 
@@ -8,14 +8,27 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from nelbo.bounds import Bound
 from nelbo.diffusion import Denoiser, Process
 from nelbo.errors import InputError, nearest
-from nelbo.models.base import Frame, LikelihoodModel, SampleSettings
-from nelbo.rng import Stream, normal
+from nelbo.flow import (
+    Divergence,
+    ExactDivergence,
+    HutchinsonDivergence,
+    ProbabilityFlow,
+    noise_dequantised,
+    signs,
+    uniform_dequantised,
+)
+from nelbo.likelihoods import to_unit
+from nelbo.models.base import Form, Frame, LikelihoodModel, SampleSettings
+from nelbo.rng import Draws, Stream, normal
 from nelbo.samplers import DDIM, Ancestral, Sampler, trajectory
 
 SAMPLERS = ("ancestral", "ddim")
 QUICK_STEPS = 200
+EXACT_DIVERGENCE = 16
+"""Up to so many dimensions the flow's divergence is exact: it takes a backward pass for each."""
 
 
 class Chain(NamedTuple):
@@ -61,6 +74,51 @@ class DiffusionModel(LikelihoodModel):
             return Ancestral(chain.process, self.reverse_variance), chain
         chain = self.chain(settings.steps or self.quick_steps)
         return DDIM(chain.process, 1.0 if settings.eta is None else settings.eta), chain
+
+    # The probability flow
+
+    @abstractmethod
+    def flow(self) -> ProbabilityFlow | None:
+        """The flow of this denoiser, from the γ of the decoder to the last; None where there is none."""
+
+    @abstractmethod
+    def decode(self, x: Tensor, x_1: Tensor) -> Tensor:
+        """−ln p(x|x_1) of each image, x_1 being the least noisy latent (z_0 of a VDM), in nats, shape (B,)."""
+
+    @property
+    def flow_forms(self) -> dict[str, Form]:
+        """The likelihood by the probability-flow ODE, dequantised by the first noise, or uniformly."""
+        if self.flow() is None:
+            return {}
+        why = "the likelihood of the probability flow, another model with the same denoiser"
+        return {
+            "ode": Form(self.flow_by_noise, counts=None, kind="estimate", why=why),
+            "ode-uniform": Form(self.flow_by_uniform, counts=None, kind="estimate", why=why),
+        }
+
+    def flow_setting(self, x: Tensor, draws: Draws) -> tuple[ProbabilityFlow, Tensor, Divergence]:
+        """The flow, x_0 in float64, and the divergence: exact in few dimensions, else by a probe for each image."""
+        flow, x_0 = self.flow(), to_unit(x, self.levels).double()
+        assert flow is not None
+        if self.dims <= EXACT_DIVERGENCE:
+            return flow, x_0, ExactDivergence()
+        return flow, x_0, HutchinsonDivergence(signs(draws.uniform(Stream.SCORE_PROBE, self.shape)))
+
+    def flow_by_noise(self, x: Tensor, draws: Draws, _: int = 0) -> Bound:
+        """−ln p(x) of the flow and the decoder, with the model's own first noise as dequantisation."""
+        flow, x_0, divergence = self.flow_setting(x, draws)
+        eps = draws.normal(Stream.SCORE_NOISE, self.shape).double()
+        found = noise_dequantised(flow, x_0, eps, divergence, lambda x_1: self.decode(x, x_1.float()))
+        return Bound(found.terms, evaluations=found.evaluations + 1)
+
+    def flow_by_uniform(self, x: Tensor, draws: Draws, _: int = 0) -> Bound:
+        """−ln p(x) of the flow, uniformly dequantised."""
+        flow, x_0, divergence = self.flow_setting(x, draws)
+        u = draws.uniform(Stream.SCORE_NOISE, self.shape)
+        found = uniform_dequantised(flow, x_0, self.levels, u, divergence)
+        return Bound(found.terms, evaluations=found.evaluations)
+
+    # Sampling
 
     def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
         sampler, chain = self.way(settings)

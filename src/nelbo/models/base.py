@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from nelbo.bounds import Bound
+from nelbo.errors import InputError
 from nelbo.likelihoods import to_levels
 from nelbo.rng import Draws
 
@@ -49,15 +50,15 @@ class Form(NamedTuple):
     """One way to write the bound, and to estimate it.
 
     Attributes:
-        estimate: (x, draws, timesteps) → one unbiased estimate of each image, as :meth:`LikelihoodModel.estimate`.
-        evaluations: timesteps → network evaluations per image of one estimate.
-        whole: it takes whole trajectories, so every t is evaluated and ``timesteps`` has no say.
-        why: why its total is no bound by itself; None if it is one.
+        estimate: (x, draws, count) → one estimate of each image, as :meth:`LikelihoodModel.estimate`.
+        counts: what ``count`` counts: ``timesteps``; ``k``, trajectories in one logarithm; None if it has no say.
+        kind: what its total is: ``bound``, ``iw_bound`` or ``estimate``.
+        why: where it is an estimate, why it is no bound.
     """
 
     estimate: Callable[[Tensor, Draws, int], Bound]
-    evaluations: Callable[[int], int]
-    whole: bool = False
+    counts: str | None = "timesteps"
+    kind: str = "bound"
     why: str | None = None
 
 
@@ -161,14 +162,18 @@ class LikelihoodModel(GenerativeModel):
             timesteps: how many t to evaluate, from 1 to :attr:`all_timesteps`, stratified.
         """
 
-    @abstractmethod
-    def evaluations(self, timesteps: int) -> int:
-        """Network evaluations per image of one :meth:`estimate`."""
+    def in_steps(self, T: int) -> Self:
+        """The same model with its bound in T steps.
+
+        Raises:
+            InputError: its number of steps is fixed.
+        """
+        raise InputError("--T", f"a {self.family} is scored in its own steps; leave it out")
 
     @property
     def forms(self) -> Mapping[str, Form]:
         """Every way in which this family's bound can be estimated, by name; the first is the default."""
-        return {"denoising": Form(self.estimate, self.evaluations)}
+        return {"denoising": Form(self.estimate)}
 
     @torch.no_grad()
     def bound(
@@ -179,6 +184,7 @@ class LikelihoodModel(GenerativeModel):
         timesteps: int | None = None,
         replicates: int = 1,
         form: str = "denoising",
+        k: int = 8,
     ) -> Bound:
         """The negative ELBO of each image, term by term, in nats: −ln p(x) ≤ E[total].
 
@@ -188,14 +194,16 @@ class LikelihoodModel(GenerativeModel):
             timesteps: how many t to evaluate per image and replicate; the family's default if None.
             replicates: independent estimates to average.
             form: how the bound is written, one of :attr:`forms`.
+            k: trajectories in one logarithm of the importance-weighted form.
         """
-        timesteps = timesteps or self.default_timesteps
-        estimate = self.forms[form].estimate
+        written = self.forms[form]
+        count = k if written.counts == "k" else timesteps or self.default_timesteps
         runs = [
-            estimate(x.to(self.device), Draws(seed, r, range(len(x)), len(x), self.device), timesteps)
+            written.estimate(x.to(self.device), Draws(seed, r, range(len(x)), len(x), self.device), count)
             for r in range(replicates)
         ]
         return Bound(
             {name: torch.stack([run.terms[name] for run in runs]).mean(0) for name in runs[0].terms},
             {name: torch.stack([run.beside[name] for run in runs]).mean(0) for name in runs[0].beside},
+            sum(run.evaluations for run in runs),
         )

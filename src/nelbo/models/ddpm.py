@@ -14,23 +14,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from nelbo.bounds import (
-    REVERSE_VARIANCES,
-    Bound,
-    LossProfile,
-    consistency_prior_term,
-    consistency_term,
-    diffusion_term,
-    entropy_difference,
-    entropy_terms,
-    harmonic,
-    neighbours,
-    prior_term,
-    stratified,
-    trajectory_terms,
-)
-from nelbo.diffusion import PARAMETERIZATIONS, Denoised, Process
+from nelbo.bounds import VARIANCES, WEIGHTS, Bound, LossProfile, prior_term
+from nelbo.diffusion import PARAMETERIZATIONS, Denoised, Process, along
+from nelbo.diffusion.continuous import from_eps, from_velocity, from_x_0
+from nelbo.flow import ProbabilityFlow
 from nelbo.likelihoods import DiscretizedNormal, to_unit
+from nelbo.models._chain import ChainBound
 from nelbo.models._diffusion import Chain, DiffusionModel
 from nelbo.models.base import Form
 from nelbo.nn import UNetOptions
@@ -40,11 +29,15 @@ from nelbo.schedules import SCHEDULES
 from nelbo.units import bits_per_dim
 
 DECODER_SHARE = 16
-"""With L_simple, one image in this many is seen at t = 1 to train a learned decoder variance."""
+"""With a weighted objective, one image in this many is seen at t = 1 to train a learned decoder variance."""
 LOG_STD_RANGE = 10.0
 """How far ln σ of a learned decoder may go from ln √β_1."""
 SIMPLE_WEIGHT = 5.0
 """What L_simple counts beside the bound (in nats per dimension) in the hybrid objective."""
+VARIANCE_WEIGHT = 0.001
+"""λ: what the bound counts beside a weighted objective, where it trains the reverse variance alone."""
+VIEWS = {"v": from_velocity, "x0": from_x_0, "eps": from_eps}
+"""Both views of z at any γ, from what the network predicts."""
 UNIFORM_SHARE = {"bound": 0.1, "hybrid": 0.5}
 """The share of t that is drawn uniformly, and not by the loss profile."""
 
@@ -58,10 +51,10 @@ class DDPMOptions(UNetOptions):
     "How β_t grows with t."
     predict: Literal["eps", "x0", "mean", "v"] = "v"
     "What the network predicts."
-    objective: Literal["simple", "bound", "hybrid"] = "hybrid"
-    "L_simple; the bound itself, with t drawn by the loss profile; or both together."
-    reverse_variance: Literal["beta", "beta_tilde"] = "beta_tilde"
-    "σ_t², the variance of the reverse step; beta costs bits on images at any T, because it is not the posterior's."
+    objective: Literal["simple", "min_snr", "max_snr", "sigmoid", "bound", "hybrid"] = "hybrid"
+    "L_simple or another weight on each SNR; the bound itself, t drawn by the loss profile; hybrid: bound + 5 L_simple."
+    reverse_variance: Literal["beta", "beta_tilde", "learned"] = "beta_tilde"
+    "σ_t² of the reverse step; beta costs bits on images at any T, as it is not the posterior's; learned lies between."
     decoder_variance: Literal["beta_1", "learned"] = "learned"
     "The variance of p(x_0|x_1): β_1, or learned for each pixel."
 
@@ -87,13 +80,14 @@ class DDPM(DiffusionModel):
         self.process = Process(schedule)
         self.parameterization = PARAMETERIZATIONS[options.predict](schedule)
         self.reverse_variance = options.reverse_variance
-        self.reverse_var = REVERSE_VARIANCES[options.reverse_variance](schedule)
+        self.reverse_variance = options.reverse_variance
+        self.variance = VARIANCES[self.reverse_variance]
+        self.learned_variance = options.reverse_variance == "learned"
         self.learned_decoder = options.decoder_variance == "learned"
-        channels = shape[0]
-        self.network = options.network(
-            channels,
-            2 * channels if self.learned_decoder else channels,
-        )
+        self.outputs = 1 + self.learned_decoder + self.learned_variance
+        self.network = options.network(shape[0], self.outputs * shape[0])
+        if options.objective in WEIGHTS:
+            self.weight = WEIGHTS[options.objective](schedule) / schedule.snr
         self.profile = LossProfile(schedule.T, floor=UNIFORM_SHARE.get(options.objective, 1.0))
 
     @property
@@ -104,13 +98,14 @@ class DDPM(DiffusionModel):
     # Prediction
 
     def ask(self, x_t: Tensor, t: Tensor) -> tuple[Denoised, Tensor]:
-        """x̂_0 and ε̂, and the logarithm of the decoder's standard deviation (used at t = 1 only)."""
-        output = self.network(x_t, t / self.T).float()
+        """What the network says of x_t, and ln of the decoder's standard deviation (used at t = 1 only)."""
+        parts = iter(self.network(x_t, t / self.T).float().chunk(self.outputs, dim=1))
+        denoised = self.parameterization.denoised(next(parts), x_t, t)
         log_std = 0.5 * self.process.schedule.beta[1].log().to(x_t)
         if self.learned_decoder:
-            output, excess = output.chunk(2, dim=1)
-            log_std = log_std + excess.clamp(-LOG_STD_RANGE, LOG_STD_RANGE)
-        return self.parameterization.denoised(output, x_t, t), log_std
+            log_std = log_std + next(parts).clamp(-LOG_STD_RANGE, LOG_STD_RANGE)
+        fraction = 0.5 * (next(parts) + 1.0) if self.learned_variance else None
+        return denoised._replace(fraction=fraction), log_std
 
     def denoise(self, x_t: Tensor, t: Tensor) -> Denoised:
         """x̂_0 and ε̂ of x_t, shape (B, C, H, W), at t, shape (B,)."""
@@ -121,43 +116,54 @@ class DDPM(DiffusionModel):
         decoder = DiscretizedNormal(mean, log_std.exp(), self.levels)
         return -decoder.log_prob(x).flatten(1).sum(1).float()
 
+    def decode(self, x: Tensor, x_1: Tensor) -> Tensor:
+        """−ln p_θ(x_0|x_1) of each image at this x_1, in nats, shape (B,)."""
+        denoised, log_std = self.ask(x_1, torch.ones(len(x), dtype=torch.long, device=x.device))
+        return self.decoder_nll(x, denoised.x_0, log_std)
+
     # Training
 
     def loss(self, x: Tensor, draws: Draws) -> Tensor:
         x_0 = to_unit(x, self.levels)
         eps = draws.normal(Stream.TRAIN_NOISE, self.shape)
         u = draws.spread(Stream.TRAIN_TIME)
-        if self.options.objective != "simple":
-            return self.bound_loss(x, x_0, eps, u)
-        return self.simple_loss(x, x_0, eps, u, draws)
+        if self.options.objective in WEIGHTS:
+            return self.weighted_loss(x, x_0, eps, u, draws)
+        return self.bound_loss(x, x_0, eps, u)
 
-    def simple_loss(self, x: Tensor, x_0: Tensor, eps: Tensor, u: Tensor, draws: Draws) -> Tensor:
-        """L_simple = E‖ε − ε_θ(x_t, t)‖² per dimension, t uniform on 1 … T  [DDPM (14), Algorithm 1].
+    def weighted_loss(self, x: Tensor, x_0: Tensor, eps: Tensor, u: Tensor, draws: Draws) -> Tensor:
+        """E_t[w_t/SNR_t ‖ε − ε̂‖²] per dimension, t uniform on 1 … T; with w = SNR it is L_simple  [DDPM (14)].
 
-        A learned decoder variance has its own likelihood term, on some images at t = 1; the mean is held fixed there,
-        so that what the network predicts is trained by L_simple alone.
+        What is learned beside x̂_0 has its own terms, with x̂_0 held fixed, so that the weighted loss alone trains that:
+        a decoder variance its likelihood, on some images at t = 1; a reverse variance λ times the bound, which together
+        is L_hybrid (Nichol & Dhariwal 2021 (16)).
         """
         t = 1 + (u * self.T).long().clamp(max=self.T - 1)
         at_decoder = torch.tensor([self.learned_decoder and i % DECODER_SHARE == 0 for i in draws.indices]).to(x.device)
         t = torch.where(at_decoder, torch.ones_like(t), t)
         denoised, log_std = self.ask(self.process.diffuse(x_0, t, eps), t)
-        loss = (eps - denoised.eps).square().flatten(1).mean(1)
+        error = (eps - denoised.eps).square().flatten(1).mean(1)
+        loss = along(self.weight, t, error) * error
+        held = Denoised(denoised.x_0.detach(), denoised.eps.detach(), denoised.fraction)
+        if self.learned_variance and self.T > 1:
+            term = self.variance.diffusion_term(self.process, held, eps, t.clamp(min=2))
+            loss = loss + VARIANCE_WEIGHT * self.T / self.dims * term * (t > 1)
         if not bool(at_decoder.any()):
             return loss
-        nll = self.decoder_nll(x[at_decoder], denoised.x_0[at_decoder].detach(), log_std[at_decoder]) / self.dims
+        nll = self.decoder_nll(x[at_decoder], held.x_0[at_decoder], log_std[at_decoder]) / self.dims
         return loss.masked_scatter(at_decoder, nll)
 
     def bound_loss(self, x: Tensor, x_0: Tensor, eps: Tensor, u: Tensor) -> Tensor:
         """An unbiased estimate of reconstruction + diffusion in nats per dimension, from one t per image.
 
         t is drawn in proportion to the root mean square of its term (Nichol & Dhariwal 2021, section 3.3). The hybrid
-        objective adds 5 L_simple: their L_hybrid (16) with λ = 1/5, in these units.
+        objective adds 5 L_simple: their L_hybrid (16) with λ = 1/5, in these units, and with x̂_0 trained by both.
         """
         t, weight = self.profile.draw(u)
         denoised, log_std = self.ask(self.process.diffuse(x_0, t, eps), t)
         first = t == 1
         # At t = 1 the diffusion term has no meaning: it is computed at 2 and thrown away.
-        loss = diffusion_term(self.process, self.reverse_var, eps, denoised.eps, t.clamp(min=min(2, self.T)))
+        loss = self.variance.diffusion_term(self.process, denoised, eps, t.clamp(min=min(2, self.T)))
         if bool(first.any()):
             log_std = log_std.expand_as(x_0)
             loss = loss.masked_scatter(first, self.decoder_nll(x[first], denoised.x_0[first], log_std[first]))
@@ -179,87 +185,33 @@ class DDPM(DiffusionModel):
         """The diffusion terms, t = 2 … T."""
         return max(1, self.T - 1)
 
-    def evaluations(self, timesteps: int) -> int:
-        return 1 + (timesteps if self.T > 1 else 0)
-
-    def proposal(self, timesteps: int) -> Tensor:
-        """The law of t = 2 … T: more often where the bound is made, or each once if all are asked for."""
-        count = self.T - 1
-        return torch.full((count,), 1.0 / count).double() if timesteps == count else harmonic(2, self.T)
+    @property
+    def chain_bound(self) -> ChainBound:
+        """The chain whose bound is scored."""
+        return ChainBound(self.process, self.variance, self.denoise, self.decode, self.levels, self.shape)
 
     def estimate(self, x: Tensor, draws: Draws, timesteps: int) -> Bound:
-        """−ln p(x_0) ≤ prior + diffusion + reconstruction  [DDPM (5)]: stratified t for the sum, one draw of x_1."""
-        x_0 = to_unit(x, self.levels)
-        eps = draws.normal(Stream.SCORE_NOISE, (timesteps + 1, *self.shape))
-        first = torch.ones(len(x), dtype=torch.long, device=x.device)
-        denoised, log_std = self.ask(self.process.diffuse(x_0, first, eps[:, 0]), first)
-        terms = {"reconstruction": self.decoder_nll(x, denoised.x_0, log_std)}
-        terms["diffusion"] = torch.zeros_like(terms["reconstruction"])
-        if self.T > 1:
-            index, weight = stratified(draws.uniform(Stream.SCORE_TIME, (timesteps,)), self.proposal(timesteps))
-            for k in range(timesteps):
-                t, noise = index[:, k] + 2, eps[:, k + 1]
-                eps_hat = self.denoise(self.process.diffuse(x_0, t, noise), t).eps
-                term = diffusion_term(self.process, self.reverse_var, noise, eps_hat, t)
-                terms["diffusion"] += weight[:, k].to(term.dtype) * term
-        terms["prior"] = prior_term(self.process, x_0)
-        return Bound(terms)
+        return self.chain_bound.denoising(x, draws, timesteps)
 
     @property
     def forms(self) -> Mapping[str, Form]:
-        return {
-            "denoising": Form(self.estimate, self.evaluations),
-            "consistency": Form(self.consistency, self.evaluations),
-            "trajectory": Form(self.trajectory, lambda timesteps: self.T, whole=True),
-            "entropy": Form(self.entropy, self.evaluations, why="not a bound by itself: it has no decoder"),
-        }
+        return {**self.chain_bound.forms, **self.flow_forms}
 
-    def denoise_double(self, x_t: Tensor, t: Tensor) -> Denoised:
-        """:meth:`denoise` for float64 x_t: the network itself stays in float32."""
-        denoised = self.denoise(x_t.float(), t)
-        return Denoised(denoised.x_0.double(), denoised.eps.double())
+    def flow(self) -> ProbabilityFlow | None:
+        """The flow of what the network predicts, with t between the steps found from γ; not of μ, which has a step."""
+        if self.options.predict == "mean" or self.T < 2:
+            return None
+        view = VIEWS[self.options.predict]
+        gamma_of = self.process.schedule.gamma.to(self.device)
 
-    def reconstruct(self, x: Tensor, x_1: Tensor) -> Tensor:
-        """−ln p_θ(x_0|x_1) of each image at this x_1, in nats, shape (B,)."""
-        denoised, log_std = self.ask(x_1.float(), torch.ones(len(x), dtype=torch.long, device=x.device))
-        return self.decoder_nll(x, denoised.x_0, log_std).double()
+        def denoise(z: Tensor, gamma: Tensor) -> Denoised:
+            after = torch.searchsorted(gamma_of[1:], gamma).clamp(1, self.T - 1) + 1
+            low, high = gamma_of[after - 1], gamma_of[after]
+            t = after - 1 + (gamma - low) / (high - low)
+            output = self.network(z.float(), (t / self.T).float())[:, : self.shape[0]].float()
+            return view(output, z.float(), gamma)
 
-    def trajectory(self, x: Tensor, draws: Draws, timesteps: int) -> Bound:
-        """The bound before any rearrangement, from one whole trajectory: T evaluations, whatever ``timesteps`` says."""
-        x_0 = to_unit(x, self.levels).double()
-        noise = draws.normals(Stream.SCORE_NOISE, self.shape)
-        return Bound(
-            trajectory_terms(
-                self.process, self.reverse_var, self.denoise_double, lambda x_1: self.reconstruct(x, x_1), x_0, noise
-            )
-        )
-
-    def consistency(self, x: Tensor, draws: Draws, timesteps: int) -> Bound:
-        """The consistency form, x_t integrated out: stratified t for the sum, one draw of x_1."""
-        x_0 = to_unit(x, self.levels).double()
-        noise = draws.normals(Stream.SCORE_NOISE, self.shape)
-        first = torch.ones(len(x), dtype=torch.long, device=x.device)
-        terms = {"reconstruction": self.reconstruct(x, self.process.diffuse(x_0, first, next(noise)))}
-        terms["diffusion"] = torch.zeros_like(terms["reconstruction"])
-        if self.T > 1:
-            index, weight = stratified(draws.uniform(Stream.SCORE_TIME, (timesteps,)), self.proposal(timesteps))
-            for k in range(timesteps):
-                t = index[:, k] + 1
-                x_prev, _, x_next = neighbours(self.process, x_0, t, (next(noise), next(noise), next(noise)))
-                x_0_hat = self.denoise_double(x_next, t + 1).x_0
-                term = consistency_term(self.process, self.reverse_var, x_prev, x_next, x_0_hat, t)
-                terms["diffusion"] += weight[:, k] * term
-        terms["prior"] = consistency_prior_term(self.process, x_0)
-        return Bound(terms)
-
-    def entropy(self, x: Tensor, draws: Draws, timesteps: int) -> Bound:
-        """The entropy form, and beside it ``difference``, Δ: what it lacks of the bound with the same noise."""
-        bound, x_0 = self.estimate(x, draws, timesteps), to_unit(x, self.levels)
-        terms = {"diffusion": bound.terms["diffusion"].double(), **entropy_terms(self.process, x_0)}
-        return Bound(
-            {name: terms[name] for name in ("edge", "diffusion", "prior")},
-            {"difference": entropy_difference(self.process, x_0, bound.terms["reconstruction"])},
-        )
+        return ProbabilityFlow(denoise, float(gamma_of[1]), float(gamma_of[-1]))
 
     def facts(self) -> dict[str, object]:
         """The ends of the schedule, and what the last one costs: the prior term where every pixel is at ±1."""

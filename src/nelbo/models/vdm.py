@@ -6,18 +6,23 @@ decoder over the levels, and the diffusion term L_∞ of :mod:`nelbo.bounds.cont
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import copy
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from nelbo.bounds import Bound, LossProfile, stratified
+from nelbo.bounds import VARIANCES, Bound, LossProfile, stratified
 from nelbo.bounds.continuous import continuous_weight, discrete_weight, latent_prior_term, squared_error
 from nelbo.diffusion import Denoised, Process
 from nelbo.diffusion.continuous import diffuse, from_velocity, from_x_0, on_grid, rates
+from nelbo.flow import ProbabilityFlow
 from nelbo.likelihoods import to_unit
+from nelbo.models._chain import ChainBound
 from nelbo.models._diffusion import Chain, DiffusionModel
+from nelbo.models.base import Form
 from nelbo.nn import UNetOptions
 from nelbo.nn.gamma import LearnedGamma, LinearGamma, split_gradient
 from nelbo.nn.levels import OUTPUTS, log_law, posterior_mean
@@ -97,7 +102,7 @@ class VDM(DiffusionModel):
         return from_x_0(posterior_mean(output, z, signal, noise, self.levels), z, gamma)
 
     def decoder_nll(self, x: Tensor, z_0: Tensor, gamma: Tensor) -> Tensor:
-        """−ln p(x|z_0) of each image, in nats, a law over all levels of each pixel  [VDM (8)].
+        """−ln p(x|z_0) of each image at γ, in nats, a law over all levels of each pixel  [VDM (8)].
 
         With the head over levels it is the network's law given z_0; without, the likelihood N(z_0; √ᾱ_0 x, 1 − ᾱ_0)
         itself, normalised over the levels.
@@ -151,16 +156,41 @@ class VDM(DiffusionModel):
         """T, or None in continuous time."""
         return self.options.timesteps or None
 
-    def evaluations(self, timesteps: int) -> int:
-        return 1 + timesteps
+    @property
+    def forms(self) -> Mapping[str, Form]:
+        """The denoising form; in T steps all that a chain has."""
+        own = {"denoising": Form(self.estimate)}
+        steps = self.chain_bound.forms if self.options.timesteps else {}
+        return {**own, **steps, **own, **self.flow_forms}
+
+    def in_steps(self, T: int) -> Self:
+        model = copy.copy(self)
+        model.options = self.options.model_copy(update={"timesteps": T})
+        return model
+
+    def ends(self) -> Tensor:
+        """γ(0) and γ(1), float64, without gradient."""
+        return self.gamma(torch.tensor([0.0, 1.0], dtype=torch.float64, device=self.device))[0].detach()
+
+    def decode(self, x: Tensor, x_1: Tensor) -> Tensor:
+        return self.decoder_nll(x, x_1, self.ends()[0].expand(len(x)))
+
+    @property
+    def chain_bound(self) -> ChainBound:
+        """The chain of T steps whose bound is scored; z_0 is its x_1, so it has T + 1 steps to the image."""
+        chain, variance = self.chain(None), VARIANCES[self.reverse_variance]
+        return ChainBound(chain.process, variance, chain.denoiser, self.decode, self.levels, self.shape)
+
+    def flow(self) -> ProbabilityFlow:
+        first, last = self.ends().tolist()
+        return ProbabilityFlow(lambda z, gamma: self.denoise(z.float(), gamma), first, last)
 
     def estimate(self, x: Tensor, draws: Draws, timesteps: int) -> Bound:
         """prior + diffusion + reconstruction  [VDM (11)]: stratified t for the diffusion term, one draw of z_0."""
         x_0 = to_unit(x, self.levels)
         eps = draws.normal(Stream.SCORE_NOISE, (timesteps + 1, *self.shape))
-        ends = self.gamma(torch.tensor([0.0, 1.0], dtype=torch.float64, device=x.device))[0]
-        gamma_0 = ends[0].expand(len(x))
-        terms = {"reconstruction": self.decoder_nll(x, diffuse(x_0, gamma_0, eps[:, 0]), gamma_0)}
+        ends = self.ends()
+        terms = {"reconstruction": self.decode(x, diffuse(x_0, ends[0].expand(len(x)), eps[:, 0]))}
         terms["diffusion"] = torch.zeros_like(terms["reconstruction"])
         t, share = self.times(draws.uniform(Stream.SCORE_TIME, (timesteps, 2)))
         for k in range(timesteps):
@@ -169,7 +199,7 @@ class VDM(DiffusionModel):
             error = squared_error(noise, self.denoise(diffuse(x_0, gamma, noise), gamma).eps)
             terms["diffusion"] += (share[:, k] * weight).to(error.dtype) * error
         terms["prior"] = latent_prior_term(x_0, ends[1])
-        return Bound(terms)
+        return Bound(terms, evaluations=1 + timesteps)
 
     def times(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """t and what each stands for, from uniforms (B, K, 2): i/T in T steps, else where the profile has the loss.
@@ -192,10 +222,9 @@ class VDM(DiffusionModel):
             return gamma, continuous_weight(slope)
         return gamma, discrete_weight(self.gamma(t - 1.0 / self.options.timesteps)[0], gamma)
 
-    @torch.no_grad()
     def facts(self) -> dict[str, object]:
         """The ends of γ, and what the last one costs: the prior term where every pixel is at ±1."""
-        ends = self.gamma(torch.tensor([0.0, 1.0], dtype=torch.float64))[0]
+        ends = self.ends().cpu()
         prior = float(latent_prior_term(torch.ones(1, *self.shape, dtype=torch.float64), ends[1]))
         return {
             "gamma_at_0": float(ends[0]),
@@ -206,7 +235,8 @@ class VDM(DiffusionModel):
     # Sampling
 
     def chain(self, steps: int | None) -> Chain:
-        count = steps or self.options.timesteps or FINE_STEPS
+        T = self.options.timesteps
+        count = steps or (T + 1 if T else FINE_STEPS)  # T steps from z_1 to z_0, and one to the image
         grid = torch.linspace(0, 1, count, dtype=torch.float64, device=self.device)
         gamma = self.gamma(grid)[0].detach()
 

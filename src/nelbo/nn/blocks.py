@@ -53,26 +53,25 @@ class ResidualBlock(nn.Module):
     """x + conv(SiLU(norm(conv(SiLU(norm(x))))·(1 + scale) + shift)), scale and shift from the time embedding.
 
     Args:
-        channels, out_channels: width in and out.
+        channels: width in and out.
         embedding: width of the time embedding.
         dropout: share of activations dropped before the second convolution while training.
     """
 
-    def __init__(self, channels: int, out_channels: int, embedding: int, dropout: float) -> None:
+    def __init__(self, channels: int, embedding: int, dropout: float) -> None:
         super().__init__()
         self.norm_1 = group_norm(channels)
-        self.conv_1 = nn.Conv2d(channels, out_channels, 3, padding=1)
-        self.modulation = nn.Linear(embedding, 2 * out_channels)
-        self.norm_2 = group_norm(out_channels)
+        self.conv_1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.modulation = nn.Linear(embedding, 2 * channels)
+        self.norm_2 = group_norm(channels)
         self.dropout = nn.Dropout(dropout)
-        self.conv_2 = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
-        self.skip = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
+        self.conv_2 = zeroed(nn.Conv2d(channels, channels, 3, padding=1))
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.conv_1(F.silu(self.norm_1(x)))
         scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
         h = F.silu(torch.addcmul(shift, self.norm_2(h), 1 + scale))
-        return self.skip(x) + self.conv_2(self.dropout(h))
+        return x + self.conv_2(self.dropout(h))
 
 
 class SelfAttention(nn.Module):
@@ -100,26 +99,18 @@ class SelfAttention(nn.Module):
 
 
 class Stage(nn.Module):
-    """A residual block, then attention where it is asked for.
+    """Residual blocks of one width, one after another.
 
-    Args: as :class:`ResidualBlock`; ``attend`` adds the attention.
+    Args:
+        channels, embedding, dropout: as :class:`ResidualBlock`.
+        blocks: how many.
     """
 
-    def __init__(self, channels: int, out_channels: int, embedding: int, dropout: float, attend: bool) -> None:
+    def __init__(self, channels: int, embedding: int, dropout: float, blocks: int) -> None:
         super().__init__()
-        self.residual = ResidualBlock(channels, out_channels, embedding, dropout)
-        self.attention = SelfAttention(out_channels) if attend else nn.Identity()
+        self.blocks = nn.ModuleList(ResidualBlock(channels, embedding, dropout) for _ in range(blocks))
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        return self.attention(self.residual(x, embedding))
-
-
-class Upsample(nn.Module):
-    """Twice the height and width by repetition, then a convolution."""
-
-    def __init__(self, channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, out_channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        for block in self.blocks:
+            x = block(x, embedding)
+        return x

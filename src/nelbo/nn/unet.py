@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Self
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nelbo.errors import InputError
-from nelbo.nn.blocks import Stage, TimeEmbedding, Upsample, group_norm, zeroed
+from nelbo.nn.blocks import SelfAttention, Stage, TimeEmbedding, group_norm, zeroed
 from nelbo.options import FamilyOptions
 
 
@@ -33,7 +33,7 @@ class UNetOptions(FamilyOptions):
     widths: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = ()
     "Channels at each resolution, finest first; chosen for the data if left out."
     blocks: Annotated[int, Field(ge=1, le=16)] = 1
-    "Residual blocks at each resolution."
+    "Residual blocks at each resolution, down and up."
     attention: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     "Resolutions with self-attention, as indices into widths; the coarsest if left out."
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -60,12 +60,15 @@ class UNetOptions(FamilyOptions):
 class UNet(nn.Module):
     """x_t and a time in [0, 1] → an output of the same height and width.
 
+    Every block keeps its width: between resolutions a convolution changes it, and what comes up is added to the skip
+    from its equal, where concatenation would triple the cost of the finest resolution.
+
     Any height and width: sides that cannot be halved often enough are padded with zeros inside and cropped again.
 
     Args:
         in_channels, out_channels: image channels in, and channels out.
         widths: channels at each resolution, finest first; each resolution is half of the one before.
-        blocks: residual blocks at each resolution, on the way down (one more on the way up).
+        blocks: residual blocks at each resolution, on the way down and on the way up.
         attention: which resolutions attend to themselves, as indices into ``widths``.
         dropout: in [0, 1).
 
@@ -90,50 +93,39 @@ class UNet(nn.Module):
             raise InputError("--blocks", f"{blocks} is less than 1")
         if any(not 0 <= level < len(widths) for level in attention):
             raise InputError("--attention", f"{attention} must be among the resolutions 0 … {len(widths) - 1}")
+        finest, embedding = widths[0], 4 * widths[0]
         self.halvings = len(widths) - 1
-        embedding = 4 * widths[0]
         self.embedding = TimeEmbedding(embedding)
-        self.stem = nn.Conv2d(in_channels, widths[0], 3, padding=1)
+        self.stem = nn.Conv2d(in_channels, finest, 3, padding=1)
 
-        self.down, self.downsample = nn.ModuleList(), nn.ModuleList()
-        skips, channels = [], widths[0]
-        for level, width in enumerate(widths):
-            for _ in range(blocks):
-                self.down.append(Stage(channels, width, embedding, dropout, level in attention))
-                channels = width
-                skips.append(channels)
-            if level < self.halvings:
-                self.downsample.append(nn.Conv2d(channels, channels, 3, stride=2, padding=1))
-        self.middle = Stage(channels, channels, embedding, dropout, attend=self.halvings in attention)
+        def stages(extra: int = 0) -> nn.ModuleList:
+            return nn.ModuleList(
+                Stage(width, embedding, dropout, blocks + extra * (level == self.halvings))
+                for level, width in enumerate(widths)
+            )
 
-        self.up, self.upsample = nn.ModuleList(), nn.ModuleList()
-        for level, width in reversed(list(enumerate(widths))):
-            for _ in range(blocks):
-                self.up.append(Stage(channels + skips.pop(), width, embedding, dropout, level in attention))
-                channels = width
-            if level > 0:
-                self.upsample.append(Upsample(channels, channels))
-        self.blocks = blocks
-        self.head = nn.Sequential(
-            group_norm(channels), nn.SiLU(), zeroed(nn.Conv2d(channels, out_channels, 3, padding=1))
+        self.down, self.up = stages(), stages(extra=1)
+        self.attention = nn.ModuleList(
+            SelfAttention(width) if level in attention else nn.Identity() for level, width in enumerate(widths)
         )
+        self.coarsen = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairwise(widths))
+        self.refine = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(widths))
+        self.head = nn.Sequential(group_norm(finest), nn.SiLU(), zeroed(nn.Conv2d(finest, out_channels, 3, padding=1)))
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """x, shape (B, C, H, W), and time, shape (B,) in [0, 1] → shape (B, out_channels, H, W)."""
         height, width = x.shape[-2:]
         multiple = 2**self.halvings
-        h = F.pad(x, (0, -width % multiple, 0, -height % multiple))
         embedding = self.embedding(time)
-
-        h, skips = self.stem(h), []
-        for number, stage in enumerate(self.down):
-            h = stage(h, embedding)
-            skips.append(h)
-            if (number + 1) % self.blocks == 0 and number + 1 < len(self.down):
-                h = self.downsample[number // self.blocks](h)
-        h = self.middle(h, embedding)
-        for number, stage in enumerate(self.up):
-            h = stage(torch.cat([h, skips.pop()], dim=1), embedding)
-            if (number + 1) % self.blocks == 0 and number + 1 < len(self.up):
-                h = self.upsample[number // self.blocks](h)
+        h = self.stem(F.pad(x, (0, -width % multiple, 0, -height % multiple)))
+        skips = []
+        for level, (stage, attend) in enumerate(zip(self.down, self.attention, strict=True)):
+            h = attend(stage(h, embedding))
+            if level < self.halvings:
+                skips.append(h)
+                h = self.coarsen[level](h)
+        for level in reversed(range(self.halvings + 1)):
+            if level < self.halvings:
+                h = skips.pop() + F.interpolate(self.refine[level](h), scale_factor=2.0, mode="nearest")
+            h = self.up[level](h, embedding)
         return self.head(h)[..., :height, :width]

@@ -34,7 +34,9 @@ def score_title(score: dict[str, Any]) -> str:
     """What was scored, on what, in one line."""
     images = f"{score['n']:,} images of {score['dims']:,} dimensions"
     title = f"{score['family']} on {score['data']}, {score['split']} split, {images}, {score['weights']} weights"
-    return title if score["kind"] == "bound" else f"{title}; {score['form']} form, {score['why']}"
+    title += f", T = {score['T']}" if "T" in score else ""
+    title += f", k = {score['k']}" if "k" in score else ""
+    return f"{title}; {score['form']} form, {score['why']}" if "why" in score else title
 
 
 def error(value: float | None) -> str:

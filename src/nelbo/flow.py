@@ -1,0 +1,282 @@
+"""The probability-flow ODE and its likelihood (Song et al. 2021, section 4.3 and appendix D), through γ = −ln SNR.
+
+The SDE with q(z_γ|x) = N(√ᾱ x, (1 − ᾱ) I), ᾱ = sigmoid(−γ), has drift f z and diffusion g² with
+
+    f = d ln √ᾱ/dγ = −½ (1 − ᾱ),    g² = d(1 − ᾱ)/dγ − 2 f (1 − ᾱ) = 1 − ᾱ
+
+and its flow dz/dγ = f z − ½ g² ∇ln p has the same marginals. With ∇ln p = −ε̂/√(1 − ᾱ) and z = √ᾱ x̂_0 + √(1 − ᾱ) ε̂,
+
+    dz/dγ = ½ √ᾱ √(1 − ᾱ) v̂,    v̂ = √ᾱ ε̂ − √(1 − ᾱ) x̂_0
+    ln p(z at γ_min) = ln p(z at γ_max) + ∫_{γ_min}^{γ_max} div(dz/dγ) dγ    along the path
+
+For any denoiser that is the density of a model: the flow, which is not the diffusion model with that denoiser. The two
+are one only where the denoiser is exact, and nothing says which of them is the more likely elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torchdiffeq import odeint
+
+from nelbo.bounds import Decoder
+from nelbo.diffusion import Denoised, Denoiser, Gaussian
+from nelbo.diffusion.continuous import diffuse, rates
+
+FIRST_STEP = 0.01
+"""The solver's first step, as a share of the whole way. Left to itself it may probe the denoiser beyond the end."""
+MOST_STEPS = 2000
+"""The solver's steps before it gives up: a smooth path takes some tens, and a rough one would take them for ever."""
+
+State = tuple[Tensor, ...]
+Field = Callable[[Tensor], Tensor]
+"""z, shape (B, …) → a vector of z's shape, that of each example from that example alone."""
+
+
+class Divergence(Protocol):
+    """A field and its divergence ∇·f at z."""
+
+    def __call__(self, field: Field, z: Tensor) -> tuple[Tensor, Tensor]:
+        """f(z), shape (B, …), and ∇·f(z) of each example, shape (B,); both without gradient, from one call of f."""
+
+
+class ExactDivergence:
+    """∇·f = Σ_i ∂f_i/∂z_i, by one backward pass for each of the D dimensions: for small D."""
+
+    def __call__(self, field: Field, z: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            value = field(z)
+            sums = value.flatten(1).sum(0).unbind()
+        rows = [torch.autograd.grad(part, z, retain_graph=True)[0].flatten(1)[:, i] for i, part in enumerate(sums)]
+        return value.detach(), torch.stack(rows).sum(0)
+
+
+@dataclass(frozen=True)
+class HutchinsonDivergence:
+    """∇·f ≈ ηᵀ (∂f/∂z) η, by one backward pass: unbiased, with variance Σ_{i<j} (J_ij + J_ji)² (Hutchinson 1989).
+
+    One η serves the whole path, so that the flow stays an ODE and its integral an unbiased estimate.
+
+    Args:
+        probe: η, independent signs ±1 for each example, shape (B, …) of z; see :func:`signs`.
+    """
+
+    probe: Tensor
+
+    def __call__(self, field: Field, z: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            value = field(z)
+        probe = self.probe.to(value)
+        (row,) = torch.autograd.grad(value, z, probe)
+        return value.detach(), (row * probe).flatten(1).sum(1)
+
+
+def signs(u: Tensor) -> Tensor:
+    """Rademacher numbers, −1 or 1 with probability ½ each, from uniforms in [0, 1) of any shape."""
+    return torch.where(u < 0.5, -1.0, 1.0).to(u.dtype)
+
+
+def velocity(denoised: Denoised, gamma: Tensor) -> Tensor:
+    """dz/dγ = ½ √ᾱ √(1 − ᾱ) (√ᾱ ε̂ − √(1 − ᾱ) x̂_0), float64  [Song et al. 2021 (13), in γ].
+
+    Args:
+        denoised: x̂_0 and ε̂ of z at γ, shape (B, …).
+        gamma: γ, shape (B,).
+    """
+    x_0, eps = denoised.x_0.double(), denoised.eps.double()
+    signal, noise = rates(gamma, eps)
+    return 0.5 * signal * noise * (signal * eps - noise * x_0)
+
+
+def log_density(law: Gaussian, z: Tensor) -> Tensor:
+    """ln N(z; μ, σ²) of each example, in nats, shape (B,) for z of shape (B, …)."""
+    return law.log_prob(z).flatten(1).sum(1)
+
+
+def standard_normal(z: Tensor) -> Tensor:
+    """ln N(z; 0, I) of each example, in nats, shape (B,) for z of shape (B, …)."""
+    return log_density(Gaussian(torch.zeros_like(z), torch.ones_like(z)), z)
+
+
+def worst_example(parts: State) -> Tensor:
+    """max over examples and parts of the root mean square over one example's part, each part of shape (B, …)."""
+    return torch.stack([part.flatten(1).square().mean(1).sqrt().amax() for part in parts]).amax()
+
+
+class Density(NamedTuple):
+    """What the flow says of z.
+
+    Attributes:
+        log_prob: ln p(z at γ_min) of each example, in nats, float64, shape (B,).
+        latent: z at γ_max, float64, shape (B, …).
+        evaluations: how often the denoiser was asked, for the whole batch.
+    """
+
+    log_prob: Tensor
+    latent: Tensor
+    evaluations: int
+
+
+@dataclass(frozen=True)
+class ProbabilityFlow:
+    """The model that a denoiser's ODE makes of a law at γ_max.
+
+    The state is float64, and dopri5 chooses its steps so that the local error of *every* example is within tolerance:
+    its norm is the largest over examples, of the RMS of z and of ln p in nats per dimension. So an example's company
+    changes its steps, and its answer within the tolerance only. (The mean over the batch, the solver's default, would
+    let many easy examples hide a hard one.)
+
+    Args:
+        denoiser: (z of shape (B, …) in float64, γ of shape (B,) in float64) → x̂_0 and ε̂, differentiable in z, each
+            example on its own (no statistics of the batch). A float32 network casts z itself.
+        gamma_min, gamma_max: the ends of the way, γ_min < γ_max; the denoiser is never asked outside of them.
+        terminal: z at γ_max → ln p(z) in nats, shape (B,).
+        rtol, atol: the solver's local tolerances, relative and absolute, for z and for nats per dimension.
+    """
+
+    denoiser: Denoiser
+    gamma_min: float
+    gamma_max: float
+    terminal: Callable[[Tensor], Tensor] = standard_normal
+    rtol: float = 1e-5
+    atol: float = 1e-5
+
+    def first_gamma(self, x: Tensor) -> Tensor:
+        """γ_min for each example of x, float64, shape (B,)."""
+        return torch.full((len(x),), self.gamma_min, dtype=torch.float64, device=x.device)
+
+    def field(self, gamma: Tensor) -> Field:
+        """z ↦ dz/dγ at one γ, a single number."""
+
+        def at(z: Tensor) -> Tensor:
+            each = gamma.expand(len(z))
+            return velocity(self.denoiser(z, each), each)
+
+        return at
+
+    @torch.no_grad()
+    def log_prob(self, z: Tensor, divergence: Divergence) -> Density:
+        """ln p(z at γ_min) = ln p(z at γ_max) + ∫ div(dz/dγ) dγ  [Song et al. 2021, D.2]; no gradient flows through.
+
+        Args:
+            z: at γ_min, shape (B, …).
+            divergence: exact, or unbiased with a probe of z's shape; then so is the result.
+        """
+        dims = z[0].numel()
+
+        def derivative(gamma: Tensor, state: State) -> State:
+            value, trace = divergence(self.field(gamma), state[0])
+            return value, trace[:, None] / dims
+
+        start = z.double()
+        (latent, gain), evaluations = self.solve(derivative, (start, start.new_zeros(len(z), 1)), down=False)
+        return Density(self.terminal(latent) + dims * gain[:, 0], latent, evaluations)
+
+    @torch.no_grad()
+    def sample(self, latent: Tensor) -> Tensor:
+        """z at γ_min, float64, from z at γ_max, shape (B, …): of the flow's law, if ``latent`` is of ``terminal``."""
+        (z,), _ = self.solve(lambda gamma, state: (self.field(gamma)(state[0]),), (latent.double(),), down=True)
+        return z
+
+    def solve(self, derivative: Callable[[Tensor, State], State], start: State, down: bool) -> tuple[State, int]:
+        """The state at the other end of the way, from γ_min or ``down`` from γ_max, and the number of derivatives.
+
+        Raises:
+            ArithmeticError: the path is not finite, or too rough to follow.
+        """
+        ends = torch.tensor([self.gamma_min, self.gamma_max], dtype=torch.float64, device=start[0].device)
+        ends = ends.flip(0) if down else ends
+        count = 0
+
+        def counted(gamma: Tensor, state: State) -> State:
+            nonlocal count
+            count += 1
+            return derivative(gamma, state)
+
+        options = {
+            "norm": worst_example,
+            "first_step": FIRST_STEP * (self.gamma_max - self.gamma_min),
+            "step_t": ends[1:],  # land on the end: by default the solver steps past it and interpolates back
+            "max_num_steps": MOST_STEPS,
+        }
+        try:
+            path = odeint(counted, start, ends, rtol=self.rtol, atol=self.atol, method="dopri5", options=options)
+        except AssertionError as fault:  # the solver's only way to say so
+            raise ArithmeticError(f"the flow cannot be followed at tolerance {self.rtol:g}: {fault}") from fault
+        return tuple(part[-1] for part in path), count
+
+
+class Estimate(NamedTuple):
+    """An estimate of −ln P(x) over integer levels under the flow: the sum of its terms, in nats, float64, shape (B,).
+
+    Its expectation is no less than the flow's own −ln P(x). It is no bound on the diffusion model's, nor the other way.
+    """
+
+    terms: dict[str, Tensor]
+    evaluations: int
+
+
+def uniform_dequantised(flow: ProbabilityFlow, x_0: Tensor, levels: int, u: Tensor, divergence: Divergence) -> Estimate:
+    """−ln P(x) of the flow, an estimate of another model's likelihood, by uniform dequantisation (Theis et al. 2016).
+
+    L levels on [−1, 1] stand Δ = 2/(L − 1) apart, and P(x) is p over the cube of side Δ around x_0. With
+    z = √ᾱ_min (x_0 + Δ (u − ½)), a map from the unit cube with Jacobian (√ᾱ_min Δ)^D,
+
+        −ln P(x) ≤ E_u[−ln p(z)] − D ln(√ᾱ_min Δ)
+
+    where the first term is ``flow`` and the second ``dequantisation``. The outermost cubes end half a level beyond ±1,
+    so P sums to less than one by what the flow has outside.
+
+    Args:
+        flow: the flow, whose γ_min says how much noise z should have.
+        x_0: on the grid of levels in [−1, 1], shape (B, …).
+        levels: L.
+        u: uniform in [0, 1), of x_0's shape.
+        divergence: exact, or with a probe of x_0's shape.
+    """
+    step, dims = 2.0 / (levels - 1), x_0[0].numel()
+    x_0 = x_0.double()
+    signal, _ = rates(flow.first_gamma(x_0), x_0)
+    density = flow.log_prob(signal * (x_0 + step * (u.double() - 0.5)), divergence)
+    log_volume = dims * (signal.flatten().log() + math.log(step))
+    return Estimate({"flow": -density.log_prob, "dequantisation": -log_volume}, density.evaluations)
+
+
+@torch.no_grad()
+def noise_dequantised(
+    flow: ProbabilityFlow, x_0: Tensor, eps: Tensor, divergence: Divergence, decoder: Decoder
+) -> Estimate:
+    """−ln P(x) of the flow with a decoder, an estimate of another model's likelihood, by the diffusion's first noise.
+
+    With z = √ᾱ_min x_0 + √(1 − ᾱ_min) ε, a sample of q(z|x), and P(x) = ∫ p(z) p(x|z) dz,
+
+        −ln P(x) ≤ E_q[−ln p(z) + ln q(z|x) − ln p(x|z)]
+
+    are the terms ``flow``, ``dequantisation`` and ``reconstruction``. ln q(z|x) is taken at the same z, not as its mean
+    −(D/2) ln(2πe (1 − ᾱ_min)): by Bayes' rule p(x|z) = P(x) q(z|x)/p(z) for a denoiser and decoder that are right, and
+    the sum is then −ln P(x) at *every* z, with no variance; its mean would leave ½ ‖ε‖², a variance of D/2.
+
+    Args:
+        flow: the flow, whose γ_min says how much noise z has.
+        x_0: on the grid of levels in [−1, 1], shape (B, …).
+        eps: ε, standard normal, of x_0's shape.
+        divergence: exact, or with a probe of x_0's shape.
+        decoder: z at γ_min, float64 → −ln p(x|z) in nats, shape (B,).
+    """
+    x_0, gamma = x_0.double(), flow.first_gamma(x_0)
+    signal, noise = rates(gamma, x_0)
+    z = diffuse(x_0, gamma, eps.double())
+    density = flow.log_prob(z, divergence)
+    terms = {
+        "flow": -density.log_prob,
+        "dequantisation": log_density(Gaussian(signal * x_0, noise.square()), z),
+        "reconstruction": decoder(z).double(),
+    }
+    return Estimate(terms, density.evaluations)

@@ -1,0 +1,162 @@
+"""The forms of a chain's bound, estimated with a network: what every diffusion in discrete steps shares.
+
+All have the same expectation for each image, but for the entropy form: see :mod:`nelbo.bounds`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from nelbo.bounds import (
+    Bound,
+    ReverseVariance,
+    consistency_prior_term,
+    consistency_term,
+    entropy_difference,
+    entropy_terms,
+    harmonic,
+    neighbours,
+    prior_term,
+    stratified,
+    trajectory_terms,
+)
+from nelbo.diffusion import Denoised, Denoiser, Gaussian, Process
+from nelbo.likelihoods import to_unit
+from nelbo.models.base import Form
+from nelbo.rng import Draws, Stream
+
+
+class ChainBound(NamedTuple):
+    """A chain x_T → … → x_0 whose bound is scored. The network is asked in float32, all else is computed in float64.
+
+    Attributes:
+        process: the forward process.
+        variance: σ_t² of the reverse steps.
+        denoiser: the network, for float32 x_t.
+        decoder: levels of shape (B, C, H, W) and x_1 in float32 → −ln p(x|x_1) in nats, shape (B,).
+        levels: L.
+        shape: (C, H, W).
+    """
+
+    process: Process
+    variance: ReverseVariance
+    denoiser: Denoiser
+    decoder: Callable[[Tensor, Tensor], Tensor]
+    levels: int
+    shape: tuple[int, int, int]
+
+    @property
+    def T(self) -> int:  # noqa: N802
+        """The number of steps."""
+        return self.process.schedule.T
+
+    @property
+    def forms(self) -> dict[str, Form]:
+        """All forms by name, the default first."""
+        return {
+            "denoising": Form(self.denoising),
+            "consistency": Form(self.consistency),
+            "trajectory": Form(self.trajectory, counts=None),
+            "iw": Form(self.importance_weighted, counts="k", kind="iw_bound"),
+            "entropy": Form(self.entropy, kind="estimate", why="not a bound by itself: it has no decoder"),
+        }
+
+    # The network
+
+    def denoise(self, x_t: Tensor, t: Tensor) -> Denoised:
+        """x̂_0 and ε̂ of x_t in float64, and the rest of what the network says of it."""
+        found = self.denoiser(x_t.float(), t)
+        fraction = None if found.fraction is None else found.fraction.double()
+        return Denoised(found.x_0.double(), found.eps.double(), fraction)
+
+    def reverse(self, x_t: Tensor, t: Tensor) -> Gaussian:
+        """p_θ(x_{t−1}|x_t), t ≥ 2."""
+        return self.variance.step(self.process, self.denoise(x_t, t), x_t, t)
+
+    def decode(self, x: Tensor, x_1: Tensor) -> Tensor:
+        """−ln p_θ(x_0|x_1) of each image, the reconstruction term, float64."""
+        return self.decoder(x, x_1.float()).double()
+
+    # The forms
+
+    def start(self, x: Tensor, draws: Draws) -> tuple[Tensor, Iterator[Tensor], Tensor]:
+        """x_0 in float64, the noise of this estimate, and the reconstruction from the first of it."""
+        x_0 = to_unit(x, self.levels).double()
+        noise = (row.double() for row in draws.normals(Stream.SCORE_NOISE, self.shape))
+        first = torch.ones(len(x), dtype=torch.long, device=x.device)
+        return x_0, noise, self.decode(x, self.process.diffuse(x_0, first, next(noise)))
+
+    def steps(self, draws: Draws, timesteps: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """``timesteps`` stratified t among 2 … T for each image, each with the number of terms that it stands for.
+
+        They come more often where the bound is made, or each once if all are asked for.
+        """
+        count = self.T - 1
+        if count:
+            every = torch.full((count,), 1.0 / count, dtype=torch.float64)
+            law = every if timesteps == count else harmonic(2, self.T)
+            index, weight = stratified(draws.uniform(Stream.SCORE_TIME, (timesteps,)), law)
+            yield from zip((index + 2).unbind(1), weight.unbind(1), strict=True)
+
+    def evaluations(self, timesteps: int) -> int:
+        """One for the reconstruction, and one for each t of the sum."""
+        return 1 + (timesteps if self.T > 1 else 0)
+
+    def denoising(self, x: Tensor, draws: Draws, timesteps: int) -> Bound:
+        """−ln p(x_0) ≤ prior + diffusion + reconstruction  [DDPM (5)]: stratified t for the sum, one draw of x_1."""
+        x_0, noise, reconstruction = self.start(x, draws)
+        diffusion = torch.zeros_like(reconstruction)
+        for t, weight in self.steps(draws, timesteps):
+            eps = next(noise)
+            diffusion += weight * self.variance.diffusion_term(
+                self.process, self.denoise(self.process.diffuse(x_0, t, eps), t), eps, t
+            )
+        terms = {"reconstruction": reconstruction, "diffusion": diffusion, "prior": prior_term(self.process, x_0)}
+        return Bound(terms, evaluations=self.evaluations(timesteps))
+
+    def consistency(self, x: Tensor, draws: Draws, timesteps: int) -> Bound:
+        """The consistency form, x_t integrated out: stratified t for the sum, one draw of x_1."""
+        x_0, noise, reconstruction = self.start(x, draws)
+        diffusion = torch.zeros_like(reconstruction)
+        for after, weight in self.steps(draws, timesteps):
+            t = after - 1
+            x_prev, _, x_next = neighbours(self.process, x_0, t, (next(noise), next(noise), next(noise)))
+            diffusion += weight * consistency_term(self.process, self.reverse(x_next, after), x_prev, x_next, t)
+        prior = consistency_prior_term(self.process, x_0)
+        terms = {"reconstruction": reconstruction, "diffusion": diffusion, "prior": prior}
+        return Bound(terms, evaluations=self.evaluations(timesteps))
+
+    def trajectory(self, x: Tensor, draws: Draws, _: int = 0) -> Bound:
+        """The bound before any rearrangement, from one whole trajectory: T evaluations."""
+        noise = draws.normals(Stream.SCORE_NOISE, self.shape)
+        return Bound(self.one_trajectory(x, noise), evaluations=self.T)
+
+    def one_trajectory(self, x: Tensor, noise: Iterator[Tensor]) -> dict[str, Tensor]:
+        """ln q(x_{1:T}|x_0) − ln p_θ(x_{0:T}) by terms, from the next T of the noise."""
+        x_0 = to_unit(x, self.levels).double()
+        return trajectory_terms(self.process, self.reverse, lambda x_1: self.decode(x, x_1), x_0, noise)
+
+    def importance_weighted(self, x: Tensor, draws: Draws, k: int) -> Bound:
+        """−ln (1/k) Σ_j p_θ(x_{0:T}^j)/q(x_{1:T}^j|x_0) over k whole trajectories  [Burda et al. 2016 (8)].
+
+        Never more than the bound in expectation, falling with k; t is never subsampled, or the logarithm of a mean
+        would be that of something else. As a sum over trajectories inside a logarithm has no terms, it is one itself.
+        """
+        noise = draws.normals(Stream.SCORE_NOISE, self.shape)
+        costs = torch.stack([torch.stack(list(self.one_trajectory(x, noise).values())).sum(0) for _ in range(k)])
+        return Bound({"importance_weighted": math.log(k) - torch.logsumexp(-costs, 0)}, evaluations=k * self.T)
+
+    def entropy(self, x: Tensor, draws: Draws, timesteps: int) -> Bound:
+        """The entropy form, and beside it ``difference``, Δ: what it lacks of the bound with the same noise."""
+        bound, x_0 = self.denoising(x, draws, timesteps), to_unit(x, self.levels)
+        terms = {"diffusion": bound.terms["diffusion"], **entropy_terms(self.process, x_0)}
+        return Bound(
+            {name: terms[name] for name in ("edge", "diffusion", "prior")},
+            {"difference": entropy_difference(self.process, x_0, bound.terms["reconstruction"])},
+            bound.evaluations,
+        )
