@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint types check bench simplifications clean
+.PHONY: setup demo test lint types check bench simplifications agreement objectives clean
 
 setup: $(READY)
 
@@ -44,6 +44,12 @@ bench: setup
 
 simplifications: setup
 	$(BIN)/python bench/simplifications.py
+
+agreement: setup
+	$(BIN)/python bench/forms.py
+
+objectives: setup
+	$(BIN)/python bench/objectives.py
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,70 +1,116 @@
-"""What each form of the bound costs: the variance of its estimate per network evaluation, on a given run.
+"""One number, several ways: every form of the bound on an oracle and on trained runs, writes docs/agreement.md.
 
-python bench/forms.py RUN [--split test] [--limit 100] [--replicates 16] [--timesteps K …]
-python bench/forms.py              x_0 = 0.7 of N(0, 1) data with the exact denoiser, linear β, T = 1000
+NELBO_DATA=… make agreement          (trains a ddpm on digits and one on MNIST, then scores images in every form)
+python bench/forms.py RUN…           prints the table of these runs instead, and writes nothing
 
-An estimate that takes E evaluations and has variance V (of one image, in nats², averaged over images) has the error of
-a budget of N evaluations V·E/N: so V·E compares forms that ask the network for different numbers of t.
+An estimate that takes E evaluations and has variance V (of one image, in nats², averaged over images) leaves to a
+budget of N evaluations an error of variance V·E/N: so V·E compares forms that ask the network for different numbers of
+t.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
+import nelbo
 from nelbo.analytic import GaussianData
 from nelbo.bounds import (
     VARIANCES,
     ReverseVariance,
     consistency_log_ratio,
     consistency_term,
+    entropy_terms,
     neighbours,
     trajectory_terms,
 )
 from nelbo.diffusion import Gaussian, Process
 from nelbo.jobs.run import Run
-from nelbo.metrics import score_likelihood
+from nelbo.metrics import LikelihoodScore, score_likelihood
 from nelbo.models.base import LikelihoodModel
 from nelbo.rng import Draws, Stream
 from nelbo.schedules import linear
 
+DOCS = Path(__file__).parents[1] / "docs"
+BOUNDS = ("denoising", "consistency", "trajectory")
+T = 100
+"""Steps of the runs that the page is about."""
+K = 4
+"""Trajectories in one logarithm of the importance-weighted bound."""
 
-def oracle(n: int = 300, T: int = 1000) -> None:
-    """Print the variance of each form's estimate of the sum over t, every t once, from n estimates."""
+PAGE = """# One number, several ways: do they agree?
+
+The three bounds have the same expectation for every image; each is computed from its own equation
+([forms.md](forms.md)). `make agreement` writes this page.
+
+## The oracle, in closed form
+x_0 = 0.7 of N(0, 1) data, the exact denoiser, linear β, T = 1,000; exact expectations in nats.
+
+| form | σ² = β | σ² = β̃ |
+| --- | --- | --- |
+{oracle}
+
+With σ² = β the exact denoiser gives the exact reverse process, and the bound is −ln p. Of trajectories the mean of 300
+stands here. The entropy form is averaged over the data, where E x_0² = 1, with its own decoder
+p(x_0|x_1) = N(√α_1 x_1, β_1): Δ = 0 there, and at σ² = β it is the data's entropy, ½ ln 2πe = 1.4189.
+
+## Trained runs
+The same images for every form, noise of its own for each, so that only chance may part the first three; ± the
+Monte-Carlo error with these images fixed. V·E is the variance of one estimate of an image times the evaluations that it
+takes, relative to the default's.
+
+{runs}
+
+![The variance of each form per network evaluation](images/forms-variance.png)
+
+`iw` is a tighter bound, `entropy` lacks its decoder and is no bound, and the two `ode` forms estimate the likelihood of
+another model, the probability flow: no order between them and the bounds is claimed.
+
+## Variance on the oracle
+One estimate with every t once, x_0 = 0.7, T = 1,000, in nats², from 300 estimates and so known to 8%. The draws at
+different t are independent, except along a trajectory.
+
+| form | σ² = β | σ² = β̃ |
+| --- | --- | --- |
+{variances}
+
+Notes say that one conditions on x_0 to avoid high variance. That is so where each t has draws of its own: consistency
+pays for two random neighbours at each t, denoising for one. Along one whole trajectory the same terms are correlated,
+and their noise cancels; with σ² = β on these data it cancels exactly, since both joints are one law.
+"""
+
+
+# The oracle
+
+
+def oracle_expectations(T: int = 1000) -> dict[str, list[float]]:
+    """Form → exact expectation for each of σ² = β and σ² = β̃, for x_0 = 0.7 of N(0, 1) data; and −ln p."""
     process, data = Process(linear(T)), GaussianData(torch.zeros(1), torch.eye(1))
-    x_0 = torch.full((n, 1), 0.7, dtype=torch.float64)
-    table = Table(title=f"variance in nats² of one estimate, T = {T}")
-    names = ("beta", "beta_tilde")
-    for name in ("form", *(f"σ² = {variance}" for variance in names)):
-        table.add_column(name, justify="left" if name == "form" else "right")
-    columns = [oracle_variances(data, process, VARIANCES[name], x_0) for name in names]
-    for name in columns[0]:
-        table.add_row(name, *(f"{column[name]:.3g}" for column in columns))
-    Console(width=120).print(table)
+    x_0 = torch.full((1, 1), 0.7, dtype=torch.float64)
+    found: dict[str, list[float]] = {"−ln p": [], "denoising": [], "consistency": [], "entropy, over the data": []}
+    for name in ("beta", "beta_tilde"):
+        table = {"beta": process.schedule.beta, "beta_tilde": process.schedule.beta_tilde}[name]
+        found["−ln p"].append(-float(data.log_prob(x_0)))
+        found["denoising"].append(sum(float(term) for term in data.bound(process, table, x_0).values()))
+        found["consistency"].append(sum(float(term) for term in data.consistency(process, table, x_0).values()))
+        # Averaged over the data y² = λ, and E x_0² = 1 stands for x_0².
+        one = torch.ones(1, 1, dtype=torch.float64)
+        diffusion = data.bound(process, table, one)["diffusion"]
+        found["entropy, over the data"].append(float(diffusion + sum(entropy_terms(process, one).values())))
+    return found
 
 
 def oracle_variances(data: GaussianData, process: Process, variance: ReverseVariance, x_0: Tensor) -> dict[str, float]:
-    """Form → variance over the rows of x_0, which are one image. Each t has draws of its own, but for trajectories."""
-    denoise, beta_1 = data.denoiser(process), process.schedule.beta[1]
-
-    def noise(seed: int) -> Iterator[Tensor]:
-        draws = Draws(seed, 0, range(len(x_0)), len(x_0), x_0.device)
-        return (row.double() for row in draws.normals(Stream.SCORE_NOISE, tuple(x_0.shape[1:])))
-
-    def decode(x_1: Tensor) -> Tensor:
-        mean = denoise(x_1, torch.ones(len(x_1), dtype=torch.long)).x_0
-        return -Gaussian(mean, beta_1).log_prob(x_0).sum(1)
-
-    def step(x_t: Tensor, t: Tensor) -> Gaussian:
-        return variance.step(process, denoise(x_t, t), x_t, t)
-
+    """Form → variance over the rows of x_0, which are one image; each t has draws of its own."""
+    denoise, rows = data.denoiser(process), noise_for(x_0, 1)
     sums = {name: torch.zeros(len(x_0), dtype=torch.float64) for name in ("denoising", "integrated", "sampled")}
-    rows = noise(1)
     for at in range(2, process.schedule.T + 1):
         t = torch.full((len(x_0),), at)
         eps = next(rows)
@@ -74,56 +120,160 @@ def oracle_variances(data: GaussianData, process: Process, variance: ReverseVari
         reverse = variance.step(process, denoise(x_next, t), x_next, t)
         sums["integrated"] += consistency_term(process, reverse, x_prev, x_next, t - 1)
         sums["sampled"] += consistency_log_ratio(process, reverse, x_prev, x_t, t - 1)
-    whole = torch.stack(list(trajectory_terms(process, step, decode, x_0, noise(2)).values())).sum(0)
     return {
         "denoising": float(sums["denoising"].var()),
         "consistency, x_t integrated out": float(sums["integrated"].var()),
         "consistency, x_t sampled": float(sums["sampled"].var()),
-        "trajectory": float(whole.var()),
     }
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Score with every form, print one row for each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", nargs="?", help="the directory that 'train' made; the oracle, if left out")
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--limit", type=int, default=100)
-    parser.add_argument("--replicates", type=int, default=16)
-    parser.add_argument(
-        "--timesteps", type=int, nargs="*", help="t per estimate; the family's default and all, if left out"
-    )
-    parser.add_argument("--device", default="auto")
-    args = parser.parse_args(argv)
-    if args.run is None:
-        oracle()
-        return
-    run = Run(args.run)
-    images, model = run.dataset.split(args.split)[: args.limit], run.model("ema", args.device)
+def oracle_trajectories(data: GaussianData, process: Process, variance: ReverseVariance, x_0: Tensor) -> Tensor:
+    """ln q(x_{1:T}|x_0) − ln p(x_{0:T}) of one trajectory for each row of x_0, in nats."""
+    denoise, beta_1 = data.denoiser(process), process.schedule.beta[1]
+
+    def decode(x_1: Tensor) -> Tensor:
+        mean = denoise(x_1, torch.ones(len(x_1), dtype=torch.long)).x_0
+        return -Gaussian(mean, beta_1).log_prob(x_0).sum(1)
+
+    def step(x_t: Tensor, t: Tensor) -> Gaussian:
+        return variance.step(process, denoise(x_t, t), x_t, t)
+
+    return torch.stack(list(trajectory_terms(process, step, decode, x_0, noise_for(x_0, 2)).values())).sum(0)
+
+
+def noise_for(x_0: Tensor, seed: int) -> Iterator[Tensor]:
+    """Standard normal noise of the shape of x_0, float64, without end."""
+    draws = Draws(seed, 0, range(len(x_0)), len(x_0), x_0.device)
+    return (row.double() for row in draws.normals(Stream.SCORE_NOISE, tuple(x_0.shape[1:])))
+
+
+def oracle_page(n: int = 300, T: int = 1000) -> dict[str, str]:
+    """The two tables of the oracle."""
+    process, data = Process(linear(T)), GaussianData(torch.zeros(1), torch.eye(1))
+    x_0 = torch.full((n, 1), 0.7, dtype=torch.float64)
+    variances = [VARIANCES[name] for name in ("beta", "beta_tilde")]
+    columns = [oracle_variances(data, process, variance, x_0) for variance in variances]
+    totals = [oracle_trajectories(data, process, variance, x_0) for variance in variances]
+    means = " | ".join(f"{float(total.mean()):.4f} ± {float(total.std()) / n**0.5:.4f}" for total in totals)
+    for column, total in zip(columns, totals, strict=True):
+        column["trajectory"] = float(total.var())
+    exact = [f"| {name} | {row[0]:.4f} | {row[1]:.4f} |" for name, row in oracle_expectations(T).items()]
+    return {
+        "oracle": "\n".join([*exact[:-1], f"| trajectory | {means} |", exact[-1]]),
+        "variances": "\n".join(f"| {name} | {columns[0][name]:.2g} | {columns[1][name]:.2g} |" for name in columns[0]),
+    }
+
+
+# Trained runs
+
+
+class Measured(NamedTuple):
+    """One form on one run.
+
+    Attributes:
+        form: its name, with the number of t.
+        kind: what its number is.
+        score: all estimates.
+        evaluations: of the network for one estimate of an image.
+    """
+
+    form: str
+    kind: str
+    score: LikelihoodScore
+    evaluations: int
+
+    @property
+    def variance(self) -> float:
+        """V, in nats²."""
+        return float(self.score.estimates().var(1).mean())
+
+
+def measured(run: Run, limit: int, replicates: int, T: int | None, forms: Sequence[str] = ()) -> list[Measured]:
+    """Every form on the first test images of a run: sums over t with a few t, and with all."""
+    model, images = run.model("ema", "auto"), run.dataset.split("test")[:limit]
     assert isinstance(model, LikelihoodModel)
-    asked = args.timesteps or [k for k in (model.default_timesteps, model.all_timesteps) if k is not None]
-    table = Table(title=f"{len(images)} images of {args.split}, {args.replicates} replicates")
-    for name in ("form", "evaluations E", "bits/dim", "± s.e. (mc)", "variance V, nats²", "V·E", "of denoising's"):
-        table.add_column(name, justify="left" if name == "form" else "right")
-    base: float | None = None
-    for name, form in model.forms.items():
-        for timesteps in asked if form.counts == "timesteps" else asked[-1:]:
+    model = model if T is None else model.in_steps(T)
+    found = []
+    for seed, (name, form) in enumerate(model.forms.items()):
+        if forms and name not in forms:
+            continue
+        every = [model.default_timesteps, model.all_timesteps] if form.counts == "timesteps" else [None]
+        for timesteps in every:
             score = score_likelihood(
-                model, images, timesteps=timesteps, replicates=args.replicates, form=name, seed=len(name)
+                model, images, form=name, timesteps=timesteps, replicates=replicates, seed=seed, k=K
             )
-            evaluations = score.evaluations // args.replicates
-            variance = float(score.estimates().var(1).mean())
-            base = base or variance * evaluations
-            table.add_row(
-                name,
-                str(evaluations),
-                f"{score.bits():.4f}",
-                f"{score.stderr_mc():.4f}",
-                f"{variance:.4g}",
-                f"{variance * evaluations:.4g}",
-                f"{variance * evaluations / base:.3g}",
-            )
-    Console(width=120).print(table)
+            label = f"{name}, {timesteps:,} t" if timesteps else f"{name}, k = {K}" if form.counts == "k" else name
+            found.append(Measured(label, form.kind, score, score.evaluations // replicates))
+            print(f"{label}: {score.bits():.4f} ± {score.stderr_mc():.4f}", flush=True)
+    return found
+
+
+def model_steps(found: Sequence[Measured]) -> int:
+    """T, what a trajectory takes."""
+    return next(row.evaluations for row in found if row.form == "trajectory")
+
+
+def disagreement(found: Sequence[Measured]) -> float:
+    """The largest difference between two of the three bounds, every t taken, in combined Monte-Carlo errors."""
+    whole = [row for row in found if row.form.split(",")[0] in BOUNDS and row.evaluations >= model_steps(found)]
+    return max(
+        abs(a.score.bits() - b.score.bits()) / math.hypot(a.score.stderr_mc(), b.score.stderr_mc())
+        for a, b in combinations(whole, 2)
+    )
+
+
+def run_page(title: str, found: Sequence[Measured]) -> str:
+    """The table of one run."""
+    base = found[0].variance * found[0].evaluations
+    lines = [
+        f"### {title}, {found[0].score.n} test images",
+        "| form | kind | evaluations E | bits/dim | ± s.e. (mc) | V, nats² | V·E, relative |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in found:
+        relative = row.variance * row.evaluations / base
+        cells = (row.form, row.kind, f"{row.evaluations:,}", f"{row.score.bits():.4f}", f"{row.score.stderr_mc():.4f}")
+        lines.append(f"| {' | '.join(cells)} | {row.variance:.3g} | {relative:.3g} |")
+    lines.append(f"\nThe three bounds, every t taken, differ by at most {disagreement(found):.1f} combined errors.")
+    return "\n".join(lines)
+
+
+def draw(results: dict[str, list[Measured]], out: Path) -> None:
+    """V·E of every form, a bar for each, one panel for each run."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 1.2 + 0.32 * max(len(rows) for rows in results.values())), layout="constrained")
+    for axes, (title, rows) in zip(figure.subplots(1, len(results), squeeze=False)[0], results.items(), strict=True):
+        names = [row.form for row in rows][::-1]
+        axes.barh(names, [row.variance * row.evaluations for row in rows][::-1], color="#4878a8")
+        axes.set_xscale("log")
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("variance × evaluations, nats²", fontsize=9)
+        axes.tick_params(labelsize=8)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=110)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train what is not there, score with every form, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", nargs="*", help="directories that 'train' made; the page, if left out")
+    parser.add_argument("--limit", type=int, default=100)
+    parser.add_argument("--replicates", type=int, default=2)
+    parser.add_argument("--T", type=int, help="score a vdm in so many steps")
+    parser.add_argument("--runs", type=Path, default=Path("runs/agreement"))
+    asked = parser.parse_args(argv)
+    if asked.run:
+        for path in asked.run:
+            print(run_page(path, measured(Run(path), asked.limit, asked.replicates, asked.T)))
+        return
+    results = {}
+    for data, limit in (("digits", 100), ("mnist", 32)):
+        run = nelbo.train("ddpm", data, out=asked.runs / data, steps=1500, timesteps=T, resume=True)
+        results[f"ddpm on {data}, T = {T}"] = measured(run, limit, asked.replicates, None)
+    draw(results, DOCS / "images" / "forms-variance.png")
+    runs = "\n\n".join(run_page(title, found) for title, found in results.items())
+    (DOCS / "agreement.md").write_text(PAGE.format(runs=runs, **oracle_page()), encoding="utf-8")
 
 
 if __name__ == "__main__":

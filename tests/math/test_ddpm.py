@@ -354,6 +354,13 @@ def test_the_decoders_variance_is_beta_1_where_training_starts(decoder: str) -> 
     torch.testing.assert_close(variance, torch.full_like(variance, 0.1 / 50), rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize(("shape", "dims"), [((1, 5, 7), 35), ((2, 3, 3), 18)])
+def test_bits_are_per_true_pixel_and_channel(shape: tuple[int, int, int], dims: int) -> None:
+    """Inside the network these are padded to 6 × 8 and 4 × 4."""
+    score = score_likelihood(ddpm(shape, 17), images(2, shape, 17))
+    assert score.bits() == pytest.approx(float(score.estimates().mean()) / (dims * LN_2), rel=1e-12)
+
+
 def test_one_replicate_is_refused() -> None:
     with pytest.raises(ValueError, match="2 replicates"):
         score_likelihood(ddpm((1, 2, 2), 3), images(1, (1, 2, 2), 3), replicates=1)

@@ -7,8 +7,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from math_helpers import gaussians, random_cov
+from math_helpers import assert_mean, gaussians, random_cov
 from torch import Tensor
+from torch.distributions import Normal, kl_divergence
 
 from nelbo.analytic import GaussianData
 from nelbo.bounds import REVERSE_VARIANCES, denoising_weight
@@ -323,6 +324,84 @@ def test_an_image_is_the_same_in_any_company() -> None:
     assert torch.equal(together[2:5], model.sample(3, seed=3, start=2, batch=2))
 
 
+# One pixel and a network that gives v: every term by hand, from the network's raw output
+
+LOW, HIGH = -2.0, 3.0
+SOME = [0, 2, 4]
+"""The levels whose terms are integrated: both ends and the middle of five."""
+
+
+def v_model(timesteps: int) -> VDM:
+    """Its v̂ is about 2, so x̂_0 is far outside [−1, 1]; its profile draws small t much more often."""
+    model = vdm(head="v", timesteps=timesteps, gamma_min=LOW, gamma_max=HIGH)
+    with torch.no_grad():
+        model.network.head[-1].bias += 2.0
+    t = torch.arange(1, 1025)
+    for _ in range(50):
+        model.profile.update(t, 30.0 / t)
+    return model
+
+
+def times_and_weights(T: int) -> tuple[Tensor, Tensor]:
+    """t = i/T with ½ (SNR(s)/SNR(t) − 1), s = t − 1/T; or Gauss–Legendre nodes in t with ½ γ′ times their weights."""
+    if T:
+        return torch.arange(1, T + 1) / T, torch.full((T,), 0.5 * (np.exp((HIGH - LOW) / T) - 1)).double()
+    nodes, weights = np.polynomial.legendre.leggauss(400)
+    return torch.from_numpy(nodes + 1) / 2, torch.from_numpy(weights / 2) * 0.5 * (HIGH - LOW)
+
+
+@torch.no_grad()
+def integrals(model: VDM) -> dict[str, Tensor]:
+    """Each term for SOME levels, with ε̂ = √(1 − ᾱ) z + √ᾱ v̂.
+
+    Good to 1e-4: a network that is told t by sines of up to 10⁴ t is not smooth, even for 400 nodes.
+    """
+    eps = torch.linspace(-6.5, 6.5, 121, dtype=torch.float64)
+    density = Normal(0.0, 1.0).log_prob(eps).exp() * (eps[1] - eps[0])
+    every = torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0], dtype=torch.float64)
+    x = every[SOME]
+    t, weight = times_and_weights(model.options.timesteps)
+    gamma = LOW + (HIGH - LOW) * t.double()
+    signal, noise = (torch.sigmoid(sign * gamma).sqrt()[:, None, None] for sign in (-1, 1))
+    z = signal * x[:, None] + noise * eps
+    time = ((gamma + 20) / 40)[:, None, None].expand_as(z)
+    v = model.network(z.float().reshape(-1, 1, 1, 1), time.float().flatten()).double().reshape(z.shape)
+    assert float((signal * z - noise * v).abs().max()) > 2  # x̂_0: clipping would change it
+    errors = ((eps - noise * z - signal * v).square() * density).sum(-1)
+    first, last = torch.sigmoid(torch.tensor([-LOW, -HIGH], dtype=torch.float64))
+    z_0 = first.sqrt() * x[:, None] + (1 - first).sqrt() * eps
+    log_p = Normal(first.sqrt() * every, (1 - first).sqrt()).log_prob(z_0[..., None]).log_softmax(-1)
+    own = torch.stack([log_p[row, :, level] for row, level in enumerate(SOME)])
+    end = Normal(last.sqrt() * x, (1 - last).sqrt())
+    return {
+        "reconstruction": -(own * density).sum(-1),
+        "diffusion": (weight[:, None] * errors).sum(0),
+        "prior": kl_divergence(end, Normal(torch.zeros_like(x), 1.0)),
+    }
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("timesteps", [0, 6])
+def test_every_term_is_its_integral_and_nothing_is_clipped(timesteps: int) -> None:
+    """Monte Carlo of ``estimate``, four times t for each image."""
+    model, n = v_model(timesteps), 4000
+    x = torch.tensor(SOME, dtype=torch.uint8).repeat(n).reshape(-1, 1, 1, 1)
+    terms = model.estimate(x, Draws(0, 0, range(len(x)), len(x), CPU), 4).terms
+    for name, exact in integrals(model).items():
+        assert_mean(terms[name].reshape(n, 3), exact, bias=1e-4 * float(exact.max()))
+
+
+@torch.no_grad()
+def test_the_loss_is_the_diffusion_term_where_the_profile_draws_unevenly() -> None:
+    """In nats per dimension, of which there is one. Shuffled places, for t is spread evenly over them."""
+    model, n = v_model(0), 8000
+    x = torch.tensor(SOME, dtype=torch.uint8).repeat(n).reshape(-1, 1, 1, 1)
+    places = np.random.default_rng(0).permutation(len(x)).tolist()
+    loss = model.loss(x, Draws(0, 0, places, len(x), CPU)).reshape(n, 3)
+    exact = integrals(model)["diffusion"]
+    assert_mean(loss, exact, bias=1e-4 * float(exact.max()))
+
+
 # The forms in T steps, and the flow
 
 
@@ -344,9 +423,13 @@ def test_in_steps_every_form_is_the_same_bound(gamma: str) -> None:
     assert model.bound(x[:2], form="trajectory").evaluations == 13
 
 
-def test_the_same_network_has_the_same_bound_in_ddpms_code() -> None:
+@pytest.mark.parametrize("gamma", ["linear", "learned"])
+def test_the_same_network_has_the_same_bound_in_ddpms_code(gamma: str) -> None:
     """Every t once, the same noise at each: VDM (14) and DDPM (5) term by term, to float32."""
-    model = vdm((1, 2, 3), 5, gamma_min=-6.0, gamma_max=3.0).in_steps(12)
+    model = vdm((1, 2, 3), 5, gamma=gamma, gamma_min=-6.0, gamma_max=3.0).in_steps(12)
+    if gamma == "learned":
+        with torch.no_grad():
+            model.gamma.height[:40] += 7  # far from straight: its steps differ in size
     x = torch.tensor([[0, 4, 2], [1, 3, 2]], dtype=torch.uint8).expand(20, 1, 2, 3)
     draws = Draws(0, 0, range(20), 20, CPU)
     with torch.no_grad():

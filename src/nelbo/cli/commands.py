@@ -91,6 +91,7 @@ def score(
     timesteps: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
     k: Annotated[AtLeastOne | None, Parameter(name="--k")] = None,
     T: Annotated[AtLeastOne | None, Parameter(name="--T")] = None,
+    baseline: Path | None = None,
     replicates: AtLeastTwo = 2,
     per_image: Path | None = None,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
@@ -124,6 +125,8 @@ def score(
         Trajectories in one logarithm of --form iw; 8 unless told.
     T
         Score a vdm in so many steps, and not in its own number or in continuous time.
+    baseline
+        Another run, measured with the same noise: prints the paired difference and its own error.
     replicates
         Independent estimates per image, from which the Monte-Carlo error is known.
     per_image
@@ -155,6 +158,7 @@ def score(
         timesteps=timesteps,
         k=k,
         T=T,
+        baseline=baseline,
         replicates=replicates,
         seed=seed,
         weights=weights,

@@ -31,6 +31,7 @@ def score(
     timesteps: int | None = None,
     k: int | None = None,
     T: int | None = None,
+    baseline: str | Path | None = None,
     replicates: int = 2,
     seed: int = 0,
     weights: str = "ema",
@@ -51,6 +52,7 @@ def score(
             takes whole trajectories takes every t.
         k: trajectories in one logarithm of the importance-weighted form; 8 if None.
         T: the number of steps of the bound, for a family that can be scored in any.
+        baseline: another run, measured with the same noise on the same images: the difference has an error of its own.
         replicates: independent estimates per image, at least 2.
         seed: of the noise.
         weights: ``ema`` or ``raw``.
@@ -88,6 +90,7 @@ def score(
         "timesteps": timesteps,
         **({} if k is None else {"k": k}),
         **({} if T is None else {"T": T}),
+        **({} if baseline is None else {"baseline_run": str(baseline), "baseline_step": Run(baseline).step}),
         "replicates": replicates,
         "seed": seed,
     }
@@ -96,24 +99,58 @@ def score(
     if known is not None:
         return known
     started = time.monotonic()
-    with bar(f"scoring {len(images):,} images", replicates * len(images)) as progress:
-        result = score_likelihood(
-            model,
-            images,
-            seed=seed,
-            timesteps=timesteps,
-            replicates=replicates,
-            batch=batch,
-            form=form,
-            k=k or 1,
-            progress=lambda done: progress.update(progress.task_ids[0], completed=done),
-        )
+
+    def measure(model: LikelihoodModel, label: str) -> LikelihoodScore:
+        with bar(f"scoring {len(images):,} images{label}", replicates * len(images)) as progress:
+            return score_likelihood(
+                model,
+                images,
+                seed=seed,
+                timesteps=timesteps,
+                replicates=replicates,
+                batch=batch,
+                form=form,
+                k=k or 1,
+                progress=lambda done: progress.update(progress.task_ids[0], completed=done),
+            )
+
+    result = measure(model, "")
     summary = summarise(result, asked, dataset.levels, time.monotonic() - started, written)
+    if baseline is not None:
+        other = measure(baseline_model(baseline, run, weights, device, T), " with the baseline")
+        summary["baseline"] = against_baseline(result, other)
+        summary["seconds"] = round(time.monotonic() - started, 3)
     kept.parent.mkdir(exist_ok=True)
     replace_text(kept, json.dumps(summary, indent=1))
     if per_image is not None:
         write_per_image(result, per_image)
     return summary
+
+
+def baseline_model(path: str | Path, run: Run, weights: str, device: str, T: int | None) -> LikelihoodModel:
+    """The model of the run to compare with.
+
+    Raises:
+        InputError: it is of images of another kind.
+    """
+    other = Run(path)
+    if (other.config.images.shape, other.config.images.levels) != (run.config.images.shape, run.config.images.levels):
+        raise InputError("--baseline", f"{path} is of images of another size or with other levels")
+    model = other.model(weights, device)
+    assert isinstance(model, LikelihoodModel)
+    return model if T is None else model.in_steps(T)
+
+
+def against_baseline(result: LikelihoodScore, other: LikelihoodScore) -> dict[str, float | None]:
+    """The baseline's bits/dim, and run − baseline with its errors, paired by image and noise."""
+    difference = result.minus(other)
+    return {
+        "bits_per_dim": other.bits(),
+        "difference": difference.bits(),
+        "stderr_mc": difference.stderr_mc(),
+        "stderr_data": difference.stderr_data(),
+        "stderr": difference.stderr(),
+    }
 
 
 def require_numbers(replicates: int, limit: int | None, batch: int, seed: int) -> None:

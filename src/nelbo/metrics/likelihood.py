@@ -63,6 +63,17 @@ class LikelihoodScore:
         """The same in bits per dimension."""
         return bits_per_dim(self.nats(name), self.dims)
 
+    def minus(self, other: LikelihoodScore) -> LikelihoodScore:
+        """The difference from another score of the same images with the same noise: what both share cancels.
+
+        Raises:
+            ValueError: other images, or another number of replicates.
+        """
+        mine, theirs = self.estimates(), other.estimates()
+        if mine.shape != theirs.shape or self.dims != other.dims:
+            raise ValueError("only scores of the same images with as many replicates can be paired")
+        return LikelihoodScore({"difference": mine - theirs}, self.dims, self.evaluations + other.evaluations)
+
     def stderr_mc(self, name: str = TOTAL) -> float:
         """The Monte-Carlo error with these images fixed, in bits/dim."""
         y = self.estimates(name)

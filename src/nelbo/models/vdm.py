@@ -50,8 +50,6 @@ class VDMOptions(UNetOptions):
     "γ(1), how little signal z_1 has."
     head: Literal["levels", "v"] = "levels"
     "What the network gives: a law over the levels of each pixel, or v."
-    fourier: tuple[Annotated[int, Field(ge=0, le=12)], ...] = ()
-    "Powers n of the features sin(2ⁿ π z) and cos(2ⁿ π z) that the network sees beside z; the paper has 7 and 8."
 
 
 class VDM(DiffusionModel):
@@ -74,11 +72,7 @@ class VDM(DiffusionModel):
         self.learned = options.gamma == "learned"
         kind = LearnedGamma if self.learned else LinearGamma
         self.gamma: LearnedGamma | LinearGamma = kind(options.gamma_min, options.gamma_max)
-        channels = shape[0]
-        self.network = options.network(
-            channels * (1 + 2 * len(options.fourier)),
-            channels * (OUTPUTS if options.head == "levels" else 1),
-        )
+        self.network = options.network(shape[0], shape[0] * (OUTPUTS if options.head == "levels" else 1))
         # A learned shape of γ does what the profile would do: it evens out the loss over t.
         self.profile = LossProfile(PROFILE_STEPS, floor=1.0 if self.learned else 0.1)
 
@@ -86,11 +80,7 @@ class VDM(DiffusionModel):
 
     def ask(self, z: Tensor, gamma: Tensor) -> Tensor:
         """The network's output at z, shape (B, C, H, W), and γ, shape (B,)."""
-        features = [z]
-        for power in self.options.fourier:
-            angle = 2.0**power * torch.pi * z
-            features += [angle.sin(), angle.cos()]
-        output: Tensor = self.network(torch.cat(features, dim=1), ((gamma + 20.0) / 40.0).to(z.dtype))
+        output: Tensor = self.network(z, ((gamma + 20.0) / 40.0).to(z.dtype))
         return output.float()
 
     def denoise(self, z: Tensor, gamma: Tensor) -> Denoised:

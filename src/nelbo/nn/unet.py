@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated, Self
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -38,6 +39,8 @@ class UNetOptions(FamilyOptions):
     "Resolutions with self-attention, as indices into widths; the coarsest if left out."
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     "Share of activations dropped in residual blocks while training."
+    fourier: tuple[Annotated[int, Field(ge=0, le=12)], ...] = (2, 3)
+    "Powers n of the features sin(2ⁿ π x) and cos(2ⁿ π x) that the network sees beside x; VDM's paper has 7 and 8."
 
     def resolved(self, shape: tuple[int, int, int]) -> Self:
         """The same settings with everything that depends on the data filled in."""
@@ -54,6 +57,7 @@ class UNetOptions(FamilyOptions):
             blocks=self.blocks,
             attention=self.attention or (),
             dropout=self.dropout,
+            fourier=self.fourier,
         )
 
 
@@ -71,6 +75,8 @@ class UNet(nn.Module):
         blocks: residual blocks at each resolution, on the way down and on the way up.
         attention: which resolutions attend to themselves, as indices into ``widths``.
         dropout: in [0, 1).
+        fourier: powers n of the features sin(2ⁿ π x) and cos(2ⁿ π x) that stand beside x (Kingma et al. 2021,
+            appendix C): small differences between pixels, made large.
 
     Raises:
         InputError: a width or a number of blocks below 1, or an attention index outside ``widths``.
@@ -85,6 +91,7 @@ class UNet(nn.Module):
         blocks: int,
         attention: tuple[int, ...],
         dropout: float,
+        fourier: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
         if not widths or min(widths) < 1:
@@ -96,7 +103,8 @@ class UNet(nn.Module):
         finest, embedding = widths[0], 4 * widths[0]
         self.halvings = len(widths) - 1
         self.embedding = TimeEmbedding(embedding)
-        self.stem = nn.Conv2d(in_channels, finest, 3, padding=1)
+        self.fourier = fourier
+        self.stem = nn.Conv2d(in_channels * (1 + 2 * len(fourier)), finest, 3, padding=1)
 
         def stages(extra: int = 0) -> nn.ModuleList:
             return nn.ModuleList(
@@ -115,6 +123,8 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """x, shape (B, C, H, W), and time, shape (B,) in [0, 1] → shape (B, out_channels, H, W)."""
         height, width = x.shape[-2:]
+        angles = [2.0**power * torch.pi * x for power in self.fourier]
+        x = torch.cat([x, *(wave for angle in angles for wave in (angle.sin(), angle.cos()))], dim=1)
         multiple = 2**self.halvings
         embedding = self.embedding(time)
         h = self.stem(F.pad(x, (0, -width % multiple, 0, -height % multiple)))

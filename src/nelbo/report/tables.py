@@ -26,6 +26,10 @@ def score_table(score: dict[str, Any]) -> Table:
     if "difference" in score:
         missing = score["difference"]
         table.add_row("bound − total", f"{missing['bits_per_dim']:.4f}", error(missing["stderr"]))
+    if "baseline" in score:
+        paired = score["baseline"]
+        table.add_row("baseline", f"{paired['bits_per_dim']:.4f}", "")
+        table.add_row("total − baseline, paired", f"{paired['difference']:+.4f}", error(paired["stderr"]))
     table.add_row(f"uniform code, log2 {score['levels']}", f"{uniform_bits(score['levels']):.4f}", "", style="dim")
     return table
 
