@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint types check bench simplifications agreement objectives clean
+.PHONY: setup demo test lint types check bench simplifications agreement objectives targets clean
 
 setup: $(READY)
 
@@ -47,6 +47,10 @@ simplifications: setup
 
 agreement: setup
 	$(BIN)/python bench/forms.py
+
+targets: setup
+	$(BIN)/nelbo train vdm --data mnist --minutes 30 --out runs/vdm-mnist
+	$(BIN)/nelbo score runs/vdm-mnist
 
 objectives: setup
 	$(BIN)/python bench/objectives.py

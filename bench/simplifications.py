@@ -13,6 +13,7 @@ import nelbo
 from nelbo.report import grid
 
 DOCS = Path(__file__).parents[1] / "docs"
+BATCH = 128
 OBJECTIVES = {
     "simple": "L_simple (Ho et al. 2020 (14))",
     "bound": "the bound's own weights",
@@ -21,7 +22,8 @@ OBJECTIVES = {
 
 PAGE = """# What the simplifications cost
 
-Three runs of one network on {data}, told apart by the objective alone: {steps:,} steps of 128 images each. Scored on
+Three runs of one network on {data}, told apart by the objective alone: {steps:,} steps of {batch} images each.
+Scored on
 the first {n:,} test images; bits/dim.
 
 | trained with | reconstruction | diffusion | prior | total | ± s.e. |
@@ -77,7 +79,9 @@ def main() -> None:
     (DOCS / "images").mkdir(parents=True, exist_ok=True)
     for objective in OBJECTIVES:
         out = asked.runs / objective
-        run = nelbo.train("ddpm", asked.data, out=out, steps=asked.steps, resume=True, objective=objective)
+        run = nelbo.train(
+            "ddpm", asked.data, out=out, steps=asked.steps, batch_size=BATCH, resume=True, objective=objective
+        )
         scores[objective] = nelbo.score(run.path, limit=asked.limit)
         model = nelbo.load(run.path)
         grid(model.sample(64), model.levels).save(DOCS / "images" / f"objective-{objective}.png", optimize=True)
@@ -85,6 +89,7 @@ def main() -> None:
     simple = scores["simple"]
     page = PAGE.format(
         steps=asked.steps,
+        batch=BATCH,
         data=asked.data,
         n=simple["n"],
         rows="\n".join(row(objective, score) for objective, score in scores.items()),

@@ -60,7 +60,7 @@ class TrainingOptions(Options):
     "How many steps to train instead; such a run can be repeated to the bit."
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     "Of every random number in the run."
-    batch_size: Annotated[int, Field(ge=1)] = 64
+    batch_size: Annotated[int, Field(ge=1)] = 32
     "Images per step."
     lr: Annotated[float, Field(gt=0)] = 2e-3
     "Highest learning rate of AdamW."

@@ -429,6 +429,20 @@ def test_the_forms_of_a_network_agree(variance: str, decoder: str, predict: str)
             assert abs(means[i] - means[j]) <= 3 * (variances[i] + variances[j]) ** 0.5
 
 
+def test_the_consistency_form_pays_for_a_narrow_end() -> None:
+    """At β_T = ½ its prior is larger than that of the denoising form by (D/2) ln 2 = 2 nats, and the bound is the same.
+
+    By differences with the same noise, so that the 2 nats are ten standard errors or more.
+    """
+    model, n = network(schedule="linear", timesteps=40, reverse_variance="beta"), 1000
+    one, two = (estimated(model, form, n, 39, 0) for form in ("denoising", "consistency"))
+    difference = two["total"] - one["total"]
+    assert_mean(difference, 0.0)
+    narrow = float((two["prior"] - one["prior"]).mean())
+    assert narrow == pytest.approx(3 * math.log(2), rel=1e-3)
+    assert narrow > 10 * float(difference.std()) / n**0.5
+
+
 def test_the_entropy_form_and_its_difference_are_the_bound() -> None:
     """Image by image with the same noise, to float32."""
     model = network()

@@ -332,8 +332,8 @@ SOME = [0, 2, 4]
 
 
 def v_model(timesteps: int) -> VDM:
-    """Its v̂ is about 2, so x̂_0 is far outside [−1, 1]; its profile draws small t much more often."""
-    model = vdm(head="v", timesteps=timesteps, gamma_min=LOW, gamma_max=HIGH)
+    """Smooth in z; v̂ is about 2, so x̂_0 is far outside [−1, 1]; the profile draws small t much more often."""
+    model = vdm(head="v", timesteps=timesteps, gamma_min=LOW, gamma_max=HIGH, fourier=())
     with torch.no_grad():
         model.network.head[-1].bias += 2.0
     t = torch.arange(1, 1025)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+SPEED = 10.0
+"""How many times faster than a weight ln h moves."""
+LEAST = 0.2
+"""What is straight in a learned curve: nowhere does it stand still."""
 
 Curve = tuple[Tensor, Tensor]
 """The values of a function at some t, and its derivatives there."""
@@ -34,26 +40,28 @@ class LinearGamma(nn.Module):
 class LearnedGamma(nn.Module):
     """γ(t) = γ_0 + (γ_1 − γ_0) n(t), with n monotone from 0 to 1 and both ends learned.
 
-    n is t + Σ_j h_j sigmoid(s_j (t − ½) + b_j) with positive h_j and s_j, normalised by its values at 0 and 1. It
-    starts near the straight line.
+    n is 0.2 t + Σ_j h_j sigmoid(s_j (t − ½) + b_j) with positive h_j and s_j, normalised by its values at 0 and 1. The
+    sigmoids stand evenly over [0, 1], each some 0.05 wide, so it starts near the straight line. What is trained is ln h,
+    scaled: a step of Adam is as large as the learning rate, and heights must be able to change by orders of magnitude
+    while a network that needs small steps is trained.
 
     Args:
         first, last: γ_0 < γ_1 at the start.
         hidden: the number of sigmoids.
     """
 
-    def __init__(self, first: float, last: float, hidden: int = 256) -> None:
+    def __init__(self, first: float, last: float, hidden: int = 64) -> None:
         super().__init__()
         self.ends = nn.Parameter(torch.tensor([first, last], dtype=torch.float64))
-        self.steepness = nn.Parameter(torch.zeros(hidden, dtype=torch.float64))
-        self.place = nn.Parameter(torch.linspace(-4, 4, hidden, dtype=torch.float64))
-        self.height = nn.Parameter(torch.full((hidden,), -6.0, dtype=torch.float64))
+        self.steepness = nn.Parameter(torch.full((hidden,), 20.0, dtype=torch.float64))
+        self.place = nn.Parameter(torch.linspace(-11, 11, hidden, dtype=torch.float64))
+        self.height = nn.Parameter(torch.full((hidden,), -math.log(hidden) / SPEED, dtype=torch.float64))
 
     def raw(self, t: Tensor) -> Curve:
         """The monotone curve before it is normalised."""
-        steepness, height = 8 * F.softplus(self.steepness), F.softplus(self.height)
+        steepness, height = F.softplus(self.steepness), (SPEED * self.height).exp()
         s = torch.sigmoid(steepness * (t[..., None] - 0.5) + self.place)
-        return t + (height * s).sum(-1), 1 + (height * steepness * s * (1 - s)).sum(-1)
+        return LEAST * t + (height * s).sum(-1), LEAST + (height * steepness * s * (1 - s)).sum(-1)
 
     def shape(self, t: Tensor) -> Curve:
         """n(t) and n′(t)."""

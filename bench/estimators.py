@@ -1,0 +1,165 @@
+"""How to estimate a VDM's bound with the fewest network evaluations: writes docs/estimators.md.
+
+python bench/estimators.py RUN [--limit 200] [--replicates 8]       RUN: a vdm in continuous time
+
+An estimate of an image that takes E evaluations and has variance V leaves to N images the error √(V/N), at a cost of
+E·N evaluations: V·E says how many evaluations an error costs, whatever E is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nelbo.bounds.continuous import continuous_weight, squared_error
+from nelbo.diffusion.continuous import diffuse
+from nelbo.jobs.run import Run
+from nelbo.likelihoods import to_unit
+from nelbo.models.vdm import VDM
+from nelbo.rng import Draws, Stream
+from nelbo.units import bits_per_dim
+
+DOCS = Path(__file__).parents[1] / "docs"
+IMAGES, TARGET = 10_000, 0.005
+
+PAGE = """# What an error costs: estimators of a VDM's bound
+
+`{command}`: the first {n} test images of {data}, {replicates} estimates of each. V is the variance of one estimate of
+an image, averaged over images; V·E its price. The last column is the number of evaluations per image at which
+{images:,} images are known to ± {target} bits/dim (Monte-Carlo error, these images fixed); below one, fewer than one
+evaluation for each image would do.
+
+| t | noise | t per estimate | E | bits/dim | V·E, nats² | relative | evaluations per image for ± {target} |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+{rows}
+
+- *Uniform*: t uniform on [0, 1]. *Profile*: in proportion to the root mean square of the loss at t, as learned while
+  training (Nichol & Dhariwal 2021, section 3.3). *Stratified*: one t from each of as many equal shares of that law.
+  *Antithetic t*: pairs t and 1 − t. *Antithetic noise*: the same t twice, with ε and −ε.
+- The reconstruction takes one evaluation of each estimate, and is worth little of it; so estimates with many t are the
+  cheaper ones as long as their strata are independent enough.
+- **{best}** is what `nelbo score` does. Two runs are compared with the same random numbers (`--baseline`): the
+  difference has an error of its own, which is smaller by what they share.
+"""
+
+Times = Callable[[VDM, Tensor], tuple[Tensor, Tensor]]
+"""(model, uniforms of shape (B, K, 2)) → t and what each stands for, float64, shape (B, K)."""
+
+
+def uniform(model: VDM, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Independent and uniform."""
+    return u[:, :, 0], torch.full_like(u[:, :, 0], 1.0 / u.shape[1])
+
+
+def uniform_stratified(model: VDM, u: Tensor) -> tuple[Tensor, Tensor]:
+    """One in each K-th of [0, 1]."""
+    K = u.shape[1]
+    return (torch.arange(K, dtype=torch.float64) + u[:, :, 0]) / K, torch.full_like(u[:, :, 0], 1.0 / K)
+
+
+def uniform_antithetic(model: VDM, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs t and 1 − t."""
+    half = u[:, : u.shape[1] // 2, 0]
+    t = torch.cat([half, 1 - half], 1)
+    return t, torch.full_like(t, 1.0 / t.shape[1])
+
+
+def profile_independent(model: VDM, u: Tensor) -> tuple[Tensor, Tensor]:
+    """From the loss profile, independently: each as if it were the only one."""
+    columns = [model.times(u[:, k : k + 1]) for k in range(u.shape[1])]
+    t, share = (torch.cat(part, 1) for part in zip(*columns, strict=True))
+    return t, share / u.shape[1]
+
+
+def profile_stratified(model: VDM, u: Tensor) -> tuple[Tensor, Tensor]:
+    """From the loss profile, stratified."""
+    return model.times(u)
+
+
+def profile_twice(model: VDM, u: Tensor) -> tuple[Tensor, Tensor]:
+    """The same with half as many t, each of them twice."""
+    t, share = model.times(u[:, : u.shape[1] // 2])
+    return torch.cat([t, t], 1), torch.cat([share, share], 1) / 2
+
+
+ROWS: tuple[tuple[str, str, Times, int], ...] = (
+    ("uniform", "independent", uniform, 8),
+    ("uniform, antithetic", "independent", uniform_antithetic, 8),
+    ("uniform, stratified", "independent", uniform_stratified, 8),
+    ("profile", "independent", profile_independent, 8),
+    ("profile, stratified", "antithetic", profile_twice, 8),
+    ("profile, stratified", "independent", profile_stratified, 1),
+    ("profile, stratified", "independent", profile_stratified, 4),
+    ("profile, stratified", "independent", profile_stratified, 8),
+    ("profile, stratified", "independent", profile_stratified, 16),
+)
+
+
+@torch.no_grad()
+def estimate(model: VDM, x: Tensor, draws: Draws, times: Times, K: int, antithetic: bool) -> Tensor:
+    """One estimate of each image's bound, in nats, less its prior, which takes no evaluation; shape (B,)."""
+    x_0 = to_unit(x, model.levels)
+    eps = draws.normal(Stream.SCORE_NOISE, (K + 1, *model.shape))
+    if antithetic:
+        eps = torch.cat([eps[:, :1], eps[:, 1 : 1 + K // 2], -eps[:, 1 : 1 + K // 2]], 1)
+    total = model.decode(x, diffuse(x_0, model.ends()[0].expand(len(x)), eps[:, 0])).double()
+    t, share = times(model, draws.uniform(Stream.SCORE_TIME, (K, 2)))
+    for k in range(K):
+        gamma, slope = model.gamma(t[:, k])
+        noise = eps[:, k + 1]
+        error = squared_error(noise, model.denoise(diffuse(x_0, gamma, noise), gamma).eps).double()
+        total += share[:, k] * continuous_weight(slope) * error
+    return total
+
+
+def measure(model: VDM, images: Tensor, times: Times, K: int, antithetic: bool, replicates: int) -> Tensor:
+    """Estimates, shape (n, replicates)."""
+    columns = []
+    for replicate in range(replicates):
+        draws = Draws(0, replicate, range(len(images)), len(images), model.device)
+        columns.append(estimate(model, images.to(model.device), draws, times, K, antithetic))
+    return torch.stack(columns, 1)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run")
+    parser.add_argument("--limit", type=int, default=200)
+    parser.add_argument("--replicates", type=int, default=8)
+    asked = parser.parse_args(argv)
+    run = Run(asked.run)
+    images, model = run.dataset.split("test")[: asked.limit], run.model("ema", "auto")
+    assert isinstance(model, VDM)
+    found = []
+    for name, noise, times, K in ROWS:
+        y = measure(model, images, times, K, noise == "antithetic", asked.replicates)
+        found.append((name, noise, K, bits_per_dim(float(y.mean()), model.dims), float(y.var(1).mean()) * (K + 1)))
+        print(*found[-1], flush=True)
+    reference = next(price for name, noise, K, _, price in found if (name, noise, K) == ("uniform", "independent", 8))
+    target = TARGET * model.dims * math.log(2)
+    rows = [
+        f"| {name} | {noise} | {K} | {K + 1} | {bits:.4f} | {price:.3g} | {price / reference:.3f} "
+        f"| {price / IMAGES / target**2:.2f} |"
+        for name, noise, K, bits, price in found
+    ]
+    page = PAGE.format(
+        command="python bench/estimators.py RUN",
+        data=run.config.images.name,
+        n=len(images),
+        replicates=asked.replicates,
+        images=IMAGES,
+        target=TARGET,
+        rows="\n".join(rows),
+        best="Profile, stratified, with 8 t",
+    )
+    (DOCS / "estimators.md").write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
