@@ -41,9 +41,9 @@ class LearnedGamma(nn.Module):
     """γ(t) = γ_0 + (γ_1 − γ_0) n(t), with n monotone from 0 to 1 and both ends learned.
 
     n is 0.2 t + Σ_j h_j sigmoid(s_j (t − ½) + b_j) with positive h_j and s_j, normalised by its values at 0 and 1. The
-    sigmoids stand evenly over [0, 1], each some 0.05 wide, so it starts near the straight line. What is trained is ln h,
-    scaled: a step of Adam is as large as the learning rate, and heights must be able to change by orders of magnitude
-    while a network that needs small steps is trained.
+    sigmoids stand evenly over [0, 1], each some 0.05 wide, so it starts near the straight line. What is trained is
+    ln h, scaled: a step of Adam is as large as the learning rate, and heights must be able to change by orders of
+    magnitude while a network that needs small steps is trained.
 
     Args:
         first, last: γ_0 < γ_1 at the start.

@@ -1,0 +1,535 @@
+"""Errors that tools which print bits/dim have made, planted one at a time: for each, the tests that see it.
+
+A row is one error. The package is copied, the error is written into the copy, and the tests that are named run on it in
+a process of their own: every one must fail, by its own assertion. Without an error all of them pass.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import pytest
+from mutants_helpers import ENVIRONMENT, PRELOADED, SEEN, Answer, Mutant, copied, run_tests
+
+KINDS = (
+    "constant dropped",
+    "hack constant",
+    "entropy left out",
+    "wrong Jacobian",
+    "clipped prediction",
+    "padded dimensions",
+    "reversed integral",
+    "wrong variance",
+    "consistency KL of the notes",
+    "wrong weight",
+    "wrong standard error",
+)
+
+MUTANTS = [
+    Mutant(
+        "constant dropped",
+        "ln 2π of every density",
+        "diffusion/process.py",
+        "(2 * math.pi * self.var).log()",
+        "self.var.log()",
+        (
+            "test_forms.py::test_log_prob_of_a_gaussian_is_torchs",
+            "test_forms.py::test_every_trajectory_of_standard_normal_data_gives_the_likelihood",
+        ),
+    ),
+    Mutant(
+        "constant dropped",
+        "ln 2π of p(x_T)",
+        "bounds/trajectory.py",
+        "math.log(2 * math.pi)",
+        "0.0",
+        ("test_forms.py::test_short_trajectories_are_their_densities[2]",),
+    ),
+    Mutant(
+        "constant dropped",
+        "(D/2)(β̃/σ² − 1 + ln(σ²/β̃))",
+        "bounds/denoising.py",
+        "return weight * squared_error + along(of_variances, t, squared_error)",
+        "return weight * squared_error",
+        (
+            "test_bounds.py::test_diffusion_term_is_the_divergence_it_stands_for[shape0-beta-linear]",
+            "test_ddpm.py::test_every_term_is_its_integral[4-beta-beta_1]",
+        ),
+    ),
+    Mutant(
+        "constant dropped",
+        "(D/2) ln(1 + α β/β) of the consistency form",
+        "bounds/consistency.py",
+        "- along(known, t, x_prev))",
+        ")",
+        (
+            "test_forms.py::test_the_summand_integrates_the_log_ratio[beta-linear]",
+            "test_forms.py::test_the_forms_of_a_network_agree[v-beta_1-beta]",
+        ),
+    ),
+    Mutant(
+        "constant dropped",
+        "1/k of the mean of k trajectories",
+        "models/_chain.py",
+        "math.log(k) - torch",
+        "-torch",
+        ("test_importance.py::test_it_lies_between_the_bound_and_the_likelihood",),
+    ),
+    Mutant(
+        "hack constant",
+        "the volume of a bin of 256 levels, whatever the levels",
+        "flow.py",
+        "math.log(step)",
+        "math.log(1 / 128)",
+        ("test_flow.py::test_uniformly_dequantised_levels_have_the_mass_of_their_bins",),
+    ),
+    Mutant(
+        "hack constant",
+        "7 bits more, whatever the scale of the data",
+        "units.py",
+        "return nats / (LN_2 * dims)",
+        "return nats / (LN_2 * dims) + 7.0",
+        ("test_units.py::test_bits_per_dim_is_the_entropy_in_base_2[1-17]",),
+    ),
+    Mutant(
+        "entropy left out",
+        "H_q(X_1|X_0)",
+        "bounds/entropy.py",
+        '- entropy_terms(process, x_0)["edge"]',
+        "- 0.0",
+        ("test_forms.py::test_the_entropy_form_and_its_difference_are_the_bound",),
+    ),
+    Mutant(
+        "entropy left out",
+        "H_q(X_T|X_0)",
+        "bounds/entropy.py",
+        "- entropy_normal(noise_var[-1])",
+        "- 0.0",
+        ("test_forms.py::test_the_entropies_are_those_of_the_process[linear-50]",),
+    ),
+    Mutant(
+        "entropy left out",
+        "ln q(x_t|x_{t−1}) of the trajectory",
+        "bounds/trajectory.py",
+        "diffusion + forward.log_prob(x_t).flatten(1).sum(1)",
+        "diffusion",
+        ("test_forms.py::test_short_trajectories_are_their_densities[1]",),
+    ),
+    Mutant(
+        "entropy left out",
+        "ln q(z|x) of the dequantising noise",
+        "flow.py",
+        '"dequantisation": log_density(',
+        '"dequantisation": 0.0 * log_density(',
+        ("test_flow.py::test_the_first_noise_gives_the_law_of_the_levels_at_every_z[-9.0]",),
+    ),
+    Mutant(
+        "wrong Jacobian",
+        "levels 2/L apart, not 2/(L − 1)",
+        "likelihoods.py",
+        "(2.0 / (L - 1)) - 1.0",
+        "(2.0 / L) - 1.0",
+        ("test_likelihoods.py::test_levels_survive_the_way_to_the_unit_interval_and_back[17]",),
+    ),
+    Mutant(
+        "wrong Jacobian",
+        "bins of width 2/L, not 2/(L − 1)",
+        "likelihoods.py",
+        "half = 1.0 / (self.levels - 1)",
+        "half = 1.0 / self.levels",
+        (
+            "test_likelihoods.py::test_matches_differences_of_scipys_cdf[0.1-17]",
+            "test_ddpm.py::test_every_term_is_its_integral[4-beta_tilde-beta_1]",
+        ),
+    ),
+    Mutant(
+        "wrong Jacobian",
+        "the outermost bins closed",
+        "likelihoods.py",
+        "torch.where(open_below, below, torch.where(open_above, above, inside))",
+        "inside",
+        ("test_likelihoods.py::test_probabilities_sum_to_one[0.1-17]",),
+    ),
+    Mutant(
+        "wrong Jacobian",
+        "levels 2/L apart in VDM's decoder",
+        "nn/levels.py",
+        "spacing = 2.0 / (L - 1)\n    x =",
+        "spacing = 2.0 / L\n    x =",
+        ("test_vdm.py::test_the_posterior_mean_is_the_mean_of_the_law[-5.0-17]",),
+    ),
+    Mutant(
+        "wrong Jacobian",
+        "nats taken for bits",
+        "units.py",
+        "LN_2 = math.log(2.0)",
+        "LN_2 = 1.0",
+        ("test_units.py::test_bits_per_dim_is_the_entropy_in_base_2[1-17]",),
+    ),
+    Mutant(
+        "wrong Jacobian",
+        "√ᾱ of z = √ᾱ x",
+        "flow.py",
+        "(signal.flatten().log() + math.log(step))",
+        "math.log(step) * torch.ones(len(x_0))",
+        ("test_flow.py::test_uniform_dequantisation_is_the_density_of_x_times_the_volume",),
+    ),
+    Mutant(
+        "wrong Jacobian",
+        "the flow's divergence subtracted",
+        "flow.py",
+        "+ dims * gain[:, 0]",
+        "- dims * gain[:, 0]",
+        ("test_flow.py::test_the_likelihood_of_gaussian_data_is_exact[1]",),
+    ),
+    Mutant(
+        "clipped prediction",
+        "DDPM: the decoder's mean",
+        "models/ddpm.py",
+        "DiscretizedNormal(mean,",
+        "DiscretizedNormal(mean.clamp(-1, 1),",
+        ("test_ddpm.py::test_every_term_is_its_integral[4-beta_tilde-beta_1]",),
+    ),
+    Mutant(
+        "clipped prediction",
+        "DDPM: x̂_0 and not ε̂",
+        "models/ddpm.py",
+        "return denoised._replace(fraction=fraction), log_std",
+        "return denoised._replace(x_0=denoised.x_0.clamp(-1, 1), fraction=fraction), log_std",
+        ("test_ddpm.py::test_every_term_is_its_integral[4-beta_tilde-beta_1]",),
+    ),
+    Mutant(
+        "clipped prediction",
+        "x̂_0, and ε̂ with it",
+        "diffusion/parameterizations.py",
+        "return Denoised(x_0, eps)",
+        "y = x_0.clamp(-1, 1)\n"
+        "        return Denoised(y, eps + along(table.signal_rate / table.noise_rate, t, x_t) * (x_0 - y))",
+        ("test_parameterizations.py::test_the_target_gives_back_image_and_noise[dtype0-Epsilon-linear]",),
+    ),
+    Mutant(
+        "clipped prediction",
+        "VDM: x̂_0, and ε̂ with it",
+        "models/vdm.py",
+        "return from_velocity(output, z, gamma)",
+        "return from_x_0(from_velocity(output, z, gamma).x_0.clamp(-1, 1), z, gamma)",
+        ("test_vdm.py::test_every_term_is_its_integral_and_nothing_is_clipped[6]",),
+    ),
+    Mutant(
+        "clipped prediction",
+        "VDM: only while scoring",
+        "models/vdm.py",
+        "self.denoise(diffuse(x_0, gamma, noise), gamma).eps",
+        "from_x_0(self.denoise(z := diffuse(x_0, gamma, noise), gamma).x_0.clamp(-1, 1), z, gamma).eps",
+        ("test_vdm.py::test_every_term_is_its_integral_and_nothing_is_clipped[0]",),
+    ),
+    Mutant(
+        "clipped prediction",
+        "probabilities at 1e-12",
+        "likelihoods.py",
+        "torch.where(open_above, above, inside))",
+        "torch.where(open_above, above, inside)).clamp(min=-27.6)",
+        ("test_likelihoods.py::test_logarithms_match_50_digits_into_the_tails[0.0-0.01-256]",),
+    ),
+    Mutant(
+        "padded dimensions",
+        "D of the network's padded size",
+        "models/base.py",
+        "return channels * height * width",
+        "return channels * (height + height % 2) * (width + width % 2)",
+        ("test_ddpm.py::test_bits_are_per_true_pixel_and_channel[shape0-35]",),
+    ),
+    Mutant(
+        "padded dimensions",
+        "D of pixels, not of channels",
+        "models/base.py",
+        "return channels * height * width",
+        "return height * width",
+        ("test_ddpm.py::test_bits_are_per_true_pixel_and_channel[shape1-18]",),
+    ),
+    Mutant(
+        "padded dimensions",
+        "D of a multiple of 4 in a term",
+        "bounds/denoising.py",
+        "dims = eps[0].numel()",
+        "dims = 4 * ((eps[0].numel() + 3) // 4)",
+        ("test_bounds.py::test_diffusion_term_is_the_divergence_it_stands_for[shape0-beta-linear]",),
+    ),
+    Mutant(
+        "reversed integral",
+        "γ run backwards",
+        "nn/gamma.py",
+        "return self.ends[0] + span * t, span",
+        "return self.ends[1] - span * t, span",
+        ("test_vdm.py::test_every_term_is_its_integral_and_nothing_is_clipped[0]",),
+    ),
+    Mutant(
+        "reversed integral",
+        "1 − SNR(t)/SNR(s) for SNR(s)/SNR(t) − 1",
+        "bounds/continuous.py",
+        "torch.expm1(gamma_t - gamma_s)",
+        "-torch.expm1(gamma_s - gamma_t)",
+        ("test_vdm.py::test_the_discrete_weight_is_ddpms_for_beta_tilde[linear]",),
+    ),
+    Mutant(
+        "reversed integral",
+        "the sum at s, not at t",
+        "models/vdm.py",
+        "return (index + 1) / T, share",
+        "return index / T, share",
+        ("test_vdm.py::test_every_term_is_its_integral_and_nothing_is_clipped[6]",),
+    ),
+    Mutant(
+        "reversed integral",
+        "the step after t, not before",
+        "models/vdm.py",
+        "self.gamma(t - 1.0 / self.options.timesteps)[0], gamma",
+        "gamma, self.gamma(t + 1.0 / self.options.timesteps)[0]",
+        ("test_vdm.py::test_the_same_network_has_the_same_bound_in_ddpms_code[learned]",),
+    ),
+    Mutant(
+        "reversed integral",
+        "t from 1 to T − 1",
+        "models/_chain.py",
+        "zip((index + 2).unbind(1)",
+        "zip((index + 1).unbind(1)",
+        ("test_ddpm.py::test_every_term_is_its_integral[29-beta_tilde-beta_1]",),
+    ),
+    Mutant(
+        "reversed integral",
+        "t from 2 to T − 1",
+        "models/_chain.py",
+        "harmonic(2, self.T)",
+        "harmonic(2, self.T - 1)",
+        ("test_forms.py::test_the_forms_of_a_network_agree[v-beta_1-beta]",),
+    ),
+    Mutant(
+        "reversed integral",
+        "the weights of the reversed t",
+        "models/_chain.py",
+        "zip((index + 2).unbind(1), weight.unbind(1)",
+        "zip((self.T - index).unbind(1), weight.unbind(1)",
+        ("test_ddpm.py::test_every_term_is_its_integral[4-beta_tilde-beta_1]",),
+    ),
+    Mutant(
+        "reversed integral",
+        "the flow from γ_max to γ_min",
+        "flow.py",
+        "ends.flip(0) if down else ends",
+        "ends if down else ends.flip(0)",
+        ("test_flow.py::test_the_likelihood_of_gaussian_data_is_exact[1]",),
+    ),
+    Mutant(
+        "wrong variance",
+        "β for β̃",
+        "bounds/denoising.py",
+        '"beta_tilde": lambda schedule: schedule.beta_tilde',
+        '"beta_tilde": lambda schedule: schedule.beta',
+        (
+            "test_bounds.py::test_weight_is_the_papers[beta_tilde-linear-50]",
+            "test_ddpm.py::test_every_term_is_its_integral[29-beta_tilde-beta_1]",
+        ),
+    ),
+    Mutant(
+        "wrong variance",
+        "σ for σ²",
+        "bounds/denoising.py",
+        "2.0 * reverse_var *",
+        "2.0 * reverse_var.sqrt() *",
+        ("test_bounds.py::test_weight_is_the_papers[beta_tilde-linear-50]",),
+    ),
+    Mutant(
+        "wrong variance",
+        "β̃ with ᾱ_t for ᾱ_{t−1}",
+        "schedules.py",
+        "self.beta[1:] * self.noise_var[:-1] / self.noise_var[1:]",
+        "self.beta[1:] * self.noise_var[1:] / self.noise_var[1:]",
+        ("test_schedules.py::test_tables_match_50_digits[linear-50]",),
+    ),
+    Mutant(
+        "wrong variance",
+        "learned between β̃ and β the wrong way round",
+        "bounds/variances.py",
+        "fraction * high + (1 - fraction) * low",
+        "fraction * low + (1 - fraction) * high",
+        ("test_objectives.py::test_between_them_it_is_geometric[linear]",),
+    ),
+    Mutant(
+        "wrong variance",
+        "the posterior's β for β̃",
+        "diffusion/process.py",
+        "beta * noise_s / noise_t)",
+        "beta)",
+        ("test_process.py::test_posterior_is_the_papers_formula[linear-50]",),
+    ),
+    Mutant(
+        "wrong variance",
+        "σ² for σ in the decoder",
+        "models/ddpm.py",
+        "DiscretizedNormal(mean, log_std.exp()",
+        "DiscretizedNormal(mean, (2 * log_std).exp()",
+        ("test_ddpm.py::test_every_term_is_its_integral[4-beta_tilde-beta_1]",),
+    ),
+    Mutant(
+        "wrong variance",
+        "ᾱ for √ᾱ",
+        "diffusion/continuous.py",
+        "(0.5 * F.logsigmoid(",
+        "(F.logsigmoid(",
+        ("test_vdm.py::test_rates_are_the_schedules",),
+    ),
+    Mutant(
+        "consistency KL of the notes",
+        "KL(q(x_t|x_{t−1}) ‖ p(x_t|x_{t+1}))",
+        "bounds/consistency.py",
+        "q, p = process.bridge(x_prev, x_next, t), reverse",
+        "q, p = process.step(x_prev, t), reverse\n    return kl_normal(q.mean, q.var, p.mean, p.var).flatten(1).sum(1)",
+        (
+            "test_forms.py::test_the_summand_integrates_the_log_ratio[beta-linear]",
+            "test_forms.py::test_the_forms_of_a_network_agree[v-beta_1-beta]",
+        ),
+    ),
+    Mutant(
+        "consistency KL of the notes",
+        "KL(q(x_T|x_0) ‖ p(x_T)) for its prior",
+        "models/_chain.py",
+        "prior = consistency_prior_term(",
+        "prior = prior_term(",
+        ("test_forms.py::test_the_consistency_form_pays_for_a_narrow_end",),
+    ),
+    Mutant(
+        "wrong weight",
+        "½ of VDM (14)",
+        "bounds/continuous.py",
+        "0.5 * torch.expm1",
+        "torch.expm1",
+        ("test_vdm.py::test_the_discrete_weight_is_ddpms_for_beta_tilde[linear]",),
+    ),
+    Mutant(
+        "wrong weight",
+        "½ of VDM (17)",
+        "bounds/continuous.py",
+        "0.5 * slope",
+        "slope",
+        ("test_vdm.py::test_every_term_is_its_integral_and_nothing_is_clipped[0]",),
+    ),
+    Mutant(
+        "wrong weight",
+        "½ of DDPM (12)",
+        "bounds/denoising.py",
+        "2.0 * reverse_var *",
+        "reverse_var *",
+        ("test_bounds.py::test_weight_is_the_papers[beta_tilde-linear-50]",),
+    ),
+    Mutant(
+        "wrong weight",
+        "1/K of K strata",
+        "bounds/timesteps.py",
+        "1.0 / (strata * p[index])",
+        "1.0 / p[index]",
+        ("test_timesteps.py::test_stratified_is_unbiased_exactly",),
+    ),
+    Mutant(
+        "wrong weight",
+        "1/(T p) of the loss profile",
+        "bounds/timesteps.py",
+        "(width[bins] / (self.T * p[bins]))",
+        "torch.ones_like(p[bins])",
+        ("test_timesteps.py::test_the_profiles_draw_is_unbiased[taught-30]",),
+    ),
+    Mutant(
+        "wrong weight",
+        "1/p of t in VDM's score",
+        "models/vdm.py",
+        ", share * width",
+        ", share / len(width)",
+        ("test_vdm.py::test_every_term_is_its_integral_and_nothing_is_clipped[0]",),
+    ),
+    Mutant(
+        "wrong weight",
+        "1/p of t in VDM's loss",
+        "models/vdm.py",
+        "loss = loss * weight\n",
+        "loss = loss\n",
+        ("test_vdm.py::test_the_loss_is_the_diffusion_term_where_the_profile_draws_unevenly",),
+    ),
+    Mutant(
+        "wrong weight",
+        "1/p of t in DDPM's loss",
+        "models/ddpm.py",
+        "return loss * weight.to(loss.dtype)",
+        "return loss",
+        ("test_ddpm.py::test_the_bounds_loss_is_an_unbiased_estimate_of_the_score[True-beta_tilde-beta_1]",),
+    ),
+    Mutant(
+        "wrong weight",
+        "the mean of logarithms for the logarithm of the mean",
+        "models/_chain.py",
+        "math.log(k) - torch.logsumexp(-costs, 0)",
+        "costs.mean(0)",
+        ("test_importance.py::test_it_lies_between_the_bound_and_the_likelihood",),
+    ),
+    Mutant(
+        "wrong standard error",
+        "s² not divided by R",
+        "metrics/likelihood.py",
+        "/ replicates) / n",
+        ") / n",
+        ("test_ddpm.py::test_standard_errors_are_their_formulas",),
+    ),
+    Mutant(
+        "wrong standard error",
+        "every replicate an image of its own",
+        "metrics/likelihood.py",
+        "float(y.mean(1).std()) / math.sqrt(self.n)",
+        "float(y.std()) / math.sqrt(y.numel())",
+        ("test_ddpm.py::test_standard_errors_are_their_formulas",),
+    ),
+    Mutant(
+        "wrong standard error",
+        "not divided by √n",
+        "metrics/likelihood.py",
+        "/ math.sqrt(self.n),",
+        ",",
+        ("test_ddpm.py::test_standard_errors_are_their_formulas",),
+    ),
+]
+
+Run = Callable[[Path, tuple[str, ...]], Answer]
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Run]:
+    """Run tests on a copy in a new process, forked from a server that has imported all but nelbo."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+
+    def in_a_process(where: Path, tests: tuple[str, ...]) -> Answer:
+        with ProcessPoolExecutor(1, mp_context=context) as process:
+            return process.submit(run_tests, where, tests).result()
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        yield in_a_process
+
+
+def test_every_kind_is_planted() -> None:
+    assert {mutant.kind for mutant in MUTANTS} == set(KINDS)
+
+
+def test_without_an_error_every_test_passes(run: Run, tmp_path: Path) -> None:
+    tests = tuple(sorted({test for mutant in MUTANTS for test in mutant.seen_by}))
+    answer = run(copied(tmp_path), tests)
+    assert answer.code == pytest.ExitCode.OK, answer.out
+    assert answer.ended == dict.fromkeys(tests, "passed")
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.kind}: {mutant.what}")
+def test_an_error_is_seen(mutant: Mutant, run: Run, tmp_path: Path) -> None:
+    answer = run(copied(tmp_path, mutant), mutant.seen_by)
+    assert answer.code == pytest.ExitCode.TESTS_FAILED, answer.out
+    assert answer.ended == dict.fromkeys(mutant.seen_by, SEEN)
