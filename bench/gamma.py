@@ -77,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         places, variances, gamma = curve(kind, asked.data, asked.steps)
         left.plot(places, variances, color=colour, label=f"{kind} γ")
         right.plot(torch.linspace(0, 1, 101), gamma, color=colour, label=f"{kind} γ")
-    left.set(xlabel="training step", ylabel="variance / mean² of one-t estimates", yscale="log")
+    left.set(xlabel="training step", ylabel="variance / mean² of one-t estimates")
+    left.set_ylim(bottom=0)
     right.set(xlabel="t", ylabel="γ(t) at the end")
     for axes in (left, right):
         axes.grid(alpha=0.3)

@@ -205,7 +205,7 @@ class DDPM(DiffusionModel):
         gamma_of = self.process.schedule.gamma.to(self.device)
 
         def denoise(z: Tensor, gamma: Tensor) -> Denoised:
-            after = torch.searchsorted(gamma_of[1:], gamma).clamp(1, self.T - 1) + 1
+            after = torch.searchsorted(gamma_of[1:].contiguous(), gamma.contiguous()).clamp(1, self.T - 1) + 1
             low, high = gamma_of[after - 1], gamma_of[after]
             t = after - 1 + (gamma - low) / (high - low)
             output = self.network(z.float(), (t / self.T).float())[:, : self.shape[0]].float()
