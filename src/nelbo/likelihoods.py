@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def to_unit(levels: Tensor, L: int) -> Tensor:
@@ -65,6 +66,10 @@ class DiscretizedNormal:
         above = torch.special.log_ndtr(-lower)
         return torch.where(open_below, below, torch.where(open_above, above, inside))
 
+    def expectation(self) -> Tensor:
+        """μ, for looking at."""
+        return self.mean
+
     def log_probs(self) -> Tensor:
         """ln P of every level, shape (\\*mean.shape, L)."""
         every = torch.arange(self.levels, device=self.mean.device)
@@ -76,3 +81,56 @@ def _log_cdf_difference(lower: Tensor, upper: Tensor) -> Tensor:
     log_upper = torch.special.log_ndtr(upper)
     ratio = torch.special.log_ndtr(lower) - log_upper
     return log_upper + torch.log(-torch.expm1(ratio))
+
+
+@dataclass(frozen=True)
+class DiscretizedLogistics:
+    """A mixture of logistic laws, integrated over the bins of L levels (Salimans et al. 2017, PixelCNN++).
+
+    P(k) = Σ_j π_j [σ((b_k − μ_j)/s_j) − σ((a_k − μ_j)/s_j)] with the bins of :class:`DiscretizedNormal`. As
+    σ(u) − σ(l) = σ(u) σ(−l) (1 − e^{l−u}), its logarithm never cancels.
+
+    Args:
+        logits: ln π_j up to a constant, shape (…, J).
+        mean: μ_j, on the scale where levels fill [−1, 1], shape (…, J).
+        log_scale: ln s_j, shape (…, J).
+        levels: L ≥ 2.
+    """
+
+    logits: Tensor
+    mean: Tensor
+    log_scale: Tensor
+    levels: int
+
+    def log_prob(self, level: Tensor) -> Tensor:
+        """ln P(level), in nats, for integers 0 … L−1 of the leading shape (…)."""
+        half, inverse = 1.0 / (self.levels - 1), torch.exp(-self.log_scale)
+        centre = level[..., None].to(self.mean.dtype) * (2.0 * half) - 1.0 - self.mean
+        above, below = F.logsigmoid((centre + half) * inverse), F.logsigmoid((half - centre) * inverse)
+        inside = above + below + torch.log(-torch.expm1(-2.0 * half * inverse))
+        lowest, highest = (level == 0)[..., None], (level == self.levels - 1)[..., None]
+        log_p = torch.where(lowest, above, torch.where(highest, below, inside))
+        return torch.logsumexp(self.logits.log_softmax(-1) + log_p, -1)
+
+    def expectation(self) -> Tensor:
+        """Σ_j π_j μ_j, shape (…): the mean before the levels, for looking at."""
+        return (self.logits.softmax(-1) * self.mean).sum(-1)
+
+
+@dataclass(frozen=True)
+class Bernoulli:
+    """Two levels: P(1) = σ(logit).
+
+    Args:
+        logits: any shape.
+    """
+
+    logits: Tensor
+
+    def log_prob(self, level: Tensor) -> Tensor:
+        """ln P(level), in nats, for levels 0 and 1."""
+        return F.logsigmoid(torch.where(level > 0, self.logits, -self.logits))
+
+    def expectation(self) -> Tensor:
+        """2 P(1) − 1, on the scale where levels fill [−1, 1]."""
+        return 2.0 * torch.sigmoid(self.logits) - 1.0

@@ -11,18 +11,21 @@ from machine_helpers import call_well, same_tensors, tensors_of
 
 from nelbo.config import family_names
 
+DIFFUSION = (("--timesteps", "2"), ("--steps", "4"), "prior_bits_per_dim_at_most")
 FAMILIES = {
-    "ddpm": ("--timesteps", "30", "--widths", "8", "8", "--dropout", "0.1"),
-    "vdm": ("--widths", "8", "8", "--dropout", "0.1", "--gamma", "learned"),
+    "ddpm": (("--timesteps", "30", "--widths", "8", "8", "--dropout", "0.1"), *DIFFUSION),
+    "vae": (("--latent", "4", "--widths", "8", "8"), ("--form", "iw", "--k", "2"), (), "p(x|z)"),
+    "vdm": (("--widths", "8", "8", "--dropout", "0.1", "--gamma", "learned"), *DIFFUSION),
 }
-"""Each family with the options of a very small model. A new family is one line."""
+"""Each family with the options of a very small model, what to score and to sample it with, and one of its facts. A new
+family is one line."""
 
 COMMON = ("--batch-size", "8", "--device", "cpu", "--precision", "fp32")
 every_family = pytest.mark.parametrize("family", list(FAMILIES))
 
 
 def train(family: str, out: Path, *more: str) -> Path:
-    call_well("train", family, *FAMILIES[family], *COMMON, "--out", out, *more)
+    call_well("train", family, *FAMILIES[family][0], *COMMON, "--out", out, *more)
     return out
 
 
@@ -36,13 +39,14 @@ def test_a_family_does_what_the_commands_promise(family: str, here: Path) -> Non
     assert list((run / "samples").glob("*.png"))
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert any("val_bits_per_dim" in row for row in metrics)
-    score = json.loads(call_well("score", run, "--limit", "8", "--timesteps", "2", "--json").out)
+    _, scoring, sampling, fact = FAMILIES[family]
+    score = json.loads(call_well("score", run, "--limit", "8", *scoring, "--json").out)
     assert score["family"] == family
     assert sum(term["nats"] for term in score["terms"].values()) == pytest.approx(score["nats"], rel=1e-9)
     assert score["bits_per_dim"] > 0
-    call_well("sample", run, "-n", "5", "--steps", "4", "--out", "drawn.npz")
+    call_well("sample", run, "-n", "5", *sampling, "--out", "drawn.npz")
     assert np.load("drawn.npz")["images"].shape == (5, 8, 8, 1)
-    assert "prior_bits_per_dim_at_most" in call_well("info", run).out
+    assert fact in call_well("info", run).out
 
 
 @every_family

@@ -87,7 +87,7 @@ def score(
     data: Annotated[DataOptions, READING] = DataOptions(),
     split: str = "test",
     limit: AtLeastOne | None = None,
-    form: str = "denoising",
+    form: str | None = None,
     timesteps: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
     k: Annotated[AtLeastOne | None, Parameter(name="--k")] = None,
     T: Annotated[AtLeastOne | None, Parameter(name="--T")] = None,
@@ -117,8 +117,9 @@ def score(
     limit
         Score the first so many images only.
     form
-        How the bound is written: denoising; in steps (ddpm, or vdm with --T) also consistency, trajectory (T
-        evaluations each), iw (importance-weighted, k trajectories) or entropy (not a bound by itself).
+        How the bound is written; the family's first unless told. ddpm, vdm: denoising, ode, ode-uniform, and in steps
+        (a vdm with --T) consistency, trajectory (T evaluations each), iw (importance-weighted, k trajectories) and
+        entropy (not a bound by itself). vae: analytic, sampled, iw.
     timesteps
         How many t to evaluate per image and replicate, stratified; 0 takes every t.
     k

@@ -27,7 +27,7 @@ def score(
     data: DataOptions | None = None,
     split: str = "test",
     limit: int | None = None,
-    form: str = "denoising",
+    form: str | None = None,
     timesteps: int | None = None,
     k: int | None = None,
     T: int | None = None,
@@ -47,7 +47,7 @@ def score(
         data: other data than the run's own, of the same shape and levels.
         split: train, val or test.
         limit: score the first so many images only.
-        form: how the bound is written: ``denoising``, and what else the family has.
+        form: how the bound is written, one of the family's forms; its first (``denoising`` of a diffusion) if None.
         timesteps: t per image and replicate, stratified; 0 takes every t; the family's default if None. A form that
             takes whole trajectories takes every t.
         k: trajectories in one logarithm of the importance-weighted form; 8 if None.
@@ -76,6 +76,7 @@ def score(
     model = run.model(weights, device)
     assert isinstance(model, LikelihoodModel)
     model = model if T is None else model.in_steps(T)
+    form = form or next(iter(model.forms))
     written = chosen_form(model, form)
     timesteps, k = chosen_timesteps(model, timesteps, written), chosen_k(k, written)
     asked = {
@@ -116,6 +117,7 @@ def score(
 
     result = measure(model, "")
     summary = summarise(result, asked, dataset.levels, time.monotonic() - started, written)
+    summary |= model.diagnostics(images)
     if baseline is not None:
         other = measure(baseline_model(baseline, run, weights, device, T), " with the baseline")
         summary["baseline"] = against_baseline(result, other)
@@ -226,7 +228,7 @@ def chosen_form(model: LikelihoodModel, name: str) -> Form:
         raise InputError(
             "--form",
             f"{name!r} is not a form of the bound of this {model.family}{nearest(name, model.forms)} (forms: {known}"
-            + (")" if model.all_timesteps else "; in steps there are more, see --T)"),
+            + f"{model.more_forms})",
         )
     return model.forms[name]
 
@@ -235,7 +237,7 @@ def chosen_timesteps(model: LikelihoodModel, asked: int | None, form: Form) -> i
     """How many t per image: the default for None, all for 0, and all for a form that takes whole trajectories."""
     if form.counts != "timesteps":
         if asked not in (None, 0):
-            raise InputError("--timesteps", "this form takes every t there is; leave it out")
+            raise InputError("--timesteps", "this form leaves no t to choose; leave it out")
         return model.all_timesteps or 0
     if asked is None:
         return model.default_timesteps

@@ -27,7 +27,7 @@ from nelbo.data.loading import NAMES
 from nelbo.errors import InputError
 from nelbo.jobs.run import Run, build_model, images_config, read_data
 from nelbo.metrics import score_likelihood
-from nelbo.models.base import GenerativeModel, LikelihoodModel, SampleSettings
+from nelbo.models.base import GenerativeModel, LikelihoodModel
 from nelbo.options import DataOptions, FamilyOptions, TrainingOptions
 from nelbo.report.paths import reachable, unused
 from nelbo.report.pictures import grid
@@ -344,15 +344,9 @@ class Watcher:
             bound = score_likelihood(model, self.dataset.split("val")[:VAL_IMAGES])
             self.val = f" · val {bound.bits():.3f} bits/dim"
             self.journal.write(step.step, {"val_bits_per_dim": bound.bits(), "val_stderr": bound.stderr() or 0.0})
-        images = model.sample(GRID_IMAGES, settings=SampleSettings(steps=self.quick_steps(model)))
+        images = model.sample(GRID_IMAGES, settings=model.glance)
         folder = self.trainer.run_folder / "samples"
         folder.mkdir(exist_ok=True)
         grid(images, model.levels).save(folder / f"step-{step.step:08d}.png")
         if not self.progress.console.is_terminal:
             console().print(f"{100 * step.progress:.0f}% · step {step.step:,} · {step.seconds:.0f} s{self.val}")
-
-    @staticmethod
-    def quick_steps(model: GenerativeModel) -> int | None:
-        """Few steps are enough for a glance."""
-        steps = getattr(model, "T", None)
-        return None if steps is None else min(25, steps)

@@ -100,7 +100,7 @@ def score_likelihood(
     timesteps: int | None = None,
     replicates: int = 2,
     batch: int = 128,
-    form: str = "denoising",
+    form: str | None = None,
     k: int = 8,
     progress: Callable[[int], None] = lambda done: None,
 ) -> LikelihoodScore:
@@ -113,16 +113,17 @@ def score_likelihood(
         timesteps: how many t per image and replicate; the family's default if None.
         replicates: R ≥ 2, or the Monte-Carlo error is unknown.
         batch: images at a time.
-        form: how the bound is written, one of ``model.forms``.
-        k: trajectories in one logarithm of the importance-weighted form.
+        form: how the bound is written, one of ``model.forms``; the first if None.
+        k: samples in one logarithm of the importance-weighted form.
         progress: called with the number of images done so far, as a share of n · R.
     """
     if replicates < 2:
         raise ValueError("a Monte-Carlo error needs at least 2 replicates")
     was_training = model.training
     model.eval()
-    written = model.forms[form]
-    count = k if written.counts == "k" else timesteps or model.default_timesteps
+    forms = model.forms
+    written = forms[form or next(iter(forms))]
+    count = model.count(written, timesteps, k)
     parts: list[list[Bound]] = []
     for replicate in range(replicates):
         parts.append([])

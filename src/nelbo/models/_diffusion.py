@@ -26,7 +26,7 @@ from nelbo.rng import Draws, Stream, normal
 from nelbo.samplers import DDIM, Ancestral, Sampler, trajectory
 
 SAMPLERS = ("ancestral", "ddim")
-QUICK_STEPS = 200
+QUICK_STEPS, GLANCE_STEPS = 200, 25
 EXACT_DIVERGENCE = 16
 """Up to so many dimensions the flow's divergence is exact: it takes a backward pass for each."""
 
@@ -56,6 +56,10 @@ class DiffusionModel(LikelihoodModel):
     def quick_steps(self) -> int:
         """Steps that are enough for a good picture, where nothing else is asked for."""
         return QUICK_STEPS
+
+    @property
+    def glance(self) -> SampleSettings:
+        return SampleSettings(steps=min(GLANCE_STEPS, self.quick_steps))
 
     def way(self, settings: SampleSettings) -> tuple[Sampler, Chain]:
         """The sampler and the chain that the settings ask for.

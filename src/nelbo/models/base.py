@@ -111,6 +111,11 @@ class GenerativeModel(nn.Module, ABC):
     def describe_sampling(self, settings: SampleSettings) -> str:
         """One line that says how :meth:`frames` would draw, and what it would change on the way."""
 
+    @property
+    def glance(self) -> SampleSettings:
+        """Settings for a quick look while training."""
+        return SampleSettings()
+
     def facts(self) -> dict[str, object]:
         """What ``info`` should say of this model beyond its settings: name → value."""
         return {}
@@ -142,15 +147,18 @@ class GenerativeModel(nn.Module, ABC):
 class LikelihoodModel(GenerativeModel):
     """A model that bounds −ln p(x)."""
 
-    @property
-    @abstractmethod
-    def default_timesteps(self) -> int:
-        """How many t :meth:`estimate` takes per image unless told."""
+    more_forms = ""
+    """How a model of this family comes to have more :attr:`forms`, for a message."""
 
     @property
-    @abstractmethod
+    def default_timesteps(self) -> int:
+        """How many t an estimate takes per image unless told, where the bound is a sum over t."""
+        return 1
+
+    @property
     def all_timesteps(self) -> int | None:
-        """How many t there are to take; None if there is no end of them."""
+        """How many t there are to take; None if there are none, or no end of them."""
+        return None
 
     @abstractmethod
     def estimate(self, x: Tensor, draws: Draws, timesteps: int) -> Bound:
@@ -159,7 +167,7 @@ class LikelihoodModel(GenerativeModel):
         Args:
             x: integer levels 0 … L−1, shape (B, C, H, W).
             draws: the random numbers; ``draws.step`` is the replicate.
-            timesteps: how many t to evaluate, from 1 to :attr:`all_timesteps`, stratified.
+            timesteps: how many t to evaluate, from 1 to :attr:`all_timesteps`, stratified, if there are any.
         """
 
     def in_steps(self, T: int) -> Self:
@@ -171,9 +179,19 @@ class LikelihoodModel(GenerativeModel):
         raise InputError("--T", f"a {self.family} is scored in its own steps; leave it out")
 
     @property
+    @abstractmethod
     def forms(self) -> Mapping[str, Form]:
         """Every way in which this family's bound can be estimated, by name; the first is the default."""
-        return {"denoising": Form(self.estimate)}
+
+    def count(self, form: Form, timesteps: int | None, k: int) -> int:
+        """What ``form.estimate`` is to be told: k, the number of t, or nothing (0)."""
+        if form.counts == "k":
+            return k
+        return timesteps or self.default_timesteps if form.counts == "timesteps" else 0
+
+    def diagnostics(self, images: Tensor) -> dict[str, object]:
+        """What else a score of these images should say of the model: name → value."""
+        return {}
 
     @torch.no_grad()
     def bound(
@@ -183,7 +201,7 @@ class LikelihoodModel(GenerativeModel):
         seed: int = 0,
         timesteps: int | None = None,
         replicates: int = 1,
-        form: str = "denoising",
+        form: str | None = None,
         k: int = 8,
     ) -> Bound:
         """The negative ELBO of each image, term by term, in nats: −ln p(x) ≤ E[total].
@@ -193,11 +211,12 @@ class LikelihoodModel(GenerativeModel):
             seed: of the Monte-Carlo noise; image i of the batch has the same noise whatever B.
             timesteps: how many t to evaluate per image and replicate; the family's default if None.
             replicates: independent estimates to average.
-            form: how the bound is written, one of :attr:`forms`.
-            k: trajectories in one logarithm of the importance-weighted form.
+            form: how the bound is written, one of :attr:`forms`; the first if None.
+            k: samples (of a diffusion: trajectories) in one logarithm of the importance-weighted form.
         """
-        written = self.forms[form]
-        count = k if written.counts == "k" else timesteps or self.default_timesteps
+        forms = self.forms
+        written = forms[form or next(iter(forms))]
+        count = self.count(written, timesteps, k)
         runs = [
             written.estimate(x.to(self.device), Draws(seed, r, range(len(x)), len(x), self.device), count)
             for r in range(replicates)

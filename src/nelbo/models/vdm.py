@@ -138,6 +138,11 @@ class VDM(DiffusionModel):
     # Scoring
 
     @property
+    def more_forms(self) -> str:  # type: ignore[override]
+        """In continuous time there are no trajectories."""
+        return "" if self.options.timesteps else "; in steps there are more, see --T"
+
+    @property
     def default_timesteps(self) -> int:
         return min(8, self.options.timesteps or 8)
 

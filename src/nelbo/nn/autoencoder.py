@@ -1,0 +1,124 @@
+"""An encoder from images to a vector, and a decoder back: convolutions through halved resolutions."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Self
+
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nelbo.errors import InputError
+from nelbo.nn.blocks import group_norm, zeroed
+from nelbo.nn.unet import default_widths
+from nelbo.options import FamilyOptions
+
+
+class AutoencoderOptions(FamilyOptions):
+    """The settings of an encoder and its decoder, for a family to add its own to."""
+
+    latent: Annotated[int, Field(ge=1, le=65_536)] = 32
+    "The size of z."
+    widths: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = ()
+    "Channels at each resolution, finest first; chosen for the data if left out."
+    blocks: Annotated[int, Field(ge=1, le=16)] = 1
+    "Residual blocks at each resolution, in the encoder and in the decoder."
+
+    def resolved(self, shape: tuple[int, int, int]) -> Self:
+        """The same settings with everything that depends on the data filled in."""
+        return self.model_copy(update={"widths": self.widths or default_widths(*shape[1:])})
+
+
+class PlainBlock(nn.Module):
+    """x + conv(SiLU(norm(conv(SiLU(norm(x)))))).
+
+    Args:
+        channels: width in and out.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            group_norm(channels),
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            group_norm(channels),
+            nn.SiLU(),
+            zeroed(nn.Conv2d(channels, channels, 3, padding=1)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+def blocks_of(width: int, count: int) -> nn.Sequential:
+    """So many blocks of one width."""
+    return nn.Sequential(*(PlainBlock(width) for _ in range(count)))
+
+
+class Encoder(nn.Module):
+    """x, shape (B, C, H, W) → a vector, shape (B, outputs). Sides that cannot be halved are padded with zeros inside.
+
+    Args:
+        shape: (C, H, W).
+        outputs: the size of the vector.
+        widths: channels at each resolution, finest first.
+        blocks: residual blocks at each.
+
+    Raises:
+        InputError: no width.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], outputs: int, widths: tuple[int, ...], blocks: int) -> None:
+        super().__init__()
+        if not widths:
+            raise InputError("--widths", "must name at least one width")
+        self.multiple = 2 ** (len(widths) - 1)
+        layers: list[nn.Module] = [nn.Conv2d(shape[0], widths[0], 3, padding=1), blocks_of(widths[0], blocks)]
+        for a, b in pairwise(widths):
+            layers += [nn.Conv2d(a, b, 2, stride=2), blocks_of(b, blocks)]
+        height, width = coarsest(shape, self.multiple)
+        layers += [group_norm(widths[-1]), nn.SiLU(), nn.Flatten(), nn.Linear(widths[-1] * height * width, outputs)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        return self.layers(F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple)))
+
+
+class Decoder(nn.Module):
+    """z, shape (B, latent) → shape (B, outputs, H, W).
+
+    Args:
+        shape: (C, H, W) of the images.
+        latent: the size of z.
+        outputs: channels out.
+        widths: channels at each resolution, finest first.
+        blocks: residual blocks at each.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int, int], latent: int, outputs: int, widths: tuple[int, ...], blocks: int
+    ) -> None:
+        super().__init__()
+        self.size = shape[1:]
+        height, width = coarsest(shape, 2 ** (len(widths) - 1))
+        layers: list[nn.Module] = [
+            nn.Linear(latent, widths[-1] * height * width),
+            nn.Unflatten(1, (widths[-1], height, width)),
+            blocks_of(widths[-1], blocks),
+        ]
+        for a, b in pairwise(reversed(widths)):
+            layers += [nn.Conv2d(a, b, 1), nn.Upsample(scale_factor=2.0, mode="nearest"), blocks_of(b, blocks)]
+        layers += [group_norm(widths[0]), nn.SiLU(), nn.Conv2d(widths[0], outputs, 3, padding=1)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, z: Tensor) -> Tensor:
+        height, width = self.size
+        return self.layers(z)[..., :height, :width]
+
+
+def coarsest(shape: tuple[int, int, int], multiple: int) -> tuple[int, int]:
+    """Height and width at the last resolution."""
+    return -(-shape[1] // multiple), -(-shape[2] // multiple)
