@@ -94,6 +94,8 @@ def score(
     baseline: Path | None = None,
     replicates: AtLeastTwo = 2,
     per_image: Path | None = None,
+    profile: Path | None = None,
+    against: str | None = None,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
     again: Annotated[bool, Parameter(negative="")] = False,
     seed: Seed = 0,
@@ -132,6 +134,10 @@ def score(
         Independent estimates per image, from which the Monte-Carlo error is known.
     per_image
         Write every image's terms to this CSV file.
+    profile
+        Draw where in t the bits are into this PNG file, or write it into this CSV file.
+    against
+        With --data OTHER: how well the score tells those images from this split of the run's own (AUROC).
     json_
         Print one JSON object and nothing else.
     again
@@ -166,6 +172,8 @@ def score(
         device=device,
         batch=batch_size,
         per_image=per_image,
+        profile=profile,
+        against=against,
         again=again,
     )
     if json_:

@@ -55,7 +55,7 @@ class Dataset:
         """The images of a split, a view.
 
         Args:
-            name: ``train``, ``val`` or ``test``.
+            name: ``train``, ``val``, ``test`` or ``all``.
 
         Returns:
             uint8, ``(n, C, H, W)``.
@@ -70,7 +70,7 @@ class Dataset:
         """The labels of a split, a view.
 
         Args:
-            name: ``train``, ``val`` or ``test``.
+            name: ``train``, ``val``, ``test`` or ``all``.
 
         Returns:
             int64, ``(n,)``, or None when there are no labels.
@@ -82,8 +82,10 @@ class Dataset:
         return None if self.labels is None else self.labels[start:stop]
 
     def _rows(self, name: str) -> tuple[int, int]:
+        if name == "all":
+            return 0, len(self.images)
         if name not in self.bounds:
-            known = ", ".join(self.bounds)
+            known = ", ".join([*self.bounds, "all"])
             raise InputError("--split", f"no split is called {name!r}; there are {known}{nearest(name, self.bounds)}")
         return self.bounds[name]
 

@@ -9,8 +9,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from nelbo.data import Dataset
 from nelbo.errors import InputError, nearest
+from nelbo.jobs.against import detection, require_against
+from nelbo.jobs.profile import require_profile, write_profile
 from nelbo.jobs.run import Run, read_data
 from nelbo.metrics import LikelihoodScore, score_likelihood
 from nelbo.models.base import Form, LikelihoodModel
@@ -38,6 +42,8 @@ def score(
     device: str = "auto",
     batch: int = 128,
     per_image: Path | None = None,
+    profile: Path | None = None,
+    against: str | None = None,
     again: bool = False,
 ) -> dict[str, Any]:
     """Measure a run on data.
@@ -59,6 +65,8 @@ def score(
         device: where to compute.
         batch: images at a time.
         per_image: also write each image's terms to this CSV file.
+        profile: also draw where in t the bits are, into this PNG file (or write it, into a CSV file).
+        against: a split of the run's own data: how well the score tells the other data from it (AUROC).
         again: score even if the same score is in RUN/scores/.
 
     Returns:
@@ -70,12 +78,16 @@ def score(
     require_numbers(replicates, limit, batch, seed)
     if per_image is not None:
         free(per_image, "--per-image")
+    if against is not None:
+        require_against(against, data is not None and "data" in data.model_fields_set)
     run = Run(path)
     dataset = chosen_data(run, data)
     images = dataset.split(split)[:limit]
     model = run.model(weights, device)
     assert isinstance(model, LikelihoodModel)
     model = model if T is None else model.in_steps(T)
+    if profile is not None:
+        require_profile(model, profile)
     form = form or next(iter(model.forms))
     written = chosen_form(model, form)
     timesteps, k = chosen_timesteps(model, timesteps, written), chosen_k(k, written)
@@ -92,16 +104,17 @@ def score(
         **({} if k is None else {"k": k}),
         **({} if T is None else {"T": T}),
         **({} if baseline is None else {"baseline_run": str(baseline), "baseline_step": Run(baseline).step}),
+        **({} if against is None else {"against_split": against}),
         "replicates": replicates,
         "seed": seed,
     }
     kept = run.path / "scores" / f"{split}-{key_of(asked)}.json"
-    known = None if again or per_image is not None else stored(kept, asked)
+    known = None if again or per_image is not None or profile is not None else stored(kept, asked)
     if known is not None:
         return known
     started = time.monotonic()
 
-    def measure(model: LikelihoodModel, label: str) -> LikelihoodScore:
+    def measure(model: LikelihoodModel, images: Tensor, label: str) -> LikelihoodScore:
         with bar(f"scoring {len(images):,} images{label}", replicates * len(images)) as progress:
             return score_likelihood(
                 model,
@@ -115,17 +128,23 @@ def score(
                 progress=lambda done: progress.update(progress.task_ids[0], completed=done),
             )
 
-    result = measure(model, "")
+    result = measure(model, images, "")
     summary = summarise(result, asked, dataset.levels, time.monotonic() - started, written)
     summary |= model.diagnostics(images)
     if baseline is not None:
-        other = measure(baseline_model(baseline, run, weights, device, T), " with the baseline")
+        other = measure(baseline_model(baseline, run, weights, device, T), images, " with the baseline")
         summary["baseline"] = against_baseline(result, other)
-        summary["seconds"] = round(time.monotonic() - started, 3)
+    if against is not None:
+        summary["against"] = detection(
+            run, model, images, result, against, limit, lambda normal, label: measure(model, normal, label)
+        )
+    summary["seconds"] = round(time.monotonic() - started, 3)
     kept.parent.mkdir(exist_ok=True)
     replace_text(kept, json.dumps(summary, indent=1))
     if per_image is not None:
         write_per_image(result, per_image)
+    if profile is not None:
+        write_profile(model, images, summary, seed, batch, profile)
     return summary
 
 

@@ -1,5 +1,7 @@
-"""Measures of a model on data."""
+"""How good a model is, with errors."""
 
+from nelbo.metrics.anomaly import Auroc, ProfileDetector, auroc
 from nelbo.metrics.likelihood import LikelihoodScore, score_likelihood
+from nelbo.metrics.profile import Profile, score_profile
 
-__all__ = ["LikelihoodScore", "score_likelihood"]
+__all__ = ["Auroc", "LikelihoodScore", "Profile", "ProfileDetector", "auroc", "score_likelihood", "score_profile"]

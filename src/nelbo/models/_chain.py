@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -118,6 +119,23 @@ class ChainBound(NamedTuple):
             )
         terms = {"reconstruction": reconstruction, "diffusion": diffusion, "prior": prior_term(self.process, x_0)}
         return Bound(terms, evaluations=self.evaluations(timesteps))
+
+    def over_t(self, x: Tensor, draws: Draws, pieces: int) -> tuple[Tensor, Tensor]:
+        """The denoising form's diffusion term, piece by piece of t = 2 … T: one random t in each, for its whole piece.
+
+        Returns:
+            Edges e_0 < … < e_K, piece k being t = e_{k−1} + 1 … e_k, and nats, float64, shape (B, K).
+        """
+        edges = torch.linspace(1, self.T, min(pieces, self.T - 1) + 1, dtype=torch.float64).round().long()
+        x_0 = to_unit(x, self.levels).double()
+        noise = draws.normals(Stream.SCORE_NOISE, self.shape)
+        u, parts = draws.uniform(Stream.SCORE_TIME, (len(edges) - 1,)), []
+        for k, (before, last) in enumerate(pairwise(edges.tolist())):
+            t = before + 1 + (u[:, k] * (last - before)).long()
+            eps = next(noise).double()
+            denoised = self.denoise(self.process.diffuse(x_0, t, eps), t)
+            parts.append((last - before) * self.variance.diffusion_term(self.process, denoised, eps, t))
+        return edges.double(), torch.stack(parts, 1)
 
     def consistency(self, x: Tensor, draws: Draws, timesteps: int) -> Bound:
         """The consistency form, x_t integrated out: stratified t for the sum, one draw of x_1."""

@@ -79,6 +79,19 @@ class DiffusionModel(LikelihoodModel):
         chain = self.chain(settings.steps or self.quick_steps)
         return DDIM(chain.process, 1.0 if settings.eta is None else settings.eta), chain
 
+    @abstractmethod
+    def over_t(self, x: Tensor, draws: Draws, pieces: int) -> tuple[Tensor, Tensor]:
+        """The diffusion term piece by piece of t, each estimated from one random t in it.
+
+        Args:
+            x: integer levels, shape (B, C, H, W).
+            draws: the random numbers; ``draws.step`` is the replicate.
+            pieces: K, how many; fewer where there are not so many t.
+
+        Returns:
+            The K + 1 edges of the pieces, and their nats, float64, shape (B, K): the sum is the diffusion term.
+        """
+
     # The probability flow
 
     @abstractmethod

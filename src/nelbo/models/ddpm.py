@@ -193,6 +193,9 @@ class DDPM(DiffusionModel):
     def estimate(self, x: Tensor, draws: Draws, timesteps: int) -> Bound:
         return self.chain_bound.denoising(x, draws, timesteps)
 
+    def over_t(self, x: Tensor, draws: Draws, pieces: int) -> tuple[Tensor, Tensor]:
+        return self.chain_bound.over_t(x, draws, pieces)
+
     @property
     def forms(self) -> Mapping[str, Form]:
         return {**self.chain_bound.forms, **self.flow_forms}

@@ -197,6 +197,19 @@ class VDM(DiffusionModel):
         terms["prior"] = latent_prior_term(x_0, ends[1])
         return Bound(terms, evaluations=1 + timesteps)
 
+    def over_t(self, x: Tensor, draws: Draws, pieces: int) -> tuple[Tensor, Tensor]:
+        if self.options.timesteps:
+            return self.chain_bound.over_t(x, draws, pieces)
+        x_0, parts = to_unit(x, self.levels), []
+        noise = draws.normals(Stream.SCORE_NOISE, self.shape)
+        u = draws.uniform(Stream.SCORE_TIME, (pieces,))
+        for k in range(pieces):
+            gamma, weight = self.weighted((k + u[:, k]) / pieces)
+            eps = next(noise)
+            error = squared_error(eps, self.denoise(diffuse(x_0, gamma, eps), gamma).eps).double()
+            parts.append(weight * error / pieces)
+        return torch.linspace(0, 1, pieces + 1, dtype=torch.float64), torch.stack(parts, 1)
+
     def times(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """t and what each stands for, from uniforms (B, K, 2): i/T in T steps, else where the profile has the loss.
 

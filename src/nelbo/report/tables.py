@@ -30,6 +30,14 @@ def score_table(score: dict[str, Any]) -> Table:
         paired = score["baseline"]
         table.add_row("baseline", f"{paired['bits_per_dim']:.4f}", "")
         table.add_row("total − baseline, paired", f"{paired['difference']:+.4f}", error(paired["stderr"]))
+    if "against" in score:
+        found = score["against"]
+        table.add_section()
+        table.add_row(f"{found['split']}, {found['n']:,} images", f"{found['bits_per_dim']:.4f}", "")
+        for name in ("total", "profile"):
+            if f"auroc_{name}" in found:
+                value, stderr = found[f"auroc_{name}"], found[f"auroc_{name}_stderr"]
+                table.add_row(f"AUROC by the {name}", f"{value:.4f}", error(stderr))
     table.add_row(f"uniform code, log2 {score['levels']}", f"{uniform_bits(score['levels']):.4f}", "", style="dim")
     return table
 

@@ -1,0 +1,216 @@
+"""Where in t the bits are, and telling images apart by it: ``nelbo score --profile`` and ``--against``."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from machine_helpers import call, call_well, train_tiny
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from nelbo.analytic import GaussianData
+from nelbo.bounds import VARIANCES
+from nelbo.diffusion import Denoised, Process
+from nelbo.metrics import ProfileDetector, auroc, score_likelihood, score_profile
+from nelbo.models._chain import ChainBound
+from nelbo.models.ddpm import DDPM, DDPMOptions
+from nelbo.models.vdm import VDM, VDMOptions
+from nelbo.rng import Draws
+from nelbo.schedules import linear
+
+CPU = torch.device("cpu")
+
+
+def perturbed(model: DDPM | VDM) -> DDPM | VDM:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    return model.eval()
+
+
+def small(family: str) -> DDPM | VDM:
+    torch.manual_seed(0)
+    shape = (1, 3, 2)
+    if family == "ddpm":
+        options = DDPMOptions(timesteps=13, widths=(8,), attention=()).resolved(shape)
+        return perturbed(DDPM(options, shape, 5))
+    return perturbed(VDM(VDMOptions(widths=(8,), attention=(), gamma_min=-6.0).resolved(shape), shape, 5))
+
+
+IMAGES = torch.tensor([0, 4, 2, 2, 1, 3], dtype=torch.uint8).reshape(1, 1, 3, 2)
+
+
+# The profile
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["ddpm", "vdm"])
+@pytest.mark.parametrize("pieces", [3, 12])
+def test_the_pieces_add_up_to_the_diffusion_term(family: str, pieces: int) -> None:
+    """In expectation, of one image: within 3.5 combined standard errors of 3,000 draws with other seeds."""
+    model, n = small(family), 3000
+    x = IMAGES.expand(n, 1, 3, 2)
+    found = score_profile(model, x, pieces=pieces, seed=1, batch=n)
+    assert found.nats.shape == (n, pieces)
+    assert len(found.edges) == pieces + 1
+    total, whole = found.nats.sum(1), model.bound(x, seed=2, timesteps=12).terms["diffusion"].double()
+    error = (total.var() / n + whole.var() / n) ** 0.5
+    assert abs(float(total.mean() - whole.mean())) <= 3.5 * float(error)
+
+
+@torch.no_grad()
+def test_every_t_by_itself_is_the_exact_term() -> None:
+    """On Gaussian data with the exact denoiser, T = 12, a piece for each t: E of DDPM (12), known in closed form."""
+    data, process, n = GaussianData(torch.zeros(2), torch.diag(torch.tensor([0.5, 2.0]))), Process(linear(30)), 4000
+    oracle = data.denoiser(process)
+
+    def denoise(x_t: Tensor, t: Tensor) -> Denoised:
+        said = oracle(x_t.flatten(1).double(), t)
+        return Denoised(said.x_0.reshape(x_t.shape), said.eps.reshape(x_t.shape))
+
+    chain = ChainBound(process, VARIANCES["beta_tilde"], denoise, lambda x, x_1: x_1.flatten(1).sum(1), 5, (1, 1, 2))
+    x = torch.tensor([[1, 4]], dtype=torch.uint8).reshape(1, 1, 1, 2).expand(n, 1, 1, 2)
+    edges, nats = chain.over_t(x, Draws(0, 0, range(n), n, CPU), 29)
+    assert edges.tolist() == list(range(1, 31))
+    y_squared = data.coordinates(x[:1].flatten(1).double() / 2 - 1).square()
+    snr = process.schedule.snr
+    for t in range(2, 31):
+        error = float(data.squared_error(process, torch.tensor([t]), y_squared))
+        exact = 0.5 * float(snr[t - 1] - snr[t]) * error  # VDM (14): ½ (SNR(s) − SNR(t)) ‖x − x̂‖²
+        column = nats[:, t - 2]
+        assert abs(float(column.mean()) - exact) <= 4 * float(column.std()) / n**0.5 + 1e-6
+
+
+def test_the_density_integrates_to_the_mean_term() -> None:
+    found = score_profile(small("vdm"), IMAGES.expand(7, 1, 3, 2), pieces=9)
+    mean, _ = found.density()
+    width = found.edges[1:] - found.edges[:-1]
+    expected = float(found.nats.sum(1).mean()) / (6 * np.log(2))
+    assert float((torch.tensor(mean) * width).sum()) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("family", ["ddpm", "vdm"])
+def test_an_image_has_the_same_profile_in_any_batch(family: str) -> None:
+    x = torch.randint(0, 5, (9, 1, 3, 2), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    whole = score_profile(small(family), x, pieces=6)
+    for batch in (1, 4):
+        again = score_profile(small(family), x, pieces=6, batch=batch)
+        torch.testing.assert_close(again.nats, whole.nats, rtol=1e-4, atol=1e-4)
+
+
+# Telling sets apart
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_auroc_counts_pairs(ties: bool) -> None:
+    """By brute force over all pairs, and by scikit-learn."""
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(0.7, 1, 60), rng.normal(0, 1, 45)
+    if ties:
+        a, b = a.round(), b.round()
+    found = auroc(torch.from_numpy(a), torch.from_numpy(b))
+    pairs = (a[:, None] > b).mean() + 0.5 * (a[:, None] == b).mean()
+    assert found.value == pytest.approx(pairs, abs=1e-12)
+    assert found.value == pytest.approx(roc_auc_score([1] * 60 + [0] * 45, np.concatenate([a, b])), abs=1e-12)
+
+
+def test_its_standard_error_is_the_spread_over_data_sets() -> None:
+    """2,000 pairs of sets from two normal laws: DeLong's mean variance is the variance of the areas, to 10%."""
+    generator = torch.Generator().manual_seed(0)
+    sets = [(torch.randn(50, generator=generator) + 1, torch.randn(80, generator=generator)) for _ in range(2000)]
+    found = [auroc(a, b) for a, b in sets]
+    spread = float(np.var([one.value for one in found]))
+    assert float(np.mean([one.stderr**2 for one in found])) == pytest.approx(spread, rel=0.1)
+    # P(N(1, 1) > N(0, 1)) = Φ(1/√2)
+    assert float(np.mean([one.value for one in found])) == pytest.approx(0.7602, abs=0.003)
+
+
+def test_the_detector_is_the_mahalanobis_distance() -> None:
+    """With a large reference shrinkage is nothing, and d² of the same law is χ² with K degrees: mean K, to 5%."""
+    generator = torch.Generator().manual_seed(0)
+    mix = torch.tensor([[1.0, 0.3], [0.0, 0.5]])
+    reference, same, other = (
+        (torch.randn(4000, 2, generator=generator) @ mix + shift).exp() for shift in (0.0, 0.0, 3.0)
+    )
+    detector = ProfileDetector(reference)
+    assert float(detector.distance(same).mean()) == pytest.approx(2.0, rel=0.05)
+    logs = reference.log().double()
+    centred = same.log().double() - logs.mean(0)
+    direct = (centred @ torch.linalg.inv(torch.cov(logs.T)) * centred).sum(1)
+    torch.testing.assert_close(detector.distance(same), direct, rtol=0.02, atol=0.02)
+    assert auroc(detector.distance(other), detector.distance(same)).value > 0.99
+
+
+# As commands
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_tiny(tmp_path_factory.mktemp("anomalies") / "run", "--timesteps", "30", steps=60)
+
+
+def test_the_areas_are_those_of_the_images_own_scores(trained: Path, here: Path) -> None:
+    """The total's, by brute force over the CSV files of both sets; the profile's, from the same pieces by hand."""
+    noise = np.random.default_rng(0).integers(0, 17, (40, 8, 8)).astype(np.uint8)
+    np.save("noise.npy", noise)
+    other = ("--data", "noise.npy", "--levels", "17", "--split", "all", "--limit", "40")
+    found = json.loads(call_well("score", trained, *other, "--against", "test", "--json").out)
+    assert (found["n"], found["against"]["n"], found["against"]["split"]) == (40, 40, "test")
+    call_well("score", trained, *other, "--per-image", "noise.csv")
+    call_well("score", trained, "--limit", "40", "--per-image", "digits.csv")
+    scores = [np.genfromtxt(name, delimiter=",", names=True)["total_nats"] for name in ("noise.csv", "digits.csv")]
+    pairs = (scores[0][:, None] > scores[1]).mean()
+    assert found["against"]["auroc_total"] == pytest.approx(pairs, abs=1e-9)
+    assert found["against"]["bits_per_dim"] == pytest.approx(scores[1].mean() / (64 * np.log(2)), rel=1e-6)
+    assert 0 <= found["against"]["auroc_profile"] <= 1
+    shown = call_well("score", trained, *other, "--against", "test").out
+    assert "AUROC by the profile" in shown
+
+
+def test_what_is_stranger_scores_higher(trained: Path, here: Path) -> None:
+    """An image set at the far end of the levels against digits, which are mostly dark: both areas say so."""
+    np.save("bright.npy", np.random.default_rng(0).integers(14, 17, (40, 8, 8)).astype(np.uint8))
+    words = ("--data", "bright.npy", "--levels", "17", "--split", "all", "--against", "test", "--limit", "40")
+    found = json.loads(call_well("score", trained, *words, "--json").out)
+    assert found["against"]["auroc_profile"] > 0.9
+
+
+def test_the_profile_is_drawn_or_written(trained: Path, here: Path) -> None:
+    call_well("score", trained, "--limit", "30", "--profile", "where.csv")
+    rows = list(csv.DictReader(Path("where.csv").read_text().splitlines()))
+    assert [float(rows[0]["t_from"]), float(rows[-1]["t_to"])] == [1, 30]
+    score = json.loads(call_well("score", trained, "--limit", "30", "--timesteps", "0", "--json").out)
+    total, error = sum(float(row["bits_per_dim"]) for row in rows), score["terms"]["diffusion"]["stderr"]
+    assert abs(total - score["terms"]["diffusion"]["bits_per_dim"]) < 4 * error
+    call_well("score", trained, "--limit", "30", "--profile", "where.png")
+    assert Path("where.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (("--against", "test"), "--against"),
+        (("--data", "noise.npy", "--levels", "17", "--against", "tets"), "--against"),
+        (("--profile", "where.pdf"), "--profile"),
+        (("--profile", "noise.npy"), "--profile"),
+    ],
+)
+def test_bad_use_is_said_in_a_line(trained: Path, here: Path, words: tuple[str, ...], option: str) -> None:
+    np.save("noise.npy", np.zeros((9, 8, 8), np.uint8))
+    answer = call("score", trained, *words)
+    assert (answer.code, answer.out) == (2, "")
+    assert option in answer.err
+    assert len(answer.err.strip().splitlines()) == 1
+
+
+def test_the_score_of_the_likelihood_is_untouched() -> None:
+    """A profile draws from its own stream positions: scoring before and after gives the same numbers."""
+    model, x = small("ddpm"), IMAGES.expand(5, 1, 3, 2)
+    before = score_likelihood(model, x).estimates()
+    score_profile(model, x)
+    assert torch.equal(score_likelihood(model, x).estimates(), before)
