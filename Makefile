@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint types check bench simplifications agreement objectives targets clean
+.PHONY: setup demo test lint types check bench simplifications agreement objectives anomalies estimators gamma targets clean
 
 setup: $(READY)
 
@@ -51,6 +51,15 @@ agreement: setup
 targets: setup
 	$(BIN)/nelbo train vdm --data mnist --minutes 30 --out runs/vdm-mnist
 	$(BIN)/nelbo score runs/vdm-mnist
+
+anomalies: setup
+	$(BIN)/python bench/anomalies.py
+
+estimators: setup
+	$(BIN)/python bench/estimators.py runs/vdm-mnist
+
+gamma: setup
+	$(BIN)/python bench/gamma.py
 
 objectives: setup
 	$(BIN)/python bench/objectives.py

@@ -53,7 +53,7 @@ class DDPMOptions(UNetOptions):
     "What the network predicts."
     objective: Literal["simple", "min_snr", "max_snr", "sigmoid", "bound", "hybrid"] = "hybrid"
     "L_simple or another weight on each SNR; the bound itself, t drawn by the loss profile; hybrid: bound + 5 L_simple."
-    reverse_variance: Literal["beta", "beta_tilde", "learned"] = "beta_tilde"
+    reverse_variance: Literal["beta", "beta_tilde", "learned"] = "learned"
     "σ_t² of the reverse step; beta costs bits on images at any T, as it is not the posterior's; learned lies between."
     decoder_variance: Literal["beta_1", "learned"] = "learned"
     "The variance of p(x_0|x_1): β_1, or learned for each pixel."
