@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 BOUNDS = ("denoising", "consistency", "trajectory")
 T = 100
 """Steps of the runs that the page is about."""
-RECIPE = {"reverse_variance": "beta_tilde"}
+RECIPE: dict[str, Any] = {"timesteps": T, "reverse_variance": "beta_tilde"}
 K = 4
 """Trajectories in one logarithm of the importance-weighted bound."""
 
@@ -270,7 +270,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     results = {}
     for data, limit in (("digits", 100), ("mnist", 32)):
-        run = nelbo.train("ddpm", data, out=asked.runs / data, steps=1500, timesteps=T, resume=True, **RECIPE)
+        run = nelbo.train("ddpm", data, out=asked.runs / data, steps=1500, resume=True, **RECIPE)
         results[f"ddpm on {data}, T = {T}"] = measured(run, limit, asked.replicates, None)
     draw(results, DOCS / "images" / "forms-variance.png")
     runs = "\n\n".join(run_page(title, found) for title, found in results.items())

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nelbo.errors import InputError
-    from nelbo.jobs import Run, load, score, train
+    from nelbo.jobs import Run, compare, load, score, train
 
-__all__ = ["InputError", "Run", "load", "score", "train"]
+__all__ = ["InputError", "Run", "compare", "load", "score", "train"]
 __version__ = "0.1.0"
 
 

@@ -17,16 +17,24 @@ from nelbo.diffusion import Denoised, Denoiser, Gaussian, Process, along
 from nelbo.errors import InputError
 
 
+class Before(NamedTuple):
+    """The step before this one: its t, shape (B,), and what the denoiser said there."""
+
+    t: Tensor
+    denoised: Denoised
+
+
 class Sampler(Protocol):
     """One rule to go from x_t to x_s, s < t."""
 
-    def step(self, x_t: Tensor, denoised: Denoised, t: Tensor, s: Tensor) -> Gaussian:
+    def step(self, x_t: Tensor, denoised: Denoised, t: Tensor, s: Tensor, before: Before | None = None) -> Gaussian:
         """p(x_s | x_t), given what the denoiser says of x_t.
 
         Args:
             x_t: shape (B, …).
             denoised: x̂_0 and ε̂.
             t, s: integers (B,), 0 ≤ s < t ≤ T.
+            before: the step before, for a rule that looks back; None at the first.
         """
 
 
@@ -43,9 +51,43 @@ class Ancestral:
     def __init__(self, process: Process, reverse_variance: str) -> None:
         self.process, self.variance = process, VARIANCES[reverse_variance]
 
-    def step(self, x_t: Tensor, denoised: Denoised, t: Tensor, s: Tensor) -> Gaussian:
-        """N(μ̃(x̂_0, x_t), σ²), a point at s = 0."""
+    def step(self, x_t: Tensor, denoised: Denoised, t: Tensor, s: Tensor, before: Before | None = None) -> Gaussian:
+        """N(μ̃(x̂_0, x_t), σ²), a point at s = 0; it does not look back."""
         return self.variance.step(self.process, denoised, x_t, t, s)
+
+
+class DPMSolver:
+    """DPM-Solver++(2M), a two-step method of second order for the probability flow (Lu et al. 2022, algorithm 2).
+
+    With λ = ½ ln SNR, h = λ_s − λ_t, r = (λ_t − λ_before)/h:
+
+        x_s = √(1−ᾱ_s)/√(1−ᾱ_t) x_t − √ᾱ_s (e^{−h} − 1) D,   D = x̂_0 + (x̂_0 − x̂_0^before)/(2r)
+
+    The first step, and the last to s = 0, where λ is infinite and x_0 is x̂_0 itself, are of first order: DDIM with
+    η = 0.
+
+    Args:
+        process: the forward process.
+    """
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+
+    def step(self, x_t: Tensor, denoised: Denoised, t: Tensor, s: Tensor, before: Before | None = None) -> Gaussian:
+        """A point: the rule adds no noise."""
+        table = self.process.schedule
+        gamma = table.gamma  # λ = −γ/2
+        h = 0.5 * (gamma[t.cpu()] - gamma[s.cpu()])
+        target = denoised.x_0
+        if before is not None:
+            back = 0.5 * (gamma[before.t.cpu()] - gamma[t.cpu()])
+            weight = torch.where(s.cpu() > 0, 0.5 * h / back, torch.zeros_like(h))
+            shape = (-1, *[1] * (x_t.ndim - 1))
+            target = target + weight.to(x_t).reshape(shape) * (denoised.x_0 - before.denoised.x_0)
+        shrink = along(table.noise_rate, s, x_t) / along(table.noise_rate, t, x_t)
+        gain = -torch.expm1(-h).to(x_t).reshape(-1, *[1] * (x_t.ndim - 1))
+        mean = shrink * x_t + along(table.signal_rate, s, x_t) * gain * target
+        return Gaussian(mean, torch.zeros_like(shrink))
 
 
 class DDIM:
@@ -65,7 +107,7 @@ class DDIM:
         self.process = process
         self.eta = eta
 
-    def step(self, x_t: Tensor, denoised: Denoised, t: Tensor, s: Tensor) -> Gaussian:
+    def step(self, x_t: Tensor, denoised: Denoised, t: Tensor, s: Tensor, before: Before | None = None) -> Gaussian:
         """N(√ᾱ_s x̂_0 + √(1 − ᾱ_s − σ²) ε̂, σ²)."""
         table = self.process.schedule
         _, beta = self.process.coarse(t, s)
@@ -125,13 +167,14 @@ def trajectory(
         noise: step number (0, 1, …) → standard normal noise of x_T's shape; asked only where a step adds noise.
         clip: the process, if x̂_0 is to be held to [−1, 1]; None leaves it as it is.
     """
-    x = x_T
+    x, before = x_T, None
     for number, (now, then) in enumerate(pairwise(grid)):
         t = torch.full((x.shape[0],), now, device=x.device)
         s = torch.full_like(t, then)
         denoised = denoiser(x, t)
         if clip is not None:
             denoised = clipped(clip, denoised, x, t)
-        law = sampler.step(x, denoised, t, s)
+        law = sampler.step(x, denoised, t, s, before)
+        before = Before(t, denoised)
         x = law.sample(noise(number)) if bool((law.var > 0).any()) else law.mean
         yield State(then, x, denoised)

@@ -25,6 +25,7 @@ from nelbo.training import latest_checkpoint, read_checkpoint
 
 SMALL = {
     **{"--widths": "8 8", "--timesteps": "30", "--schedule": "linear", "--objective": "simple"},
+    "--reverse-variance": "beta_tilde",
     **{"--batch-size": "8", "--device": "cpu", "--precision": "fp32"},
 }
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from machine_helpers import call_well, same_tensors, tensors_of
+from machine_helpers import call, call_well, same_tensors, tensors_of
 
 from nelbo.config import family_names
 
 DIFFUSION = (("--timesteps", "2"), ("--steps", "4"), "prior_bits_per_dim_at_most")
 FAMILIES = {
+    "ae": (("--latent", "4", "--widths", "8", "8"), (), (), "parameters"),
     "ddpm": (("--timesteps", "30", "--widths", "8", "8", "--dropout", "0.1"), *DIFFUSION),
     "vae": (("--latent", "4", "--widths", "8", "8"), ("--form", "iw", "--k", "2"), (), "p(x|z)"),
     "vdm": (("--widths", "8", "8", "--dropout", "0.1", "--gamma", "learned"), *DIFFUSION),
@@ -38,12 +39,21 @@ def test_a_family_does_what_the_commands_promise(family: str, here: Path) -> Non
     run = train(family, here / "run", "--steps", "6")
     assert list((run / "samples").glob("*.png"))
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert any("val_bits_per_dim" in row for row in metrics)
     _, scoring, sampling, fact = FAMILIES[family]
     score = json.loads(call_well("score", run, "--limit", "8", *scoring, "--json").out)
     assert score["family"] == family
-    assert sum(term["nats"] for term in score["terms"].values()) == pytest.approx(score["nats"], rel=1e-9)
-    assert score["bits_per_dim"] > 0
+    if score["kind"] == "none":
+        assert score["bits_per_dim"] is None
+        assert score["why"]
+        assert all(measure["value"] > 0 for measure in score["measures"].values())
+        answer = call("score", run, "--form", "denoising")
+        assert (answer.code, answer.out) == (2, "")
+        assert "--form" in answer.err
+    else:
+        assert any("val_bits_per_dim" in row for row in metrics)
+        assert sum(term["nats"] for term in score["terms"].values()) == pytest.approx(score["nats"], rel=1e-9)
+        assert score["bits_per_dim"] > 0
+    assert call_well("score", run, "--limit", "8", *scoring).out
     call_well("sample", run, "-n", "5", *sampling, "--out", "drawn.npz")
     assert np.load("drawn.npz")["images"].shape == (5, 8, 8, 1)
     assert fact in call_well("info", run).out

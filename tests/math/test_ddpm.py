@@ -27,14 +27,15 @@ from nelbo.schedules import SCHEDULES
 from nelbo.units import LN_2
 
 CPU = torch.device("cpu")
-COMBINATIONS = [(r, d) for r in ("beta", "beta_tilde") for d in ("beta_1", "learned")]
+COMBINATIONS = [(r, d) for r in ("beta", "beta_tilde", "learned") for d in ("beta_1", "learned")]
 every_variance = pytest.mark.parametrize(("reverse", "decoder"), COMBINATIONS)
 
 
 def ddpm(shape: tuple[int, int, int], levels: int, **settings) -> DDPM:
     """A model with every weight random: the last convolution, zero at first, would make it say nothing."""
     torch.manual_seed(0)
-    chosen = {"timesteps": 30, "schedule": "linear", "objective": "simple", "widths": (8, 8)} | settings
+    chosen = {"timesteps": 30, "schedule": "linear", "objective": "simple", "widths": (8, 8)}
+    chosen |= {"reverse_variance": "beta_tilde"} | settings
     model = DDPM(DDPMOptions(**chosen).resolved(shape), shape, levels)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -87,8 +88,8 @@ def law_of_x_1(model: DDPM) -> tuple[Tensor, np.ndarray, float]:
     for t in range(model.T, 1, -1):
         x_t, at_t = grid.float().reshape(-1, 1, 1, 1), torch.full((len(grid),), t)
         law = sampler.step(x_t, model.denoise(x_t, at_t), at_t, at_t - 1)
-        mean, std = law.mean.double().flatten().numpy(), float(law.var.flatten()[0]) ** 0.5
-        density = stats.norm.pdf(grid.numpy()[:, None], mean[None, :], std) @ density * h
+        mean, std = law.mean.double().flatten().numpy(), law.var.double().flatten().numpy() ** 0.5
+        density = stats.norm.pdf(grid.numpy()[:, None], mean[None, :], std[None, :]) @ density * h
     return grid, density, h
 
 

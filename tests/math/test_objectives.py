@@ -144,7 +144,8 @@ def test_the_sigmoid_weight_is_an_integral_over_log_snr() -> None:
 
 def model(**settings: object) -> DDPM:
     torch.manual_seed(0)
-    chosen = {"timesteps": 12, "widths": (8,), "attention": (), "decoder_variance": "beta_1"} | settings
+    chosen = {"timesteps": 12, "widths": (8,), "attention": (), "decoder_variance": "beta_1"}
+    chosen |= {"reverse_variance": "beta_tilde"} | settings
     made = DDPM(DDPMOptions.model_validate(chosen).resolved((1, 3, 2)), (1, 3, 2), 5)
     with torch.no_grad():
         for parameter in made.parameters():

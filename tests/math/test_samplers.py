@@ -15,7 +15,7 @@ from nelbo.analytic import GaussianData
 from nelbo.bounds import REVERSE_VARIANCES
 from nelbo.diffusion import Denoised, Denoiser, Epsilon, Process
 from nelbo.errors import InputError
-from nelbo.samplers import DDIM, Ancestral, Sampler, clipped, times, trajectory
+from nelbo.samplers import DDIM, Ancestral, Before, DPMSolver, Sampler, clipped, times, trajectory
 from nelbo.schedules import Schedule
 
 D = 3
@@ -141,6 +141,41 @@ def test_ddim_0_converges_to_the_probability_flow_at_first_order() -> None:
         errors.append(float((last.x - exact).abs().max()))
     order = -np.polyfit(np.log(counts), np.log(errors), 1)[0]
     assert order == pytest.approx(1.0, abs=0.1)
+
+
+def test_dpm_solver_converges_to_the_probability_flow_at_second_order() -> None:
+    """Down to a fixed t > 0, steps even in t and so uneven in λ: the slope of the error is −2, and DDIM's is −1."""
+    T, end, counts = 4096, 512, [28, 56, 112, 224]
+    process, data = Process(schedule_of("linear", T)), GaussianData(MEAN, COV)
+    x_T, alpha_bar = gaussians(20, D), process.schedule.alpha_bar
+    spread = [(alpha_bar[t] * data.eigenvalues + 1 - alpha_bar[t]).sqrt() for t in (T, end)]
+    start = (x_T - alpha_bar[T].sqrt() * data.mean) @ data.basis
+    exact = alpha_bar[end].sqrt() * data.mean + (start * spread[1] / spread[0]) @ data.basis.T
+    orders = {}
+    for name, sampler in (("dpm++", DPMSolver(process)), ("ddim", DDIM(process))):
+        errors = []
+        for steps in counts:
+            grid = [T - k * (T - end) // steps for k in range(steps + 1)]
+            *_, last = trajectory(sampler, data.denoiser(process), x_T, grid, lambda k: x_T)
+            errors.append(float((last.x - exact).abs().max()))
+        orders[name] = -np.polyfit(np.log(counts), np.log(errors), 1)[0]
+    assert orders["dpm++"] == pytest.approx(2.0, abs=0.2)
+    assert orders["ddim"] == pytest.approx(1.0, abs=0.1)
+
+
+@schedules_at_30
+def test_dpm_solver_is_ddim_where_it_cannot_look_back(name: str) -> None:
+    """At its first step; and at the last, where x_0 is x̂_0, it does not."""
+    process = Process(schedule_of(name, 30))
+    x_t, denoised, t = arbitrary(30, process)
+    for s in (t - 1, (t - 5).clamp(min=0)):
+        ours, ddim = DPMSolver(process).step(x_t, denoised, t, s), DDIM(process, 0.0).step(x_t, denoised, t, s)
+        torch.testing.assert_close(ours.mean, ddim.mean, rtol=1e-9, atol=1e-9)
+        assert not bool(ours.var.any())
+    half = slice(0, 29)
+    said, then = Denoised(denoised.x_0[half], denoised.eps[half]), Denoised(denoised.x_0[1:], denoised.eps[1:])
+    last = DPMSolver(process).step(x_t[half], said, t[half], 0 * t[half], Before(t[1:], then))
+    torch.testing.assert_close(last.mean, said.x_0)
 
 
 def arbitrary(T: int, process: Process, seed: int = 0) -> tuple[torch.Tensor, Denoised, torch.Tensor]:

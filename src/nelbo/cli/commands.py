@@ -1,4 +1,4 @@
-"""``sample``, ``score`` and ``info``."""
+"""``sample``, ``score``, ``compare`` and ``info``."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def sample(
         A .png (one grid), .gif (the denoising), .npz (the exact levels) or a folder of PNGs; it must not exist.
         A new grid in RUN/samples if left out.
     sampler
-        ancestral or ddim.
+        ancestral, ddim, or dpm++, which needs the fewest steps.
     steps
-        Network evaluations per image.
+        Network evaluations per image; 200 (ddim), 20 (dpm++) or all (ancestral) unless told.
     eta
         DDIM's η, from 0 (deterministic) to 1 (as random as ancestral).
     clip
@@ -137,7 +137,8 @@ def score(
     profile
         Draw where in t the bits are into this PNG file, or write it into this CSV file.
     against
-        With --data OTHER: how well the score tells those images from this split of the run's own (AUROC).
+        With --data OTHER: how well the score tells those images from this split of the run's own: AUROC, with DeLong's
+        standard error. By the total, and by how the bits lie over t; below 0.5, the others look more normal.
     json_
         Print one JSON object and nothing else.
     again
@@ -182,6 +183,35 @@ def score(
         out = Console(highlight=False, markup=False, emoji=False)
         out.print(score_title(result), soft_wrap=True)
         out.print(score_table(result))
+
+
+def compare(
+    *runs: Path,
+    out: Path = Path("compare"),
+    split: str = "test",
+    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> None:
+    """Put runs side by side on one HTML page: bits/dim and terms, samples from the same seeds, training curves.
+
+    ```
+    nelbo compare runs/vae runs/ddpm runs/vdm --out report
+    ```
+
+    Parameters
+    ----------
+    runs
+        The directories that 'train' made, each scored before by 'nelbo score'.
+    out
+        The folder that gets index.html and compare.json.
+    split
+        Whose scores to show.
+    json_
+        Print what compare.json holds, and nothing else.
+    """
+    from nelbo.jobs.compare import compare as put
+
+    found = put(runs, out, split=split)
+    print(json.dumps(found) if json_ else out / "index.html")
 
 
 def info(

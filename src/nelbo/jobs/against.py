@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
+from nelbo.data import Dataset
 from nelbo.errors import InputError, nearest
 from nelbo.jobs.run import Run
 from nelbo.metrics import LikelihoodScore, ProfileDetector, auroc, score_profile
@@ -19,7 +19,7 @@ SPLITS = ("train", "val", "test")
 
 
 def require_against(against: str, other: bool) -> None:
-    """Check what ``--against`` may get wrong, before anything is computed.
+    """Check what ``--against`` may get wrong, before anything is read.
 
     Raises:
         InputError: no other data, or no such split.
@@ -32,37 +32,47 @@ def require_against(against: str, other: bool) -> None:
         )
 
 
+def require_two_sets(others: Dataset, own: Dataset, split: str, against: str, limit: int | None) -> None:
+    """Check that there are two sets to tell apart, before anything is computed.
+
+    Raises:
+        InputError: the same data twice, or a set of fewer than 2 images.
+    """
+    if others.sha256 == own.sha256:
+        raise InputError("--against", f"{others.name} is the run's own data; name others with --data")
+    for data, name in ((others, split), (own, against), (own, "val")):
+        n = len(data.split(name))
+        if n < 2:
+            raise InputError("--against", f"the {name} split of {data.name} has {n} images; it takes at least 2")
+    if limit == 1:
+        raise InputError("--limit", "an AUROC takes at least 2 images of each set")
+
+
+Scored = tuple[Tensor, LikelihoodScore]
+"""Images, and their score."""
+
+
 def detection(
-    run: Run,
-    model: LikelihoodModel,
-    other: Tensor,
-    result: LikelihoodScore,
-    against: str,
-    limit: int | None,
-    measure: Callable[[Tensor, str], LikelihoodScore],
+    run: Run, model: LikelihoodModel, others: Scored, own: Scored, *, seed: int, batch: int
 ) -> dict[str, Any]:
-    """AUROC of the total, and of the profile over t where there is one; above ½ where the other images look stranger.
+    """AUROC of the total, and of the profile over t where there is one; above ½ where the others look stranger.
 
     Args:
-        run: the run.
+        run: the run, whose ``val`` split says what profiles are usual.
         model: its model.
-        other: the other images, the anomalies.
-        result: their score.
-        against: the split of the run's own data that is normal.
-        limit: images of that split, at most.
-        measure: how a set of images is scored.
+        others: the images that may be anomalies.
+        own: images of the run's own data.
+        seed, batch: of the noise, and images at a time.
     """
-    normal = run.dataset.split(against)[:limit]
-    of_normal = measure(normal, f" of {against}")
-    totals = auroc(result.estimates().mean(1), of_normal.estimates().mean(1))
+    (other, of_other), (normal, of_normal) = others, own
+    totals = auroc(of_other.estimates().mean(1), of_normal.estimates().mean(1))
     found: dict[str, Any] = {
-        "split": against,
         "n": len(normal),
         "bits_per_dim": of_normal.bits(),
         "auroc_total": totals.value,
         "auroc_total_stderr": totals.stderr,
     }
-    if isinstance(model, DiffusionModel):
+    if isinstance(model, DiffusionModel) and model.has_t:
         reference = run.dataset.split("val")[:REFERENCE]
         with bar("profiles over t", len(reference) + len(normal) + len(other)) as progress:
             done, profiles = 0, []
@@ -71,7 +81,8 @@ def detection(
                 def tell(count: int, before: int = done) -> None:
                     progress.update(progress.task_ids[0], completed=before + count)
 
-                profiles.append(score_profile(model, images, pieces=PIECES, seed=1, progress=tell).nats)
+                profile = score_profile(model, images, pieces=PIECES, seed=seed, batch=batch, progress=tell)
+                profiles.append(profile.nats)
                 done += len(images)
         detector = ProfileDetector(profiles[0])
         shape = auroc(detector.distance(profiles[2]), detector.distance(profiles[1]))

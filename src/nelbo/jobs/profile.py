@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ def require_profile(model: GenerativeModel, out: Path) -> None:
     Raises:
         InputError: a family whose bound has no t, another suffix, or a file that exists.
     """
-    if not isinstance(model, DiffusionModel):
-        raise InputError("--profile", f"the bound of a {model.family} has no t; leave it out")
+    if not isinstance(model, DiffusionModel) or not model.has_t:
+        raise InputError("--profile", f"the bound of this {model.family} has no t; leave it out")
     if out.suffix.lower() not in (".png", ".csv"):
         raise InputError("--profile", f"{out} ends in neither .png nor .csv")
     free(out, "--profile")
@@ -62,12 +63,10 @@ def write_profile(
 
 
 def write_table(profile: Profile, out: Path) -> None:
-    """One row per piece: its edges, its bits/dim, and their standard error over images."""
-    width = (profile.edges[1:] - profile.edges[:-1]).tolist()
-    mean, error = profile.density()
+    """One row per piece: its edges (of steps: t_from < t ≤ t_to), its bits/dim, their standard error over images."""
+    edges = profile.edges.tolist()
     with out.open("x", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["t_from", "t_to", "bits_per_dim", "stderr"])
-        edges = profile.edges.tolist()
-        for k, (m, e, w) in enumerate(zip(mean, error, width, strict=True)):
-            table.writerow([f"{edges[k]:g}", f"{edges[k + 1]:g}", f"{m * w:.6f}", f"{e * w:.6f}"])
+        for (start, end), bits, error in zip(pairwise(edges), *(part.tolist() for part in profile.bits()), strict=True):
+            table.writerow([f"{start:g}", f"{end:g}", f"{bits:.6f}", f"{error:.6f}"])

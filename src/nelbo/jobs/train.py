@@ -70,7 +70,7 @@ def train(
     """Train a model.
 
     Args:
-        family: ``ddpm``.
+        family: ``ae``, ``vae``, ``ddpm`` or ``vdm``.
         data: SPEC: a name, a folder of images, a file; ``digits`` if None.
         out: the run directory; ``runs/FAMILY-DATA`` if None.
         minutes, steps: how long; 10 minutes if neither is given.

@@ -4,28 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from nelbo.models._diffusion import DiffusionModel
 from nelbo.rng import Draws
 from nelbo.units import bits_per_dim
-
-
-class Profiled(Protocol):
-    """A model whose bound has a term over t."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where it is."""
-
-    @property
-    def dims(self) -> int:
-        """D."""
-
-    def over_t(self, x: Tensor, draws: Draws, pieces: int) -> tuple[Tensor, Tensor]:
-        """Edges of the pieces and nats of each, shape (B, K)."""
 
 
 @dataclass(frozen=True)
@@ -33,26 +18,31 @@ class Profile:
     """The diffusion term of n images over K pieces of t.
 
     Args:
-        edges: K + 1 edges of t, rising.
+        edges: K + 1 edges of t, rising: of [0, 1], or of the steps 1 … T, where a piece holds its upper edge alone.
+        gamma: γ = −ln SNR at each edge.
         nats: of each image and piece, float64, shape (n, K); a row's sum is that image's diffusion term.
         dims: D.
     """
 
     edges: Tensor
+    gamma: Tensor
     nats: Tensor
     dims: int
 
-    def density(self) -> tuple[list[float], list[float]]:
-        """bits/dim per unit of t in each piece, averaged over images, and its standard error over images."""
-        width = self.edges[1:] - self.edges[:-1]
-        scale = bits_per_dim(1.0, self.dims) / width
-        mean, error = self.nats.mean(0) * scale, self.nats.std(0) / len(self.nats) ** 0.5 * scale
-        return mean.tolist(), error.tolist()
+    @property
+    def width(self) -> Tensor:
+        """How much of t each piece holds, shape (K,)."""
+        return self.edges[1:] - self.edges[:-1]
+
+    def bits(self) -> tuple[Tensor, Tensor]:
+        """bits/dim of each piece, averaged over images, and its standard error over images (0 of one image), (K,)."""
+        scale, n = bits_per_dim(1.0, self.dims), len(self.nats)
+        return self.nats.mean(0) * scale, self.nats.std(0, correction=min(1, n - 1)) / n**0.5 * scale
 
 
 @torch.no_grad()
 def score_profile(
-    model: Profiled,
+    model: DiffusionModel,
     images: Tensor,
     *,
     pieces: int = 32,
@@ -72,6 +62,8 @@ def score_profile(
         batch: images at a time.
         progress: called with the number of images done, as a share of n · replicates.
     """
+    was_training = model.training
+    model.eval()
     edges, total = torch.empty(0), []
     for replicate in range(replicates):
         rows = []
@@ -82,4 +74,6 @@ def score_profile(
             rows.append(nats.cpu())
             progress(replicate * len(images) + first + len(x))
         total.append(torch.cat(rows))
-    return Profile(edges.cpu(), torch.stack(total).mean(0), model.dims)
+    model.train(was_training)
+    edges = edges.cpu()
+    return Profile(edges, model.gamma_at(edges), torch.stack(total).mean(0), model.dims)

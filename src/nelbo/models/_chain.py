@@ -123,19 +123,24 @@ class ChainBound(NamedTuple):
     def over_t(self, x: Tensor, draws: Draws, pieces: int) -> tuple[Tensor, Tensor]:
         """The denoising form's diffusion term, piece by piece of t = 2 … T: one random t in each, for its whole piece.
 
+        Pieces are narrow at small t, where the bits are. With a piece for each t, it is :meth:`denoising` with every t.
+
         Returns:
             Edges e_0 < … < e_K, piece k being t = e_{k−1} + 1 … e_k, and nats, float64, shape (B, K).
         """
-        edges = torch.linspace(1, self.T, min(pieces, self.T - 1) + 1, dtype=torch.float64).round().long()
+        count = min(pieces, self.T - 1)
+        place = torch.arange(count + 1, dtype=torch.float64)
+        edges = 1 + torch.maximum(place, ((self.T - 1) * (place / max(1, count)) ** 2).ceil()).long()
         x_0 = to_unit(x, self.levels).double()
         noise = draws.normals(Stream.SCORE_NOISE, self.shape)
-        u, parts = draws.uniform(Stream.SCORE_TIME, (len(edges) - 1,)), []
+        next(noise)  # the reconstruction's
+        u, parts = draws.uniform(Stream.SCORE_TIME, (count,)), [x_0.new_zeros(len(x), 0)]
         for k, (before, last) in enumerate(pairwise(edges.tolist())):
             t = before + 1 + (u[:, k] * (last - before)).long()
             eps = next(noise).double()
             denoised = self.denoise(self.process.diffuse(x_0, t, eps), t)
-            parts.append((last - before) * self.variance.diffusion_term(self.process, denoised, eps, t))
-        return edges.double(), torch.stack(parts, 1)
+            parts.append((last - before) * self.variance.diffusion_term(self.process, denoised, eps, t)[:, None])
+        return edges.double(), torch.cat(parts, 1)
 
     def consistency(self, x: Tensor, draws: Draws, timesteps: int) -> Bound:
         """The consistency form, x_t integrated out: stratified t for the sum, one draw of x_1."""

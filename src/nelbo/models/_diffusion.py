@@ -23,10 +23,11 @@ from nelbo.flow import (
 from nelbo.likelihoods import to_unit
 from nelbo.models.base import Form, Frame, LikelihoodModel, SampleSettings
 from nelbo.rng import Draws, Stream, normal
-from nelbo.samplers import DDIM, Ancestral, Sampler, trajectory
+from nelbo.samplers import DDIM, Ancestral, DPMSolver, Sampler, trajectory
 
-SAMPLERS = ("ancestral", "ddim")
-QUICK_STEPS, GLANCE_STEPS = 200, 25
+SAMPLERS = ("ancestral", "ddim", "dpm++")
+QUICK_STEPS, FAST_STEPS, GLANCE_STEPS = 200, 20, 25
+"""Network evaluations of an image: by ddim, by dpm++, and for a look while training."""
 EXACT_DIVERGENCE = 16
 """Up to so many dimensions the flow's divergence is exact: it takes a backward pass for each."""
 
@@ -58,6 +59,10 @@ class DiffusionModel(LikelihoodModel):
         return QUICK_STEPS
 
     @property
+    def sample_evaluations(self) -> int:
+        return self.quick_steps
+
+    @property
     def glance(self) -> SampleSettings:
         return SampleSettings(steps=min(GLANCE_STEPS, self.quick_steps))
 
@@ -71,12 +76,14 @@ class DiffusionModel(LikelihoodModel):
         if name not in SAMPLERS:
             known = ", ".join(SAMPLERS)
             raise InputError("--sampler", f"{name!r} is not a sampler{nearest(name, SAMPLERS)} (samplers: {known})")
+        if name != "ddim" and settings.eta is not None:
+            raise InputError("--eta", "only ddim has an η; leave it out, or use --sampler ddim")
+        steps = {"ancestral": None, "ddim": self.quick_steps, "dpm++": min(FAST_STEPS, self.quick_steps)}[name]
+        chain = self.chain(settings.steps or steps)
         if name == "ancestral":
-            if settings.eta is not None:
-                raise InputError("--eta", "only ddim has an η; leave it out, or use --sampler ddim")
-            chain = self.chain(settings.steps)
             return Ancestral(chain.process, self.reverse_variance), chain
-        chain = self.chain(settings.steps or self.quick_steps)
+        if name == "dpm++":
+            return DPMSolver(chain.process), chain
         return DDIM(chain.process, 1.0 if settings.eta is None else settings.eta), chain
 
     @abstractmethod
@@ -91,6 +98,15 @@ class DiffusionModel(LikelihoodModel):
         Returns:
             The K + 1 edges of the pieces, and their nats, float64, shape (B, K): the sum is the diffusion term.
         """
+
+    def gamma_at(self, t: Tensor) -> Tensor:
+        """γ = −ln SNR at t as :meth:`over_t` counts it, float64, same shape."""
+        return self.chain(None).process.schedule.gamma[t.long().cpu()]
+
+    @property
+    def has_t(self) -> bool:
+        """Whether the bound has a diffusion term: not where the only step is the decoder's."""
+        return len(self.chain(None).grid) > 2
 
     # The probability flow
 
@@ -150,5 +166,5 @@ class DiffusionModel(LikelihoodModel):
 
     def describe_sampling(self, settings: SampleSettings) -> str:
         sampler, chain = self.way(settings)
-        name = f"ddim, η = {sampler.eta:g}" if isinstance(sampler, DDIM) else "ancestral"
+        name = f"ddim, η = {sampler.eta:g}" if isinstance(sampler, DDIM) else settings.sampler
         return f"{name}, {len(chain.grid) - 1} steps" + (", x̂_0 clipped to [−1, 1]" if settings.clip else "")

@@ -116,6 +116,18 @@ class GenerativeModel(nn.Module, ABC):
         """Settings for a quick look while training."""
         return SampleSettings()
 
+    @property
+    def sample_evaluations(self) -> int:
+        """Network evaluations that an image takes to draw, unless told otherwise."""
+        return 1
+
+    why_no_bound = ""
+    """Why this family has no bound, if it has none: the end of a sentence."""
+
+    def measures(self, images: Tensor) -> dict[str, Tensor]:
+        """What a family without a bound measures of each image, integer levels of shape (n, C, H, W): name → (n,)."""
+        return {}
+
     def facts(self) -> dict[str, object]:
         """What ``info`` should say of this model beyond its settings: name → value."""
         return {}

@@ -156,7 +156,7 @@ class VDM(DiffusionModel):
         """The denoising form; in T steps all that a chain has."""
         own = {"denoising": Form(self.estimate)}
         steps = self.chain_bound.forms if self.options.timesteps else {}
-        return {**own, **steps, **own, **self.flow_forms}
+        return {**steps, **own, **self.flow_forms}
 
     def in_steps(self, T: int) -> Self:
         """The same network and γ, scored with t on the grid 0, 1/T, …, 1: a DDPM of T + 1 steps."""
@@ -202,6 +202,7 @@ class VDM(DiffusionModel):
             return self.chain_bound.over_t(x, draws, pieces)
         x_0, parts = to_unit(x, self.levels), []
         noise = draws.normals(Stream.SCORE_NOISE, self.shape)
+        next(noise)  # the reconstruction's
         u = draws.uniform(Stream.SCORE_TIME, (pieces,))
         for k in range(pieces):
             gamma, weight = self.weighted((k + u[:, k]) / pieces)
@@ -209,6 +210,9 @@ class VDM(DiffusionModel):
             error = squared_error(eps, self.denoise(diffuse(x_0, gamma, eps), gamma).eps).double()
             parts.append(weight * error / pieces)
         return torch.linspace(0, 1, pieces + 1, dtype=torch.float64), torch.stack(parts, 1)
+
+    def gamma_at(self, t: Tensor) -> Tensor:
+        return super().gamma_at(t) if self.options.timesteps else self.gamma(t.to(self.device))[0].detach().cpu()
 
     def times(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """t and what each stands for, from uniforms (B, K, 2): i/T in T steps, else where the profile has the loss.

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from nelbo.metrics import Profile
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 COLOUR, PALE = "#2f5d8a", "#c9d6e4"
 
 
 def profile_plot(profile: Profile, score: dict[str, Any]) -> Figure:
-    """Where in t the bits are: the area under the curve is the diffusion term; the other terms are bars beside it.
+    """Where in t the bits are: the area under the curve is the diffusion term, and all terms stand beside it.
 
     Args:
         profile: bits/dim over t.
@@ -22,29 +24,72 @@ def profile_plot(profile: Profile, score: dict[str, Any]) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8.0, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(4, 1))
-    mean, error = profile.density()
-    edges = profile.edges.tolist()
-    middle = [(a + b) / 2 for a, b in pairwise(edges)]
-    left.stairs(mean, edges, fill=True, color=PALE)
-    left.stairs(mean, edges, color=COLOUR)
-    left.errorbar(middle, mean, yerr=error, fmt="none", ecolor=COLOUR, elinewidth=1)
-    continuous = edges[-1] <= 1
-    left.set(
-        xlabel="t" if continuous else "t, step", ylabel="bits/dim per unit of t" if continuous else "bits/dim per step"
-    )
-    left.set_xlim(edges[0], edges[-1])
-    left.set_ylim(bottom=0)
-    names = list(score["terms"])
-    values = [score["terms"][name]["bits_per_dim"] for name in names]
-    bars = right.bar(names, values, color=[COLOUR if name == "diffusion" else PALE for name in names])
-    right.bar_label(bars, fmt="%.3f", fontsize=8, padding=2)
-    right.margins(y=0.15)
-    right.set_ylabel("bits/dim")
-    right.tick_params(axis="x", rotation=35, labelsize=8)
+    figure = Figure(figsize=(9.0, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(5, 2))
+    draw_density(left, profile)
+    draw_terms(right, score)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
+    error = "" if score["stderr"] is None else f" ± {score['stderr']:.4f}"
     what = f"{score['family']} on {score['data']}, {score['n']:,} images of {score['split']}"
-    figure.suptitle(f"{what}: {score['bits_per_dim']:.4f} bits/dim", fontsize=11)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    figure.suptitle(f"{what}: {score['bits_per_dim']:.4f}{error} bits/dim ({score['kind']})", fontsize=11)
+    return figure
+
+
+def draw_density(axes: Axes, profile: Profile) -> None:
+    """bits/dim per unit of t over t, ± one standard error over images, with ln SNR = −γ along the top."""
+    edges, width = profile.edges.numpy(), profile.width.numpy()
+    mean, error = (bits.numpy() for bits in profile.bits())
+    low, high = ((mean + side * error) / width for side in (-1, 1))
+    middle = np.interp(0.5 * mean.sum(), np.concatenate([[0.0], mean.cumsum()]), edges)
+    area = f"area: the diffusion term, {mean.sum():.4f} bits/dim"
+    axes.stairs(mean / width, edges, fill=True, color=PALE, label=area)
+    axes.stairs(mean / width, edges, color=COLOUR, baseline=None, linewidth=0.8)
+    axes.stairs(high, edges, baseline=low, fill=True, color=COLOUR, alpha=0.6, label="± 1 s.e. over images")
+    axes.axvline(middle, color="0.35", linestyle=":", label=f"half of it: t < {middle:.3g}")
+    continuous = edges[-1] <= 1
+    axes.set_xlabel("t" if continuous else "t (step)")
+    axes.set_ylabel("bits/dim per unit of t" if continuous else "bits/dim per step")
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_ylim(bottom=0)
+    ticks = [t for t in axes.get_xticks() if edges[0] < t < edges[-1]]
+    marks = np.array([edges[0], *ticks, edges[-1]])
+    axes.set_xticks(marks, [f"{t:g}" for t in marks])
+    top = axes.secondary_xaxis("top")
+    top.set_xticks(
+        marks, [f"{-gamma:.1f}".replace("-", "−") for gamma in np.interp(marks, edges, profile.gamma.numpy())]
+    )
+    top.set_xlabel("ln SNR")
+
+
+def draw_terms(axes: Axes, score: dict[str, Any]) -> None:
+    """The terms of a score as bars with their values."""
+    names = list(score["terms"])
+    values = [score["terms"][name]["bits_per_dim"] for name in names]
+    bars = axes.barh(names, values, height=0.5, color=[COLOUR if name == "diffusion" else PALE for name in names])
+    axes.bar_label(bars, fmt="%.4f", fontsize=9, padding=3)
+    axes.invert_yaxis()
+    axes.margins(x=0.3)
+    axes.set_xlabel("bits/dim")
+
+
+def curves_plot(curves: dict[str, list[tuple[float, float]]]) -> Figure:
+    """bits/dim on ``val`` against minutes of training.
+
+    Args:
+        curves: name → (seconds, bits/dim) of each look; runs without any are left out.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.0, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for name, points in curves.items():
+        if points:
+            seconds, bits = zip(*points, strict=True)
+            axes.plot([second / 60 for second in seconds], bits, marker="o", markersize=3, label=name)
+    axes.set(xlabel="minutes of training", ylabel="bits/dim on val")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
     return figure

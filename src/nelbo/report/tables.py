@@ -15,6 +15,8 @@ def score_table(score: dict[str, Any]) -> Table:
     Args:
         score: what ``nelbo score --json`` prints.
     """
+    if score["kind"] == "none":
+        return measures_table(score)
     table = Table()
     table.add_column("term")
     table.add_column("bits/dim", justify="right")
@@ -42,12 +44,24 @@ def score_table(score: dict[str, Any]) -> Table:
     return table
 
 
+def measures_table(score: dict[str, Any]) -> Table:
+    """What a family without a bound measures of itself."""
+    table = Table()
+    for name in ("measure", "value", "± s.e."):
+        table.add_column(name, justify="left" if name == "measure" else "right")
+    for name, found in score["measures"].items():
+        table.add_row(name, f"{found['value']:.6g}", error(found["stderr"]))
+    return table
+
+
 def score_title(score: dict[str, Any]) -> str:
     """What was scored, on what, in one line."""
     images = f"{score['n']:,} images of {score['dims']:,} dimensions"
     title = f"{score['family']} on {score['data']}, {score['split']} split, {images}, {score['weights']} weights"
     title += f", T = {score['T']}" if "T" in score else ""
     title += f", k = {score['k']}" if "k" in score else ""
+    if score["kind"] == "none":
+        return f"{title}; no bits/dim: {score['why']}"
     return f"{title}; {score['form']} form, {score['why']}" if "why" in score else title
 
 

@@ -1,0 +1,182 @@
+"""What a score was asked for, checked before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nelbo.data import Dataset
+from nelbo.errors import InputError, nearest
+from nelbo.jobs.run import Run, read_data
+from nelbo.models.base import Form, GenerativeModel, LikelihoodModel
+from nelbo.options import DataOptions
+
+
+def require_numbers(replicates: int, limit: int | None, batch: int, seed: int) -> None:
+    """Check what a Python call may get wrong.
+
+    Raises:
+        InputError: a number out of its range.
+    """
+    for option, value, least in (("--replicates", replicates, 2), ("--limit", limit, 1), ("--batch-size", batch, 1)):
+        if value is not None and value < least:
+            raise InputError(option, f"{value} is less than {least}")
+    if not 0 <= seed < 2**63:
+        raise InputError("--seed", f"{seed} is not between 0 and 2^63")
+
+
+def chosen_data(run: Run, options: DataOptions | None) -> Dataset:
+    """The run's own data, or others, or the run's own read in another way.
+
+    Raises:
+        InputError: data that the run cannot score, or that have changed since it was begun.
+    """
+    if options is None:
+        if run.dataset.sha256 != run.config.images.sha256:
+            spec = run.config.data.data
+            raise InputError(
+                "--data", f"{spec} has changed since the run: its test images may be ones it was trained on"
+            )
+        return run.dataset
+    if "data" not in options.model_fields_set:
+        options = run.config.data.model_copy(update={name: getattr(options, name) for name in options.model_fields_set})
+    dataset = read_data(options)
+    fits(run, dataset)
+    return dataset
+
+
+def fits(run: Run, dataset: Dataset) -> None:
+    """Check that a run can score these data.
+
+    Raises:
+        InputError: another shape, or more levels.
+    """
+    own = run.config.images
+    if dataset.shape != own.shape:
+        theirs, ours = ("×".join(map(str, shape)) for shape in (dataset.shape, own.shape))
+        raise InputError(
+            "--data", f"its images are {theirs} and the run's are {ours} (C×H×W); see --size and --channels"
+        )
+    if dataset.levels != own.levels:
+        raise InputError(
+            "--data", f"has {dataset.levels} levels and the run has {own.levels}; bits/dim would not compare"
+        )
+
+
+def chosen_form(model: LikelihoodModel, name: str) -> Form:
+    """The form of this name.
+
+    Raises:
+        InputError: the family has none.
+    """
+    if name not in model.forms:
+        known = ", ".join(model.forms)
+        raise InputError(
+            "--form",
+            f"{name!r} is not a form of the bound of this {model.family}{nearest(name, model.forms)} (forms: {known}"
+            + f"{model.more_forms})",
+        )
+    return model.forms[name]
+
+
+def chosen_timesteps(model: LikelihoodModel, asked: int | None, form: Form) -> int:
+    """How many t per image: the default for None, all for 0, and all for a form that takes whole trajectories."""
+    if form.counts != "timesteps":
+        if asked not in (None, 0):
+            raise InputError("--timesteps", "this form leaves no t to choose; leave it out")
+        return model.all_timesteps or 0
+    if asked is None:
+        return model.default_timesteps
+    there_are = model.all_timesteps
+    if there_are is None:
+        if asked < 1:
+            raise InputError("--timesteps", "continuous time has no last t; give a number of at least 1")
+        return asked
+    if not 0 <= asked <= there_are:
+        raise InputError("--timesteps", f"{asked} is not between 1 and {there_are} (0 takes them all)")
+    return asked or there_are
+
+
+def chosen_k(asked: int | None, form: Form) -> int | None:
+    """Trajectories in one logarithm, where the form has one.
+
+    Raises:
+        InputError: less than 1, or a form that has none.
+    """
+    if form.counts != "k":
+        if asked is not None:
+            raise InputError("--k", "only the importance-weighted form has a k; add --form iw, or leave it out")
+        return None
+    if asked is not None and asked < 1:
+        raise InputError("--k", f"{asked} is less than 1")
+    return asked or 8
+
+
+class Estimation(NamedTuple):
+    """How a bound is to be estimated.
+
+    Attributes:
+        form: how it is written.
+        timesteps: t per image and replicate, or 0.
+        k: samples in one logarithm, or None.
+        T: the steps of the bound, or None for the model's own.
+        replicates: independent estimates.
+    """
+
+    form: str
+    timesteps: int
+    k: int | None
+    T: int | None
+    replicates: int
+
+    @classmethod
+    def chosen(
+        cls,
+        model: LikelihoodModel,
+        *,
+        form: str | None,
+        timesteps: int | None,
+        k: int | None,
+        T: int | None,
+        replicates: int,
+    ) -> tuple[LikelihoodModel, Estimation]:
+        """The model, in T steps where that was asked for, and what is left open filled in.
+
+        Raises:
+            InputError: what the model does not have, or what does not go together.
+        """
+        model = model if T is None else model.in_steps(T)
+        form = form or next(iter(model.forms))
+        written = chosen_form(model, form)
+        return model, cls(form, chosen_timesteps(model, timesteps, written), chosen_k(k, written), T, replicates)
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What is kept with the score."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
+
+def refuse_for_no_bound(model: GenerativeModel, options: Mapping[str, object]) -> None:
+    """Options that only a bound has a use for.
+
+    Raises:
+        InputError: one of them was given.
+    """
+    for option, value in options.items():
+        if value is not None:
+            raise InputError(option, f"a {model.family} has no bound ({model.why_no_bound}); leave it out")
+
+
+def baseline_model(path: str | Path, run: Run, weights: str, device: str, T: int | None) -> LikelihoodModel:
+    """The model of the run to compare with.
+
+    Raises:
+        InputError: it is of images of another kind.
+    """
+    other = Run(path)
+    if (other.config.images.shape, other.config.images.levels) != (run.config.images.shape, run.config.images.levels):
+        raise InputError("--baseline", f"{path} is of images of another size or with other levels")
+    model = other.model(weights, device)
+    assert isinstance(model, LikelihoodModel)
+    return model if T is None else model.in_steps(T)

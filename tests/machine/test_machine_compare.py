@@ -1,0 +1,103 @@
+"""``nelbo compare``: one page for several runs."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from machine_helpers import call, call_well, train_tiny
+from PIL import Image
+
+from nelbo.jobs.run import load
+from nelbo.report.pictures import grid
+
+COMMON = ("--batch-size", "8", "--device", "cpu", "--precision", "fp32", "--steps", "6", "--widths", "8", "8")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A ddpm that is scored, a vae that is not, and an ae, which has no bound."""
+    folder = tmp_path_factory.mktemp("compare")
+    found = {"ddpm": train_tiny(folder / "d<d>pm", steps=6)}
+    call_well("score", found["ddpm"], "--limit", "20")
+    call_well("score", found["ddpm"], "--limit", "30")
+    for family in ("vae", "ae"):
+        found[family] = folder / family
+        call_well("train", family, *COMMON, "--latent", "2", "--out", found[family])
+    call_well("score", found["ae"], "--limit", "20")
+    return found
+
+
+class Tags(HTMLParser):
+    """Every tag with its attributes, and whether they are closed in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def test_the_page_has_the_numbers_that_were_scored(runs: dict[str, Path], here: Path) -> None:
+    call_well("compare", *runs.values(), "--out", "report")
+    page, kept = Path("report/index.html").read_text(), json.loads(Path("report/compare.json").read_text())
+    scores = [json.loads(file.read_text()) for file in (runs["ddpm"] / "scores").glob("test-*.json")]
+    widest = max(scores, key=lambda score: score["n"])
+    ddpm, vae, ae = kept["runs"]
+    assert (ddpm["score"]["n"], ddpm["score"]["bits_per_dim"]) == (30, widest["bits_per_dim"])
+    assert f"<b>{widest['bits_per_dim']:,.4f}</b>" in page
+    for term in widest["terms"].values():
+        assert f"{term['bits_per_dim']:,.4f}" in page
+    assert vae["score"] is None
+    assert "not scored yet" in page
+    assert ae["score"]["bits_per_dim"] is None
+    assert "no bits/dim: an autoencoder" in page
+    assert "d&lt;d&gt;pm" in page  # a name is text, not markup
+    assert "d<d>pm" not in page
+
+
+def test_the_samples_are_those_of_the_runs(runs: dict[str, Path], here: Path) -> None:
+    call_well("compare", runs["vae"], runs["ae"], "--out", "report")
+    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', Path("report/index.html").read_text())
+    for name, text in zip(("vae", "ae"), pictures, strict=True):
+        model = load(runs[name])
+        expected = grid(model.sample(36), model.levels)
+        shown = Image.open(io.BytesIO(base64.b64decode(text)))
+        assert shown.tobytes() == expected.tobytes()
+
+
+def test_the_page_needs_nothing_else_and_is_the_same_again(runs: dict[str, Path], here: Path) -> None:
+    call_well("compare", *runs.values(), "--out", "one")
+    call_well("compare", *runs.values(), "--out", "two")
+    call_well("compare", *runs.values(), "--out", "one")  # over its own page
+    one, two = (Path(name, "index.html").read_bytes() for name in ("one", "two"))
+    assert one == two
+    tags = Tags()
+    tags.feed(one.decode())
+    for tag, attributes in tags.found:
+        assert tag not in ("script", "link", "iframe")
+        source = attributes.get("src") or ""
+        assert source.startswith("data:") or not source
+    assert sum(tag == "svg" for tag, _ in tags.found) == 1
+    assert sum(tag == "img" for tag, _ in tags.found) == 3
+    shown = json.loads(call_well("compare", runs["vae"], "--out", "three", "--json").out)
+    assert [run["family"] for run in shown["runs"]] == ["vae"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [((), "RUN"), (("nowhere",), "nowhere"), (("RUN", "--out", "mine"), "--out")]
+)
+def test_what_cannot_be_compared_is_said(runs: dict[str, Path], here: Path, words: tuple[str, ...], said: str) -> None:
+    Path("mine").mkdir()
+    Path("mine/notes.txt").write_text("keep")
+    answer = call("compare", *(runs["vae"] if word == "RUN" else word for word in words))
+    assert (answer.code, answer.out) == (2, "")
+    assert said in answer.err
+    assert len(answer.err.strip().splitlines()) == 1
+    assert [path.name for path in Path("mine").iterdir()] == ["notes.txt"]
