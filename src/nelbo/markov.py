@@ -1,0 +1,248 @@
+"""Markov chains in discrete time over discrete states, and the noise that they make of pixel levels.
+
+    P[X_{n+1} = j | X_n = i] = P_ij,   law of X_n = (law of X_0) Pⁿ,   stationary: π P = π
+
+A noising chain forgets its state with probability β_t and then draws a new one from π (Austin et al. 2021, D3PM):
+
+    q(x_t | x_{t−1}) = α_t [x_t = x_{t−1}] + β_t π(x_t),   α_t = 1 − β_t
+    q(x_t | x_0)     = ᾱ_t [x_t = x_0] + (1 − ᾱ_t) π(x_t),   ᾱ_t = ∏_{i≤t} α_i          D3PM (3)
+
+π is uniform over the L levels, or all of it is on a state of its own, "absorbed".
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nelbo.divergences import require_law
+from nelbo.rng import Draws, Stream
+
+
+class MarkovChain:
+    """A chain that moves from i to j with probability P_ij.
+
+    Args:
+        P: transition matrix, shape (n, n), float64; row i is the law of what follows i.
+
+    Raises:
+        ValueError: P is not square, or a row is no law.
+    """
+
+    def __init__(self, P: Tensor) -> None:
+        if P.ndim != 2 or P.shape[0] != P.shape[1] or not len(P):
+            raise ValueError(f"a transition matrix is square, and this has shape {tuple(P.shape)}")
+        self.P = P.to(torch.float64)
+        require_law(self.P)
+
+    def law(self, start: Tensor, n: int) -> Tensor:
+        """The law of X_n: start · Pⁿ.
+
+        Args:
+            start: law of X_0, shape (…, states), float64.
+            n: steps, n ≥ 0.
+
+        Raises:
+            ValueError: start is no law over the states, or n < 0.
+        """
+        if n < 0:
+            raise ValueError(f"{n} is not a number of steps; it must be at least 0")
+        if start.shape[-1] != len(self.P):
+            raise ValueError(f"a law over {start.shape[-1]} states cannot start a chain of {len(self.P)}")
+        require_law(start)
+        return start @ torch.linalg.matrix_power(self.P, n)
+
+    def closed_classes(self) -> list[list[int]]:
+        """The sets of states that reach each other and nothing else; a chain ends in one of them and never leaves.
+
+        What can happen is what has P_ij > 0, however small. States in no closed class are transient.
+        """
+        reach = (self.P > 0) | torch.eye(len(self.P), dtype=torch.bool)
+        for _ in range(len(self.P).bit_length()):
+            reach = reach.double() @ reach.double() > 0
+        mutual = reach & reach.T
+        closed = (reach == mutual).all(1)
+        return [row.nonzero()[:, 0].tolist() for i, row in enumerate(mutual) if closed[i] and not row[:i].any()]
+
+    def stationary_laws(self) -> Tensor:
+        """The extreme stationary laws, one on each closed class; every stationary law is a mixture of them.
+
+        Returns:
+            Laws in the order of :meth:`closed_classes`, shape (classes, n).
+        """
+        classes = self.closed_classes()
+        laws = self.P.new_zeros(len(classes), len(self.P))
+        for law, states in zip(laws, classes, strict=True):
+            law[states] = _stationary(self.P[states][:, states])
+        return laws
+
+    def stationary(self) -> Tensor:
+        """The law π with π P = π, shape (n,). A periodic chain has one too, though its law need not tend to it.
+
+        Raises:
+            ValueError: there are several, as the chain has several closed classes; they are named.
+        """
+        classes = self.closed_classes()
+        if len(classes) > 1:
+            raise ValueError(
+                f"the stationary law is not unique: the closed classes {classes} have one each (stationary_laws)"
+            )
+        return self.stationary_laws()[0]
+
+    def simulate(self, start: Tensor, n: int, draws: Draws) -> Tensor:
+        """Paths X_0 … X_n, each of which depends on its example's index alone, and begins as a shorter one does.
+
+        Args:
+            start: states X_0, integers, shape (B,).
+            n: steps, n ≥ 0.
+            draws: the examples' randomness (``Stream.SAMPLE``).
+
+        Returns:
+            States, integers, shape (B, n + 1).
+
+        Raises:
+            ValueError: a start that is no state.
+        """
+        _require_states(start, len(self.P))
+        u = draws.uniform(Stream.SAMPLE, (n,))
+        path = [start]
+        for k in range(n):
+            path.append(draw(self.P[path[-1]], u[:, k]))
+        return torch.stack(path, 1)
+
+
+def _stationary(P: Tensor) -> Tensor:
+    """π P = π of an irreducible chain, to full relative precision (Grassmann, Taksar & Heyman 1985).
+
+    States are removed one by one, the chain being watched on those that are left; nothing is ever subtracted.
+    """
+    P = P.clone()
+    for k in range(len(P) - 1, 0, -1):
+        P[:k, k] /= P[k, :k].sum()
+        P[:k, :k] += P[:k, k, None] * P[k, :k]
+    pi = torch.ones_like(P[0])
+    for k in range(1, len(P)):
+        pi[k] = pi[:k] @ P[:k, k]
+    return pi / pi.sum()
+
+
+def draw(law: Tensor, u: Tensor) -> Tensor:
+    """States with the given laws, by inversion of the distribution function: the k with F(k−1) ≤ u < F(k).
+
+    Args:
+        law: probabilities, shape (…, n), float64.
+        u: uniform in [0, 1), of a shape that broadcasts with the law's leading dimensions.
+
+    Returns:
+        Integers 0 … n−1; never one without probability.
+    """
+    total = law.cumsum(-1)
+    return (total / total[..., -1:] <= u[..., None]).sum(-1)
+
+
+class NoisingChain:
+    """Noise that forgets: q(x_t | x_{t−1}) = α_t [x_t = x_{t−1}] + β_t π(x_t)  (Austin et al. 2021, appendix A.2).
+
+    In every method x is integers (B, …), t and s are integers (B,), 0 ≤ s < t ≤ T, and a law has shape (B, …, n).
+
+    Args:
+        beta: β_1 … β_T, shape (T,), each in (0, 1), the last in (0, 1]; ``Schedule.beta[1:]`` is one.
+        pi: π, the law that is left in the end, shape (n,), float64.
+
+    Raises:
+        ValueError: a β_t outside its range, or π is no law.
+    """
+
+    def __init__(self, beta: Tensor, pi: Tensor) -> None:
+        beta = beta.to(torch.float64)
+        if not (beta.numel() and bool(((beta > 0) & (beta <= 1)).all() and (beta[:-1] < 1).all())):
+            raise ValueError("every β_t must be above 0 and below 1; only the last may be 1")
+        require_law(pi)
+        self.beta = torch.cat([beta.new_zeros(1), beta])
+        self.log_alpha_bar = torch.log1p(-self.beta).cumsum(0)
+        self.pi = pi
+
+    @property
+    def T(self) -> int:  # noqa: N802
+        """The number of steps."""
+        return self.beta.numel() - 1
+
+    def matrix(self, t: int) -> Tensor:
+        """Q_t = α_t I + β_t 1 πᵀ, the transition matrix of step t, shape (n, n): one for :class:`MarkovChain`."""
+        states = torch.arange(len(self.pi))
+        return self.step(states, torch.full_like(states, t))
+
+    def step(self, x_prev: Tensor, t: Tensor) -> Tensor:
+        """The law q(x_t | x_{t−1}) of x_t."""
+        return self._from(x_prev, t, t - 1)
+
+    def jump(self, x_0: Tensor, t: Tensor) -> Tensor:
+        """The law q(x_t | x_0) = ᾱ_t [x_t = x_0] + (1 − ᾱ_t) π(x_t) of x_t  [D3PM (3)]; t may be 0."""
+        return self._from(x_0, t, torch.zeros_like(t))
+
+    def posterior(self, x_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor | None = None) -> Tensor:
+        """The law q(x_s | x_t, x_0) of x_s, with s = t − 1 unless given  [D3PM (3)].
+
+        With α = ᾱ_t/ᾱ_s and β = 1 − α, q(x_s | x_t, x_0) is
+
+            (α [x_s = x_t] + β π(x_t)) (ᾱ_s [x_s = x_0] + (1 − ᾱ_s) π(x_s)) / (ᾱ_t [x_t = x_0] + (1 − ᾱ_t) π(x_t)).
+
+        Raises:
+            ValueError: x_t cannot come from x_0.
+        """
+        s = t - 1 if s is None else s
+        _require_states(x_t, len(self.pi))
+        evidence = self.jump(x_0, t).gather(-1, x_t[..., None])
+        if not bool((evidence > 0).all()):
+            raise ValueError("q(x_t | x_0) is 0: this x_t cannot come from this x_0")
+        kept, forgotten = self._rates(t, s, x_t.ndim)
+        likelihood = kept * F.one_hot(x_t, len(self.pi)) + forgotten * self.pi[x_t][..., None]
+        return likelihood * self.jump(x_0, s) / evidence
+
+    def _from(self, x_s: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """q(x_t | x_s) = α [x_t = x_s] + β π(x_t) with α = ᾱ_t/ᾱ_s."""
+        _require_states(x_s, len(self.pi))
+        kept, forgotten = self._rates(t, s, x_s.ndim)
+        return kept * F.one_hot(x_s, len(self.pi)) + forgotten * self.pi
+
+    def _rates(self, t: Tensor, s: Tensor, ndim: int) -> tuple[Tensor, Tensor]:
+        """α = ᾱ_t/ᾱ_s and β = 1 − α, shaped (B, 1, …, 1) to multiply laws of x with ndim dimensions."""
+        if not bool(((s >= 0) & ((s < t) | (t == 0)) & (t <= self.T)).all()):
+            raise ValueError(f"steps are 0 ≤ s < t ≤ {self.T}")
+        log_alpha = (self.log_alpha_bar[t] - self.log_alpha_bar[s]).reshape(-1, *[1] * ndim)
+        return log_alpha.exp(), -torch.expm1(log_alpha)
+
+
+def uniform_noise(beta: Tensor, L: int) -> NoisingChain:
+    """A level that is forgotten becomes any of the L levels: π = 1/L (Austin et al. 2021, appendix A.2.1).
+
+    Args:
+        beta: β_1 … β_T, shape (T,).
+        L: the number of levels.
+    """
+    return NoisingChain(beta, torch.full((L,), 1.0 / L, dtype=torch.float64))
+
+
+def absorbing_noise(beta: Tensor, L: int) -> NoisingChain:
+    """A level that is forgotten becomes "absorbed", the state L after levels 0 … L−1, and stays it (appendix A.2.2).
+
+    Args:
+        beta: β_1 … β_T, shape (T,).
+        L: the number of levels; the chain has L + 1 states.
+    """
+    return NoisingChain(beta, F.one_hot(torch.tensor(L), L + 1).double())
+
+
+def even_beta(T: int) -> Tensor:
+    """β_t = 1/(T − t + 1), so that ᾱ_t = 1 − t/T: each step forgets the same share (Austin et al. 2021, section 3.1).
+
+    Returns:
+        β_1 … β_T, float64, shape (T,); β_T = 1.
+    """
+    return 1.0 / torch.arange(T, 0, -1, dtype=torch.float64)
+
+
+def _require_states(x: Tensor, n: int) -> None:
+    if not bool(((x >= 0) & (x < n)).all()):
+        raise ValueError(f"states are the integers 0 … {n - 1}")
