@@ -29,8 +29,8 @@ IMAGES, TARGET = 10_000, 0.005
 
 PAGE = """# What an error costs: estimators of a VDM's bound
 
-`{command}`: the first {n} test images of {data}, {replicates} estimates of each. V is the variance of one estimate of
-an image, averaged over images; V·E its price. The last column is the number of evaluations per image at which
+`{command}`: the first {n} test images of {data}, {replicates} estimates of each. V is the variance of one
+estimate of an image, averaged over images; V·E its price. The last column: the evaluations per image at which
 {images:,} images are known to ± {target} bits/dim (Monte-Carlo error, these images fixed); below one, fewer than one
 evaluation for each image would do.
 
@@ -43,8 +43,9 @@ evaluation for each image would do.
   *Antithetic t*: pairs t and 1 − t. *Antithetic noise*: the same t twice, with ε and −ε.
 - The reconstruction takes one evaluation of each estimate, and is worth little of it; so estimates with many t are the
   cheaper ones as long as their strata are independent enough.
-- The cheapest here: **{best}**. `nelbo score` takes the profile, stratified, with {default} t and two replicates: more
-  evaluations than the target needs, so that the error of one image is known too. `--timesteps 1` is quicker.
+- The cheapest here: **{best}**. `nelbo score` takes the profile, stratified, with {default} t and two
+  replicates: more evaluations than the target needs, so that the error of one image is known too. With
+  `--timesteps 1` it needs 4 for each image.
 - Two runs are compared with the same random numbers (`--baseline`): the difference has an error of its own, which is
   smaller by what they share.
 """
