@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint types check bench simplifications agreement objectives anomalies estimators gamma targets clean
+.PHONY: setup demo test lint types check bench simplifications agreement objectives anomalies estimators gamma inference targets clean
 
 setup: $(READY)
 
@@ -63,6 +63,9 @@ gamma: setup
 
 objectives: setup
 	$(BIN)/python bench/objectives.py
+
+inference: setup
+	$(BIN)/python bench/inference.py
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

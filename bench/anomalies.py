@@ -1,6 +1,6 @@
 """A model as an anomaly detector, where it works and where it fails: writes docs/anomalies.md.
 
-make anomalies          (trains a vdm on digits for 2,000 steps, then scores eight sets against its test images)
+make anomalies          (trains a vdm on digits for 600 steps, then scores eleven sets against its test images)
 """
 
 from __future__ import annotations
@@ -27,16 +27,26 @@ run's own test images: AUROC, the probability that a random one of the others sc
 DeLong's standard error. Two scores: the *total*, and the *profile*, the Mahalanobis distance of the logarithm of an
 image's bits at {pieces} pieces of t from those of the run's `val` split.
 
-A `vdm` on `digits`, {steps:,} steps; its test images cost {bits:.2f} bits/dim. Each set is made of the {n} test images:
+A `vdm` on `digits`, {steps:,} steps; its test images cost {bits:.2f} bits/dim. Each set has {n} images, one for each
+test image:
 
 | others | bits/dim | AUROC by the total | by the profile |
 | --- | --- | --- | --- |
 {rows}
 
-**The known failure.** Simple images are cheap, whatever a model was trained on: blank, blurred and resized digits cost
-fewer bits than digits do, so the total calls them *more* normal than the normal ones, with an area far below ½. A low
-number of bits is no proof that an image belongs. The profile is two-sided, too few bits at some t are as suspicious as
-too many, and it finds these too. Use it, and look at both.
+**The known failure.** Simple images can be cheap, whatever a model was trained on. Nearly blank images, and digits
+shrunk to half their size on black, cost fewer bits than digits do, so the total calls them *more* normal than normal
+ones: an area far below ½. A low number of bits is no proof that an image belongs. The profile is two-sided, too few
+bits at some t are as suspicious as too many, and it finds these two.
+
+**Not every simple image is cheap.** Blurred digits, and digits halved and enlarged again, are often said to fail in the
+same way. Here they do not: they cost far more than digits, as they have greys where digits have an exact black. Greys
+of one level are dear for the same reason; of these only the black ones are cheap.
+
+**The profile is no cure-all.** On mirrored, upturned and faint digits it does worse than the total. Look at both.
+
+One model, one seed: the errors are over images with this model fixed, and take the two sets as independent, though
+each is made of the other's images.
 
 `make anomalies` writes this page.
 """
@@ -50,10 +60,24 @@ def blurred(x: Images) -> Images:
     return np.asarray(total / 9).round()
 
 
+def dotted(x: Images) -> Images:
+    """Black, but for one pixel of level 1, in another place from image to image."""
+    return np.asarray(np.arange(64) == (np.arange(len(x)) % 64)[:, None]).reshape(x.shape)
+
+
+def halved(x: Images) -> Images:
+    """Half the size, by means of 2×2."""
+    return np.asarray(x.reshape(len(x), 4, 2, 4, 2).mean((2, 4)).round())
+
+
+def shrunk(x: Images) -> Images:
+    """Half the size, in the middle of black."""
+    return np.pad(halved(x), ((0, 0), (2, 2), (2, 2)))
+
+
 def resized(x: Images) -> Images:
-    """Half the size by means of 2×2, and back by repetition."""
-    half = x.reshape(len(x), 4, 2, 4, 2).mean((2, 4)).round()
-    return half.repeat(2, 1).repeat(2, 2)
+    """Half the size, and back by repetition."""
+    return halved(x).repeat(2, 1).repeat(2, 2)
 
 
 def shuffled(x: Images) -> Images:
@@ -62,6 +86,9 @@ def shuffled(x: Images) -> Images:
 
 
 SETS: dict[str, Callable[[Images], Images]] = {
+    "blank but for a faint dot": dotted,
+    "faint, a quarter of the contrast": lambda x: x // 4,
+    "half size, on blank": shrunk,
     "blank, one grey each": lambda x: np.zeros_like(x) + (np.arange(len(x)) % 17)[:, None, None],
     "blurred": blurred,
     "half size, enlarged": resized,
@@ -76,7 +103,7 @@ SETS: dict[str, Callable[[Images], Images]] = {
 def main() -> None:
     """Train, score, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--run", type=Path, default=Path("runs/anomalies"))
     asked = parser.parse_args()
     run = nelbo.train("vdm", "digits", out=asked.run, steps=asked.steps, resume=True)

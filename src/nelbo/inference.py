@@ -1,0 +1,302 @@
+"""Variational inference: a surrogate q for a posterior known up to its constant.
+
+    ln p(X=D) = ELBO(q) + KL(q(Z) ‖ p(Z|X=D)),   ELBO(q) = E_q[ln p(X=D, Z) − ln q(Z)]
+
+so the q with the largest ELBO has the smallest divergence (Jordan et al. 1999). The gradient of the ELBO is estimated
+in two ways, both without bias: through the samples, or through ln q alone.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from nelbo.errors import InputError
+from nelbo.rng import Stream, generator
+
+LogJoint = Callable[[Tensor], Tensor]
+"""ln p(X=D, z) in nats, shape (S,) for z of shape (S, D); it need not be normalised."""
+
+
+class Surrogate(nn.Module, ABC):
+    """q(Z), with parameters that are free to take any value.
+
+    Attributes:
+        reparameterised: whether samples carry gradients to the parameters.
+    """
+
+    reparameterised = True
+
+    @abstractmethod
+    def sample(self, count: int, source: np.random.Generator) -> Tensor:
+        """z of shape (S, D) for S = count, a function of the source's numbers."""
+
+    @abstractmethod
+    def log_prob(self, z: Tensor) -> Tensor:
+        """ln q(z) in nats, shape (S,) for z of shape (S, D)."""
+
+
+class _Gaussian(Surrogate):
+    """z = μ + L ε, ε ~ N(0, I)."""
+
+    def __init__(self, mean: Tensor) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(mean.detach().double().clone())
+        self.log_diagonal = nn.Parameter(torch.zeros_like(self.mean))
+
+    @abstractmethod
+    def factor(self) -> Tensor:
+        """L, lower triangular with a positive diagonal, shape (D, D)."""
+
+    def sample(self, count: int, source: np.random.Generator) -> Tensor:
+        noise = torch.from_numpy(source.standard_normal((count, len(self.mean))))
+        return self.mean + noise @ self.factor().T
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        white = torch.linalg.solve_triangular(self.factor(), (z - self.mean).T, upper=False)
+        constant = self.log_diagonal.sum() + 0.5 * len(self.mean) * math.log(2 * math.pi)
+        return -0.5 * white.square().sum(0) - constant
+
+
+class MeanField(_Gaussian):
+    """q = ∏_d N(μ_d, σ_d²): independent coordinates; it starts with σ = 1.
+
+    Args:
+        mean: the first μ, shape (D,).
+    """
+
+    def factor(self) -> Tensor:
+        return torch.diag(self.log_diagonal.exp())
+
+
+class FullRank(_Gaussian):
+    """q = N(μ, L Lᵀ), L by its Cholesky factor with diagonal exp(·): Kucukelbir et al. 2017; it starts with L = I.
+
+    Args:
+        mean: the first μ, shape (D,).
+    """
+
+    def __init__(self, mean: Tensor) -> None:
+        super().__init__(mean)
+        self.lower = nn.Parameter(torch.zeros(len(mean), len(mean), dtype=torch.float64))
+
+    def factor(self) -> Tensor:
+        return self.lower.tril(-1) + torch.diag(self.log_diagonal.exp())
+
+
+class Family(Surrogate):
+    """Any family of torch.distributions.
+
+    Args:
+        build: unconstrained parameters, shape (P,), to a distribution over vectors of shape (D,).
+        start: the first parameters, shape (P,).
+
+    Raises:
+        InputError: the distribution is not over one vector.
+    """
+
+    def __init__(self, build: Callable[[Tensor], Distribution], start: Tensor) -> None:
+        super().__init__()
+        self.build, self.free = build, nn.Parameter(start.detach().double().clone())
+        law = build(self.free)
+        if law.batch_shape or len(law.event_shape) != 1:
+            shapes = f"batch shape {tuple(law.batch_shape)}, event shape {tuple(law.event_shape)}"
+            raise InputError("build", f"gives {shapes}, not () and (D,); wrap it in torch.distributions.Independent")
+        self.reparameterised = law.has_rsample
+
+    def sample(self, count: int, source: np.random.Generator) -> Tensor:
+        law = self.build(self.free)
+        # torch.distributions draws from the global generator: lend it a seed and put it back.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(int(source.integers(2**63)))
+            return law.rsample((count,)) if self.reparameterised else law.sample((count,))
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return self.build(self.free).log_prob(z)
+
+
+def log_ratio(log_joint: LogJoint, q: Surrogate, z: Tensor) -> Tensor:
+    """ln p(X=D, z) − ln q(z), whose mean over q is the ELBO, in nats, shape (S,).
+
+    Args:
+        log_joint: ln p(X=D, ·).
+        q: the surrogate.
+        z: samples, shape (S, D).
+
+    Raises:
+        InputError: a log_joint of another shape, or one that is not finite at a sample.
+    """
+    value = log_joint(z)
+    if value.shape != z.shape[:1]:
+        raise InputError("log_joint", f"gives shape {tuple(value.shape)} for z of {tuple(z.shape)}, not ({len(z)},)")
+    bad = ~value.isfinite()
+    if bool(bad.any()):
+        i = int(bad.nonzero()[0])
+        raise InputError("log_joint", f"is {value[i].item()} at z = {z[i].tolist()}; choose a q with its support")
+    return value - q.log_prob(z)
+
+
+class Objective(NamedTuple):
+    """What one batch of samples says.
+
+    Attributes:
+        terms: ln p(X=D, z) − ln q(z), without gradients, in nats, shape (S,).
+        value: a number whose gradient estimates that of the ELBO; its own value means nothing.
+    """
+
+    terms: Tensor
+    value: Tensor
+
+
+Estimator = Callable[[LogJoint, Surrogate, int, np.random.Generator], Objective]
+
+
+def reparameterised(log_joint: LogJoint, q: Surrogate, count: int, source: np.random.Generator) -> Objective:
+    """∇ELBO = E_ε ∇[ln p(X=D, z(ε)) − ln q(z(ε))]: Kingma & Welling 2014.
+
+    Args:
+        log_joint: ln p(X=D, ·), differentiable.
+        q: a surrogate whose samples carry gradients.
+        count: S, the number of samples.
+        source: where the numbers come from.
+
+    Raises:
+        InputError: samples of q carry no gradients.
+    """
+    if not q.reparameterised:
+        raise InputError("q", "has no reparameterised samples; use score_function")
+    terms = log_ratio(log_joint, q, q.sample(count, source))
+    return Objective(terms.detach(), terms.mean())
+
+
+def score_function(log_joint: LogJoint, q: Surrogate, count: int, source: np.random.Generator) -> Objective:
+    """∇ELBO = E_q[f ∇ln q(z)], f = ln p(X=D, z) − ln q(z): Williams 1992; Ranganath et al. 2014 (2).
+
+    Arguments as in :func:`reparameterised`; log_joint need not be differentiable.
+    """
+    terms, log_q = _scored(log_joint, q, count, source)
+    return Objective(terms, (terms * log_q).mean())
+
+
+def leave_one_out(log_joint: LogJoint, q: Surrogate, count: int, source: np.random.Generator) -> Objective:
+    """The score function with a baseline, f_i − mean of f_j over j ≠ i: Kool et al. 2019.
+
+    Arguments as in :func:`score_function`.
+
+    Raises:
+        InputError: count < 2, which leaves none out.
+    """
+    _require_count(count)
+    terms, log_q = _scored(log_joint, q, count, source)
+    baseline = (terms.sum() - terms) / (count - 1)
+    return Objective(terms, ((terms - baseline) * log_q).mean())
+
+
+def _scored(log_joint: LogJoint, q: Surrogate, count: int, source: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """f without gradients and ln q with them, at samples that carry none."""
+    with torch.no_grad():
+        z = q.sample(count, source)
+        terms = log_ratio(log_joint, q, z)
+    return terms, q.log_prob(z)
+
+
+def _require_count(count: int) -> None:
+    if count < 2:
+        raise InputError("count", f"is {count}; an error, or a baseline, takes at least 2 samples")
+
+
+class Estimate(NamedTuple):
+    """A number and its Monte-Carlo standard error, in nats."""
+
+    value: float
+    stderr: float
+
+
+class FitStep(NamedTuple):
+    """The state of a fit: the step just taken, from 1, and the ELBO's estimate before it."""
+
+    step: int
+    elbo: Estimate
+
+
+def fit(
+    log_joint: LogJoint,
+    q: Surrogate,
+    *,
+    steps: int = 1000,
+    count: int = 32,
+    rate: float = 0.05,
+    seed: int = 0,
+    estimator: Estimator | None = None,
+) -> Iterator[FitStep]:
+    """Maximise the ELBO by Adam, its rate falling linearly to nought; q is changed in place.
+
+    Args:
+        log_joint: ln p(X=D, ·).
+        q: the surrogate, where to begin.
+        steps: how many to take.
+        count: S ≥ 2, samples for each step.
+        rate: Adam's rate at the first step.
+        seed: decides every sample.
+        estimator: of the gradient; ``reparameterised`` if q can be, else ``leave_one_out``.
+
+    Yields:
+        The step and the ELBO's estimate from its samples.
+
+    Raises:
+        InputError: count < 2; log_joint of another shape or not finite, or a gradient that is not finite.
+    """
+    _require_count(count)
+    estimate = estimator or (reparameterised if q.reparameterised else leave_one_out)
+    adam = torch.optim.Adam(q.parameters(), lr=rate)
+    for step in range(1, steps + 1):
+        for group in adam.param_groups:
+            group["lr"] = rate * (1 - (step - 1) / steps)
+        objective = estimate(log_joint, q, count, generator(seed, Stream.TRAIN_NOISE, step, 0))
+        adam.zero_grad()
+        (-objective.value).backward()  # type: ignore[no-untyped-call]
+        if not all(bool(p.grad.isfinite().all()) for p in q.parameters() if p.grad is not None):
+            raise InputError("log_joint", f"has a gradient that is not finite at step {step}")
+        adam.step()
+        yield FitStep(step, _mean(objective.terms))
+
+
+@torch.no_grad()
+def elbo(log_joint: LogJoint, q: Surrogate, count: int = 10_000, seed: int = 0) -> Estimate:
+    """E_q[ln p(X=D, Z) − ln q(Z)] by its mean over samples.
+
+    Args:
+        log_joint: ln p(X=D, ·).
+        q: the surrogate.
+        count: S ≥ 2, the number of samples.
+        seed: decides them; never those of a fit.
+
+    Raises:
+        InputError: count < 2, or log_joint of another shape or not finite.
+    """
+    _require_count(count)
+    return _mean(log_ratio(log_joint, q, q.sample(count, generator(seed, Stream.SCORE_NOISE, 0, 0))))
+
+
+@torch.no_grad()
+def log_evidence(log_joint: LogJoint, q: Surrogate, count: int = 10_000, seed: int = 0) -> Estimate:
+    """ln (1/S) Σ_i p(X=D, z_i)/q(z_i), z_i ~ q: Burda et al. 2016 (8). Its mean is at most ln p(X=D).
+
+    The error is the delta method's, σ(w)/(mean(w) √S); a q with lighter tails than the posterior makes it too small.
+    Arguments and errors as in :func:`elbo`.
+    """
+    _require_count(count)
+    terms = log_ratio(log_joint, q, q.sample(count, generator(seed, Stream.SCORE_NOISE, 0, 0)))
+    log_mean = terms.logsumexp(0) - math.log(count)
+    return Estimate(float(log_mean), float((terms - log_mean).exp().std() / count**0.5))
+
+
+def _mean(terms: Tensor) -> Estimate:
+    return Estimate(float(terms.mean()), float(terms.std() / len(terms) ** 0.5))
