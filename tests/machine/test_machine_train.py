@@ -171,6 +171,7 @@ def test_python_and_the_command_line_train_alike(here: Path) -> None:
         precision="fp32",
         schedule="linear",
         objective="simple",
+        reverse_variance="beta_tilde",
     )
     same_tensors(tensors_of(here / "line"), tensors_of(run.path))
     with pytest.raises(nelbo.InputError, match="lrr"):
