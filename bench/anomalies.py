@@ -40,13 +40,13 @@ ones: an area far below ½. A low number of bits is no proof that an image belon
 bits at some t are as suspicious as too many, and it finds these two.
 
 **Not every simple image is cheap.** Blurred digits, and digits halved and enlarged again, are often said to fail in the
-same way. Here they do not: they cost far more than digits, as they have greys where digits have an exact black. Greys
-of one level are dear for the same reason; of these only the black ones are cheap.
+same way. Here they do not: they cost far more than digits, perhaps because they have greys where digits have an exact
+black. Of blank images of one grey each, only the black ones are cheaper than digits.
 
 **The profile is no cure-all.** On mirrored, upturned and faint digits it does worse than the total. Look at both.
 
 One model, one seed: the errors are over images with this model fixed, and take the two sets as independent, though
-each is made of the other's images.
+most sets are made of the test images themselves.
 
 `make anomalies` writes this page.
 """
