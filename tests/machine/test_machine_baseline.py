@@ -48,6 +48,15 @@ def test_a_baseline_that_is_no_run_is_said(runs: list[Path], here: Path) -> None
     assert "nowhere" in answer.err
 
 
+@pytest.mark.parametrize(("family", "said"), [("ae", "no bound"), ("vae", "no form 'denoising'")])
+def test_a_baseline_that_cannot_be_measured_so_is_said(runs: list[Path], here: Path, family: str, said: str) -> None:
+    call_well("train", family, "--steps", "1", "--latent", "2", "--widths", "8", "--out", "other", "--device", "cpu")
+    answer = call("score", runs[0], "--baseline", "other")
+    assert (answer.code, answer.out) == (2, "")
+    assert "--baseline" in answer.err
+    assert said in answer.err
+
+
 def test_the_errors_of_a_difference_are_those_of_its_estimates() -> None:
     """By hand, from the paired estimates; and unpaired scores are refused."""
     a, b = (torch.randn(7, 3, generator=torch.Generator().manual_seed(seed)).double() for seed in (0, 1))

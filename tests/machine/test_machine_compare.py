@@ -91,7 +91,13 @@ def test_the_page_needs_nothing_else_and_is_the_same_again(runs: dict[str, Path]
 
 
 @pytest.mark.parametrize(
-    ("words", "said"), [((), "RUN"), (("nowhere",), "nowhere"), (("RUN", "--out", "mine"), "--out")]
+    ("words", "said"),
+    [
+        ((), "RUN"),
+        (("nowhere",), "nowhere"),
+        (("RUN", "--out", "mine"), "--out"),
+        (("RUN", "--split", "tets"), "--split"),
+    ],
 )
 def test_what_cannot_be_compared_is_said(runs: dict[str, Path], here: Path, words: tuple[str, ...], said: str) -> None:
     Path("mine").mkdir()

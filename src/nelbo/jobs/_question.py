@@ -165,18 +165,22 @@ def refuse_for_no_bound(model: GenerativeModel, options: Mapping[str, object]) -
     """
     for option, value in options.items():
         if value is not None:
-            raise InputError(option, f"a {model.family} has no bound ({model.why_no_bound}); leave it out")
+            raise InputError(option, f"{model.family} has no bound ({model.why_no_bound}); leave it out")
 
 
-def baseline_model(path: str | Path, run: Run, weights: str, device: str, T: int | None) -> LikelihoodModel:
+def baseline_model(path: str | Path, run: Run, weights: str, device: str, how: Estimation) -> LikelihoodModel:
     """The model of the run to compare with.
 
     Raises:
-        InputError: it is of images of another kind.
+        InputError: it is of images of another kind, or has no bound in this form.
     """
     other = Run(path)
     if (other.config.images.shape, other.config.images.levels) != (run.config.images.shape, run.config.images.levels):
         raise InputError("--baseline", f"{path} is of images of another size or with other levels")
     model = other.model(weights, device)
-    assert isinstance(model, LikelihoodModel)
-    return model if T is None else model.in_steps(T)
+    if not isinstance(model, LikelihoodModel):
+        raise InputError("--baseline", f"{path} has no bound: {model.why_no_bound}")
+    model = model if how.T is None else model.in_steps(how.T)
+    if how.form not in model.forms:
+        raise InputError("--baseline", f"{path} has no form {how.form!r} (its forms: {', '.join(model.forms)})")
+    return model

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nelbo.errors import InputError
+from nelbo.errors import InputError, nearest
 from nelbo.jobs.describe import describe_run
 from nelbo.jobs.run import Run
 from nelbo.models.base import GenerativeModel, LikelihoodModel, SampleSettings
@@ -18,6 +18,7 @@ from nelbo.report.progress import bar
 from nelbo.training.checkpoint import replace_text
 
 SAMPLES = 36
+SPLITS = ("train", "val", "test", "all")
 
 
 def compare(paths: Sequence[str | Path], out: str | Path = "compare", *, split: str = "test") -> dict[str, Any]:
@@ -36,6 +37,9 @@ def compare(paths: Sequence[str | Path], out: str | Path = "compare", *, split: 
     """
     if not paths:
         raise InputError("RUN", "name at least one run")
+    if split not in SPLITS:
+        known = ", ".join(SPLITS)
+        raise InputError("--split", f"{split!r} is not a split{nearest(split, SPLITS)} (splits: {known})")
     folder = Path(out)
     if not (folder / "compare.json").exists():
         free(folder, "--out")

@@ -100,6 +100,7 @@ def score(
     if profile is not None:
         require_profile(bounded, profile)
     asked |= how.asked
+    other = None if baseline is None else baseline_model(baseline, run, weights, device, how)
     if baseline is not None:
         asked |= {"baseline_run": str(baseline), "baseline_step": Run(baseline).step}
     if against is not None:
@@ -123,9 +124,8 @@ def score(
     def answer() -> dict[str, Any]:
         result = measure(bounded, images)
         summary = summarise(result, asked, dataset.levels, bounded.forms[how.form]) | bounded.diagnostics(images)
-        if baseline is not None:
-            other = measure(baseline_model(baseline, run, weights, device, T), images, " with the baseline")
-            summary["baseline"] = against_baseline(result, other)
+        if other is not None:
+            summary["baseline"] = against_baseline(result, measure(other, images, " with the baseline"))
         if against is not None:
             normal = run.dataset.split(against)[:limit]
             of_normal = measure(bounded, normal, f" of {against}")
