@@ -188,9 +188,7 @@ class LikelihoodModel(GenerativeModel):
         Raises:
             InputError: its number of steps is fixed.
         """
-        raise InputError(
-            "--T", f"only a vdm can be scored in other steps, and this is {self.family}; leave it out"
-        )
+        raise InputError("--T", f"only a vdm can be scored in other steps, and this is {self.family}; leave it out")
 
     @property
     @abstractmethod
