@@ -49,14 +49,13 @@ agreement: setup
 	$(BIN)/python bench/forms.py
 
 targets: setup
-	$(BIN)/nelbo train vdm --data mnist --minutes 30 --out runs/vdm-mnist
-	$(BIN)/nelbo score runs/vdm-mnist
+	$(BIN)/python bench/targets.py
 
 anomalies: setup
 	$(BIN)/python bench/anomalies.py
 
 estimators: setup
-	$(BIN)/python bench/estimators.py runs/vdm-mnist
+	$(BIN)/python bench/estimators.py runs/mnist-vdm
 
 gamma: setup
 	$(BIN)/python bench/gamma.py

@@ -41,6 +41,8 @@ class DataOptions(Options):
     "Share of images kept for test, and again for val, where the data bring no split."
     skip_bad: bool = False
     "Leave out images that cannot be read instead of stopping."
+    binarize: bool = False
+    "Draw each pixel as 0 or 1 with its level as probability: training images anew at every step, the others once."
 
     @property
     def height_width(self) -> tuple[int, int] | None:
@@ -66,7 +68,7 @@ class TrainingOptions(Options):
     "Highest learning rate of AdamW."
     warmup: Annotated[int, Field(ge=0)] = 100
     "Steps over which the learning rate rises from zero."
-    decay: Annotated[float, Field(ge=0, le=1)] = 0.4
+    decay: Annotated[float, Field(ge=0, le=1)] = 0.6
     "Share of the run, at its end, over which the learning rate falls to zero."
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     "AdamW's weight decay, on weights of two or more dimensions."

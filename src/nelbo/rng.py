@@ -27,6 +27,8 @@ class Stream(IntEnum):
     SCORE_NOISE = 5
     TRAIN_PLACE = 6
     SCORE_PROBE = 7
+    BINARIZE = 8
+    BINARIZE_FIXED = 9
 
 
 def generator(seed: int, stream: Stream, step: int, index: int) -> np.random.Generator:

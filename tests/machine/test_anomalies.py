@@ -98,11 +98,11 @@ def test_gamma_stands_at_the_edges() -> None:
     torch.testing.assert_close(score_profile(model, IMAGES, pieces=4).gamma[-1], model.process.schedule.gamma[13])
     straight = small("vdm")
     torch.testing.assert_close(
-        score_profile(straight, IMAGES, pieces=4).gamma, torch.tensor([-6.0, -3.25, -0.5, 2.25, 5.0]).double()
+        score_profile(straight, IMAGES, pieces=4).gamma, torch.tensor([-6.0, -2.5, 1.0, 4.5, 8.0]).double()
     )
     steps = score_profile(straight.in_steps(4), IMAGES, pieces=4)
     assert steps.edges.tolist() == [1, 2, 3, 4, 5]
-    torch.testing.assert_close(steps.gamma, torch.tensor([-6.0, -3.25, -0.5, 2.25, 5.0]).double())
+    torch.testing.assert_close(steps.gamma, torch.tensor([-6.0, -2.5, 1.0, 4.5, 8.0]).double())
 
 
 @torch.no_grad()

@@ -192,7 +192,7 @@ ROWS: dict[str, Row] = {
     "resume no run": row(TRAIN.replace("new", "pictures") + "--resume", ("--out", "pictures", "not a run")),
     "resume with fewer steps": row("train ddpm --out run --resume --steps 5", ("--steps", "12")),
     "init no run": row(TRAIN + "--init pictures", ("pictures", "not a run")),
-    "init does not fit": row(TRAIN + "--init run --blocks 2", ("run",)),
+    "init does not fit": row(TRAIN + "--init run --blocks 3", ("run",)),
     # --config
     "config missing": row(CONFIG, ("mine.toml",)),
     "config a folder": row(TRAIN + "--config pictures", ("pictures",)),
@@ -246,7 +246,7 @@ ROWS: dict[str, Row] = {
     "run config family a path": row("sample run", ("family", "../x"), replace(RUN_CONFIG, '"ddpm"', '"../x"')),
     "run config family a list": row("sample run", ("config.toml", "family"), replace(RUN_CONFIG, '"ddpm"', '["os"]')),
     "run config no model": row("sample run", ("config.toml", "model"), replace(RUN_CONFIG, "[model]", "[modell]")),
-    "run config model": row("sample run", ("config.toml", "blocks"), replace(RUN_CONFIG, "blocks = 1", "blocks = 0")),
+    "run config model": row("sample run", ("config.toml", "blocks"), replace(RUN_CONFIG, "blocks = 2", "blocks = 0")),
     "run config images": row("sample run", ("config.toml", "levels"), replace(RUN_CONFIG, "levels = 17", "levels = 1")),
     "run config hash": row("sample run", ("config.toml", "sha256"), replace(RUN_CONFIG, 'sha256 = "', 'sha256 = "x')),
     "run config key": row("info run", ("config.toml", "lrr"), replace(RUN_CONFIG, "\nlr =", "\nlrr =")),

@@ -314,6 +314,6 @@ def test_a_strange_state_is_refused(tmp_path: Path, change: dict[str, object]) -
 
 def test_weights_of_another_network_are_refused(own_run: Path) -> None:
     path = own_run / "config.toml"
-    path.write_text(path.read_text().replace("blocks = 1", "blocks = 2"))
+    path.write_text(path.read_text().replace("blocks = 2", "blocks = 3"))
     with pytest.raises(InputError, match=r"ema\.safetensors.*config\.toml"):
         nelbo.load(own_run)

@@ -9,6 +9,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from machine_helpers import call, call_well, train_tiny
 from PIL import Image
@@ -64,7 +65,7 @@ def test_the_page_has_the_numbers_that_were_scored(runs: dict[str, Path], here: 
 
 def test_the_samples_are_those_of_the_runs(runs: dict[str, Path], here: Path) -> None:
     call_well("compare", runs["vae"], runs["ae"], "--out", "report")
-    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', Path("report/index.html").read_text())
+    pictures = re.findall(r'src="data:image/png;base64,([^"]+)" alt="samples of', Path("report/index.html").read_text())
     for name, text in zip(("vae", "ae"), pictures, strict=True):
         model = load(runs[name])
         expected = grid(model.sample(36), model.levels)
@@ -85,9 +86,40 @@ def test_the_page_needs_nothing_else_and_is_the_same_again(runs: dict[str, Path]
         source = attributes.get("src") or ""
         assert source.startswith("data:") or not source
     assert sum(tag == "svg" for tag, _ in tags.found) == 1
-    assert sum(tag == "img" for tag, _ in tags.found) == 3
+    titles = [attributes["alt"] or "" for tag, attributes in tags.found if tag == "img"]
+    assert sum(title.startswith("samples of") for title in titles) == 3
+    for kind in ("reconstructions", "straight lines", "one dimension", "on the way from noise"):
+        assert any(kind in title for title in titles)
     shown = json.loads(call_well("compare", runs["vae"], "--out", "three", "--json").out)
     assert [run["family"] for run in shown["runs"]] == ["vae"]
+
+
+def test_two_scores_of_the_same_images_have_a_difference(runs: dict[str, Path], here: Path) -> None:
+    """run − other, image by image, from the tables that --per-image writes; ± the spread over √n."""
+    other = here / "vae"
+    call_well("train", "vae", *COMMON, "--latent", "2", "--out", other)
+    tables = []
+    for path in (runs["ddpm"], other):
+        call_well("score", path, "--limit", "30", "--per-image", f"{path.name}.csv")
+        rows = Path(f"{path.name}.csv").read_text().splitlines()
+        column = rows[0].split(",").index("total_bits_per_dim")
+        tables.append([float(row.split(",")[column]) for row in rows[1:]])
+    call_well("compare", runs["ddpm"], other, "--out", "report")
+    (pair,) = json.loads(Path("report/compare.json").read_text())["differences"]
+    each = np.array(tables[0]) - np.array(tables[1])
+    assert (pair["run"], pair["other"], pair["n"]) == (runs["ddpm"].name, "vae", 30)
+    assert pair["value"] == pytest.approx(each.mean(), abs=2e-6)  # six decimals in the tables
+    assert pair["stderr"] == pytest.approx(each.std(ddof=1) / 30**0.5, rel=1e-4)
+    assert f"{pair['value']:+,.4f}" in Path("report/index.html").read_text()
+
+
+def test_samples_that_were_measured_are_shown(runs: dict[str, Path], here: Path) -> None:
+    call_well("score", runs["vae"], "--samples", "30", "--features", runs["ae"], "--device", "cpu")
+    call_well("compare", runs["vae"], "--out", "report")
+    (vae,) = json.loads(Path("report/compare.json").read_text())["runs"]
+    distance = vae["samples"]["quality"]["FD-ae-digits"]["value"]
+    assert f"{distance:,.3f}" in Path("report/index.html").read_text()
+    assert vae["samples"]["features_sha256"][:12] in Path("report/index.html").read_text()
 
 
 @pytest.mark.parametrize(

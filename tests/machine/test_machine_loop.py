@@ -12,6 +12,7 @@ import torch
 from machine_helpers import Toy
 from torch import Tensor
 
+from nelbo.models.base import Part
 from nelbo.options import TrainingOptions
 from nelbo.training import Trainer
 from nelbo.training.ema import EMA
@@ -213,3 +214,35 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, steps: int) -> 
     with pytest.raises(FloatingPointError, match="--lr"):
         list(trainer)
     assert not list((tmp_path / "checkpoints").glob("step-*"))
+
+
+def test_binarised_training_images_are_drawn_anew(tmp_path: Path) -> None:
+    """The same step draws the same, another step anew: half of its pixels agree, within 4 standard errors."""
+    recipe = TrainingOptions(steps=4, batch_size=8)
+    trainer = Trainer(Toy(), torch.full((8, 1, 8, 8), 8, dtype=torch.uint8), recipe, tmp_path, grey_levels=17)
+    first = trainer.batch()
+    assert torch.equal(first, trainer.batch())
+    assert set(first.unique().tolist()) == {0, 1}
+    trainer.step = 1
+    share = float((first == trainer.batch()).double().mean())
+    assert abs(share - 0.5) < 4 * 0.5 / 512**0.5
+
+
+def test_parts_have_settings_of_their_own(tmp_path: Path) -> None:
+    """A part at half the learning rate moves half as far on its first step, where Adam's step has the size of lr."""
+
+    class Halves(Toy):
+        @property
+        def parts(self) -> list[Part]:
+            first, *others = self.parameters()
+            return [Part([first], lr=0.5, betas=(0.0, 0.9)), Part(others)]
+
+    def moved(model: Toy) -> list[float]:
+        before = [p.detach().clone() for p in model.parameters()]
+        trainer = trainer_of(tmp_path, model, weight_decay=0.0)
+        trainer.advance()
+        return [float((p.detach() - b).abs().max()) for p, b in zip(model.parameters(), before, strict=True)]
+
+    whole, halves = moved(Toy()), moved(Halves())
+    assert halves[0] == pytest.approx(0.5 * whole[0], rel=1e-4)
+    assert halves[1:] == pytest.approx(whole[1:], rel=1e-4)

@@ -299,14 +299,21 @@ def test_bound_averages_the_same_estimates() -> None:
     torch.testing.assert_close(bound.total.double(), score.estimates().mean(1), rtol=1e-5, atol=0)
 
 
-def test_the_monte_carlo_error_is_the_spread_over_seeds() -> None:
-    """100 scores of the same images: a standard deviation from 100 numbers is known to 1/√198 = 7%, and
-    the mean of 100 estimates of variance better, so three sigmas are ±21%."""
-    model, x, seeds = ddpm((1, 4, 4), 17), images(4, (1, 4, 4), 17), 100
-    scores = [score_likelihood(model, x, seed=seed, timesteps=3, replicates=2) for seed in range(seeds)]
+def test_the_monte_carlo_error_is_the_spread_over_repetitions() -> None:
+    """1,000 scores of the same four images: a standard deviation from as many numbers is known to 1/√1998 = 2.2%, the
+    root of the mean claimed variance to 1.3% (measured), so three sigmas of their ratio are 8%.
+
+    The repetitions stand side by side in one call: image i has noise of its own, whatever the image.
+    """
+    model, x, repeated = ddpm((1, 4, 4), 17), images(4, (1, 4, 4), 17), 1000
+    whole = score_likelihood(model, x.repeat(repeated, 1, 1, 1), timesteps=3, replicates=2, batch=400)
+    scores = [
+        LikelihoodScore({name: y[first : first + 4] for name, y in whole.terms.items()}, whole.dims, whole.evaluations)
+        for first in range(0, 4 * repeated, 4)
+    ]
     spread = float(np.std([score.bits() for score in scores], ddof=1))
     claimed = float(np.mean([score.stderr_mc() ** 2 for score in scores]) ** 0.5)
-    assert claimed / spread == pytest.approx(1, abs=3 / (2 * (seeds - 1)) ** 0.5)
+    assert claimed / spread == pytest.approx(1, abs=0.08)
 
 
 def synthetic(n: int, replicates: int, seed: int, of_images: float = 2.0, of_noise: float = 0.7) -> LikelihoodScore:
@@ -483,8 +490,13 @@ def test_the_learned_decoder_is_trained_by_its_likelihood_alone() -> None:
 
 @pytest.mark.parametrize("settings", [SampleSettings(), SampleSettings("ancestral"), SampleSettings("ddim", 5, 0.0)])
 def test_an_image_is_the_same_in_any_company(settings: SampleSettings) -> None:
-    """Image i for batches of 1, 3 and 8, and wherever the first one is. Rounded levels forgive float32 round-off."""
+    """Image i for batches of 1, 3 and 8, and wherever the first one is. Rounded levels forgive float32 round-off.
+
+    The network's last layer is made small: a random one amplifies round-off from step to step, as no trained one does.
+    """
     model = ddpm((1, 5, 7), 17)
+    with torch.no_grad():
+        model.network.head[-1].weight.mul_(0.2)
     whole = model.sample(8, seed=3, batch=8, settings=settings)
     assert whole.shape == (8, 1, 5, 7)
     assert whole.dtype == torch.uint8

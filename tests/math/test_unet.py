@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nelbo.errors import InputError
 from nelbo.nn import UNet, default_widths
+from nelbo.nn.blocks import SHORT, ChannelNorm, attention
 
 SIZES = [(5, 7), (28, 28), (3, 2), (1, 1), (8, 8), (1, 9), (16, 6)]
 
@@ -156,3 +157,31 @@ def test_default_widths_halve_the_size_at_most_to_something(height: int, width: 
     widths = default_widths(height, width)
     assert all(a <= b for a, b in pairwise(widths))
     assert 2 ** (len(widths) - 1) <= max(1, min(height, width))
+
+
+@pytest.mark.parametrize("positions", [SHORT, SHORT + 1])
+def test_attention_is_torchs(positions: int) -> None:
+    """On both sides of the length at which the product gives way to torch's kernel, with gradients; to float32."""
+    q, k, v = (image(2, 3, positions, 8, seed=seed).requires_grad_() for seed in range(3))
+    weights = torch.softmax(q.double() @ k.double().transpose(-1, -2) / 8**0.5, -1)
+    expected = weights @ v.double()
+    found = attention(q, k, v)
+    torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=1e-5)
+    direction = image(*found.shape, seed=9)
+    theirs = torch.autograd.grad((expected * direction.double()).sum(), (q, k, v), retain_graph=True)
+    for mine, other in zip(torch.autograd.grad((found * direction).sum(), (q, k, v)), theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_channel_norm_is_its_definition(layout: torch.memory_format) -> None:
+    """(x − mean over channels)/√(var + 1e-5) · scale + shift, pixel by pixel, whatever the layout in memory."""
+    norm = ChannelNorm(6)
+    with torch.no_grad():
+        norm.weight.copy_(image(6, seed=1))
+        norm.bias.copy_(image(6, seed=2))
+    x = (3 * image(2, 6, 4, 5) + 1).to(memory_format=layout)
+    centred = x.double() - x.double().mean(1, keepdim=True)
+    scale, shift = (p.double()[:, None, None] for p in (norm.weight, norm.bias))
+    expected = centred / (centred.square().mean(1, keepdim=True) + 1e-5).sqrt() * scale + shift
+    torch.testing.assert_close(norm(x).double(), expected, rtol=1e-5, atol=1e-5)

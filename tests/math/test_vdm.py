@@ -461,7 +461,7 @@ class ExactVDM(VDM):
         x_0 = (self.law(z, gamma) * self.levels_at).sum(-1, keepdim=True)
         return from_x_0(x_0, z.double(), gamma)
 
-    def decoder_nll(self, x, z_0, gamma):
+    def decoder_nll(self, output, x, z_0, gamma):
         return -self.law(z_0, gamma).log().flatten(1).gather(1, x.long().flatten(1)).flatten()
 
 

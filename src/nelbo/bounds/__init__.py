@@ -9,9 +9,11 @@ from nelbo.bounds.denoising import (
     prior_term,
 )
 from nelbo.bounds.entropy import entropy_difference, entropy_terms
+from nelbo.bounds.hierarchy import Climb, Decoder, Descent, bottom_up_terms, climb, descend, top_down_terms
+from nelbo.bounds.importance import importance_weighted
 from nelbo.bounds.terms import Bound
 from nelbo.bounds.timesteps import LossProfile, harmonic, stratified
-from nelbo.bounds.trajectory import Decoder, trajectory_terms
+from nelbo.bounds.trajectory import trajectory_terms
 from nelbo.bounds.variances import VARIANCES, FixedVariance, LearnedVariance, ReverseVariance
 from nelbo.bounds.weights import WEIGHTS
 
@@ -20,22 +22,29 @@ __all__ = [
     "VARIANCES",
     "WEIGHTS",
     "Bound",
+    "Climb",
     "Decoder",
+    "Descent",
     "FixedVariance",
     "LearnedVariance",
     "LossProfile",
     "Reverse",
     "ReverseVariance",
+    "bottom_up_terms",
+    "climb",
     "consistency_log_ratio",
     "consistency_prior_term",
     "consistency_term",
     "denoising_weight",
+    "descend",
     "diffusion_term",
     "entropy_difference",
     "entropy_terms",
     "harmonic",
+    "importance_weighted",
     "neighbours",
     "prior_term",
     "stratified",
+    "top_down_terms",
     "trajectory_terms",
 ]

@@ -5,23 +5,23 @@
                + E_q[Σ_{t=1}^T ln q(x_t|x_{t−1}) − Σ_{t=2}^T ln p_θ(x_{t−1}|x_t)]              diffusion
                + E_q[−ln p_θ(x_0|x_1)]                                                         reconstruction
 
-Every x_t comes from x_{t−1} by one step, and the network is asked at each: T evaluations for one estimate. The
-reconstruction is that of the denoising form; prior and diffusion are that form's plus and minus H_q(X_T|X_0).
+This is the bottom-up bound of :mod:`nelbo.bounds.hierarchy` with a fixed q, its levels summed in another way: every x_t
+comes from x_{t−1} by one step, and the network is asked at each: T evaluations for one estimate. The reconstruction is
+that of the denoising form; prior and diffusion are that form's plus and minus H_q(X_T|X_0).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import partial
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from nelbo.bounds.denoising import Reverse
-from nelbo.diffusion import Process
-
-Decoder = Callable[[Tensor], Tensor]
-"""x_1, shape (B, …) → −ln p_θ(x_0|x_1) of each example in nats, shape (B,)."""
+from nelbo.bounds.hierarchy import Decoder, climb
+from nelbo.diffusion import Gaussian, Process
 
 
 def trajectory_terms(
@@ -43,18 +43,13 @@ def trajectory_terms(
     Returns:
         reconstruction, diffusion and prior, in nats, shape (B,).
     """
-    T, x_prev = process.schedule.T, x_0
-    diffusion = torch.zeros(len(x_0), dtype=x_0.dtype, device=x_0.device)
-    reconstruction = diffusion
-    for t, eps in zip(range(1, T + 1), noise, strict=False):
-        at_t = torch.full((len(x_0),), t, device=x_0.device)
-        forward = process.step(x_prev, at_t)
-        x_t = forward.sample(eps)
-        diffusion = diffusion + forward.log_prob(x_t).flatten(1).sum(1)
-        if t == 1:
-            reconstruction = decoder(x_t)
-        else:
-            diffusion = diffusion - reverse(x_t, at_t).log_prob(x_prev).flatten(1).sum(1)
-        x_prev = x_t
-    prior = 0.5 * (x_prev.square() + math.log(2 * math.pi)).flatten(1).sum(1)
-    return {"reconstruction": reconstruction, "diffusion": diffusion, "prior": prior}
+    start = Gaussian(torch.zeros_like(x_0), torch.ones_like(x_0))
+
+    def at(step: Reverse, x: Tensor, t: int) -> Gaussian:
+        return step(x, torch.full((len(x),), t, device=x.device))
+
+    walk = climb(
+        partial(at, process.step), partial(at, reverse), start, decoder, x_0, islice(noise, process.schedule.T)
+    )
+    diffusion = walk.log_q.sum(0) - walk.log_p[:-1].sum(0)
+    return {"reconstruction": walk.reconstruction, "diffusion": diffusion, "prior": -walk.log_p[-1]}

@@ -42,7 +42,7 @@ def build_app(argv: Sequence[str]) -> App:
         suppress_keyboard_interrupt=False,
     )
     app.command(train_app(argv))
-    for command in (commands.sample, commands.score, commands.compare, commands.info):
+    for command in (commands.sample, commands.score, commands.features, commands.compare, commands.info):
         app.command(command)
     return app
 

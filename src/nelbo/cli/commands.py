@@ -96,18 +96,22 @@ def score(
     per_image: Path | None = None,
     profile: Path | None = None,
     against: str | None = None,
+    samples: AtLeastOne | None = None,
+    features: Path | None = None,
+    neighbours: Path | None = None,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
     again: Annotated[bool, Parameter(negative="")] = False,
     seed: Seed = 0,
     weights: str = "ema",
     device: str = "auto",
-    batch_size: AtLeastOne = 128,
+    batch_size: AtLeastOne | None = None,
 ) -> None:
     """Measure a run on held-out images: the negative ELBO in bits/dim, term by term, with its errors.
 
     ```
     nelbo score runs/mnist
     nelbo score runs/mnist --split val --limit 1000 --timesteps 32 --json
+    nelbo score runs/mnist --samples 2000 --neighbours copies.png
     ```
 
     Parameters
@@ -121,7 +125,7 @@ def score(
     form
         How the bound is written; the family's first unless told. ddpm, vdm: denoising, ode, ode-uniform, and in steps
         (a vdm with --T) consistency, trajectory (T evaluations each), iw (importance-weighted, k trajectories) and
-        entropy (not a bound by itself). vae: analytic, sampled, iw.
+        entropy (not a bound by itself). vae, hvae: analytic, sampled, iw.
     timesteps
         How many t to evaluate per image and replicate, stratified; 0 takes every t.
     k
@@ -139,6 +143,12 @@ def score(
     against
         With --data OTHER: how well the score tells those images from this split of the run's own: AUROC, with DeLong's
         standard error. By the total, and by how the bits lie over t; below 0.5, the others look more normal.
+    samples
+        Measure so many samples instead, beside the split's images: FD and KD, precision and recall, classes, copies.
+    features
+        Where: a folder that 'nelbo features' made, or an ae run. The usual ones of the data if left out.
+    neighbours
+        With --samples: draw samples beside the training images nearest to them into this PNG.
     json_
         Print one JSON object and nothing else.
     again
@@ -150,39 +160,85 @@ def score(
     device
         cpu, cuda, cuda:1, …; auto takes CUDA where there is one.
     batch_size
-        Images at a time; changes speed and memory only.
+        Images at a time; changes speed and memory only. What is quickest on the device if left out.
     """
     from rich.console import Console
 
+    from nelbo.jobs.quality import require_samples, score_samples
     from nelbo.jobs.score import score as measure
     from nelbo.report.tables import score_table, score_title
 
-    result = measure(
-        run,
-        data=data if data.model_fields_set else None,
-        split=split,
-        limit=limit,
-        form=form,
-        timesteps=timesteps,
-        k=k,
-        T=T,
-        baseline=baseline,
-        replicates=replicates,
-        seed=seed,
-        weights=weights,
-        device=device,
-        batch=batch_size,
-        per_image=per_image,
-        profile=profile,
-        against=against,
-        again=again,
+    out = Console(highlight=False, markup=False, emoji=False)
+    shared = {"split": split, "seed": seed, "weights": weights, "device": device, "again": again}
+    require_samples(
+        samples,
+        {"--features": features, "--neighbours": neighbours},
+        {"--limit": limit, "--form": form, "--timesteps": timesteps, "--k": k, "--T": T, "--baseline": baseline}
+        | {"--per-image": per_image, "--profile": profile, "--against": against}
+        | {"--data": data.data if data.model_fields_set else None},
     )
+    if samples is not None:
+        result = score_samples(run, samples, features=features, neighbours=neighbours, **shared)  # type: ignore[arg-type]
+    else:
+        result = measure(
+            run,
+            data=data if data.model_fields_set else None,
+            limit=limit,
+            form=form,
+            timesteps=timesteps,
+            k=k,
+            T=T,
+            baseline=baseline,
+            replicates=replicates,
+            batch=batch_size,
+            per_image=per_image,
+            profile=profile,
+            against=against,
+            **shared,  # type: ignore[arg-type]
+        )
     if json_:
         print(json.dumps(result))
-    else:
-        out = Console(highlight=False, markup=False, emoji=False)
-        out.print(score_title(result), soft_wrap=True)
-        out.print(score_table(result))
+        return
+    out.print(score_title(result), soft_wrap=True)
+    out.print(score_table(result))
+    for line in result.get("ailments", []):
+        out.print(line, soft_wrap=True)
+
+
+def features(
+    *,
+    data: Annotated[DataOptions, READING] = DataOptions(),
+    out: Path | None = None,
+    epochs: AtLeastOne = 8,
+    seed: Seed = 0,
+    device: str = "auto",
+) -> None:
+    """Train the features in which 'score --samples' and 'compare' measure: a small classifier of the data's labels.
+
+    ```
+    nelbo features --data mnist
+    ```
+
+    Parameters
+    ----------
+    out
+        A new folder for them; one in your cache, where the other commands look, if left out.
+    epochs
+        How often to go through the training images.
+    seed
+        Of the first weights and of the order.
+    device
+        cpu, cuda, cuda:1, …; auto takes CUDA where there is one.
+    """
+    from nelbo.jobs.features import learn_features
+    from nelbo.report.progress import console
+
+    where, about = learn_features(data, out=out, epochs=epochs, seed=seed, device=device)
+    right = about["accuracy"]
+    console().print(
+        f"right on {right['val']:.2%} of val and {right['test']:.2%} of test, sha256 {about['sha256'][:12]}…"
+    )
+    print(where)
 
 
 def compare(

@@ -27,6 +27,7 @@ class Dataset:
         levels: the number of values a pixel can take.
         sha256: identifies the data and its splits (:func:`fingerprint`).
         notes: one line for each thing that was done to the data and that a user should know.
+        grey: where ``images`` are binarised, what they were drawn from, and its levels: training draws anew.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Dataset:
     levels: int
     sha256: str
     notes: tuple[str, ...] = ()
+    grey: tuple[Tensor, int] | None = field(default=None, repr=False)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -65,6 +67,12 @@ class Dataset:
         """
         start, stop = self._rows(name)
         return self.images[start:stop]
+
+    @property
+    def for_training(self) -> tuple[Tensor, int | None]:
+        """The images of ``train``, and, where training is to binarise them itself, how many levels they have."""
+        start, stop = self._rows("train")
+        return (self.images[start:stop], None) if self.grey is None else (self.grey[0][start:stop], self.grey[1])
 
     def split_labels(self, name: str) -> Tensor | None:
         """The labels of a split, a view.

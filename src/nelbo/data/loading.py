@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nelbo.data.arrays import as_images, read_npy, read_npz
 from nelbo.data.assemble import assemble
+from nelbo.data.binarize import binarised
 from nelbo.data.dataset import Dataset
 from nelbo.data.decode import EXTENSIONS
 from nelbo.data.folder import read_folder
@@ -31,6 +32,7 @@ def load(
     levels: int | None = None,
     holdout: float = 0.1,
     skip_bad: bool = False,
+    binarize: bool = False,
     root: Path | None = None,
     progress: bool | None = None,
 ) -> Dataset:
@@ -45,6 +47,7 @@ def load(
         levels: the number of values a pixel can take, 2 to 256; None: what the source says.
         holdout: the share of the distinct images for each split that the source lacks, in (0, 0.5).
         skip_bad: leave out images of a folder that cannot be used, and say so in ``notes``.
+        binarize: draw every pixel as 0 or 1 with its level as probability, see :mod:`nelbo.data.binarize`.
         root: the folder in which named sets are looked for and kept; None: ``$NELBO_DATA``, then the user's cache.
         progress: show bars on stderr; None: if stderr is a terminal.
 
@@ -62,7 +65,8 @@ def load(
         {'train': 1259, 'val': 179, 'test': 359}
     """
     options = Options(size, fit, channels, levels, holdout, skip_bad, progress)
-    return assemble(read(spec, root, options), spec, options)
+    dataset = assemble(read(spec, root, options), spec, options)
+    return binarised(dataset) if binarize else dataset
 
 
 def read(spec: str, root: Path | None, options: Options) -> Raw:

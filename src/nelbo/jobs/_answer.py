@@ -77,7 +77,14 @@ def own_measures(model: GenerativeModel, images: Tensor, asked: dict[str, Any], 
             }
             for name, each in found.items()
         },
+        **condition(model, images),
     }
+
+
+def condition(model: GenerativeModel, images: Tensor) -> dict[str, Any]:
+    """What else these images show of the model, and what is wrong with it."""
+    found = model.diagnostics(images)
+    return {**({"diagnostics": found} if found else {}), "ailments": model.ailments(found)}
 
 
 def against_baseline(result: LikelihoodScore, other: LikelihoodScore) -> dict[str, float | None]:

@@ -13,7 +13,7 @@ from nelbo.models.base import Form, GenerativeModel, LikelihoodModel
 from nelbo.options import DataOptions
 
 
-def require_numbers(replicates: int, limit: int | None, batch: int, seed: int) -> None:
+def require_numbers(replicates: int, limit: int | None, batch: int | None, seed: int) -> None:
     """Check what a Python call may get wrong.
 
     Raises:

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
 
 from nelbo.errors import InputError, nearest
 from nelbo.jobs.describe import describe_run
 from nelbo.jobs.run import Run
+from nelbo.likelihoods import to_levels
 from nelbo.models.base import GenerativeModel, LikelihoodModel, SampleSettings
 from nelbo.report.page import page
 from nelbo.report.paths import free
 from nelbo.report.pictures import grid
 from nelbo.report.progress import bar
 from nelbo.training.checkpoint import replace_text
+from nelbo.units import bits_per_dim
 
 SAMPLES = 36
+SHOWN = 8
+STRIPS, COLUMNS = 4, 8
 SPLITS = ("train", "val", "test", "all")
 
 
@@ -46,20 +56,22 @@ def compare(paths: Sequence[str | Path], out: str | Path = "compare", *, split: 
     runs = [Run(path) for path in paths]
     models = [run.model() for run in runs]
     found = [facts(run, model, split) for run, model in zip(runs, models, strict=True)]
-    pictures = []
+    kept = {"runs": found, "differences": differences(runs, found)}
+    pictures, views = [], []
     with bar("drawing samples", len(runs)) as progress:
-        for model in models:
+        for run, model in zip(runs, models, strict=True):
             pictures.append(grid(model.sample(SAMPLES), model.levels))
+            views.append(inside(model, unseen(run, split)))
             progress.advance(progress.task_ids[0])
     folder.mkdir(parents=True, exist_ok=True)
-    replace_text(folder / "index.html", page(found, pictures))
-    replace_text(folder / "compare.json", json.dumps({"runs": found}, indent=1))
-    return {"runs": found}
+    replace_text(folder / "index.html", page(kept, pictures, views))
+    replace_text(folder / "compare.json", json.dumps(kept, indent=1))
+    return kept
 
 
 def facts(run: Run, model: GenerativeModel, split: str) -> dict[str, Any]:
     """What the page says of one run."""
-    known, score = describe_run(run), best_score(run, split)
+    known, score = describe_run(run), best_score(run, split, ("bound", "none"))
     why = f"not scored yet: nelbo score {run.path}"
     if not isinstance(model, LikelihoodModel):
         why = f"no bits/dim: {model.why_no_bound}"
@@ -70,6 +82,7 @@ def facts(run: Run, model: GenerativeModel, split: str) -> dict[str, Any]:
         "parameters": known["parameters"],
         "training_seconds": known["training_seconds"],
         "score": score,
+        "samples": best_score(run, split, ("samples",)),
         "why": why,
         "sampling": model.describe_sampling(SampleSettings()),
         "evaluations_per_sample": model.sample_evaluations,
@@ -77,8 +90,8 @@ def facts(run: Run, model: GenerativeModel, split: str) -> dict[str, Any]:
     }
 
 
-def best_score(run: Run, split: str) -> dict[str, Any] | None:
-    """Of the latest checkpoint's scores on the run's own data in the default form, the one on the most images."""
+def best_score(run: Run, split: str, kinds: tuple[str, ...]) -> dict[str, Any] | None:
+    """Of the latest checkpoint's scores of these kinds on the run's own data, the one on the most images."""
     found = []
     for file in sorted((run.path / "scores").glob(f"{split}-*.json")):
         try:
@@ -86,9 +99,62 @@ def best_score(run: Run, split: str) -> dict[str, Any] | None:
         except ValueError:
             continue
         own = score.get("data_sha256") == run.config.images.sha256 and score.get("step") == run.step
-        if own and score.get("kind") in ("bound", "none") and "T" not in score:
-            found.append(score)
-    return max(found, key=lambda score: (score["n"], score.get("evaluations", 0)), default=None)
+        if own and score.get("kind") in kinds and "T" not in score:
+            found.append(score | {"file": file.name})
+    return max(found, key=lambda score: (score["n"], score.get("samples", score.get("evaluations", 0))), default=None)
+
+
+def differences(runs: Sequence[Run], found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """run − other of each pair that was scored on the same images, image by image, in bits/dim, with its error.
+
+    The error is the spread of the images' differences over √n; it holds the Monte-Carlo error of both scores.
+    """
+    each = [totals(run, facts["score"]) for run, facts in zip(runs, found, strict=True)]
+    pairs = []
+    for (one, a), (other, b) in combinations(zip(found, each, strict=True), 2):
+        if a is None or b is None or len(a) != len(b):
+            continue
+        if one["score"]["data_sha256"] != other["score"]["data_sha256"]:
+            continue
+        difference = bits_per_dim(1.0, one["score"]["dims"]) * (a - b)
+        stderr = float(difference.std(ddof=1)) / len(a) ** 0.5 if len(a) > 1 else None
+        pairs.append({"run": one["name"], "other": other["name"], "n": len(a), "value": float(difference.mean())})
+        pairs[-1]["stderr"] = stderr
+    return pairs
+
+
+def totals(run: Run, score: dict[str, Any] | None) -> np.ndarray | None:
+    """The nats of each image of a score, if they were kept."""
+    if score is None or score["bits_per_dim"] is None:
+        return None
+    try:
+        each = np.load(run.path / "scores" / Path(score["file"]).with_suffix(".npy"), allow_pickle=False)
+    except (OSError, ValueError):
+        return None
+    return each if each.shape == (score["n"],) and each.dtype.kind == "f" else None
+
+
+def unseen(run: Run, split: str) -> Tensor | None:
+    """A few images to show a model at work on; None where the data are not at hand any more."""
+    try:
+        return run.dataset.split(split)[:SHOWN]
+    except InputError:
+        return None
+
+
+@torch.no_grad()
+def inside(model: GenerativeModel, images: Tensor | None) -> list[tuple[str, Image.Image]]:
+    """How a model works, in pictures: what its family shows of itself, and how its samples come to be."""
+    views = [] if images is None else model.views(images)
+    shown = [(title, grid(to_levels(x, model.levels).cpu(), model.levels, columns)) for title, x, columns in views]
+    stages = list(model.frames(range(STRIPS), 0, model.glance))
+    if len(stages) > 1:
+        some = [stages[round(i * (len(stages) - 1) / (COLUMNS - 1))].x_0 for i in range(COLUMNS)]
+        strip = torch.stack(some, 1).flatten(0, 1)
+        shown.append(
+            ("x̂_0 on the way from noise to image", grid(to_levels(strip, model.levels).cpu(), model.levels, COLUMNS))
+        )
+    return shown
 
 
 def curve(run: Run) -> list[tuple[float, float]]:

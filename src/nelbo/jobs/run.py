@@ -13,7 +13,7 @@ from nelbo.models.base import GenerativeModel
 from nelbo.options import DataOptions
 from nelbo.training import latest_checkpoint, load_weights
 from nelbo.training.checkpoint import step_of
-from nelbo.training.machine import pick_device
+from nelbo.training.machine import keep_memory, pick_device
 
 WEIGHTS = {"ema": "ema", "raw": "model"}
 
@@ -28,6 +28,7 @@ def read_data(options: DataOptions) -> Dataset:
         levels=options.levels,
         holdout=options.holdout,
         skip_bad=options.skip_bad,
+        binarize=options.binarize,
     )
 
 
@@ -99,6 +100,7 @@ class Run:
         """
         if weights not in WEIGHTS:
             raise InputError("--weights", f"{weights!r} is not ema or raw{nearest(weights, WEIGHTS)}")
+        keep_memory()
         model = build_model(self.config)
         load_weights(model, self.checkpoint, WEIGHTS[weights])
         return model.to(pick_device(device)).eval()

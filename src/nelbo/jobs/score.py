@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
-from nelbo.jobs._answer import against_baseline, key_of, own_measures, stored, summarise, write_per_image
+from nelbo.jobs._answer import against_baseline, condition, key_of, own_measures, stored, summarise, write_per_image
 from nelbo.jobs._question import Estimation, baseline_model, chosen_data, refuse_for_no_bound, require_numbers
 from nelbo.jobs.against import detection, require_against, require_two_sets
 from nelbo.jobs.profile import require_profile, write_profile
@@ -21,6 +22,10 @@ from nelbo.options import DataOptions
 from nelbo.report.paths import free
 from nelbo.report.progress import bar
 from nelbo.training.checkpoint import replace_text
+from nelbo.training.machine import usual_batch
+
+EACH = "each"
+"""Where an answer has the nats of each image."""
 
 
 def score(
@@ -38,7 +43,7 @@ def score(
     seed: int = 0,
     weights: str = "ema",
     device: str = "auto",
-    batch: int = 128,
+    batch: int | None = None,
     per_image: Path | None = None,
     profile: Path | None = None,
     against: str | None = None,
@@ -61,7 +66,7 @@ def score(
         seed: of the noise.
         weights: ``ema`` or ``raw``.
         device: where to compute.
-        batch: images at a time.
+        batch: images at a time; what is quickest on the device if None.
         per_image: also write each image's terms to this CSV file.
         profile: also draw where in t the bits are, into this PNG file (or write it, into a CSV file).
         against: a split of the run's own data: how well the score tells the other data from it (AUROC).
@@ -82,6 +87,7 @@ def score(
     dataset = chosen_data(run, data)
     images = dataset.split(split)[:limit]
     model = run.model(weights, device)
+    batch = batch or usual_batch(model.device)
     asked: dict[str, Any] = {
         "family": run.config.family,
         "data": dataset.name,
@@ -123,7 +129,7 @@ def score(
 
     def answer() -> dict[str, Any]:
         result = measure(bounded, images)
-        summary = summarise(result, asked, dataset.levels, bounded.forms[how.form]) | bounded.diagnostics(images)
+        summary = summarise(result, asked, dataset.levels, bounded.forms[how.form]) | condition(bounded, images)
         if other is not None:
             summary["baseline"] = against_baseline(result, measure(other, images, " with the baseline"))
         if against is not None:
@@ -133,7 +139,7 @@ def score(
             summary["against"] = {"split": against} | told
         if per_image is not None:
             write_per_image(result, per_image)
-        return summary
+        return summary | {EACH: result.estimates("total").mean(1)}
 
     summary = kept(run, asked, again or per_image is not None, answer)
     if profile is not None:
@@ -142,7 +148,10 @@ def score(
 
 
 def kept(run: Run, asked: dict[str, Any], again: bool, answer: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What RUN/scores holds for what was asked, or the answer, kept there. ``again`` asks anew."""
+    """What RUN/scores holds for what was asked, or the answer, kept there. ``again`` asks anew.
+
+    The nats of each image, under ``EACH`` in the answer, are kept beside it as .npy, to compare two runs by.
+    """
     file = run.path / "scores" / f"{asked['split']}-{key_of(asked)}.json"
     known = None if again else stored(file, asked)
     if known is not None:
@@ -150,5 +159,8 @@ def kept(run: Run, asked: dict[str, Any], again: bool, answer: Callable[[], dict
     started = time.monotonic()
     summary = answer() | {"seconds": round(time.monotonic() - started, 3)}
     file.parent.mkdir(exist_ok=True)
+    each = summary.pop(EACH, None)
+    if each is not None:
+        np.save(file.with_suffix(".npy"), each.numpy())
     replace_text(file, json.dumps(summary, indent=1))
     return summary

@@ -33,7 +33,7 @@ from nelbo.report.paths import reachable, unused
 from nelbo.report.pictures import grid
 from nelbo.report.progress import bar, console, training_note
 from nelbo.training import Step, Trainer, latest_checkpoint, load_weights, read_checkpoint
-from nelbo.training.machine import pick_device
+from nelbo.training.machine import keep_memory, pick_device
 
 DEFAULT_MINUTES = 10.0
 LOG_STEPS = 10
@@ -70,7 +70,7 @@ def train(
     """Train a model.
 
     Args:
-        family: ``ae``, ``vae``, ``ddpm`` or ``vdm``.
+        family: ``ae``, ``vae``, ``hvae``, ``gan``, ``ddpm`` or ``vdm``.
         data: SPEC: a name, a folder of images, a file; ``digits`` if None.
         out: the run directory; ``runs/FAMILY-DATA`` if None.
         minutes, steps: how long; 10 minutes if neither is given.
@@ -253,8 +253,10 @@ def named(value: Any) -> Any:
 
 def follow(path: Path, config: RunConfig, dataset: Dataset, model: GenerativeModel) -> Run:
     """Train to the end, with a progress bar, metrics, and now and then a look at samples and ``val``."""
+    keep_memory()
     model.to(pick_device(config.training.device))
-    trainer = Trainer(model, dataset.split("train"), config.training, path)
+    images, grey_levels = dataset.for_training
+    trainer = Trainer(model, images, config.training, path, grey_levels)
     checkpoint = latest_checkpoint(path)
     if checkpoint is not None:
         trainer.restore(read_checkpoint(checkpoint), checkpoint)
@@ -344,6 +346,15 @@ class Watcher:
             bound = score_likelihood(model, self.dataset.split("val")[:VAL_IMAGES])
             self.val = f" · val {bound.bits():.3f} bits/dim"
             self.journal.write(step.step, {"val_bits_per_dim": bound.bits(), "val_stderr": bound.stderr() or 0.0})
+        val = self.dataset.split("val")[:VAL_IMAGES]
+        with torch.no_grad():
+            found = {f"val_{name}": float(each.mean()) for name, each in model.measures(val).items()}
+            ailments = model.ailments(model.diagnostics(val))
+        if found:
+            self.journal.write(step.step, found)
+            self.val = "".join(f" · {name.removeprefix('val_').replace('_', ' ')} {v:.3f}" for name, v in found.items())
+        for line in ailments:
+            console().print(f"step {step.step:,}: {line}", soft_wrap=True)
         images = model.sample(GRID_IMAGES, settings=model.glance)
         folder = self.trainer.run_folder / "samples"
         folder.mkdir(exist_ok=True)

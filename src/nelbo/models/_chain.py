@@ -5,7 +5,6 @@ All have the same expectation for each image, but for the entropy form: see :mod
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
@@ -21,6 +20,7 @@ from nelbo.bounds import (
     entropy_difference,
     entropy_terms,
     harmonic,
+    importance_weighted,
     neighbours,
     prior_term,
     stratified,
@@ -172,7 +172,7 @@ class ChainBound(NamedTuple):
         """
         noise = draws.normals(Stream.SCORE_NOISE, self.shape)
         costs = torch.stack([torch.stack(list(self.one_trajectory(x, noise).values())).sum(0) for _ in range(k)])
-        return Bound({"importance_weighted": math.log(k) - torch.logsumexp(-costs, 0)}, evaluations=k * self.T)
+        return Bound({"importance_weighted": importance_weighted(costs)}, evaluations=k * self.T)
 
     def entropy(self, x: Tensor, draws: Draws, timesteps: int) -> Bound:
         """The entropy form, and beside it ``difference``, Δ: what it lacks of the bound with the same noise."""

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from nelbo.errors import InputError
 from nelbo.likelihoods import to_unit
+from nelbo.models._latent import ROWS, between, in_one_step
 from nelbo.models.base import Frame, GenerativeModel, SampleSettings
 from nelbo.nn.autoencoder import AutoencoderOptions, Decoder, Encoder
 from nelbo.rng import Draws, Stream, normal
@@ -88,6 +88,15 @@ class AE(GenerativeModel):
             parts.append((x_0 - self.decode(self.encode(x_0))).square().flatten(1).mean(1).cpu())
         return {"squared_error": torch.cat(parts)}
 
+    def views(self, images: Tensor) -> list[tuple[str, Tensor, int]]:
+        x_0 = to_unit(images.to(self.device), self.levels)
+        z = self.encode(x_0)
+        lines = between(z[:ROWS], z[-ROWS:].flip(0), len(x_0))
+        return [
+            ("images, and their reconstructions", torch.cat([x_0, self.decode(z)]), len(x_0)),
+            ("decoded from straight lines between codes", self.decode(lines), len(x_0)),
+        ]
+
     @torch.no_grad()
     def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
         self.describe_sampling(settings)
@@ -98,9 +107,7 @@ class AE(GenerativeModel):
         yield Frame(1, 1, x, x)
 
     def describe_sampling(self, settings: SampleSettings) -> str:
-        for option, value in (("--sampler", settings.sampler), ("--steps", settings.steps), ("--eta", settings.eta)):
-            if value is not None:
-                raise InputError(option, "an ae draws its images in one step; leave it out")
+        in_one_step(self.family, settings)
         return (
             "decoded from a Gaussian that was fitted to the codes of training images, for an ae has no law of its own"
         )

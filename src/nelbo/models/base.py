@@ -62,6 +62,20 @@ class Form(NamedTuple):
     why: str | None = None
 
 
+class Part(NamedTuple):
+    """Parameters that are trained with settings of their own.
+
+    Attributes:
+        parameters: which; their gradients are clipped together.
+        lr: their learning rate, as a multiple of the recipe's.
+        betas: AdamW's β₁ and β₂.
+    """
+
+    parameters: list[nn.Parameter]
+    lr: float = 1.0
+    betas: tuple[float, float] = (0.9, 0.99)
+
+
 class GenerativeModel(nn.Module, ABC):
     """A network and the mathematics around it, for images of one size.
 
@@ -87,6 +101,11 @@ class GenerativeModel(nn.Module, ABC):
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
+
+    @property
+    def parts(self) -> list[Part]:
+        """The parameters, in parts that are optimised apart."""
+        return [Part(list(self.parameters()))]
 
     @abstractmethod
     def loss(self, x: Tensor, draws: Draws) -> Tensor:
@@ -128,7 +147,19 @@ class GenerativeModel(nn.Module, ABC):
         """What a family without a bound measures of each image, integer levels of shape (n, C, H, W): name → (n,)."""
         return {}
 
-    def facts(self) -> dict[str, object]:
+    def views(self, images: Tensor) -> list[tuple[str, Tensor, int]]:
+        """Pictures of how the model works, from a few unseen images: title, images on [−1, 1], columns."""
+        return []
+
+    def diagnostics(self, images: Tensor) -> dict[str, object]:
+        """What else unseen images show of the model: name → value."""
+        return {}
+
+    def ailments(self, found: Mapping[str, object]) -> list[str]:
+        """What has gone wrong, by what :meth:`diagnostics` found: a line each, with the mend."""
+        return []
+
+    def facts(self) -> Mapping[str, object]:
         """What ``info`` should say of this model beyond its settings: name → value."""
         return {}
 
@@ -200,10 +231,6 @@ class LikelihoodModel(GenerativeModel):
         if form.counts == "k":
             return k
         return timesteps or self.default_timesteps if form.counts == "timesteps" else 0
-
-    def diagnostics(self, images: Tensor) -> dict[str, object]:
-        """What else a score of these images should say of the model: name → value."""
-        return {}
 
     @torch.no_grad()
     def bound(

@@ -7,52 +7,26 @@ q(z|x) = N(μ(x), σ²(x)) with independent components; z = μ + σ ε carries t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Literal, Protocol
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from nelbo.bounds import Bound
+from nelbo.bounds import Bound, importance_weighted
 from nelbo.diffusion import Gaussian
 from nelbo.divergences import kl_normal
-from nelbo.errors import InputError
-from nelbo.likelihoods import Bernoulli, DiscretizedLogistics, DiscretizedNormal, to_unit
+from nelbo.likelihoods import to_unit
+from nelbo.models._latent import ROWS, LatentOptions, Law, PixelLaw, between, in_one_step
 from nelbo.models.base import Form, Frame, LikelihoodModel, SampleSettings
 from nelbo.nn.autoencoder import AutoencoderOptions, Decoder, Encoder
 from nelbo.rng import Draws, Stream, normal
 
-COMPONENTS = 5
-"""Logistic laws in a pixel's mixture."""
-LOG_SCALES = (-7.0, 3.0)
-"""Between these ln σ of a pixel's law is held: from far below a level's spacing to far beyond all levels."""
 ACTIVE = 0.01
 """A dimension of z is active where the variance over images of its mean exceeds this (Burda et al. 2016)."""
 
 
-class Law(Protocol):
-    """p(x|z), pixel by pixel."""
-
-    def log_prob(self, level: Tensor) -> Tensor:
-        """ln P(level), in nats."""
-
-    def expectation(self) -> Tensor:
-        """The mean, on the scale where levels fill [−1, 1]."""
-
-
-class VAEOptions(AutoencoderOptions):
+class VAEOptions(LatentOptions, AutoencoderOptions):
     """The settings of a VAE."""
-
-    decoder: Literal["auto", "bernoulli", "normal", "logistic"] = "auto"
-    "p(x|z): Bernoulli for two levels, else a normal law or five logistic ones over the levels; auto: the richest."
-    beta: Annotated[float, Field(gt=0)] = 1.0
-    "What the KL counts in training; at 1 it is the bound."
-    free_bits: Annotated[float, Field(ge=0)] = 0.0
-    "Nats of KL per dimension of z, averaged over the batch, that training does not lower."
-    kl_warmup: Annotated[int, Field(ge=0)] = 0
-    "Steps over which the KL comes to count in full."
 
 
 class VAE(LikelihoodModel):
@@ -72,14 +46,9 @@ class VAE(LikelihoodModel):
     def __init__(self, options: VAEOptions, shape: tuple[int, int, int], levels: int) -> None:
         super().__init__(shape, levels)
         self.options = options
-        self.law = options.decoder
-        if self.law == "auto":
-            self.law = "bernoulli" if levels == 2 else "logistic"
-        if self.law == "bernoulli" and levels > 2:
-            raise InputError("--decoder", f"a Bernoulli law has two levels and these images {levels}; try logistic")
-        outputs = {"bernoulli": 1, "normal": 2, "logistic": 3 * COMPONENTS}[self.law]
+        self.law = PixelLaw(options.decoder, shape, levels)
         self.encoder = Encoder(shape, 2 * options.latent, options.widths, options.blocks)
-        self.decoder = Decoder(shape, options.latent, outputs * shape[0], options.widths, options.blocks)
+        self.decoder = Decoder(shape, options.latent, self.law.outputs, options.widths, options.blocks)
 
     # The two laws
 
@@ -90,17 +59,11 @@ class VAE(LikelihoodModel):
 
     def decode(self, z: Tensor) -> Law:
         """p(x|z) for z of shape (B, latent)."""
-        parts = self.decoder(z).float().unflatten(1, (self.shape[0], -1)).movedim(2, -1)
-        if self.law == "bernoulli":
-            return Bernoulli(parts[..., 0])
-        if self.law == "normal":
-            return DiscretizedNormal(parts[..., 0], (parts[..., 1] - 1.0).clamp(*LOG_SCALES).exp(), self.levels)
-        logits, mean, log_scale = parts.chunk(3, dim=-1)
-        return DiscretizedLogistics(logits, mean, (log_scale - 1.0).clamp(*LOG_SCALES), self.levels)
+        return self.law(self.decoder(z))
 
     def reconstruction(self, x: Tensor, z: Tensor) -> Tensor:
         """−ln p(x|z) of each image, in nats, shape (B,)."""
-        return -self.decode(z).log_prob(x).flatten(1).sum(1)
+        return self.law.nll(self.decoder(z), x)
 
     # Training
 
@@ -115,8 +78,7 @@ class VAE(LikelihoodModel):
         kl = kl_normal(q.mean, q.var, torch.zeros_like(q.mean), torch.ones_like(q.var))
         mark = self.options.free_bits
         kl = torch.where(kl.mean(0) >= mark, kl, torch.full_like(kl, mark))
-        risen = min(1.0, (draws.step + 1) / self.options.kl_warmup) if self.options.kl_warmup else 1.0
-        return (self.reconstruction(x, z) + self.options.beta * risen * kl.sum(1)) / self.dims
+        return (self.reconstruction(x, z) + self.options.kl_weight(draws.step) * kl.sum(1)) / self.dims
 
     # Scoring
 
@@ -149,7 +111,7 @@ class VAE(LikelihoodModel):
         for _, eps in zip(range(k), noise, strict=False):
             z = q.sample(eps)
             costs.append(self.reconstruction(x, z).double() + log_ratio(q, z).double())
-        return Bound({"importance_weighted": math.log(k) - torch.logsumexp(-torch.stack(costs), 0)}, evaluations=k)
+        return Bound({"importance_weighted": importance_weighted(torch.stack(costs))}, evaluations=k)
 
     @torch.no_grad()
     def diagnostics(self, images: Tensor, batch: int = 256) -> dict[str, object]:
@@ -158,10 +120,32 @@ class VAE(LikelihoodModel):
         mean, var = (torch.cat(part).double().cpu() for part in zip(*parts, strict=True))
         kl = kl_normal(mean, var, torch.zeros_like(mean), torch.ones_like(var)).mean(0)
         active = int((mean.var(0) > ACTIVE).sum()) if len(mean) > 1 else None
-        found: dict[str, object] = {"kl_per_dimension": kl.tolist(), "active_units": active}
-        if active == 0:
-            found["collapsed"] = "posterior collapse: no dimension of z says anything about x"
-        return {"latents": found}
+        return {"kl_per_dimension": kl.tolist(), "active_units": active}
+
+    def ailments(self, found: Mapping[str, object]) -> list[str]:
+        """Posterior collapse."""
+        dead = "posterior collapse: no dimension of z says anything about x; try --kl-warmup or --free-bits"
+        return [dead] if found["active_units"] == 0 else []
+
+    def views(self, images: Tensor) -> list[tuple[str, Tensor, int]]:
+        x_0 = to_unit(images.to(self.device), self.levels)
+        q, columns = self.encode(x_0), len(x_0)
+        lines = between(q.mean[:ROWS], q.mean[-ROWS:].flip(0), columns)
+        kl = kl_normal(q.mean, q.var, torch.zeros_like(q.mean), torch.ones_like(q.var)).mean(0)
+        largest = kl.argsort(descending=True)[:ROWS]
+        walk = q.mean[:1, None].repeat(len(largest), columns, 1)
+        for row, dimension in enumerate(largest):
+            walk[row, :, dimension] = torch.linspace(-3, 3, columns, device=walk.device)
+        shown = {
+            "images, and the means of p(x|z) at the means of q(z|x)": torch.cat(
+                [x_0, self.decode(q.mean).expectation()]
+            ),
+            "decoded from straight lines between means of q(z|x)": self.decode(lines).expectation(),
+            "the first image's z with one dimension from −3 to 3, those of the largest KL": self.decode(
+                walk.flatten(0, 1)
+            ).expectation(),
+        }
+        return [(title, x, columns) for title, x in shown.items()]
 
     # Sampling
 
@@ -172,13 +156,11 @@ class VAE(LikelihoodModel):
         yield Frame(1, 1, mean, mean)
 
     def describe_sampling(self, settings: SampleSettings) -> str:
-        for option, value in (("--sampler", settings.sampler), ("--steps", settings.steps), ("--eta", settings.eta)):
-            if value is not None:
-                raise InputError(option, "a vae draws its images in one step; leave it out")
+        in_one_step(self.family, settings)
         return "z from the prior, pixels at the mean of p(x|z)"
 
     def facts(self) -> dict[str, object]:
-        return {"p(x|z)": self.law}
+        return {"p(x|z)": self.law.name}
 
 
 def log_ratio(q: Gaussian, z: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ class VDMOptions(UNetOptions):
     "γ(t) = −ln SNR(t): a straight line, or monotone and learned."
     gamma_min: Annotated[float, Field(ge=-30, le=0)] = -13.3
     "γ(0), how little noise z_0 has."
-    gamma_max: Annotated[float, Field(ge=0, le=30)] = 5.0
+    gamma_max: Annotated[float, Field(ge=0, le=30)] = 8.0
     "γ(1), how little signal z_1 has."
     head: Literal["levels", "v"] = "levels"
     "What the network gives: a law over the levels of each pixel, or v."
@@ -85,13 +85,16 @@ class VDM(DiffusionModel):
 
     def denoise(self, z: Tensor, gamma: Tensor) -> Denoised:
         """x̂_0 and ε̂ of z at γ, shape (B,)."""
-        output = self.ask(z, gamma)
+        return self.read(self.ask(z, gamma), z, gamma)
+
+    def read(self, output: Tensor, z: Tensor, gamma: Tensor) -> Denoised:
+        """x̂_0 and ε̂, from what the network gave at z and γ."""
         if self.options.head == "v":
             return from_velocity(output, z, gamma)
         signal, noise = rates(gamma, z)
         return from_x_0(posterior_mean(output, z, signal, noise, self.levels), z, gamma)
 
-    def decoder_nll(self, x: Tensor, z_0: Tensor, gamma: Tensor) -> Tensor:
+    def decoder_nll(self, output: Tensor, x: Tensor, z_0: Tensor, gamma: Tensor) -> Tensor:
         """−ln p(x|z_0) of each image at γ, in nats, a law over all levels of each pixel  [VDM (8)].
 
         With the head over levels it is the network's law given z_0; without, the likelihood N(z_0; √ᾱ_0 x, 1 − ᾱ_0)
@@ -99,7 +102,7 @@ class VDM(DiffusionModel):
         """
         signal, noise = rates(gamma, z_0)
         if self.options.head == "levels":
-            log_p = log_law(self.ask(z_0, gamma), z_0, signal, noise, self.levels)
+            log_p = log_law(output, z_0, signal, noise, self.levels)
         else:
             every = to_unit(torch.arange(self.levels, device=z_0.device), self.levels)
             distance = (z_0 / signal)[..., None] - every
@@ -109,7 +112,7 @@ class VDM(DiffusionModel):
     # Training
 
     def loss(self, x: Tensor, draws: Draws) -> Tensor:
-        """The bound in nats per dimension, from one t per image; one image in 32 also trains the decoder at t = 0.
+        """The bound in nats per dimension, from one t per image; one image in 32 also trains the decoder, at t = 0.
 
         A learned γ has its end points trained with the bound, and its shape to lower the bound's variance: the
         gradient of E[loss²], for each image 2 · loss times that of the loss (Kingma et al. 2021, section 5.1).
@@ -119,18 +122,20 @@ class VDM(DiffusionModel):
         index, weight = self.profile.draw(draws.spread(Stream.TRAIN_TIME))
         t = (index - 1 + draws.uniform(Stream.TRAIN_PLACE)) / PROFILE_STEPS
         (gamma, slope), tell = split_gradient(self.gamma, t)
-        error = squared_error(eps, self.denoise(diffuse(x_0, gamma, eps), gamma).eps).double()
+        ends = self.gamma(t.new_tensor([0.0, 1.0]))[0]
+        trained = self.learned or self.options.head == "levels"  # else the decoder has nothing to learn
+        few = torch.tensor([trained and i % DECODER_SHARE == 0 for i in draws.indices], device=x.device)
+        gamma_0 = ends[0].expand(int(few.sum()))
+        z, z_0 = diffuse(x_0, gamma, eps), diffuse(x_0[few], gamma_0, eps[few])
+        output, at_0 = torch.split(self.ask(torch.cat([z, z_0]), torch.cat([gamma, gamma_0])), [len(z), len(z_0)])
+        error = squared_error(eps, self.read(output, z, gamma).eps).double()
         loss = continuous_weight(slope) * error / self.dims
         if self.training:
             self.profile.update(index, loss)
         loss = loss * weight
         tell(loss.detach())
-        few = torch.tensor([i % DECODER_SHARE == 0 for i in draws.indices], device=x.device)
-        ends = self.gamma(t.new_tensor([0.0, 1.0]))[0]
-        if bool(few.any()) and (self.learned or self.options.head == "levels"):
-            gamma_0 = ends[0].expand(int(few.sum()))
-            nll = self.decoder_nll(x[few], diffuse(x_0[few], gamma_0, eps[few]), gamma_0).double()
-            loss = loss.masked_scatter(few, loss[few] + DECODER_SHARE * nll / self.dims)
+        nll = self.decoder_nll(at_0, x[few], z_0, gamma_0).double()
+        loss = loss.masked_scatter(few, loss[few] + DECODER_SHARE * nll / self.dims)
         if self.learned:
             loss = loss + latent_prior_term(x_0, ends[1]) / self.dims
         return loss.float()
@@ -169,7 +174,8 @@ class VDM(DiffusionModel):
         return self.gamma(torch.tensor([0.0, 1.0], dtype=torch.float64, device=self.device))[0].detach()
 
     def decode(self, x: Tensor, x_1: Tensor) -> Tensor:
-        return self.decoder_nll(x, x_1, self.ends()[0].expand(len(x)))
+        gamma_0 = self.ends()[0].expand(len(x))
+        return self.decoder_nll(self.ask(x_1, gamma_0), x, x_1, gamma_0)
 
     @property
     def chain_bound(self) -> ChainBound:

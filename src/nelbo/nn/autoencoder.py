@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nelbo.errors import InputError
-from nelbo.nn.blocks import group_norm, zeroed
+from nelbo.nn.blocks import ChannelNorm, zeroed
 from nelbo.nn.unet import default_widths
 from nelbo.options import FamilyOptions
 
@@ -40,10 +40,10 @@ class PlainBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            group_norm(channels),
+            ChannelNorm(channels),
             nn.SiLU(),
             nn.Conv2d(channels, channels, 3, padding=1),
-            group_norm(channels),
+            ChannelNorm(channels),
             nn.SiLU(),
             zeroed(nn.Conv2d(channels, channels, 3, padding=1)),
         )
@@ -79,7 +79,7 @@ class Encoder(nn.Module):
         for a, b in pairwise(widths):
             layers += [nn.Conv2d(a, b, 2, stride=2), blocks_of(b, blocks)]
         height, width = coarsest(shape, self.multiple)
-        layers += [group_norm(widths[-1]), nn.SiLU(), nn.Flatten(), nn.Linear(widths[-1] * height * width, outputs)]
+        layers += [ChannelNorm(widths[-1]), nn.SiLU(), nn.Flatten(), nn.Linear(widths[-1] * height * width, outputs)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class Decoder(nn.Module):
         ]
         for a, b in pairwise(reversed(widths)):
             layers += [nn.Conv2d(a, b, 1), nn.Upsample(scale_factor=2.0, mode="nearest"), blocks_of(b, blocks)]
-        layers += [group_norm(widths[0]), nn.SiLU(), nn.Conv2d(widths[0], outputs, 3, padding=1)]
+        layers += [ChannelNorm(widths[0]), nn.SiLU(), nn.Conv2d(widths[0], outputs, 3, padding=1)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z: Tensor) -> Tensor:

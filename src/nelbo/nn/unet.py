@@ -11,20 +11,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nelbo.errors import InputError
-from nelbo.nn.blocks import SelfAttention, Stage, TimeEmbedding, group_norm, zeroed
+from nelbo.nn.blocks import ChannelNorm, SelfAttention, Stage, TimeEmbedding, zeroed
 from nelbo.options import FamilyOptions
 
 
 def default_widths(height: int, width: int) -> tuple[int, ...]:
     """Channels at each resolution for images of this size: halved until the short side is below 8, at most 4 times.
 
+    Small images get narrow coarse ones: their bits are in the pixels.
+
     >>> default_widths(28, 28)
-    (32, 64, 128)
+    (32, 64, 64)
     """
-    widths, side = [64] if min(height, width) < 16 else [32], min(height, width)
+    side = min(height, width)
+    widths, most = [64] if side < 16 else [32], 64 if side < 64 else 256
     while side >= 8 and len(widths) < 5:
         side = (side + 1) // 2
-        widths.append(min(2 * widths[-1], 256))
+        widths.append(min(2 * widths[-1], most))
     return tuple(widths[:3]) if min(height, width) < 64 else tuple(widths)
 
 
@@ -33,7 +36,7 @@ class UNetOptions(FamilyOptions):
 
     widths: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = ()
     "Channels at each resolution, finest first; chosen for the data if left out."
-    blocks: Annotated[int, Field(ge=1, le=16)] = 1
+    blocks: Annotated[int, Field(ge=1, le=16)] = 2
     "Residual blocks at each resolution, down and up."
     attention: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     "Resolutions with self-attention, as indices into widths; the coarsest if left out."
@@ -118,7 +121,8 @@ class UNet(nn.Module):
         )
         self.coarsen = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairwise(widths))
         self.refine = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(widths))
-        self.head = nn.Sequential(group_norm(finest), nn.SiLU(), zeroed(nn.Conv2d(finest, out_channels, 3, padding=1)))
+        self.head = nn.Sequential(ChannelNorm(finest), nn.SiLU(), zeroed(nn.Conv2d(finest, out_channels, 3, padding=1)))
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """x, shape (B, C, H, W), and time, shape (B,) in [0, 1] → shape (B, out_channels, H, W)."""
@@ -127,7 +131,8 @@ class UNet(nn.Module):
         x = torch.cat([x, *(wave for angle in angles for wave in (angle.sin(), angle.cos()))], dim=1)
         multiple = 2**self.halvings
         embedding = self.embedding(time)
-        h = self.stem(F.pad(x, (0, -width % multiple, 0, -height % multiple)))
+        x = F.pad(x, (0, -width % multiple, 0, -height % multiple))
+        h = self.stem(x.contiguous(memory_format=torch.channels_last))
         skips = []
         for level, (stage, attend) in enumerate(zip(self.down, self.attention, strict=True)):
             h = attend(stage(h, embedding))

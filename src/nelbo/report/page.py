@@ -12,20 +12,34 @@ from PIL import Image
 from nelbo.report.plots import curves_plot
 
 
-def page(runs: list[dict[str, Any]], pictures: list[Image.Image]) -> str:
+def page(kept: dict[str, Any], pictures: list[Image.Image], views: list[list[tuple[str, Image.Image]]]) -> str:
     """The page, the same for the same input.
 
     Args:
-        runs: for each run what ``nelbo compare`` collects: its name, facts, score, and validation curve.
-        pictures: its samples, in the same order.
+        kept: what compare.json holds: of each run its name, facts, scores and validation curve; paired differences.
+        pictures: each run's samples.
+        views: each run's other pictures, with titles.
     """
+    runs = kept["runs"]
     environment = Environment(loader=PackageLoader("nelbo.report"), autoescape=select_autoescape())
     environment.filters["number"] = number
     return environment.get_template("compare.html").render(
-        runs=[run | {"picture": data_uri(picture)} for run, picture in zip(runs, pictures, strict=True)],
+        runs=[
+            run | {"picture": data_uri(picture), "views": [(title, data_uri(each)) for title, each in shown]}
+            for run, picture, shown in zip(runs, pictures, views, strict=True)
+        ],
+        differences=kept["differences"],
+        measures=sorted(
+            {name for run in runs if run["samples"] for name in run["samples"]["quality"]}, key=measure_order
+        ),
         curves=svg(runs),
         terms=sorted({name for run in runs if run["score"] for name in run["score"]["terms"]}),
     )
+
+
+def measure_order(name: str) -> tuple[bool, str]:
+    """Distances first."""
+    return (not name.startswith(("FD-", "KD-")), name)
 
 
 def number(value: float | None, digits: int = 4) -> str:

@@ -16,7 +16,9 @@ def score_table(score: dict[str, Any]) -> Table:
         score: what ``nelbo score --json`` prints.
     """
     if score["kind"] == "none":
-        return measures_table(score)
+        return measures_table(score["measures"])
+    if score["kind"] == "samples":
+        return measures_table(score["quality"] | modes_rows(score))
     table = Table()
     table.add_column("term")
     table.add_column("bits/dim", justify="right")
@@ -44,18 +46,36 @@ def score_table(score: dict[str, Any]) -> Table:
     return table
 
 
-def measures_table(score: dict[str, Any]) -> Table:
-    """What a family without a bound measures of itself."""
+def measures_table(measures: dict[str, dict[str, float | None]]) -> Table:
+    """What is measured where there are no bits: name → value and error."""
     table = Table()
     for name in ("measure", "value", "± s.e."):
         table.add_column(name, justify="left" if name == "measure" else "right")
-    for name, found in score["measures"].items():
+    for name, found in measures.items():
         table.add_row(name, f"{found['value']:.6g}", error(found["stderr"]))
     return table
 
 
+def modes_rows(score: dict[str, Any]) -> dict[str, dict[str, float | None]]:
+    """What the classifier says of the samples, as rows of a table."""
+    modes = score.get("modes")
+    if modes is None:
+        return {}
+    rows = {
+        "readable samples": modes["readable"],
+        "readable images": modes["readable_images"],
+        "p of equal class counts": modes["p_value"],
+    }
+    return {name: {"value": value, "stderr": None} for name, value in rows.items()}
+
+
 def score_title(score: dict[str, Any]) -> str:
     """What was scored, on what, in one line."""
+    if score["kind"] == "samples":
+        return (
+            f"{score['samples']:,} samples of {score['family']} ({score['sampling']}) beside {score['n']:,} images of "
+            f"{score['data']}, {score['split']} split, features {score['features']} {score['features_sha256'][:12]}"
+        )
     images = f"{score['n']:,} images of {score['dims']:,} dimensions"
     title = f"{score['family']} on {score['data']}, {score['split']} split, {images}, {score['weights']} weights"
     title += f", T = {score['T']}" if "T" in score else ""

@@ -12,16 +12,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nelbo.data.binarize import drawn
 from nelbo.errors import InputError
-from nelbo.models.base import GenerativeModel
+from nelbo.models.base import GenerativeModel, Part
 from nelbo.options import TrainingOptions
-from nelbo.rng import Draws, permutation
+from nelbo.rng import Draws, Stream, permutation
 from nelbo.training.checkpoint import Checkpoint, fit, write_checkpoint
 from nelbo.training.ema import EMA
 from nelbo.training.machine import autocast
@@ -71,20 +72,25 @@ class Trainer:
     Args:
         model: the model, on its device.
         images: the training images: integer levels, uint8, shape (N, C, H, W); never copied.
+        grey_levels: if they are to be binarised, each batch anew, how many levels they have.
         options: the recipe; one of ``minutes`` and ``steps`` is set.
         run: the run directory, for checkpoints.
     """
 
-    def __init__(self, model: GenerativeModel, images: Tensor, options: TrainingOptions, run: Path) -> None:
+    def __init__(
+        self,
+        model: GenerativeModel,
+        images: Tensor,
+        options: TrainingOptions,
+        run: Path,
+        grey_levels: int | None = None,
+    ) -> None:
         self.model, self.images, self.options, self.run_folder = model, images, options, run
+        self.grey_levels = grey_levels
         self.ema = EMA(model, options.ema)
-        matrices = [p for p in model.parameters() if p.ndim >= 2]
-        vectors = [p for p in model.parameters() if p.ndim < 2]
+        self.parts = model.parts
         self.optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-            lr=options.lr,
-            betas=(0.9, 0.99),
-            fused=True,
+            [group for part in self.parts for group in groups_of(part, options.weight_decay)], lr=options.lr, fused=True
         )
         self.step = 0
         self.seconds = 0.0
@@ -112,7 +118,10 @@ class Trainer:
         for epoch in range(places[0] // n, places[-1] // n + 1):
             inside = places // n == epoch
             rows[inside] = self.order(epoch)[places[inside] % n]
-        return self.images[torch.from_numpy(rows)].to(self.model.device)
+        images = self.images[torch.from_numpy(rows)]
+        if self.grey_levels is not None:
+            images = drawn(images, self.grey_levels, self.options.seed, Stream.BINARIZE, self.step, range(size))
+        return images.to(self.model.device)
 
     def order(self, epoch: int) -> np.ndarray:
         """The order of the data in one epoch; the last one asked for is kept."""
@@ -128,14 +137,15 @@ class Trainer:
         draws = Draws(options.seed, self.step, range(size), size, self.model.device)
         lr = self.learning_rate()
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["times"]
         device = self.model.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed((options.seed * 1_000_003 + self.step) % 2**63)  # dropout's only source
             with autocast(device, options.precision):
                 loss = self.model.loss(self.batch(), draws).mean()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.model.parameters(), options.clip)
+        for part in self.parts:
+            nn.utils.clip_grad_norm_(part.parameters, options.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
@@ -214,7 +224,8 @@ class Trainer:
         for key, value in checkpoint.tensors["optimizer"].items():
             name, _, moment = key.rpartition("/")
             entry = self.optimizer.state[parameters[name]]
-            entry[moment] = value if moment == "step" else value.to(parameters[name].device)
+            # In the layout of the parameter: the fused step goes through both as they lie in memory.
+            entry[moment] = value if moment == "step" else torch.empty_like(parameters[name]).copy_(value)
         self.step = checkpoint.state["step"]
         self.seconds = float(checkpoint.state["seconds"])
 
@@ -235,6 +246,16 @@ class Trainer:
         odd = sorted(name for name in {*own, *theirs} if own.get(name) != theirs.get(name))
         if odd:
             raise InputError(str(path), f"does not fit the model that config.toml describes (first at {odd[0]!r})")
+
+
+def groups_of(part: Part, weight_decay: float) -> list[dict[str, Any]]:
+    """Groups of AdamW for a part: matrices decay, vectors do not."""
+    matrices, vectors = ([p for p in part.parameters if (p.ndim >= 2) == wide] for wide in (True, False))
+    shared = {"betas": part.betas, "times": part.lr}
+    return [
+        {"params": matrices, "weight_decay": weight_decay, **shared},
+        {"params": vectors, "weight_decay": 0.0, **shared},
+    ]
 
 
 @contextmanager

@@ -1,0 +1,144 @@
+"""MNIST, every family: train, score, and write docs/targets.md. Half an hour each on two cores.
+
+python bench/targets.py [NAME …] [--minutes 30] [--runs runs] [--write docs/targets.md]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+MNIST = ("--data", "mnist")
+BINARY = (*MNIST, "--binarize")
+SAMPLES = ("--samples", "2000")
+
+
+class Target(NamedTuple):
+    """A run, how it is scored, and what is asked of it.
+
+    Attributes:
+        train, score: words of the two commands, without RUN.
+        asked: the figure, in words.
+        found: a score → the figure, in words, and whether it is reached.
+    """
+
+    train: tuple[str, ...]
+    score: tuple[str, ...]
+    asked: str
+    found: Callable[[dict[str, Any]], tuple[str, bool]]
+
+
+def at_most(most: float, unit: str) -> Callable[[dict[str, Any]], tuple[str, bool]]:
+    """The score's total, in ``nats`` or ``bits_per_dim``, with its error."""
+
+    def found(score: dict[str, Any]) -> tuple[str, bool]:
+        value, scale = score[unit], score["nats"] / score["bits_per_dim"] if unit == "nats" else 1.0
+        digits = 2 if unit == "nats" else 4
+        error = score["stderr"] * scale
+        return f"{value:.{digits}f} ± {error:.{digits}f} ({score['kind']}, {score['n']:,} images)", value <= most
+
+    return found
+
+
+def as_real(score: dict[str, Any]) -> tuple[str, bool]:
+    """Readable samples over readable images, and the χ² test of their classes."""
+    modes, quality = score["modes"], score["quality"]
+    share = modes["readable"] / modes["readable_images"]
+    words = f"{share:.3f} as readable, p = {modes['p_value']:.3g}, recall {quality['recall']['value']:.3f}"
+    return words, share >= 0.98 and modes["p_value"] >= 0.01
+
+
+TARGETS = {
+    "vdm": Target(("vdm", *MNIST), (), "≤ 0.95 bits/dim", at_most(0.95, "bits_per_dim")),
+    "ddpm": Target(("ddpm", *MNIST), (), "", at_most(float("inf"), "bits_per_dim")),
+    "vae-binary": Target(
+        ("vae", *BINARY, "--latent", "50"),
+        ("--form", "iw", "--k", "5000", "--limit", "500"),
+        "≤ 86.0 nats by 5,000 importance samples",
+        at_most(86.0, "nats"),
+    ),
+    "hvae-binary": Target(("hvae", *BINARY, "--stream"), (), "≤ 82.0 nats", at_most(82.0, "nats")),
+    "vae": Target(("vae", *MNIST), (), "≤ 1.35 bits/dim", at_most(1.35, "bits_per_dim")),
+    "hvae": Target(("hvae", *MNIST, "--stream"), (), "≤ 1.25 bits/dim", at_most(1.25, "bits_per_dim")),
+    "gan": Target(("gan", *MNIST), SAMPLES, "≥ 0.98 as readable as images, p ≥ 0.01", as_real),
+}
+
+
+def nelbo(*words: str) -> str:
+    """Run a command; returns what it printed."""
+    done = subprocess.run([sys.executable, "-m", "nelbo", *words], stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout
+
+
+def measured(name: str, target: Target, minutes: float, runs: Path) -> dict[str, Any]:
+    """Train the run if it is not there, score it, and keep what the table needs."""
+    run = runs / f"mnist-{name}"
+    if not run.exists():
+        nelbo("train", *target.train, "--minutes", str(minutes), "--out", str(run))
+    score = json.loads(nelbo("score", str(run), *target.score, "--json"))
+    facts = json.loads(nelbo("info", str(run), "--json"))
+    words, reached = target.found(score)
+    commands = [
+        f"nelbo train {' '.join(target.train)} --minutes {minutes:g} --out RUN",
+        " ".join(("nelbo score RUN", *target.score)),
+    ]
+    return {
+        "name": name,
+        "asked": target.asked,
+        "found": words,
+        "reached": reached if target.asked else None,
+        "parameters": facts["parameters"],
+        "steps": facts["step"],
+        "minutes": facts["training_seconds"] / 60,
+        "commands": commands,
+    }
+
+
+def document(rows: list[dict[str, Any]]) -> str:
+    """docs/targets.md."""
+    machine = f"{torch.get_num_threads()} CPU threads ({platform.machine()}), torch {torch.__version__}"
+    lines = [
+        "# Targets",
+        "What each family reaches on MNIST in half an hour, by `make targets`; nothing was tuned on the test split.",
+        f"{machine}. Static and dynamic binarisation are never mixed: nats are of images binarised once from a fixed",
+        "seed, trained on images binarised anew at every step.",
+        "",
+        "| run | asked | found | reached | parameters | steps | minutes |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        reached = {None: "", True: "yes", False: "**no**"}[row["reached"]]
+        lines.append(
+            f"| {row['name']} | {row['asked']} | {row['found']} | {reached} | {row['parameters'] / 1e6:.2f} M "
+            f"| {row['steps']:,} | {row['minutes']:.0f} |"
+        )
+    lines += ["", "| run | commands |", "| --- | --- |"]
+    lines += [f"| {row['name']} | `{'`, `'.join(row['commands'])}` |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure the targets that are named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=[[], *TARGETS], default=[])
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--write", type=Path, default=Path("docs/targets.md"))
+    given = parser.parse_args()
+    if "gan" in (given.names or TARGETS):
+        nelbo("features", *MNIST)
+    rows = [measured(name, TARGETS[name], given.minutes, given.runs) for name in given.names or TARGETS]
+    given.write.write_text(document(rows), encoding="utf-8")
+    print(document(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""The bound of a Markovian hierarchy p(z_T) ∏ p(z_{t−1}|z_t) p(x|z_1), in the two orders of inferring its latents.
+
+Bottom-up, q(z_1|x) ∏ q(z_t|z_{t−1}), with z_0 = x and p(z_T|z_{T+1}) = p(z_T):
+
+    −ln p(x) ≤ E[−ln p(x|z_1)] + Σ_{t=1}^T E[ln q(z_t|z_{t−1}) − ln p(z_t|z_{t+1})]            reconstruction + level_t
+
+No level_t is a divergence but the one of T = 1: its two laws are not conditioned on the same things, and it can be
+negative. Top-down, q(z_T|x) ∏ q(z_{t−1}|z_t, x) (Sønderby et al. 2016):
+
+    −ln p(x) ≤ E[−ln p(x|z_1)] + KL(q(z_T|x) ‖ p(z_T)) + Σ_{t<T} E KL(q(z_t|z_{t+1}, x) ‖ p(z_t|z_{t+1}))     … + kl_t
+
+A diffusion model is the bottom-up hierarchy whose q is fixed and whose z_t have the size of x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from nelbo.diffusion import Gaussian
+from nelbo.divergences import kl_normal
+
+Level = Callable[[Tensor, int], Gaussian]
+"""(z, t) → a law of a neighbour of z."""
+Decoder = Callable[[Tensor], Tensor]
+"""z_1, shape (B, …) → −ln p(x|z_1) of each example in nats, shape (B,)."""
+
+
+class Climb(NamedTuple):
+    """One draw of z_1 … z_T on the way up, in nats of each example.
+
+    Attributes:
+        reconstruction: −ln p(x|z_1), shape (B,).
+        log_q: ln q(z_t|z_{t−1}), shape (T, B).
+        log_p: ln p(z_t|z_{t+1}), and ln p(z_T) last, shape (T, B).
+    """
+
+    reconstruction: Tensor
+    log_q: Tensor
+    log_p: Tensor
+
+
+def climb(up: Level, down: Level, last: Gaussian, decoder: Decoder, x_0: Tensor, noise: Iterable[Tensor]) -> Climb:
+    """Draw z_1 … z_T from the bottom up, one for each of the noise, and weigh every step in both directions.
+
+    Args:
+        up: (z_{t−1}, t) → q(z_t|z_{t−1}), z_0 being ``x_0``.
+        down: (z_t, t) → p(z_{t−1}|z_t), t ≥ 2.
+        last: p(z_T).
+        decoder: −ln p(x|z_1) for these x.
+        x_0: what the first step sees, shape (B, …).
+        noise: T standard normals, of the shapes of z_1, z_2, …
+    """
+    z, reconstruction, log_q, log_p = x_0, x_0.new_zeros(len(x_0)), [], []
+    for t, eps in enumerate(noise, 1):
+        law = up(z, t)
+        above = law.sample(eps)
+        log_q.append(total(law.log_prob(above)))
+        if t == 1:
+            reconstruction = decoder(above)
+        else:
+            log_p.append(total(down(above, t).log_prob(z)))
+        z = above
+    log_p.append(total(last.log_prob(z)))
+    return Climb(reconstruction, torch.stack(log_q), torch.stack(log_p))
+
+
+def bottom_up_terms(walk: Climb) -> dict[str, Tensor]:
+    """reconstruction and level_1 … level_T, in nats, shape (B,)."""
+    levels = {f"level_{t}": cost for t, cost in enumerate(walk.log_q - walk.log_p, 1)}
+    return {"reconstruction": walk.reconstruction, **levels}
+
+
+class Descent(NamedTuple):
+    """One draw of z_T … z_1 on the way down, in nats of each example.
+
+    Attributes:
+        reconstruction: −ln p(x|z_1), shape (B,).
+        kl: KL(q(z_t|z_{t+1}, x) ‖ p(z_t|z_{t+1})), shape (T, B), t = 1 first.
+        log_ratio: ln q(z_t|z_{t+1}, x) − ln p(z_t|z_{t+1}) at the z_t that was drawn, whose mean kl is.
+        latents: z_1 … z_T.
+    """
+
+    reconstruction: Tensor
+    kl: Tensor
+    log_ratio: Tensor
+    latents: list[Tensor]
+
+
+def descend(
+    laws: Callable[[Tensor | None, int], tuple[Gaussian, Gaussian]], decoder: Decoder, noise: Sequence[Tensor]
+) -> Descent:
+    """Draw z_T … z_1 from the top down, and weigh every step.
+
+    Args:
+        laws: (z_{t+1}, t) → q(z_t|z_{t+1}, x) and p(z_t|z_{t+1}); at t = T there is nothing above, and z is None.
+        decoder: −ln p(x|z_1) for these x.
+        noise: T standard normals, of the shapes of z_1 … z_T.
+    """
+    z, kl, log_ratio, latents = None, [], [], []
+    for t in range(len(noise), 0, -1):
+        q, p = laws(z, t)
+        z = q.sample(noise[t - 1])
+        kl.append(total(kl_normal(q.mean, q.var, p.mean, p.var)))
+        log_ratio.append(total(q.log_prob(z) - p.log_prob(z)))
+        latents.append(z)
+    assert z is not None
+    return Descent(decoder(z), torch.stack(kl[::-1]), torch.stack(log_ratio[::-1]), latents[::-1])
+
+
+def top_down_terms(walk: Descent, costs: Tensor) -> dict[str, Tensor]:
+    """reconstruction and kl_1 … kl_T, in nats, shape (B,), from either of the walk's two costs."""
+    return {"reconstruction": walk.reconstruction, **{f"kl_{t}": cost for t, cost in enumerate(costs, 1)}}
+
+
+def total(parts: Tensor) -> Tensor:
+    """The sum over everything but the batch, shape (B,)."""
+    return parts.flatten(1).sum(1)

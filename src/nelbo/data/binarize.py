@@ -1,0 +1,66 @@
+"""Two levels from many: a pixel at level k of 0 … L−1 becomes 1 with probability k/(L − 1), else 0.
+
+*Dynamic* binarisation (Salakhutdinov & Murray 2008; Burda et al. 2016) draws every training image anew each time it is
+seen. What is scored is drawn once, from a fixed seed, so that every run is measured on the same images. Figures for
+MNIST binarised once and for all (Larochelle & Murray 2011) are of other data, and are not to be set beside these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from nelbo.data.dataset import Dataset, fingerprint
+from nelbo.errors import InputError
+from nelbo.rng import Stream, uniform
+
+FIXED_SEED = 0
+"""Of the images that are scored; the same for every run."""
+CHUNK = 4096  # images
+
+
+def drawn(images: Tensor, L: int, seed: int, stream: Stream, step: int, indices: Iterable[int]) -> Tensor:
+    """Each pixel 1 with probability level/(L − 1), uint8, of the images' shape; row k depends on ``indices[k]``.
+
+    Args:
+        images: levels 0 … L−1, shape (B, C, H, W).
+        L: the number of levels.
+        seed, stream, step, indices: which random numbers.
+    """
+    u = uniform(seed, stream, step, indices, tuple(images.shape[1:]))
+    return (u * (L - 1) < images).to(torch.uint8)
+
+
+def binarised(dataset: Dataset) -> Dataset:
+    """The data set with every split drawn once, and its own grey images kept to draw training batches from.
+
+    Raises:
+        InputError: it has two levels already.
+    """
+    if dataset.levels == 2:
+        raise InputError("--binarize", f"{dataset.spec} has two levels already; leave it out")
+    images = torch.cat(
+        [
+            drawn(
+                dataset.images[first : first + CHUNK],
+                dataset.levels,
+                FIXED_SEED,
+                Stream.BINARIZE_FIXED,
+                0,
+                range(first, min(first + CHUNK, len(dataset.images))),
+            )
+            for first in range(0, len(dataset.images), CHUNK)
+        ]
+    )
+    note = "binarised: training images anew at every step, val and test once with a fixed seed"
+    return replace(
+        dataset,
+        images=images,
+        grey=(dataset.images, dataset.levels),
+        levels=2,
+        sha256=fingerprint(images, dataset.bounds, 2),
+        notes=(*dataset.notes, note),
+    )

@@ -1,0 +1,204 @@
+"""Features to compare sets of images in: a small classifier of the data's own labels, or the codes of an ``ae``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import torch
+from platformdirs import user_cache_dir
+from torch import Tensor
+from torch.nn import functional as F
+
+from nelbo.config import CONFIG
+from nelbo.data import Dataset
+from nelbo.errors import InputError
+from nelbo.jobs.run import Run, read_data
+from nelbo.likelihoods import to_unit
+from nelbo.models.ae import AE
+from nelbo.nn import default_widths
+from nelbo.nn.classifier import Classifier
+from nelbo.options import DataOptions
+from nelbo.report.paths import free, reachable
+from nelbo.report.progress import bar
+from nelbo.rng import permutation
+from nelbo.training.checkpoint import replace_text, write_synced
+from nelbo.training.machine import autocast, pick_device
+
+WEIGHTS, ABOUT = "features.safetensors", "features.json"
+FORMAT = 1
+BATCH = 64
+EPOCHS = 8
+SHIFT = 2
+"""Training images are moved by up to so many pixels: a digit is the same a little to the left."""
+
+
+class Features(NamedTuple):
+    """A feature space.
+
+    Attributes:
+        name: what stands behind FD- and KD-.
+        sha256: of the weights.
+        about: what else there is to say of it: accuracy, data.
+        embed: integer levels (B, C, H, W) → features (B, d).
+        classify: the same → class probabilities (B, K); None without classes.
+    """
+
+    name: str
+    sha256: str
+    about: dict[str, Any]
+    embed: Any
+    classify: Any
+
+
+def usual_place(name: str, sha256: str) -> Path:
+    """Where the features of a data set are kept unless told."""
+    return Path(user_cache_dir("nelbo")) / "features" / f"{name}-{sha256[:12]}"
+
+
+def learn_features(
+    data: DataOptions, *, out: Path | None = None, epochs: int = EPOCHS, seed: int = 0, device: str = "auto"
+) -> tuple[Path, dict[str, Any]]:
+    """Train a classifier on the data's labels, and keep it.
+
+    Args:
+        data: the images.
+        out: a new folder for it; one in the user's cache, replaced if there, if None.
+        epochs: how often to go through the training images.
+        seed: of the weights and of the order.
+        device: where to compute.
+
+    Returns:
+        Where it is, and what ``features.json`` holds.
+
+    Raises:
+        InputError: images without labels, or a folder that exists.
+    """
+    if out is not None:
+        free(out, "--out")
+        reachable(out, "--out")
+    dataset = read_data(data)
+    labels = dataset.split_labels("train")
+    if labels is None or len(dataset.classes) < 2:
+        raise InputError(
+            "--data", f"{dataset.name} has no labels; train an ae on it and give that run to --features instead"
+        )
+    place = pick_device(device)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        model = Classifier(dataset.shape[0], default_widths(*dataset.shape[1:]), len(dataset.classes)).to(place)
+        fit(model, dataset, labels, epochs, seed)
+    weights = safetensors.torch.save({name: value.contiguous().cpu() for name, value in model.state_dict().items()})
+    about = {
+        "format": FORMAT,
+        "name": dataset.name,
+        "data_sha256": dataset.sha256,
+        "shape": dataset.shape,
+        "levels": dataset.levels,
+        "classes": dataset.classes,
+        "epochs": epochs,
+        "seed": seed,
+        "accuracy": {split: accuracy(model, dataset, split) for split in ("val", "test")},
+        "sha256": hashlib.sha256(weights).hexdigest(),
+    }
+    folder = out or usual_place(dataset.name, dataset.sha256)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_synced(folder / WEIGHTS, weights)
+    replace_text(folder / ABOUT, json.dumps(about, indent=1))
+    return folder, about
+
+
+def fit(model: Classifier, dataset: Dataset, labels: Tensor, epochs: int, seed: int) -> None:
+    """Cross-entropy with AdamW, a learning rate that rises and falls once, and images moved by up to two pixels."""
+    images = dataset.split("train")
+    device = next(model.parameters()).device
+    steps = max(1, len(images) // BATCH)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=epochs * steps + 1)
+    with bar("learning features", epochs * steps) as progress:
+        for epoch in range(epochs):
+            order = torch.from_numpy(permutation(seed, epoch, len(images)))
+            for rows in torch.split(order[: steps * BATCH], BATCH):
+                x = moved(to_unit(images[rows], dataset.levels)).to(device)
+                with autocast(device, "auto"):
+                    loss = F.cross_entropy(model(x), labels[rows].to(device), label_smoothing=0.02)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                schedule.step()
+                progress.advance(progress.task_ids[0])
+
+
+def moved(x: Tensor) -> Tensor:
+    """The batch, every image moved by its own whole number of pixels, what comes in being as its corner."""
+    most = min(SHIFT, min(x.shape[-2:]) // 8)
+    padded = F.pad(x, (most,) * 4, mode="replicate")
+    dy, dx = torch.randint(0, 2 * most + 1, (2, len(x), 1))
+    rows, columns = dy + torch.arange(x.shape[-2]), dx + torch.arange(x.shape[-1])
+    each = torch.arange(len(x))[:, None, None]
+    return padded.movedim(1, -1)[each, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
+
+
+@torch.no_grad()
+def accuracy(model: Classifier, dataset: Dataset, split: str) -> float:
+    """The share of a split's images that are classified as they are labelled."""
+    labels, device = dataset.split_labels(split), next(model.parameters()).device
+    assert labels is not None
+    model.eval()
+    parts = torch.split(dataset.split(split), 512)
+    found = torch.cat([model(to_unit(part.to(device), dataset.levels)).argmax(1).cpu() for part in parts])
+    return float((found == labels).double().mean())
+
+
+def open_features(where: Path | None, dataset: Dataset, device: str = "auto") -> Features:
+    """The features in this folder, of this ``ae``, or in the usual place of the data.
+
+    Raises:
+        InputError: there are none, they cannot be read, or are of images of another shape.
+    """
+    folder = where or usual_place(dataset.name, dataset.sha256)
+    if (folder / CONFIG).is_file():
+        return codes(folder, dataset, device)
+    try:
+        about = json.loads((folder / ABOUT).read_text())
+        weights = (folder / WEIGHTS).read_bytes()
+        shape, levels, classes = tuple(about["shape"]), about["levels"], len(about["classes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        mend = f"train them with 'nelbo features --data {dataset.spec}'"
+        raise InputError("--features", f"there are no features of {dataset.name} in {folder}; {mend}") from None
+    if (shape, levels) != (dataset.shape, dataset.levels):
+        raise InputError("--features", f"{folder} is for {shape} images of {levels} levels, not {dataset.shape}")
+    if hashlib.sha256(weights).hexdigest() != about.get("sha256"):
+        raise InputError(str(folder / WEIGHTS), "is damaged: its hash is not the one that features.json records")
+    model = Classifier(shape[0], default_widths(*shape[1:]), classes)
+    model.load_state_dict(safetensors.torch.load(weights))
+    model = model.to(pick_device(device)).eval()
+
+    def unit(levels_: Tensor) -> Tensor:
+        return to_unit(levels_.to(next(model.parameters()).device), levels)
+
+    return Features(
+        about["name"], about["sha256"], about, lambda x: model.features(unit(x)), lambda x: model(unit(x)).softmax(1)
+    )
+
+
+def codes(path: Path, dataset: Dataset, device: str) -> Features:
+    """The codes of an ``ae`` run as features.
+
+    Raises:
+        InputError: another family, or images of another shape.
+    """
+    run = Run(path)
+    model = run.model(device=device)
+    if not isinstance(model, AE):
+        raise InputError("--features", f"{path} is a run of {run.config.family!r}; give an ae, or learnt features")
+    if (model.shape, model.levels) != (dataset.shape, dataset.levels):
+        raise InputError("--features", f"{path} is for {model.shape} images of {model.levels} levels")
+    digest = hashlib.sha256((run.checkpoint / "ema.safetensors").read_bytes()).hexdigest()
+    about = {"name": f"ae-{run.config.images.name}", "sha256": digest, "run": str(path)}
+    return Features(
+        about["name"], digest, about, lambda x: model.encode(to_unit(x.to(model.device), model.levels)), None
+    )

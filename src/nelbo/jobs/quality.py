@@ -1,0 +1,132 @@
+"""Score a run by its samples: distances, modes and copies, kept in RUN/scores/ beside its bits/dim."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from nelbo.errors import InputError
+from nelbo.jobs.features import Features, open_features
+from nelbo.jobs.run import Run
+from nelbo.jobs.sample import collect
+from nelbo.jobs.score import kept
+from nelbo.metrics.manifold import nearest
+from nelbo.metrics.quality import in_batches, measure_modes, measure_quality
+from nelbo.models.base import SampleSettings
+from nelbo.report.paths import free
+from nelbo.report.pictures import beside, grid
+
+SHOWN = 48
+LEAST = 20
+
+
+def score_samples(
+    path: str | Path,
+    n: int = 2000,
+    *,
+    split: str = "test",
+    features: Path | None = None,
+    settings: SampleSettings | None = None,
+    seed: int = 0,
+    weights: str = "ema",
+    device: str = "auto",
+    neighbours: Path | None = None,
+    again: bool = False,
+) -> dict[str, Any]:
+    """Draw n images and measure them beside a split, in a feature space.
+
+    Args:
+        path: the run directory.
+        n: how many to draw, at least 20.
+        split: the images to compare with; training images are compared with apart, for copies.
+        features: a folder that ``nelbo features`` made, or an ``ae`` run; the data's usual ones if None.
+        settings: how to draw.
+        seed: of the samples.
+        weights: ``ema`` or ``raw``.
+        device: where to compute.
+        neighbours: also draw samples beside the training images nearest to them, into this PNG.
+        again: measure even if RUN/scores/ has the answer.
+
+    Returns:
+        FD, KD, precision, recall, density, coverage, memorisation, and with labels the classes, each under
+        ``quality`` or ``modes``, with n, split and the hash of the features beside them.
+
+    Raises:
+        InputError: anything that cannot be used.
+    """
+    if n < LEAST:
+        raise InputError("--samples", f"{n} is fewer than {LEAST}, too few to measure")
+    if neighbours is not None:
+        free(neighbours, "--neighbours")
+    run, settings = Run(path), settings or SampleSettings()
+    dataset = run.dataset
+    unseen = dataset.split(split)
+    if len(unseen) < LEAST:
+        raise InputError("--split", f"{split} has {len(unseen)} images, too few to measure")
+    space = open_features(features, dataset, device)
+    model = run.model(weights, device)
+    asked = {
+        "family": run.config.family,
+        "data": dataset.name,
+        "data_sha256": dataset.sha256,
+        "split": split,
+        "samples": n,
+        "n": len(unseen),
+        "weights": weights,
+        "step": run.step,
+        "seed": seed,
+        "features": space.name,
+        "features_sha256": space.sha256,
+        "sampling": model.describe_sampling(settings),
+    }
+
+    def answer() -> dict[str, Any]:
+        drawn, _ = collect(model, n, seed, settings, 64, keep_frames=False)
+        if neighbours is not None:
+            draw_neighbours(drawn[:SHOWN], dataset.split("train"), dataset.levels, neighbours)
+        return (
+            {"kind": "samples", "terms": {}, "bits_per_dim": None}
+            | asked
+            | measured(space, drawn, unseen, dataset.split("train"))
+        )
+
+    return kept(run, asked, again or neighbours is not None, answer)
+
+
+def require_samples(samples: int | None, needing: Mapping[str, Any], refusing: Mapping[str, Any]) -> None:
+    """Check what goes with ``--samples`` and what does not.
+
+    Raises:
+        InputError: an option without what it needs, or one that measures images.
+    """
+    for option, value in (needing if samples is None else refusing).items():
+        if value is not None and samples is None:
+            raise InputError(option, "needs --samples N: it is for measuring samples")
+        if value is not None:
+            raise InputError(option, "is for measuring images, and --samples measures samples; leave one out")
+
+
+def measured(space: Features, drawn: Tensor, unseen: Tensor, train: Tensor) -> dict[str, Any]:
+    """Everything that the feature space says of the samples."""
+    found = measure_quality(*(in_batches(space.embed, images) for images in (drawn, unseen, train)))
+    quality = {
+        f"FD-{space.name}": found.fd._asdict(),
+        f"KD-{space.name}": found.kd._asdict(),
+        **{name: {"value": value, "stderr": None} for name, value in found.manifold._asdict().items()},
+        "memorisation": found.memorisation._asdict(),
+    }
+    if space.classify is None:
+        return {"quality": quality}
+    modes = measure_modes(in_batches(space.classify, drawn), in_batches(space.classify, unseen))
+    return {"quality": quality, "modes": modes._asdict()}
+
+
+def draw_neighbours(drawn: Tensor, train: Tensor, levels: int, out: Path) -> None:
+    """Samples beside the training images nearest to them, pixel by pixel."""
+    _, index = nearest(drawn.flatten(1).float(), train.flatten(1).float())
+    sheet = beside(grid(drawn, levels), "drawn", grid(train[index], levels), "nearest training images")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(out)

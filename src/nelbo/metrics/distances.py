@@ -1,0 +1,82 @@
+"""Distances between two sets of features: Fréchet and kernel.
+
+    FD = ‖μ − ν‖² + tr(S + R − 2 (S R)^{1/2})                                    Heusel et al. 2017
+    KD = E k(x, x′) + E k(y, y′) − 2 E k(x, y),   k(x, y) = (x·y/d + 1)³         Bińkowski et al. 2018
+
+Heusel's name is FID where the features are Inception's, and theirs alone.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Distance(NamedTuple):
+    """A distance, and its standard error where it has one."""
+
+    value: float
+    stderr: float | None
+
+
+def frechet_distance(x: Tensor, y: Tensor) -> Distance:
+    """FD between the normal laws with the moments of two sets. It falls with n, and only figures of one n compare.
+
+    Args:
+        x, y: features, shapes (n, d) and (m, d), at least 2 rows each.
+
+    Raises:
+        ValueError: fewer than 2 rows.
+    """
+    if min(len(x), len(y)) < 2:
+        raise ValueError("each set needs at least 2 rows")
+    x, y = x.double(), y.double()
+    return Distance(frechet_of_moments(x.mean(0), x.T.cov(), y.mean(0), y.T.cov()), None)
+
+
+def frechet_of_moments(mean_x: Tensor, cov_x: Tensor, mean_y: Tensor, cov_y: Tensor) -> float:
+    """FD between N(μ, S) and N(ν, R), from moments in float64.
+
+    tr (S R)^{1/2} is the sum of the roots of the eigenvalues of S^{1/2} R S^{1/2}, which is symmetric.
+    """
+    values, basis = torch.linalg.eigh(cov_x.reshape(len(mean_x), -1))
+    root = basis * values.clamp(min=0).sqrt() @ basis.T
+    cross = torch.linalg.eigvalsh(root @ cov_y.reshape(len(mean_y), -1) @ root).clamp(min=0).sqrt().sum()
+    traces = cov_x.reshape(len(mean_x), -1).trace() + cov_y.reshape(len(mean_y), -1).trace()
+    return float((mean_x - mean_y).square().sum() + traces - 2 * cross)
+
+
+def kernel(x: Tensor, y: Tensor) -> Tensor:
+    """(x·y/d + 1)³ of every pair, shape (n, m)."""
+    return (x @ y.T / x.shape[1] + 1.0) ** 3
+
+
+def kernel_distance(x: Tensor, y: Tensor) -> Distance:
+    """KD, unbiased: 0 in expectation where both sets have one law, so it can be negative. Its error is the jackknife's.
+
+    Args:
+        x, y: features, shapes (n, d) and (m, d), at least 3 rows each.
+
+    Raises:
+        ValueError: fewer than 3 rows.
+    """
+    n, m = len(x), len(y)
+    if min(n, m) < 3:
+        raise ValueError("each set needs at least 3 rows")
+    x, y = x.double(), y.double()
+    in_x, in_y, across = (kernel(a, b) for a, b in ((x, x), (y, y), (x, y)))
+    rows_x, rows_y = in_x.sum(1) - in_x.diagonal(), in_y.sum(1) - in_y.diagonal()
+    within_x, within_y = rows_x.sum(), rows_y.sum()
+    value = within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2 * across.sum() / (n * m)
+
+    variance = torch.zeros((), dtype=torch.float64)
+    for rows, within, pairs, own, other in (
+        (rows_x, within_x, across.sum(1), n, m),
+        (rows_y, within_y, across.sum(0), m, n),
+    ):
+        # The distance without each row in turn, up to what stays the same.
+        left = (within - 2 * rows) / ((own - 1) * (own - 2)) - 2 * (across.sum() - pairs) / ((own - 1) * other)
+        variance = variance + (own - 1) / own * (left - left.mean()).square().sum()
+    return Distance(float(value), float(variance.sqrt()))

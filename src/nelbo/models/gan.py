@@ -1,0 +1,243 @@
+"""Generative adversarial networks (Goodfellow et al. 2014): a generator G and a discriminator D in a minimax game.
+
+    min_G max_D V(D, G) = E_x[ln D(x)] + E_z[ln(1 − D(G(z)))]                                   GAN (1)
+
+There is no p(x) in it. What D says on images that training has not seen is a bound on a divergence, from below: see
+:mod:`nelbo.divergences.adversarial`. Both networks take a step at once, each on its own loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Literal, NamedTuple, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nelbo.divergences import js_lower_bound, total_variation_lower_bound
+from nelbo.likelihoods import to_unit
+from nelbo.models._latent import in_one_step
+from nelbo.models.base import Frame, GenerativeModel, Part, SampleSettings
+from nelbo.nn.autoencoder import Decoder
+from nelbo.nn.critic import Critic
+from nelbo.nn.unet import default_widths
+from nelbo.options import FamilyOptions
+from nelbo.rng import Draws, Stream, normal
+
+PENALTY_EVERY = 4
+"""The gradient penalty is taken at one step in so many, and counts as many times (Karras et al. 2020, lazy R1)."""
+SPREAD_LEFT = 0.25
+"""Samples whose variance is less than this share of the images' are said to have collapsed."""
+SURE = 0.99
+"""A discriminator that is right about this share of unseen images and samples has won, and teaches nothing."""
+
+
+class Game(NamedTuple):
+    """A loss for each player, from D's outputs ℓ, before any sigmoid.
+
+    Attributes:
+        critic: (ℓ(x), ℓ(G(z))) → what D lowers, shape (B,).
+        generator: ℓ(G(z)) → what G lowers, shape (B,).
+    """
+
+    critic: Callable[[Tensor, Tensor], Tensor]
+    generator: Callable[[Tensor], Tensor]
+
+
+def cross_entropy(real: Tensor, drawn: Tensor) -> Tensor:
+    """−ln D(x) − ln(1 − D(G(z))), whose mean is −V(D, G)  [GAN (1)]."""
+    return F.softplus(-real) + F.softplus(drawn)
+
+
+def hinge(real: Tensor, drawn: Tensor) -> Tensor:
+    """max(0, 1 − ℓ(x)) + max(0, 1 + ℓ(G(z)))  [Lim & Ye 2017]."""
+    return F.relu(1 - real) + F.relu(1 + drawn)
+
+
+GAMES: dict[str, Game] = {
+    # ln(1 − D(G(z))): the game as it is written.
+    "minimax": Game(cross_entropy, lambda drawn: -F.softplus(drawn)),
+    # −ln D(G(z)): the same fixed point, with a gradient where D is sure (Goodfellow et al. 2014, section 3).
+    "non-saturating": Game(cross_entropy, lambda drawn: F.softplus(-drawn)),
+    "hinge": Game(hinge, torch.neg),
+    # ℓ(G(z)) − ℓ(x), over functions of slope 1 (Arjovsky et al. 2017; Gulrajani et al. 2017).
+    "wgan-gp": Game(lambda real, drawn: drawn - real, torch.neg),
+}
+
+
+class GANOptions(FamilyOptions):
+    """The settings of a GAN."""
+
+    loss: Literal["non-saturating", "minimax", "hinge", "wgan-gp"] = "non-saturating"
+    "What the two networks lower; the first two are the game with cross-entropy."
+    latent: Annotated[int, Field(ge=1, le=65_536)] = 64
+    "The size of z."
+    r1: Annotated[float, Field(ge=0)] = 0.5
+    "γ of the penalty ½ γ ‖∇ℓ(x)‖² on real images, per image; wgan-gp has a penalty of its own instead."
+    gp: Annotated[float, Field(ge=0)] = 10.0
+    "λ of wgan-gp's penalty λ (‖∇ℓ‖ − 1)² between real images and samples."
+    spectral: bool = False
+    "Spectral normalisation of the discriminator."
+    critic_lr: Annotated[float, Field(gt=0)] = 1.0
+    "The discriminator's learning rate, as a multiple of --lr."
+    widths: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = ()
+    "Channels at each resolution, finest first; chosen for the data if left out."
+    blocks: Annotated[int, Field(ge=1, le=16)] = 1
+    "Residual blocks at each resolution of the generator."
+
+    def resolved(self, shape: tuple[int, int, int]) -> Self:
+        """The same settings with everything that depends on the data filled in."""
+        return self.model_copy(update={"widths": self.widths or default_widths(*shape[1:])})
+
+
+class GAN(GenerativeModel):
+    """A generator, a discriminator, and the game between them.
+
+    Args:
+        options: the settings, resolved for ``shape``.
+        shape: (C, H, W) of the images.
+        levels: L, the number of values a pixel can take.
+    """
+
+    family = "gan"
+    why_no_bound = "a GAN can draw images and cannot say how likely one is"
+
+    def __init__(self, options: GANOptions, shape: tuple[int, int, int], levels: int) -> None:
+        super().__init__(shape, levels)
+        self.options = options
+        self.generator = Decoder(shape, options.latent, shape[0], options.widths, options.blocks)
+        self.critic = Critic(shape, options.widths, options.spectral)
+
+    @property
+    def parts(self) -> list[Part]:
+        """Two players, each with moments and clipping of its own; no momentum, as the target moves."""
+        players = ((self.generator, 1.0), (self.critic, self.options.critic_lr))
+        return [Part(list(network.parameters()), times, (0.0, 0.99)) for network, times in players]
+
+    def draw(self, z: Tensor) -> Tensor:
+        """G(z) on the scale where levels fill [−1, 1], shape (B, C, H, W)."""
+        return torch.tanh(self.generator(z).float())
+
+    # Training
+
+    def loss(self, x: Tensor, draws: Draws) -> Tensor:
+        """The sum of both players' losses, each with a gradient to its own network alone, shape (B,)."""
+        game, x_0 = GAMES[self.options.loss], to_unit(x, self.levels)
+        drawn = self.draw(draws.normal(Stream.TRAIN_NOISE, (self.options.latent,)))
+        with held_fixed(self.critic):
+            loss = game.generator(self.critic(drawn))
+        real, seen = self.critic(torch.cat([x_0, drawn.detach()])).chunk(2)
+        loss = loss + game.critic(real, seen)
+        if draws.step % PENALTY_EVERY == 0:
+            loss = loss + PENALTY_EVERY * self.penalty(x_0, drawn.detach(), draws)
+        return loss
+
+    def penalty(self, x_0: Tensor, drawn: Tensor, draws: Draws) -> Tensor:
+        """½ γ ‖∇ℓ(x)‖² (Mescheder et al. 2018 (9)), or λ (‖∇ℓ(x̂)‖ − 1)² (Gulrajani et al. 2017 (3)), shape (B,).
+
+        x̂ lies between an image and a sample, at a uniform place.
+        """
+        wasserstein = self.options.loss == "wgan-gp"
+        strength = self.options.gp if wasserstein else self.options.r1
+        if not strength:
+            return x_0.new_zeros(len(x_0))
+        if wasserstein:
+            place = draws.uniform(Stream.TRAIN_PLACE).to(x_0).reshape(-1, 1, 1, 1)
+            x_0 = place * x_0 + (1 - place) * drawn
+        squared = self.slope(x_0)
+        if wasserstein:
+            return strength * (torch.sqrt(squared + 1e-12) - 1).square()
+        return 0.5 * strength * squared
+
+    def slope(self, x: Tensor) -> Tensor:
+        """‖∇_x ℓ(x)‖² of each image, shape (B,), in float32."""
+        with torch.autocast(x.device.type, enabled=False), torch.enable_grad():
+            x = x.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.critic(x).sum(), x, create_graph=self.training)
+        return gradient.square().flatten(1).sum(1)
+
+    # What D knows
+
+    def measures(self, images: Tensor, batch: int = 256) -> dict[str, Tensor]:
+        """What D says of unseen images and of as many samples, and the divergence that it proves.
+
+        With cross-entropy: D(x), D(G(z)) and ½ V + ln 2, whose expectation is at most JS(data, G). With hinge: ℓ and
+        1 − ½ L_D, at most total variation. With wgan-gp ℓ and its gap, neither a bound nor a probability.
+        """
+        real, drawn = (torch.cat(parts) for parts in zip(*self.answers(images, batch), strict=True))
+        if self.options.loss == "wgan-gp":
+            return {"critic_of_images": real, "critic_of_samples": drawn, "critic_gap": real - drawn}
+        if self.options.loss == "hinge":
+            bound = total_variation_lower_bound(hinge(real, drawn))
+            return {"critic_of_images": real, "critic_of_samples": drawn, "total_variation_at_least": bound}
+        bound = js_lower_bound(-cross_entropy(real, drawn))
+        return {"D_of_images": real.sigmoid(), "D_of_samples": drawn.sigmoid(), "jensen_shannon_at_least": bound}
+
+    def answers(self, images: Tensor, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """ℓ of these images and of samples of the same indices, in float64 on the CPU, batch by batch."""
+        for first in range(0, len(images), batch):
+            x = images[first : first + batch].to(self.device)
+            z = normal(0, Stream.SCORE_NOISE, 0, range(first, first + len(x)), (self.options.latent,)).to(self.device)
+            yield tuple(self.critic(part).double().cpu() for part in (to_unit(x, self.levels), self.draw(z)))
+
+    @torch.no_grad()
+    def diagnostics(self, images: Tensor) -> dict[str, object]:
+        """How much samples vary beside images, and how often D is right about both, on up to a thousand."""
+        images = images[:1000]
+        z = normal(0, Stream.SCORE_NOISE, 0, range(len(images)), (self.options.latent,)).to(self.device)
+        drawn, given = (float(x.var(0, correction=0).mean()) for x in (self.draw(z), to_unit(images, self.levels)))
+        real, seen = (torch.cat(parts) for parts in zip(*self.answers(images, 256), strict=True))
+        right = float(torch.cat([real > 0, seen < 0]).double().mean())
+        judged = {} if self.options.loss == "wgan-gp" else {"discriminator_right": right}
+        return {"variance_of_samples_over_images": drawn / given if given else None, **judged}
+
+    def ailments(self, found: Mapping[str, object]) -> list[str]:
+        """Collapse: samples that hardly differ. Divergence: a discriminator that is never wrong."""
+        spread, right = found["variance_of_samples_over_images"], found.get("discriminator_right", 0.0)
+        lines = []
+        if isinstance(spread, float) and spread < SPREAD_LEFT:
+            lines.append(f"mode collapse: samples vary {spread:.2f} times as much as images; raise --r1 or lower --lr")
+        if isinstance(right, float) and right > SURE:
+            share = f"{100 * right:.0f}% of unseen images and samples"
+            lines.append(f"the discriminator has won, it is right about {share}; raise --r1 or lower --critic-lr")
+        return lines
+
+    # Sampling
+
+    def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
+        self.describe_sampling(settings)
+        x = self.draw(normal(seed, Stream.SAMPLE, 0, indices, (self.options.latent,)).to(self.device))
+        yield Frame(1, 1, x, x)
+
+    def describe_sampling(self, settings: SampleSettings) -> str:
+        in_one_step(self.family, settings)
+        return "G(z), z from N(0, I)"
+
+    def facts(self) -> Mapping[str, object]:
+        sizes = (self.generator, self.critic)
+        generator, critic = (sum(p.numel() for p in network.parameters()) for network in sizes)
+        return {"generator_parameters": generator, "discriminator_parameters": critic}
+
+
+class held_fixed:  # noqa: N801
+    """While inside, a network's weights get no gradient; what passes through it does.
+
+    Args:
+        network: the network.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.weights = [p for p in network.parameters() if p.requires_grad]
+
+    def __enter__(self) -> None:
+        for p in self.weights:
+            p.requires_grad_(False)
+
+    def __exit__(self, *_: object) -> None:
+        for p in self.weights:
+            p.requires_grad_(True)
+
+
+OPTIONS, MODEL = GANOptions, GAN

@@ -1,0 +1,270 @@
+"""Hierarchical VAEs: a Markov chain of latents p(z_T) ∏ p(z_{t−1}|z_t) p(x|z_1), inferred upwards or downwards.
+
+The bounds of both are in :mod:`nelbo.bounds.hierarchy`. Upwards, q(z_t|z_{t−1}) knows nothing of the generative side,
+and its upper levels tend to fall silent; downwards (Sønderby et al. 2016), q(z_t|z_{t+1}, x) shares the way down with p
+and is said by how it differs from p(z_t|z_{t+1}) (Vahdat & Kautz 2020): a level that says nothing costs nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Literal, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from nelbo.bounds import Bound, Climb, Descent, bottom_up_terms, climb, descend, importance_weighted, top_down_terms
+from nelbo.diffusion import Gaussian
+from nelbo.errors import InputError
+from nelbo.likelihoods import to_unit
+from nelbo.models._latent import LatentOptions, PixelLaw, in_one_step
+from nelbo.models.base import Form, Frame, LikelihoodModel, SampleSettings
+from nelbo.nn.ladder import BottomUp, Ladder, TopDown, places_of
+from nelbo.nn.unet import default_widths
+from nelbo.rng import Draws, Stream, normal
+
+SPREAD = 5.0
+"""ln σ of a latent is held between −5 and 5, softly."""
+SILENT = 0.01
+"""A level whose KL is below this many nats says nothing."""
+
+
+class HVAEOptions(LatentOptions):
+    """The settings of a hierarchical VAE."""
+
+    depth: Annotated[int, Field(ge=1, le=1000)] = 4
+    "T, the number of levels of latents."
+    latent: Annotated[int, Field(ge=1, le=4096)] = 8
+    "Channels of each z_t, which is a map at a resolution of its own."
+    inference: Literal["top-down", "bottom-up"] = "top-down"
+    "q from the top, sharing the way down with p (a ladder), or from x upwards, as the notes derive it."
+    stream: bool = False
+    "Let features go down beside z_t: p(z_{t−1}|z_t) becomes p(z_{t−1}|z_t, …, z_T), which is no Markov chain in z."
+    widths: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = ()
+    "Channels at each resolution, finest first; chosen for the data if left out."
+    blocks: Annotated[int, Field(ge=1, le=16)] = 1
+    "Residual blocks at each level and resolution."
+
+    def resolved(self, shape: tuple[int, int, int]) -> Self:
+        """The same settings with everything that depends on the data filled in."""
+        return self.model_copy(update={"widths": self.widths or default_widths(*shape[1:])})
+
+
+class HVAE(LikelihoodModel):
+    """A ladder of latents, an inference network, and the bound between them.
+
+    Args:
+        options: the settings, resolved for ``shape``.
+        shape: (C, H, W) of the images.
+        levels: L, the number of values a pixel can take.
+
+    Raises:
+        InputError: a Bernoulli decoder for more than two levels, or a stream with bottom-up inference.
+    """
+
+    family = "hvae"
+
+    def __init__(self, options: HVAEOptions, shape: tuple[int, int, int], levels: int) -> None:
+        super().__init__(shape, levels)
+        self.options = options
+        self.downwards = options.inference == "top-down"
+        if options.stream and not self.downwards:
+            raise InputError("--stream", "needs --inference top-down: bottom-up bounds are those of a Markov chain")
+        self.pixels = PixelLaw(options.decoder, shape, levels)
+        places = places_of(options.depth, len(options.widths))
+        sizes = (options.widths, options.blocks, places, options.latent)
+        self.ladder = Ladder(shape, self.pixels.outputs, *sizes, options.stream)
+        self.encoder: TopDown | BottomUp = (TopDown if self.downwards else BottomUp)(shape[0], *sizes)
+
+    # The laws
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many numbers each z_t has, z_1 first."""
+        return [math.prod(size) for size in self.ladder.maps]
+
+    def start(self, like: Tensor, count: int) -> Gaussian:
+        """p(z_T) = N(0, I)."""
+        zeros = like.new_zeros(count, *self.ladder.maps[-1])
+        return Gaussian(zeros, torch.ones_like(zeros))
+
+    def nll(self, x: Tensor, features: Tensor) -> Tensor:
+        """−ln p(x|z_1) from the features of z_1."""
+        return self.pixels.nll(self.ladder.image(features), x)
+
+    def walk_down(self, x: Tensor, noise: Sequence[Tensor]) -> Descent:
+        """z_T … z_1 from q(z_t|z_{t+1}, x), and what they cost."""
+        assert isinstance(self.encoder, TopDown)
+        x_0, features = to_unit(x, self.levels), None
+        seen = self.encoder.pyramid(x_0)
+
+        def laws(z: Tensor | None, t: int) -> tuple[Gaussian, Gaussian]:
+            nonlocal features
+            if z is None:
+                p = self.start(x_0, len(x))
+            else:
+                features = self.ladder.below(z, t + 1, features)
+                p = gaussian(self.ladder.law(features, t))
+            return beside(p, self.encoder(seen, features, t)), p
+
+        return descend(laws, lambda z: self.nll(x, self.ladder.below(z, 1, features)), noise)
+
+    def walk_up(self, x: Tensor, noise: Sequence[Tensor]) -> Climb:
+        """z_1 … z_T from q(z_t|z_{t−1}), and what they cost."""
+        return climb(
+            lambda z, t: gaussian(self.encoder(z, t)),
+            lambda z, t: gaussian(self.ladder.law(self.ladder.below(z, t, None), t - 1)),
+            self.start(noise[0], len(x)),
+            lambda z: self.nll(x, self.ladder.below(z, 1, None)),
+            to_unit(x, self.levels),
+            noise,
+        )
+
+    def cut(self, noise: Tensor) -> list[Tensor]:
+        """Noise of shape (B, Σ sizes), as that of z_1 … z_T."""
+        parts = torch.split(noise, self.sizes, dim=1)
+        return [part.reshape(-1, *size) for part, size in zip(parts, self.ladder.maps, strict=True)]
+
+    # Training
+
+    def loss(self, x: Tensor, draws: Draws) -> Tensor:
+        """reconstruction + β · w · Σ_t max(KL_t, free bits), in nats per dimension, w rising from 0 to 1.
+
+        Free bits compare the batch's mean of each level. Bottom-up, w stands before ln q(z|x) − ln p(z), z all levels,
+        and there are no free bits, as no level is a divergence by itself.
+        """
+        noise = self.cut(draws.normal(Stream.TRAIN_NOISE, (sum(self.sizes),)))
+        if self.downwards:
+            walk = self.walk_down(x, noise)
+            mark = self.options.free_bits
+            kept = walk.kl.mean(1, keepdim=True) >= mark
+            reconstruction, costs = walk.reconstruction, torch.where(kept, walk.kl, torch.full_like(walk.kl, mark))
+        else:
+            up = self.walk_up(x, noise)
+            reconstruction, costs = up.reconstruction, up.log_q - up.log_p
+        return (reconstruction + self.options.kl_weight(draws.step) * costs.sum(0)) / self.dims
+
+    # Scoring
+
+    @property
+    def forms(self) -> Mapping[str, Form]:
+        own = {"sampled": Form(self.sampled, counts=None), "iw": Form(self.importance_weighted, "k", "iw_bound")}
+        return {"analytic": Form(self.estimate, counts=None), **own} if self.downwards else own
+
+    def estimate(self, x: Tensor, draws: Draws, _: int = 0) -> Bound:
+        """One draw of all latents; top-down, each level's KL in closed form."""
+        if not self.downwards:
+            return self.sampled(x, draws)
+        walk = self.walk_down(x, self.cut(draws.normal(Stream.SCORE_NOISE, (sum(self.sizes),))))
+        return Bound(top_down_terms(walk, walk.kl), evaluations=1)
+
+    def sampled(self, x: Tensor, draws: Draws, _: int = 0) -> Bound:
+        """One draw of all latents, and densities at it."""
+        return Bound(self.densities(x, draws.normal(Stream.SCORE_NOISE, (sum(self.sizes),))), evaluations=1)
+
+    def densities(self, x: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        """The terms of −ln p(x, z)/q(z|x) at the z that this noise makes."""
+        if not self.downwards:
+            return bottom_up_terms(self.walk_up(x, self.cut(noise)))
+        walk = self.walk_down(x, self.cut(noise))
+        return top_down_terms(walk, walk.log_ratio)
+
+    def importance_weighted(self, x: Tensor, draws: Draws, k: int) -> Bound:
+        """−ln (1/k) Σ_j p(x, z_j)/q(z_j|x)  [Burda et al. 2016 (8)]; one term, as the sum is inside."""
+        noise = draws.normals(Stream.SCORE_NOISE, (sum(self.sizes),))
+        costs = [
+            torch.stack(list(self.densities(x, eps).values())).double().sum(0)
+            for _, eps in zip(range(k), noise, strict=False)
+        ]
+        return Bound({"importance_weighted": importance_weighted(torch.stack(costs))}, evaluations=k)
+
+    @torch.no_grad()
+    def diagnostics(self, images: Tensor, batch: int = 256) -> dict[str, object]:
+        """Which levels say nothing of the image; only top-down levels are divergences, and can be asked."""
+        if not self.downwards:
+            return {}
+        parts = []
+        for first in range(0, len(images), batch):
+            x = images[first : first + batch].to(self.device)
+            noise = normal(0, Stream.SCORE_NOISE, 0, range(first, first + len(x)), (sum(self.sizes),))
+            parts.append(self.walk_down(x, self.cut(noise.to(self.device))).kl.cpu())
+        kl = torch.cat(parts, 1).double().mean(1)
+        return {"silent_levels": [t for t, value in enumerate(kl.tolist(), 1) if value < SILENT]}
+
+    def ailments(self, found: Mapping[str, object]) -> list[str]:
+        """Posterior collapse, of all levels or of some."""
+        silent = found.get("silent_levels")
+        if not isinstance(silent, list) or not silent:
+            return []
+        which = "no level says anything" if len(silent) == self.options.depth else f"levels {silent} say nothing"
+        return [f"posterior collapse: {which} about x; try --kl-warmup or --free-bits"]
+
+    def views(self, images: Tensor) -> list[tuple[str, Tensor, int]]:
+        """What each level holds: the upper ones from q, those below at their means under p."""
+        x, columns = images.to(self.device), len(images)
+        noise = [torch.zeros(columns, *size, device=x.device) for size in self.ladder.maps]
+        rows, latents = [to_unit(x, self.levels)], []
+        if self.downwards:
+            latents = self.walk_down(x, noise).latents
+        else:
+            for t in range(1, self.options.depth + 1):
+                latents.append(gaussian(self.encoder(latents[-1] if latents else rows[0], t)).mean)
+        for count in range(1, self.options.depth + 1):
+            features = self.generate(noise, latents[::-1][:count])
+            rows.append(self.pixels(self.ladder.image(features)).expectation())
+        title = "images; below, z_T alone is inferred, then z_T and z_{T−1}, …, and the rest at its mean under p"
+        return [(title, torch.cat(rows), columns)]
+
+    # Sampling
+
+    def generate(self, noise: Sequence[Tensor], given: Sequence[Tensor] = ()) -> Tensor:
+        """The features of z_1 at the end of z_T ~ p(z_T), z_t ~ p(z_t|z_{t+1}), from the noise of z_1 … z_T.
+
+        Where z_T, z_{T−1}, … are given, the rest is drawn below them.
+        """
+        z, features = self.start(noise[0], len(noise[0])).sample(noise[-1]), torch.empty(0)
+        for t in range(self.options.depth, 0, -1):
+            at = self.options.depth - t
+            if at < len(given):
+                z = given[at]
+            elif at:
+                z = gaussian(self.ladder.law(features, t)).sample(noise[t - 1])
+            features = self.ladder.below(z, t, features if at else None)
+        return features
+
+    def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
+        self.describe_sampling(settings)
+        noise = normal(seed, Stream.SAMPLE, 0, indices, (sum(self.sizes),)).to(self.device)
+        mean = self.pixels(self.ladder.image(self.generate(self.cut(noise)))).expectation()
+        yield Frame(1, 1, mean, mean)
+
+    def describe_sampling(self, settings: SampleSettings) -> str:
+        in_one_step(self.family, settings)
+        return "z_T from the prior, each z_t given those above, pixels at the mean of p(x|z_1)"
+
+    def facts(self) -> dict[str, object]:
+        sizes = " → ".join("×".join(map(str, size)) for size in reversed(self.ladder.maps))
+        return {"p(x|z_1)": self.pixels.name, "latents": f"{sizes}, z_{self.options.depth} first"}
+
+
+def held(output: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean, and ln σ between ± ``SPREAD``, in float32."""
+    mean, log_std = output.float().chunk(2, dim=1)
+    return mean, SPREAD * torch.tanh(log_std / SPREAD)
+
+
+def gaussian(output: Tensor) -> Gaussian:
+    """A law of z from a network's output."""
+    mean, log_std = held(output)
+    return Gaussian(mean, (2 * log_std).exp())
+
+
+def beside(p: Gaussian, output: Tensor) -> Gaussian:
+    """q from how it differs from p: μ_q = μ_p + Δ, σ_q = σ_p e^δ  [Vahdat & Kautz 2020, section 3.2]."""
+    shift, log_times = held(output)
+    return Gaussian(p.mean + shift, p.var * (2 * log_times).exp())
+
+
+OPTIONS, MODEL = HVAEOptions, HVAE

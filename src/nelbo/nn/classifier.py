@@ -1,0 +1,36 @@
+"""A small classifier, whose last hidden layer is a space to measure distances between sets of images in."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nelbo.nn.blocks import ChannelNorm
+from nelbo.nn.ladder import Pyramid
+
+FEATURES = 64
+
+
+class Classifier(nn.Module):
+    """x on [−1, 1], shape (B, C, H, W) → logits, shape (B, classes).
+
+    Args:
+        channels: C.
+        widths: channels at each resolution, finest first.
+        classes: how many.
+    """
+
+    def __init__(self, channels: int, widths: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        self.pyramid = Pyramid(channels, widths, 1)
+        self.norm = ChannelNorm(widths[-1])
+        self.hidden = nn.Linear(4 * widths[-1], FEATURES)
+        self.last = nn.Linear(FEATURES, classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """The last hidden layer, shape (B, 64): of each quarter of the image the mean, and one layer on them."""
+        coarse = F.silu(self.norm(self.pyramid(x)[-1]))
+        return F.silu(self.hidden(F.adaptive_avg_pool2d(coarse, 2).flatten(1)).float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.features(x)).float()

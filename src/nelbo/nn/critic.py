@@ -1,0 +1,51 @@
+"""What a GAN's discriminator is made of: strided convolutions, one number for each image, and no normalisation.
+
+Layer norm would make an image's logit blind to its contrast, and R1 and gradient penalties want smooth slopes only.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
+
+from nelbo.nn.autoencoder import coarsest
+
+SLOPE = 0.2
+
+
+class Critic(nn.Module):
+    """x, shape (B, C, H, W) → a logit or score of each image, shape (B,).
+
+    Args:
+        shape: (C, H, W).
+        widths: channels at each resolution, finest first.
+        spectral: divide every layer's weights by their largest singular value (Miyato et al. 2018), estimated by one
+            power iteration a step.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], widths: tuple[int, ...], spectral: bool) -> None:
+        super().__init__()
+        self.multiple = 2 ** (len(widths) - 1)
+        height, width = coarsest(shape, self.multiple)
+        layers: list[nn.Module] = [nn.Conv2d(shape[0], widths[0], 3, padding=1)]
+        for a, b in pairwise(widths):
+            layers += [nn.Conv2d(a, b, 4, stride=2, padding=1)]
+        layers += [nn.Conv2d(widths[-1], widths[-1], 3, padding=1), nn.Flatten()]
+        last = nn.Linear(widths[-1] * height * width, 1)
+        self.layers = nn.ModuleList(layers)
+        self.last = last
+        if spectral:
+            for layer in (*self.layers, self.last):
+                if not isinstance(layer, nn.Flatten):
+                    spectral_norm(layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        h = F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple))
+        for layer in self.layers:
+            h = layer(h)
+            h = h if isinstance(layer, nn.Flatten) else F.leaky_relu(h, SLOPE)
+        return self.last(h).float()[:, 0]

@@ -1,0 +1,188 @@
+"""Networks of a hierarchy of latents z_T … z_1, each a map of its own, on the resolutions of a pyramid over the image.
+
+Level t stands at ``places[t − 1]``, an index into the widths: the coarsest resolution at the top, finer ones below.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nelbo.nn.autoencoder import blocks_of, coarsest
+from nelbo.nn.blocks import ChannelNorm, zeroed
+
+
+def places_of(depth: int, resolutions: int) -> tuple[int, ...]:
+    """The resolution of z_1 … z_T, shared out evenly over all but the finest, which is left to the pixels.
+
+    >>> places_of(4, 3)
+    (1, 1, 2, 2)
+    >>> places_of(3, 3)
+    (1, 2, 2)
+    """
+    count = max(1, resolutions - 1)
+    return tuple(resolutions - 1 - (depth - t) * count // depth for t in range(1, depth + 1))
+
+
+def law_head(width: int, latent: int) -> nn.Sequential:
+    """Features → the mean and the spread of a law of z, both zero before training."""
+    return nn.Sequential(ChannelNorm(width), nn.SiLU(), zeroed(nn.Conv2d(width, 2 * latent, 1)))
+
+
+def down_to(a: int, b: int, widths: tuple[int, ...], blocks: int) -> nn.Sequential:
+    """From resolution a to the same or a coarser one, b."""
+    steps = pairwise(widths[a : b + 1])
+    return nn.Sequential(*(nn.Sequential(nn.Conv2d(w, v, 2, stride=2), blocks_of(v, blocks)) for w, v in steps))
+
+
+def up_to(a: int, b: int, widths: tuple[int, ...], blocks: int) -> nn.Sequential:
+    """From resolution a to the same or a finer one, b."""
+    steps = pairwise(reversed(widths[b : a + 1]))
+    return nn.Sequential(
+        *(
+            nn.Sequential(nn.Conv2d(w, v, 1), nn.Upsample(scale_factor=2.0, mode="nearest"), blocks_of(v, blocks))
+            for w, v in steps
+        )
+    )
+
+
+class Pyramid(nn.Module):
+    """x, shape (B, C, H, W) → features at every resolution, finest first. Sides are padded inside where they must be.
+
+    Args:
+        channels: C.
+        widths: channels at each resolution, finest first.
+        blocks: residual blocks at each.
+    """
+
+    def __init__(self, channels: int, widths: tuple[int, ...], blocks: int) -> None:
+        super().__init__()
+        self.multiple = 2 ** (len(widths) - 1)
+        self.stem = nn.Sequential(nn.Conv2d(channels, widths[0], 3, padding=1), blocks_of(widths[0], blocks))
+        self.steps = nn.ModuleList(down_to(k, k + 1, widths, blocks) for k in range(len(widths) - 1))
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        height, width = x.shape[-2:]
+        x = F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple))
+        features = [self.stem(x.contiguous(memory_format=torch.channels_last))]
+        for step in self.steps:
+            features.append(step(features[-1]))
+        return features
+
+
+class Ladder(nn.Module):
+    """The way down: from z_t to features that hold p(z_{t−1}|z_t), and at last to the image.
+
+    Args:
+        shape: (C, H, W) of the images.
+        outputs: channels of the last features, which hold p(x|z_1).
+        widths, blocks: as :class:`Pyramid`.
+        places: the resolution of each level.
+        latent: channels of each z_t.
+        stream: let the features of every level go on to the next beside z: p(z_{t−1}|z_t) is then p(z_{t−1}|z_{≥t}).
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        outputs: int,
+        widths: tuple[int, ...],
+        blocks: int,
+        places: tuple[int, ...],
+        latent: int,
+        stream: bool,
+    ) -> None:
+        super().__init__()
+        self.size, self.stream = shape[1:], stream
+        height, width = coarsest(shape, 2 ** (len(widths) - 1))
+        finer = [2 ** (len(widths) - 1 - place) for place in places]
+        self.maps = [(latent, height * times, width * times) for times in finer]
+        below = (0, *places)
+        self.into = nn.ModuleList(nn.Conv2d(latent, widths[place], 1) for place in places)
+        self.body = nn.ModuleList(
+            nn.Sequential(blocks_of(widths[place], blocks), up_to(place, below[t], widths, blocks))
+            for t, place in enumerate(places)
+        )
+        self.laws = nn.ModuleList(law_head(widths[place], latent) for place in places[:-1])
+        self.pixels = nn.Sequential(ChannelNorm(widths[0]), nn.SiLU(), nn.Conv2d(widths[0], outputs, 3, padding=1))
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def below(self, z: Tensor, t: int, above: Tensor | None) -> Tensor:
+        """The features of the next level down from z_t, and, in a stream, from those of the levels above."""
+        h = self.into[t - 1](z.contiguous(memory_format=torch.channels_last))
+        return self.body[t - 1](h if above is None or not self.stream else h + above)
+
+    def law(self, features: Tensor, t: int) -> Tensor:
+        """Mean and spread of p(z_t|z_{t+1}), side by side, t < T."""
+        return self.laws[t - 1](features)
+
+    def image(self, features: Tensor) -> Tensor:
+        """The features of z_1 → shape (B, outputs, H, W)."""
+        height, width = self.size
+        return self.pixels(features)[..., :height, :width]
+
+
+class TopDown(nn.Module):
+    """q(z_t|z_{t+1}, x): what the way down knows at level t, and what the image says there.
+
+    Args:
+        channels, widths, blocks: as :class:`Pyramid`.
+        places, latent: as :class:`Ladder`.
+    """
+
+    def __init__(
+        self, channels: int, widths: tuple[int, ...], blocks: int, places: tuple[int, ...], latent: int
+    ) -> None:
+        super().__init__()
+        self.places = places
+        self.pyramid = Pyramid(channels, widths, blocks)
+        self.meet = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(widths[p] * (1 if t == len(places) else 2), widths[p], 1),
+                blocks_of(widths[p], 1),
+                law_head(widths[p], latent),
+            )
+            for t, p in enumerate(places, 1)
+        )
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, seen: list[Tensor], above: Tensor | None, t: int) -> Tensor:
+        """Mean and spread at level t from the pyramid's features and those from above, side by side."""
+        mine = seen[self.places[t - 1]]
+        return self.meet[t - 1](mine if above is None else torch.cat([mine, above], dim=1))
+
+
+class BottomUp(nn.Module):
+    """q(z_t|z_{t−1}), with z_0 = x: one network for each level.
+
+    Args:
+        channels, widths, blocks: as :class:`Pyramid`.
+        places, latent: as :class:`Ladder`.
+    """
+
+    def __init__(
+        self, channels: int, widths: tuple[int, ...], blocks: int, places: tuple[int, ...], latent: int
+    ) -> None:
+        super().__init__()
+        self.multiple = 2 ** (len(widths) - 1)
+        below = (0, *places)
+        self.steps = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(latent if t else channels, widths[below[t]], 3, padding=1),
+                blocks_of(widths[below[t]], blocks),
+                down_to(below[t], place, widths, blocks),
+                law_head(widths[place], latent),
+            )
+            for t, place in enumerate(places)
+        )
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, z: Tensor, t: int) -> Tensor:
+        """Mean and spread of z_t from z_{t−1}, side by side."""
+        if t == 1:
+            z = F.pad(z, (0, -z.shape[-1] % self.multiple, 0, -z.shape[-2] % self.multiple))
+        return self.steps[t - 1](z.contiguous(memory_format=torch.channels_last))

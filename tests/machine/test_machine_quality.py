@@ -1,0 +1,116 @@
+"""``nelbo features`` and ``nelbo score --samples``: what samples are beside images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from machine_helpers import call, call_well
+from PIL import Image
+
+from nelbo.data import load
+from nelbo.jobs.features import moved, open_features
+from nelbo.metrics.distances import frechet_distance
+from nelbo.metrics.quality import in_batches
+
+DEVICE = ("--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("features") / "digits"
+    call_well("features", "--data", "digits", "--epochs", "12", "--out", folder, *DEVICE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "gan"
+    call_well("train", "gan", "--steps", "5", "--widths", "8", "8", "--out", path, *DEVICE)
+    return path
+
+
+def test_features_are_learnt_and_hashed(learnt: Path) -> None:
+    about = json.loads((learnt / "features.json").read_text())
+    assert about["accuracy"]["test"] > 0.95  # a support vector machine on pixels has 0.99
+    space = open_features(learnt, load("digits"), "cpu")
+    assert space.sha256 == about["sha256"]
+    p = space.classify(load("digits").split("test"))
+    torch.testing.assert_close(p.sum(1), torch.ones(len(p)))
+    labels = load("digits").split_labels("test")
+    assert float((p.argmax(1) == labels).double().mean()) == pytest.approx(about["accuracy"]["test"])
+
+
+def test_samples_are_measured_beside_images(run: Path, learnt: Path, here: Path) -> None:
+    asked = ("score", run, "--samples", "40", "--features", learnt, *DEVICE)
+    found = json.loads(call_well(*asked, "--json").out)
+    assert (found["kind"], found["bits_per_dim"], found["samples"], found["n"]) == ("samples", None, 40, 359)
+    assert found["features_sha256"] == json.loads((learnt / "features.json").read_text())["sha256"]
+    assert set(found["quality"]) == {
+        "FD-digits",
+        "KD-digits",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+        "memorisation",
+    }
+    assert sum(found["modes"]["counts"]) == 40
+    # The same from the samples themselves.
+    call_well("sample", run, "-n", "40", "--out", here / "drawn.npz", *DEVICE)
+    drawn = torch.from_numpy(np.load(here / "drawn.npz")["images"]).movedim(-1, 1)
+    space, test = open_features(learnt, load("digits"), "cpu"), load("digits").split("test")
+    expected = frechet_distance(in_batches(space.embed, drawn), in_batches(space.embed, test)).value
+    assert found["quality"]["FD-digits"]["value"] == pytest.approx(expected, rel=1e-6)
+    # Kept, and not measured again; a table for people.
+    assert json.loads(call_well(*asked, "--json").out) == found
+    assert "FD-digits" in call_well(*asked).out
+    call_well(*asked, "--neighbours", here / "near.png")
+    assert Image.open(here / "near.png").width > 100
+
+
+def test_an_aes_codes_will_do_where_there_are_no_labels(run: Path, here: Path) -> None:
+    call_well("train", "ae", "--steps", "5", "--latent", "6", "--widths", "8", "8", "--out", here / "ae", *DEVICE)
+    found = json.loads(call_well("score", run, "--samples", "30", "--features", here / "ae", "--json", *DEVICE).out)
+    assert "FD-ae-digits" in found["quality"]
+    assert "modes" not in found
+
+
+def test_what_cannot_be_measured_is_said(run: Path, learnt: Path, here: Path) -> None:
+    np.save(here / "plain.npy", np.random.default_rng(0).integers(0, 17, (60, 8, 8)).astype(np.uint8))
+    for words, said in (
+        (("score", run, "--samples", "5", "--features", learnt), "--samples"),
+        (("score", run, "--samples", "50", "--features", here / "none"), "nelbo features"),
+        (("score", run, "--samples", "50", "--features", run), "--features"),
+        (("score", run, "--features", learnt), "needs --samples"),
+        (("score", run, "--samples", "50", "--limit", "3"), "--limit"),
+        (("features", "--data", here / "plain.npy", "--levels", "17"), "has no labels"),
+        (("features", "--out", learnt), "--out"),
+    ):
+        answer = call(*words)
+        assert (answer.code, answer.out) == (2, "")
+        assert said in answer.err
+        assert len(answer.err.strip().splitlines()) == 1
+    weights = learnt.parent / "damaged"
+    weights.mkdir()
+    (weights / "features.json").write_bytes((learnt / "features.json").read_bytes())
+    (weights / "features.safetensors").write_bytes((learnt / "features.safetensors").read_bytes()[:-1] + b"x")
+    answer = call("score", run, "--samples", "50", "--features", weights)
+    assert answer.code == 2
+    assert "damaged" in answer.err
+
+
+def test_images_are_moved_whole() -> None:
+    """Every image of the batch is one of the 25 crops of itself, padded by its edge."""
+    torch.manual_seed(0)
+    x = torch.randn(7, 2, 16, 18)
+    found = moved(x)
+    assert found.shape == x.shape
+    padded = torch.nn.functional.pad(x, (2, 2, 2, 2), mode="replicate")
+    for image, wide in zip(found, padded, strict=True):
+        crops = [wide[:, i : i + 16, j : j + 18] for i in range(5) for j in range(5)]
+        assert any(torch.equal(image, crop) for crop in crops)
+    assert not torch.equal(found, x)
