@@ -14,7 +14,8 @@ import pytest
 from machine_helpers import call, call_well, train_tiny
 from PIL import Image
 
-from nelbo.jobs.run import load
+from nelbo.jobs.run import Run, load
+from nelbo.metrics import score_profile
 from nelbo.report.pictures import grid
 
 COMMON = ("--batch-size", "8", "--device", "cpu", "--precision", "fp32", "--steps", "6", "--widths", "8", "8")
@@ -49,7 +50,7 @@ def test_the_page_has_the_numbers_that_were_scored(runs: dict[str, Path], here: 
     call_well("compare", *runs.values(), "--out", "report")
     page, kept = Path("report/index.html").read_text(), json.loads(Path("report/compare.json").read_text())
     scores = [json.loads(file.read_text()) for file in (runs["ddpm"] / "scores").glob("test-*.json")]
-    widest = max(scores, key=lambda score: score["n"])
+    widest = max((score for score in scores if score["kind"] == "bound"), key=lambda score: score["n"])
     ddpm, vae, ae = kept["runs"]
     assert (ddpm["score"]["n"], ddpm["score"]["bits_per_dim"]) == (30, widest["bits_per_dim"])
     assert f"<b>{widest['bits_per_dim']:,.4f}</b>" in page
@@ -85,7 +86,7 @@ def test_the_page_needs_nothing_else_and_is_the_same_again(runs: dict[str, Path]
         assert tag not in ("script", "link", "iframe")
         source = attributes.get("src") or ""
         assert source.startswith("data:") or not source
-    assert sum(tag == "svg" for tag, _ in tags.found) == 1
+    assert sum(tag == "svg" for tag, _ in tags.found) == 3  # terms, bits over t, training
     titles = [attributes["alt"] or "" for tag, attributes in tags.found if tag == "img"]
     assert sum(title.startswith("samples of") for title in titles) == 3
     for kind in ("reconstructions", "straight lines", "one dimension", "on the way from noise"):
@@ -113,12 +114,23 @@ def test_two_scores_of_the_same_images_have_a_difference(runs: dict[str, Path], 
     assert f"{pair['value']:+,.4f}" in Path("report/index.html").read_text()
 
 
+def test_the_bits_over_t_are_those_of_the_profile(runs: dict[str, Path], here: Path) -> None:
+    call_well("compare", runs["ddpm"], runs["vae"], "--out", "report")
+    ddpm, vae = json.loads(Path("report/compare.json").read_text())["runs"]
+    run = Run(runs["ddpm"])
+    expected = score_profile(run.model(), run.dataset.split("test")[:64], pieces=32).bits()[0]
+    assert ddpm["over_t"]["bits"] == pytest.approx(expected.tolist())
+    assert vae["over_t"] is None
+
+
 def test_samples_that_were_measured_are_shown(runs: dict[str, Path], here: Path) -> None:
     call_well("score", runs["vae"], "--samples", "30", "--features", runs["ae"], "--device", "cpu")
     call_well("compare", runs["vae"], "--out", "report")
     (vae,) = json.loads(Path("report/compare.json").read_text())["runs"]
     distance = vae["samples"]["quality"]["FD-ae-digits"]["value"]
     assert f"{distance:,.3f}" in Path("report/index.html").read_text()
+    speed = vae["samples"]["samples"] / vae["samples"]["drawing_seconds"]
+    assert f"<td>{speed:,.1f}</td>" in Path("report/index.html").read_text()
     assert vae["samples"]["features_sha256"][:12] in Path("report/index.html").read_text()
 
 

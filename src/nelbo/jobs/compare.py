@@ -16,7 +16,10 @@ from torch import Tensor
 from nelbo.errors import InputError, nearest
 from nelbo.jobs.describe import describe_run
 from nelbo.jobs.run import Run
+from nelbo.jobs.score import kept
 from nelbo.likelihoods import to_levels
+from nelbo.metrics import score_profile
+from nelbo.models._diffusion import DiffusionModel
 from nelbo.models.base import GenerativeModel, LikelihoodModel, SampleSettings
 from nelbo.report.page import page
 from nelbo.report.paths import free
@@ -27,6 +30,7 @@ from nelbo.units import bits_per_dim
 
 SAMPLES = 36
 SHOWN = 8
+PROFILED, PIECES = 64, 32
 STRIPS, COLUMNS = 4, 8
 SPLITS = ("train", "val", "test", "all")
 
@@ -56,17 +60,17 @@ def compare(paths: Sequence[str | Path], out: str | Path = "compare", *, split: 
     runs = [Run(path) for path in paths]
     models = [run.model() for run in runs]
     found = [facts(run, model, split) for run, model in zip(runs, models, strict=True)]
-    kept = {"runs": found, "differences": differences(runs, found)}
+    whole = {"runs": found, "differences": differences(runs, found)}
     pictures, views = [], []
     with bar("drawing samples", len(runs)) as progress:
         for run, model in zip(runs, models, strict=True):
             pictures.append(grid(model.sample(SAMPLES), model.levels))
-            views.append(inside(model, unseen(run, split)))
+            views.append(inside(model, unseen(run, split, SHOWN)))
             progress.advance(progress.task_ids[0])
     folder.mkdir(parents=True, exist_ok=True)
-    replace_text(folder / "index.html", page(kept, pictures, views))
-    replace_text(folder / "compare.json", json.dumps(kept, indent=1))
-    return kept
+    replace_text(folder / "index.html", page(whole, pictures, views))
+    replace_text(folder / "compare.json", json.dumps(whole, indent=1))
+    return whole
 
 
 def facts(run: Run, model: GenerativeModel, split: str) -> dict[str, Any]:
@@ -87,7 +91,38 @@ def facts(run: Run, model: GenerativeModel, split: str) -> dict[str, Any]:
         "sampling": model.describe_sampling(SampleSettings()),
         "evaluations_per_sample": model.sample_evaluations,
         "curve": curve(run),
+        "over_t": over_t(run, model, split),
     }
+
+
+def over_t(run: Run, model: GenerativeModel, split: str) -> dict[str, list[float]] | None:
+    """bits/dim of each piece of t on a few images, kept in RUN/scores; None where the bound has no t."""
+    images = unseen(run, split, PROFILED)
+    if not isinstance(model, DiffusionModel) or not model.has_t or images is None:
+        return None
+    asked = {
+        "family": run.config.family,
+        "data_sha256": run.config.images.sha256,
+        "split": split,
+        "n": len(images),
+        "step": run.step,
+        "pieces": PIECES,
+    }
+
+    def answer() -> dict[str, Any]:
+        profile = score_profile(model, images, pieces=PIECES)
+        bits, stderr = profile.bits()
+        return asked | {
+            "kind": "profile",
+            "terms": {},
+            "bits_per_dim": None,
+            "edges": profile.edges.tolist(),
+            "bits": bits.tolist(),
+            "stderr": stderr.tolist(),
+        }
+
+    found = kept(run, asked, again=False, answer=answer)
+    return {name: found[name] for name in ("edges", "bits", "stderr")}
 
 
 def best_score(run: Run, split: str, kinds: tuple[str, ...]) -> dict[str, Any] | None:
@@ -134,10 +169,10 @@ def totals(run: Run, score: dict[str, Any] | None) -> np.ndarray | None:
     return each if each.shape == (score["n"],) and each.dtype.kind == "f" else None
 
 
-def unseen(run: Run, split: str) -> Tensor | None:
-    """A few images to show a model at work on; None where the data are not at hand any more."""
+def unseen(run: Run, split: str, count: int) -> Tensor | None:
+    """The first images of a split; None where the data are not at hand any more."""
     try:
-        return run.dataset.split(split)[:SHOWN]
+        return run.dataset.split(split)[:count]
     except InputError:
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -84,12 +85,15 @@ def score_samples(
     }
 
     def answer() -> dict[str, Any]:
+        started = time.monotonic()
         drawn, _ = collect(model, n, seed, settings, 64, keep_frames=False)
+        seconds = {"drawing_seconds": time.monotonic() - started}
         if neighbours is not None:
             draw_neighbours(drawn[:SHOWN], dataset.split("train"), dataset.levels, neighbours)
         return (
             {"kind": "samples", "terms": {}, "bits_per_dim": None}
             | asked
+            | seconds
             | measured(space, drawn, unseen, dataset.split("train"))
         )
 

@@ -45,8 +45,8 @@ class AE(GenerativeModel):
     def __init__(self, options: AEOptions, shape: tuple[int, int, int], levels: int) -> None:
         super().__init__(shape, levels)
         self.options = options
-        self.encoder = Encoder(shape, options.latent, options.widths, options.blocks)
-        self.decoder = Decoder(shape, options.latent, shape[0], options.widths, options.blocks)
+        self.encoder = Encoder(shape, options.latent, options.widths, options.counts())
+        self.decoder = Decoder(shape, options.latent, shape[0], options.widths, options.counts())
         self.register_buffer("code_mean", torch.zeros(options.latent, dtype=torch.float64))
         self.register_buffer("code_cov", torch.eye(options.latent, dtype=torch.float64))
         self.register_buffer("seen", torch.zeros((), dtype=torch.float64))

@@ -9,7 +9,7 @@ There is no p(x) in it. What D says on images that training has not seen is a bo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -20,10 +20,8 @@ from nelbo.divergences import js_lower_bound, total_variation_lower_bound
 from nelbo.likelihoods import to_unit
 from nelbo.models._latent import in_one_step
 from nelbo.models.base import Frame, GenerativeModel, Part, SampleSettings
-from nelbo.nn.autoencoder import Decoder
+from nelbo.nn.autoencoder import Decoder, PyramidOptions
 from nelbo.nn.critic import Critic
-from nelbo.nn.unet import default_widths
-from nelbo.options import FamilyOptions
 from nelbo.rng import Draws, Stream, normal
 
 PENALTY_EVERY = 4
@@ -67,7 +65,7 @@ GAMES: dict[str, Game] = {
 }
 
 
-class GANOptions(FamilyOptions):
+class GANOptions(PyramidOptions):
     """The settings of a GAN."""
 
     loss: Literal["non-saturating", "minimax", "hinge", "wgan-gp"] = "non-saturating"
@@ -82,14 +80,6 @@ class GANOptions(FamilyOptions):
     "Spectral normalisation of the discriminator."
     critic_lr: Annotated[float, Field(gt=0)] = 1.0
     "The discriminator's learning rate, as a multiple of --lr."
-    widths: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = ()
-    "Channels at each resolution, finest first; chosen for the data if left out."
-    blocks: Annotated[int, Field(ge=1, le=16)] = 1
-    "Residual blocks at each resolution of the generator."
-
-    def resolved(self, shape: tuple[int, int, int]) -> Self:
-        """The same settings with everything that depends on the data filled in."""
-        return self.model_copy(update={"widths": self.widths or default_widths(*shape[1:])})
 
 
 class GAN(GenerativeModel):
@@ -107,7 +97,7 @@ class GAN(GenerativeModel):
     def __init__(self, options: GANOptions, shape: tuple[int, int, int], levels: int) -> None:
         super().__init__(shape, levels)
         self.options = options
-        self.generator = Decoder(shape, options.latent, shape[0], options.widths, options.blocks)
+        self.generator = Decoder(shape, options.latent, shape[0], options.widths, options.counts())
         self.critic = Critic(shape, options.widths, options.spectral)
 
     @property

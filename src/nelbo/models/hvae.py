@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -21,8 +21,8 @@ from nelbo.errors import InputError
 from nelbo.likelihoods import to_unit
 from nelbo.models._latent import LatentOptions, PixelLaw, in_one_step
 from nelbo.models.base import Form, Frame, LikelihoodModel, SampleSettings
+from nelbo.nn.autoencoder import PyramidOptions
 from nelbo.nn.ladder import BottomUp, Ladder, TopDown, places_of
-from nelbo.nn.unet import default_widths
 from nelbo.rng import Draws, Stream, normal
 
 SPREAD = 5.0
@@ -31,7 +31,7 @@ SILENT = 0.01
 """A level whose KL is below this many nats says nothing."""
 
 
-class HVAEOptions(LatentOptions):
+class HVAEOptions(LatentOptions, PyramidOptions):
     """The settings of a hierarchical VAE."""
 
     depth: Annotated[int, Field(ge=1, le=1000)] = 4
@@ -42,14 +42,6 @@ class HVAEOptions(LatentOptions):
     "q from the top, sharing the way down with p (a ladder), or from x upwards, as the notes derive it."
     stream: bool = False
     "Let features go down beside z_t: p(z_{t−1}|z_t) becomes p(z_{t−1}|z_t, …, z_T), which is no Markov chain in z."
-    widths: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = ()
-    "Channels at each resolution, finest first; chosen for the data if left out."
-    blocks: Annotated[int, Field(ge=1, le=16)] = 1
-    "Residual blocks at each level and resolution."
-
-    def resolved(self, shape: tuple[int, int, int]) -> Self:
-        """The same settings with everything that depends on the data filled in."""
-        return self.model_copy(update={"widths": self.widths or default_widths(*shape[1:])})
 
 
 class HVAE(LikelihoodModel):
@@ -74,7 +66,7 @@ class HVAE(LikelihoodModel):
             raise InputError("--stream", "needs --inference top-down: bottom-up bounds are those of a Markov chain")
         self.pixels = PixelLaw(options.decoder, shape, levels)
         places = places_of(options.depth, len(options.widths))
-        sizes = (options.widths, options.blocks, places, options.latent)
+        sizes = (options.widths, options.counts(), places, options.latent)
         self.ladder = Ladder(shape, self.pixels.outputs, *sizes, options.stream)
         self.encoder: TopDown | BottomUp = (TopDown if self.downwards else BottomUp)(shape[0], *sizes)
 

@@ -47,8 +47,8 @@ class VAE(LikelihoodModel):
         super().__init__(shape, levels)
         self.options = options
         self.law = PixelLaw(options.decoder, shape, levels)
-        self.encoder = Encoder(shape, 2 * options.latent, options.widths, options.blocks)
-        self.decoder = Decoder(shape, options.latent, self.law.outputs, options.widths, options.blocks)
+        self.encoder = Encoder(shape, 2 * options.latent, options.widths, options.counts())
+        self.decoder = Decoder(shape, options.latent, self.law.outputs, options.widths, options.counts())
 
     # The two laws
 

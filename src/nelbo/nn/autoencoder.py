@@ -9,25 +9,49 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nelbo.errors import InputError
 from nelbo.nn.blocks import ChannelNorm, zeroed
 from nelbo.nn.unet import default_widths
 from nelbo.options import FamilyOptions
 
+SMALL = 16
+"""Images with a side below this have their bits in the pixels, and get blocks there."""
 
-class AutoencoderOptions(FamilyOptions):
+
+class PyramidOptions(FamilyOptions):
+    """The settings of networks over halved resolutions, for a family to add its own to."""
+
+    widths: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = ()
+    "Channels at each resolution, finest first; chosen for the data if left out."
+    blocks: Annotated[int, Field(ge=1, le=16)] = 1
+    "Residual blocks at each resolution but the finest, on the way from images to z and on the way back."
+    fine_blocks: Annotated[int, Field(ge=0, le=16)] | None = None
+    "Residual blocks at the finest resolution, where they cost most; none if left out, or --blocks on small images."
+
+    def resolved(self, shape: tuple[int, int, int]) -> Self:
+        """The same settings with everything that depends on the data filled in."""
+        widths = self.widths or default_widths(*shape[1:])
+        fine = self.fine_blocks
+        if fine is None:
+            fine = self.blocks if min(shape[1:]) < SMALL or len(widths) == 1 else 0
+        return self.model_copy(update={"widths": widths, "fine_blocks": fine})
+
+    def counts(self) -> tuple[int, ...]:
+        """Residual blocks at each resolution, finest first, once resolved.
+
+        >>> PyramidOptions().resolved((1, 28, 28)).counts()
+        (0, 1, 1)
+        >>> PyramidOptions().resolved((1, 8, 8)).counts()
+        (1, 1)
+        """
+        assert self.fine_blocks is not None
+        return (self.fine_blocks, *[self.blocks] * (len(self.widths) - 1))
+
+
+class AutoencoderOptions(PyramidOptions):
     """The settings of an encoder and its decoder, for a family to add its own to."""
 
     latent: Annotated[int, Field(ge=1, le=65_536)] = 32
     "The size of z."
-    widths: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = ()
-    "Channels at each resolution, finest first; chosen for the data if left out."
-    blocks: Annotated[int, Field(ge=1, le=16)] = 1
-    "Residual blocks at each resolution, in the encoder and in the decoder."
-
-    def resolved(self, shape: tuple[int, int, int]) -> Self:
-        """The same settings with everything that depends on the data filled in."""
-        return self.model_copy(update={"widths": self.widths or default_widths(*shape[1:])})
 
 
 class PlainBlock(nn.Module):
@@ -65,19 +89,16 @@ class Encoder(nn.Module):
         outputs: the size of the vector.
         widths: channels at each resolution, finest first.
         blocks: residual blocks at each.
-
-    Raises:
-        InputError: no width.
     """
 
-    def __init__(self, shape: tuple[int, int, int], outputs: int, widths: tuple[int, ...], blocks: int) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int], outputs: int, widths: tuple[int, ...], blocks: tuple[int, ...]
+    ) -> None:
         super().__init__()
-        if not widths:
-            raise InputError("--widths", "must name at least one width")
         self.multiple = 2 ** (len(widths) - 1)
-        layers: list[nn.Module] = [nn.Conv2d(shape[0], widths[0], 3, padding=1), blocks_of(widths[0], blocks)]
-        for a, b in pairwise(widths):
-            layers += [nn.Conv2d(a, b, 2, stride=2), blocks_of(b, blocks)]
+        layers: list[nn.Module] = [nn.Conv2d(shape[0], widths[0], 3, padding=1), blocks_of(widths[0], blocks[0])]
+        for (a, b), count in zip(pairwise(widths), blocks[1:], strict=True):
+            layers += [nn.Conv2d(a, b, 2, stride=2), blocks_of(b, count)]
         height, width = coarsest(shape, self.multiple)
         layers += [ChannelNorm(widths[-1]), nn.SiLU(), nn.Flatten(), nn.Linear(widths[-1] * height * width, outputs)]
         self.layers = nn.Sequential(*layers)
@@ -99,7 +120,12 @@ class Decoder(nn.Module):
     """
 
     def __init__(
-        self, shape: tuple[int, int, int], latent: int, outputs: int, widths: tuple[int, ...], blocks: int
+        self,
+        shape: tuple[int, int, int],
+        latent: int,
+        outputs: int,
+        widths: tuple[int, ...],
+        blocks: tuple[int, ...],
     ) -> None:
         super().__init__()
         self.size = shape[1:]
@@ -107,10 +133,10 @@ class Decoder(nn.Module):
         layers: list[nn.Module] = [
             nn.Linear(latent, widths[-1] * height * width),
             nn.Unflatten(1, (widths[-1], height, width)),
-            blocks_of(widths[-1], blocks),
+            blocks_of(widths[-1], blocks[-1]),
         ]
-        for a, b in pairwise(reversed(widths)):
-            layers += [nn.Conv2d(a, b, 1), nn.Upsample(scale_factor=2.0, mode="nearest"), blocks_of(b, blocks)]
+        for (a, b), count in zip(pairwise(reversed(widths)), blocks[-2::-1], strict=True):
+            layers += [nn.Conv2d(a, b, 1), nn.Upsample(scale_factor=2.0, mode="nearest"), blocks_of(b, count)]
         layers += [ChannelNorm(widths[0]), nn.SiLU(), nn.Conv2d(widths[0], outputs, 3, padding=1)]
         self.layers = nn.Sequential(*layers)
 

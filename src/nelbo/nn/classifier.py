@@ -22,7 +22,7 @@ class Classifier(nn.Module):
 
     def __init__(self, channels: int, widths: tuple[int, ...], classes: int) -> None:
         super().__init__()
-        self.pyramid = Pyramid(channels, widths, 1)
+        self.pyramid = Pyramid(channels, widths, (1,) * len(widths))
         self.norm = ChannelNorm(widths[-1])
         self.hidden = nn.Linear(4 * widths[-1], FEATURES)
         self.last = nn.Linear(FEATURES, classes)

@@ -5,8 +5,6 @@ Level t stands at ``places[t − 1]``, an index into the widths: the coarsest re
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,19 +30,26 @@ def law_head(width: int, latent: int) -> nn.Sequential:
     return nn.Sequential(ChannelNorm(width), nn.SiLU(), zeroed(nn.Conv2d(width, 2 * latent, 1)))
 
 
-def down_to(a: int, b: int, widths: tuple[int, ...], blocks: int) -> nn.Sequential:
+def down_to(a: int, b: int, widths: tuple[int, ...], blocks: tuple[int, ...]) -> nn.Sequential:
     """From resolution a to the same or a coarser one, b."""
-    steps = pairwise(widths[a : b + 1])
-    return nn.Sequential(*(nn.Sequential(nn.Conv2d(w, v, 2, stride=2), blocks_of(v, blocks)) for w, v in steps))
-
-
-def up_to(a: int, b: int, widths: tuple[int, ...], blocks: int) -> nn.Sequential:
-    """From resolution a to the same or a finer one, b."""
-    steps = pairwise(reversed(widths[b : a + 1]))
     return nn.Sequential(
         *(
-            nn.Sequential(nn.Conv2d(w, v, 1), nn.Upsample(scale_factor=2.0, mode="nearest"), blocks_of(v, blocks))
-            for w, v in steps
+            nn.Sequential(nn.Conv2d(widths[k], widths[k + 1], 2, stride=2), blocks_of(widths[k + 1], blocks[k + 1]))
+            for k in range(a, b)
+        )
+    )
+
+
+def up_to(a: int, b: int, widths: tuple[int, ...], blocks: tuple[int, ...]) -> nn.Sequential:
+    """From resolution a to the same or a finer one, b."""
+    return nn.Sequential(
+        *(
+            nn.Sequential(
+                nn.Conv2d(widths[k + 1], widths[k], 1),
+                nn.Upsample(scale_factor=2.0, mode="nearest"),
+                blocks_of(widths[k], blocks[k]),
+            )
+            for k in range(a - 1, b - 1, -1)
         )
     )
 
@@ -58,10 +63,10 @@ class Pyramid(nn.Module):
         blocks: residual blocks at each.
     """
 
-    def __init__(self, channels: int, widths: tuple[int, ...], blocks: int) -> None:
+    def __init__(self, channels: int, widths: tuple[int, ...], blocks: tuple[int, ...]) -> None:
         super().__init__()
         self.multiple = 2 ** (len(widths) - 1)
-        self.stem = nn.Sequential(nn.Conv2d(channels, widths[0], 3, padding=1), blocks_of(widths[0], blocks))
+        self.stem = nn.Sequential(nn.Conv2d(channels, widths[0], 3, padding=1), blocks_of(widths[0], blocks[0]))
         self.steps = nn.ModuleList(down_to(k, k + 1, widths, blocks) for k in range(len(widths) - 1))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -91,7 +96,7 @@ class Ladder(nn.Module):
         shape: tuple[int, int, int],
         outputs: int,
         widths: tuple[int, ...],
-        blocks: int,
+        blocks: tuple[int, ...],
         places: tuple[int, ...],
         latent: int,
         stream: bool,
@@ -104,7 +109,7 @@ class Ladder(nn.Module):
         below = (0, *places)
         self.into = nn.ModuleList(nn.Conv2d(latent, widths[place], 1) for place in places)
         self.body = nn.ModuleList(
-            nn.Sequential(blocks_of(widths[place], blocks), up_to(place, below[t], widths, blocks))
+            nn.Sequential(blocks_of(widths[place], blocks[place]), up_to(place, below[t], widths, blocks))
             for t, place in enumerate(places)
         )
         self.laws = nn.ModuleList(law_head(widths[place], latent) for place in places[:-1])
@@ -135,7 +140,7 @@ class TopDown(nn.Module):
     """
 
     def __init__(
-        self, channels: int, widths: tuple[int, ...], blocks: int, places: tuple[int, ...], latent: int
+        self, channels: int, widths: tuple[int, ...], blocks: tuple[int, ...], places: tuple[int, ...], latent: int
     ) -> None:
         super().__init__()
         self.places = places
@@ -165,7 +170,7 @@ class BottomUp(nn.Module):
     """
 
     def __init__(
-        self, channels: int, widths: tuple[int, ...], blocks: int, places: tuple[int, ...], latent: int
+        self, channels: int, widths: tuple[int, ...], blocks: tuple[int, ...], places: tuple[int, ...], latent: int
     ) -> None:
         super().__init__()
         self.multiple = 2 ** (len(widths) - 1)
@@ -173,7 +178,7 @@ class BottomUp(nn.Module):
         self.steps = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(latent if t else channels, widths[below[t]], 3, padding=1),
-                blocks_of(widths[below[t]], blocks),
+                blocks_of(widths[below[t]], blocks[below[t]]),
                 down_to(below[t], place, widths, blocks),
                 law_head(widths[place], latent),
             )

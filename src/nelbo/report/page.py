@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 from PIL import Image
 
-from nelbo.report.plots import curves_plot
+from nelbo.report.plots import curves_plot, over_t_plot, terms_plot
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def page(kept: dict[str, Any], pictures: list[Image.Image], views: list[list[tuple[str, Image.Image]]]) -> str:
@@ -32,7 +36,9 @@ def page(kept: dict[str, Any], pictures: list[Image.Image], views: list[list[tup
         measures=sorted(
             {name for run in runs if run["samples"] for name in run["samples"]["quality"]}, key=measure_order
         ),
-        curves=svg(runs),
+        curves=svg(curves_plot, runs, "curve"),
+        over_t=svg(over_t_plot, runs, "over_t"),
+        parts=svg(terms_plot, [run for run in runs if run["score"] and run["score"]["terms"]], "score"),
         terms=sorted({name for run in runs if run["score"] for name in run["score"]["terms"]}),
     )
 
@@ -54,15 +60,16 @@ def data_uri(picture: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def svg(runs: list[dict[str, Any]]) -> str:
-    """The validation curves, as an SVG element; nothing where no run has one."""
-    if not any(run["curve"] for run in runs):
+def svg(plot: Callable[[dict[str, Any]], Figure], runs: list[dict[str, Any]], what: str) -> str:
+    """A plot of what the runs have under this name, as an SVG element; nothing where none has it."""
+    found = {run["name"]: run[what] for run in runs if run[what]}
+    if not found:
         return ""
     import matplotlib as mpl
 
     file = io.StringIO()
     # Names of parts come from a fixed salt, and text stays text: the same page for the same runs.
-    with mpl.rc_context({"svg.hashsalt": "nelbo", "svg.fonttype": "none"}):
-        curves_plot({run["name"]: run["curve"] for run in runs}).savefig(file, format="svg", metadata={"Date": None})
+    with mpl.rc_context({"svg.hashsalt": f"nelbo {what}", "svg.fonttype": "none"}):
+        plot(found).savefig(file, format="svg", metadata={"Date": None})
     text = file.getvalue()
     return text[text.index("<svg") :]

@@ -74,6 +74,49 @@ def draw_terms(axes: Axes, score: dict[str, Any]) -> None:
     axes.set_xlabel("bits/dim")
 
 
+def over_t_plot(found: dict[str, dict[str, list[float]]]) -> Figure:
+    """bits/dim per unit of t of several runs, t from 0 to 1 whatever their number of steps.
+
+    Args:
+        found: name → ``edges`` of pieces of t, and ``bits`` of each piece.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.0, 3.0), layout="constrained")
+    axes = figure.subplots()
+    for name, pieces in found.items():
+        edges, bits = np.array(pieces["edges"]), np.array(pieces["bits"])
+        edges = (edges - edges[0]) / (edges[-1] - edges[0])
+        axes.stairs(bits / np.diff(edges), edges, baseline=None, label=f"{name}: {bits.sum():.3f}", linewidth=1.4)
+    axes.set(xlabel="t, from image to noise", ylabel="bits/dim per unit of t", xlim=(0, 1))
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, title="diffusion term", alignment="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def terms_plot(found: dict[str, dict[str, Any]]) -> Figure:
+    """The terms of several scores as bars, a panel for each.
+
+    Args:
+        found: name → what ``nelbo score --json`` prints, with a bound.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(2, len(found))
+    rows = -(-len(found) // columns)
+    most = max(len(score["terms"]) for score in found.values())
+    figure = Figure(figsize=(7.0, rows * (0.8 + 0.22 * most)), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, (name, score) in zip(panels, found.items(), strict=False):
+        draw_terms(axes, score)
+        axes.set_title(name, fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels[len(found) :]:
+        axes.set_visible(False)
+    return figure
+
+
 def curves_plot(curves: dict[str, list[tuple[float, float]]]) -> Figure:
     """bits/dim on ``val`` against minutes of training.
 
