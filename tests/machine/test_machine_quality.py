@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from PIL import Image
 from nelbo.data import load
 from nelbo.jobs.features import moved, open_features
 from nelbo.metrics.distances import frechet_distance
+from nelbo.metrics.inception import to_rgb
 from nelbo.metrics.quality import in_batches
 
 DEVICE = ("--device", "cpu")
@@ -77,6 +81,41 @@ def test_an_aes_codes_will_do_where_there_are_no_labels(run: Path, here: Path) -
     found = json.loads(call_well("score", run, "--samples", "30", "--features", here / "ae", "--json", *DEVICE).out)
     assert "FD-ae-digits" in found["quality"]
     assert "modes" not in found
+
+
+def test_inceptions_features_where_they_are_at_hand(run: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for torch-fidelity, whose features are mean colours: what it is handed, and what is made of it."""
+    answer = call("score", run, "--samples", "30", "--features", "inception")
+    assert answer.code == 2
+    assert "torch-fidelity" in answer.err
+    seen = []
+
+    class Extractor(torch.nn.Module):
+        def __init__(self, name: str, features: list[str], feature_extractor_weights_path: str) -> None:
+            super().__init__()
+            assert (name, features) == ("inception-v3-compat", ["2048"])
+            assert Path(feature_extractor_weights_path).read_bytes() == b"weights"
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
+            seen.append(x)
+            return (torch.nn.functional.adaptive_avg_pool2d(x.float(), 2).flatten(1),)
+
+    module = types.ModuleType("torch_fidelity.feature_extractor_inceptionv3")
+    module.FeatureExtractorInceptionV3 = Extractor
+    monkeypatch.setitem(sys.modules, "torch_fidelity", types.ModuleType("torch_fidelity"))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(here))
+    answer = call("score", run, "--samples", "30", "--features", "inception")
+    assert answer.code == 2
+    assert "weights" in answer.err
+    (here / "checkpoints").mkdir()
+    (here / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth").write_bytes(b"weights")
+    found = json.loads(call_well("score", run, "--samples", "30", "--features", "inception", "--json", *DEVICE).out)
+    assert {"FID", "KID"} < set(found["quality"])
+    assert found["features_sha256"] == hashlib.sha256(b"weights").hexdigest()
+    images = load("digits").split("test")
+    assert any(len(x) == len(images) and torch.equal(x, to_rgb(images, 17)) for x in seen)
+    assert all(x.dtype == torch.uint8 and x.shape[1:] == (3, 8, 8) for x in seen)
 
 
 def test_what_cannot_be_measured_is_said(run: Path, learnt: Path, here: Path) -> None:

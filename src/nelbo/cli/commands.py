@@ -146,7 +146,7 @@ def score(
     samples
         Measure so many samples instead, beside the split's images: FD and KD, precision and recall, classes, copies.
     features
-        Where: a folder that 'nelbo features' made, or an ae run. The usual ones of the data if left out.
+        Where: a folder that 'nelbo features' made, an ae run, or 'inception'. The data's own if left out.
     neighbours
         With --samples: draw samples beside the training images nearest to them into this PNG.
     json_

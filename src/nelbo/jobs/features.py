@@ -18,6 +18,7 @@ from nelbo.data import Dataset
 from nelbo.errors import InputError
 from nelbo.jobs.run import Run, read_data
 from nelbo.likelihoods import to_unit
+from nelbo.metrics.inception import inception
 from nelbo.models.ae import AE
 from nelbo.nn import default_widths
 from nelbo.nn.classifier import Classifier
@@ -30,6 +31,7 @@ from nelbo.training.machine import autocast, pick_device
 
 WEIGHTS, ABOUT = "features.safetensors", "features.json"
 FORMAT = 1
+INCEPTION = "inception"
 BATCH = 64
 EPOCHS = 8
 SHIFT = 2
@@ -40,7 +42,7 @@ class Features(NamedTuple):
     """A feature space.
 
     Attributes:
-        name: what stands behind FD- and KD-.
+        name: what stands behind FD- and KD-, which are FID and KID of Inception's features.
         sha256: of the weights.
         about: what else there is to say of it: accuracy, data.
         embed: integer levels (B, C, H, W) → features (B, d).
@@ -154,11 +156,14 @@ def accuracy(model: Classifier, dataset: Dataset, split: str) -> float:
 
 
 def open_features(where: Path | None, dataset: Dataset, device: str = "auto") -> Features:
-    """The features in this folder, of this ``ae``, or in the usual place of the data.
+    """The features in this folder, of this ``ae``, Inception's, or in the usual place of the data.
 
     Raises:
         InputError: there are none, they cannot be read, or are of images of another shape.
     """
+    if where == Path("inception"):
+        embed, digest = inception(dataset.shape[0], dataset.levels, pick_device(device))
+        return Features(INCEPTION, digest, {"name": INCEPTION, "sha256": digest}, embed, None)
     folder = where or usual_place(dataset.name, dataset.sha256)
     if (folder / CONFIG).is_file():
         return codes(folder, dataset, device)

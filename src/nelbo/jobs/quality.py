@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from nelbo.errors import InputError
-from nelbo.jobs.features import Features, open_features
+from nelbo.jobs.features import INCEPTION, Features, open_features
 from nelbo.jobs.run import Run
 from nelbo.jobs.sample import collect
 from nelbo.jobs.score import kept
@@ -116,9 +116,10 @@ def require_samples(samples: int | None, needing: Mapping[str, Any], refusing: M
 def measured(space: Features, drawn: Tensor, unseen: Tensor, train: Tensor) -> dict[str, Any]:
     """Everything that the feature space says of the samples."""
     found = measure_quality(*(in_batches(space.embed, images) for images in (drawn, unseen, train)))
+    fd, kd = ("FID", "KID") if space.name == INCEPTION else (f"FD-{space.name}", f"KD-{space.name}")
     quality = {
-        f"FD-{space.name}": found.fd._asdict(),
-        f"KD-{space.name}": found.kd._asdict(),
+        fd: found.fd._asdict(),
+        kd: found.kd._asdict(),
         **{name: {"value": value, "stderr": None} for name, value in found.manifold._asdict().items()},
         "memorisation": found.memorisation._asdict(),
     }

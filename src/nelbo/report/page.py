@@ -45,7 +45,7 @@ def page(kept: dict[str, Any], pictures: list[Image.Image], views: list[list[tup
 
 def measure_order(name: str) -> tuple[bool, str]:
     """Distances first."""
-    return (not name.startswith(("FD-", "KD-")), name)
+    return (not name.startswith(("FD-", "KD-", "FID", "KID")), name)
 
 
 def number(value: float | None, digits: int = 4) -> str:
