@@ -34,7 +34,7 @@ SILENT = 0.01
 class HVAEOptions(LatentOptions, PyramidOptions):
     """The settings of a hierarchical VAE."""
 
-    depth: Annotated[int, Field(ge=1, le=1000)] = 4
+    depth: Annotated[int, Field(ge=1, le=1000)] = 6
     "T, the number of levels of latents."
     latent: Annotated[int, Field(ge=1, le=4096)] = 8
     "Channels of each z_t, which is a map at a resolution of its own."

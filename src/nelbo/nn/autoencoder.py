@@ -10,11 +10,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nelbo.nn.blocks import ChannelNorm, zeroed
-from nelbo.nn.unet import default_widths
 from nelbo.options import FamilyOptions
 
 SMALL = 16
 """Images with a side below this have their bits in the pixels, and get blocks there."""
+
+
+def pyramid_widths(height: int, width: int) -> tuple[int, ...]:
+    """Channels at each resolution for images of this size: halved until the short side is at most 4, at most 5 times.
+
+    What is said of the whole image is cheap to say there. 64 channels where the side is below 8, and on small images.
+
+    >>> pyramid_widths(28, 28), pyramid_widths(8, 8)
+    ((32, 32, 64, 64), (64, 64))
+    """
+    side = min(height, width)
+    widths = [64 if side < SMALL else 32]
+    while side > 4 and len(widths) < 6:
+        side = (side + 1) // 2
+        widths.append(64 if side < 8 else 32)
+    return tuple(widths)
 
 
 class PyramidOptions(FamilyOptions):
@@ -29,7 +44,7 @@ class PyramidOptions(FamilyOptions):
 
     def resolved(self, shape: tuple[int, int, int]) -> Self:
         """The same settings with everything that depends on the data filled in."""
-        widths = self.widths or default_widths(*shape[1:])
+        widths = self.widths or pyramid_widths(*shape[1:])
         fine = self.fine_blocks
         if fine is None:
             fine = self.blocks if min(shape[1:]) < SMALL or len(widths) == 1 else 0
@@ -39,7 +54,7 @@ class PyramidOptions(FamilyOptions):
         """Residual blocks at each resolution, finest first, once resolved.
 
         >>> PyramidOptions().resolved((1, 28, 28)).counts()
-        (0, 1, 1)
+        (0, 1, 1, 1)
         >>> PyramidOptions().resolved((1, 8, 8)).counts()
         (1, 1)
         """
