@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated, Self
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -96,6 +97,13 @@ def blocks_of(width: int, count: int) -> nn.Sequential:
     return nn.Sequential(*(PlainBlock(width) for _ in range(count)))
 
 
+class ToMap(nn.Unflatten):
+    """A vector → channels of a map, side by side in memory for each pixel, as the layers that follow like them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).contiguous(memory_format=torch.channels_last)
+
+
 class Encoder(nn.Module):
     """x, shape (B, C, H, W) → a vector, shape (B, outputs). Sides that cannot be halved are padded with zeros inside.
 
@@ -116,11 +124,12 @@ class Encoder(nn.Module):
             layers += [nn.Conv2d(a, b, 2, stride=2), blocks_of(b, count)]
         height, width = coarsest(shape, self.multiple)
         layers += [ChannelNorm(widths[-1]), nn.SiLU(), nn.Flatten(), nn.Linear(widths[-1] * height * width, outputs)]
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
-        return self.layers(F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple)))
+        x = F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple))
+        return self.layers(x.contiguous(memory_format=torch.channels_last))
 
 
 class Decoder(nn.Module):
@@ -147,13 +156,13 @@ class Decoder(nn.Module):
         height, width = coarsest(shape, 2 ** (len(widths) - 1))
         layers: list[nn.Module] = [
             nn.Linear(latent, widths[-1] * height * width),
-            nn.Unflatten(1, (widths[-1], height, width)),
+            ToMap(1, (widths[-1], height, width)),
             blocks_of(widths[-1], blocks[-1]),
         ]
         for (a, b), count in zip(pairwise(reversed(widths)), blocks[-2::-1], strict=True):
             layers += [nn.Conv2d(a, b, 1), nn.Upsample(scale_factor=2.0, mode="nearest"), blocks_of(b, count)]
         layers += [ChannelNorm(widths[0]), nn.SiLU(), nn.Conv2d(widths[0], outputs, 3, padding=1)]
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, z: Tensor) -> Tensor:
         height, width = self.size
