@@ -125,7 +125,7 @@ def score(
     form
         How the bound is written; the family's first unless told. ddpm, vdm: denoising, ode, ode-uniform, and in steps
         (a vdm with --T) consistency, trajectory (T evaluations each), iw (importance-weighted, k trajectories) and
-        entropy (not a bound by itself). vae, hvae: analytic, sampled, iw.
+        entropy (not a bound by itself). vae and hvae: analytic, sampled, iw.
     timesteps
         How many t to evaluate per image and replicate, stratified; 0 takes every t.
     k

@@ -37,7 +37,8 @@ def family_word(name: str, where: str = "FAMILY") -> str:
 
 def family_summary(name: str) -> str:
     """The first line of the module's docstring."""
-    tree = ast.parse((MODELS / f"{family_word(name)}.py").read_text(encoding="utf-8"))
+    file = MODELS / f"{family_word(name)}.py"
+    tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
     return (ast.get_docstring(tree) or name).splitlines()[0]
 
 
@@ -46,5 +47,14 @@ def family_module(name: str) -> ModuleType:
 
     Raises:
         InputError: there is no such family.
+        TypeError: its file is not what CONTRIBUTING says.
     """
-    return importlib.import_module(f"nelbo.models.{family_word(name)}")
+    module = importlib.import_module(f"nelbo.models.{family_word(name)}")
+    model = getattr(module, "MODEL", None)
+    if model is None or not hasattr(module, "OPTIONS"):
+        raise TypeError(f"models/{name}.py must define OPTIONS and MODEL")
+    if missing := getattr(model, "__abstractmethods__", None):
+        raise TypeError(f"models/{name}.py: MODEL must define {', '.join(sorted(missing))}")
+    if getattr(model, "family", None) != name:
+        raise TypeError(f"models/{name}.py: MODEL.family must be {name!r}")
+    return module

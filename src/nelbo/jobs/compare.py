@@ -75,10 +75,12 @@ def compare(paths: Sequence[str | Path], out: str | Path = "compare", *, split: 
 
 def facts(run: Run, model: GenerativeModel, split: str) -> dict[str, Any]:
     """What the page says of one run."""
-    known, score = describe_run(run), best_score(run, split, ("bound", "none"))
-    why = f"not scored yet: nelbo score {run.path}"
-    if not isinstance(model, LikelihoodModel):
-        why = f"no bits/dim: {model.why_no_bound}"
+    known = describe_run(run)
+    if isinstance(model, LikelihoodModel):
+        score = best_score(run, split, (next(iter(model.forms.values())).kind,))
+        why = None if score else f"not scored yet: nelbo score {run.path}"
+    else:
+        score, why = best_score(run, split, ("none",)), f"no bits/dim: {model.why_no_bound}"
     return {
         "name": run.path.name,
         "family": run.config.family,

@@ -47,8 +47,7 @@ def inception(channels: int, levels: int, device: torch.device) -> tuple[Callabl
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except (ImportError, RuntimeError) as error:
-        mend = "pip install torch-fidelity, and a torchvision that fits this torch"
-        raise InputError(OPTION, f"needs torch-fidelity, which cannot be imported ({error}): {mend}") from None
+        raise InputError(OPTION, f"needs the package torch-fidelity, which cannot be imported: {error}") from None
     weights = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
     if not weights.is_file():
         raise InputError(OPTION, f"needs torch-fidelity's weights in {weights}")

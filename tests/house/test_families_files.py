@@ -1,0 +1,37 @@
+"""A family's file that is not what CONTRIBUTING says is named, with what it lacks."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from nelbo.config import family_module, family_names
+
+
+class Abstract:
+    __abstractmethods__ = frozenset({"loss", "frames"})
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({}, "OPTIONS and MODEL"),
+        ({"MODEL": SimpleNamespace(family="vae")}, "OPTIONS and MODEL"),
+        ({"MODEL": Abstract, "OPTIONS": object}, "frames, loss"),
+        ({"MODEL": SimpleNamespace(), "OPTIONS": object}, "family must be 'vae'"),
+        ({"MODEL": SimpleNamespace(family="veal"), "OPTIONS": object}, "family must be 'vae'"),
+    ],
+)
+def test_what_a_family_lacks_is_said(parts: dict[str, object], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("nelbo.models.vae")
+    vars(module).update(parts)
+    monkeypatch.setattr(importlib, "import_module", lambda name: module)
+    with pytest.raises(TypeError, match=f"models/vae.py.*{said}"):
+        family_module("vae")
+
+
+@pytest.mark.parametrize("name", family_names())
+def test_a_family_is_what_its_file_is_called(name: str) -> None:
+    assert name == family_module(name).MODEL.family
