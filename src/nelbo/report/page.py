@@ -39,7 +39,6 @@ def page(kept: dict[str, Any], pictures: list[Image.Image], views: list[list[tup
         curves=svg(curves_plot, runs, "curve"),
         over_t=svg(over_t_plot, runs, "over_t"),
         parts=svg(terms_plot, [run for run in runs if run["score"] and run["score"]["terms"]], "score"),
-        terms=sorted({name for run in runs if run["score"] for name in run["score"]["terms"]}),
     )
 
 
