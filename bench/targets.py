@@ -20,6 +20,8 @@ MNIST = ("--data", "mnist")
 BINARY = (*MNIST, "--binarize")
 SAMPLES = ("--samples", "2000")
 BATCH = ("--batch-size", "64")
+REMARKS = "\n## Remarks\n"
+"""Below this line the page is written by hand, and kept."""
 
 
 class Target(NamedTuple):
@@ -139,7 +141,8 @@ def main() -> None:
     if "gan" in (given.names or TARGETS):
         nelbo("features", *MNIST)
     rows = [measured(name, TARGETS[name], given.runs) for name in given.names or TARGETS]
-    given.write.write_text(document(rows), encoding="utf-8")
+    remarks = given.write.read_text(encoding="utf-8").partition(REMARKS)[2] if given.write.exists() else ""
+    given.write.write_text(document(rows) + (REMARKS + remarks if remarks else ""), encoding="utf-8")
     print(document(rows))
 
 
