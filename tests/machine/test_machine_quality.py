@@ -140,6 +140,14 @@ def test_what_cannot_be_measured_is_said(run: Path, learnt: Path, here: Path) ->
     answer = call("score", run, "--samples", "50", "--features", weights)
     assert answer.code == 2
     assert "damaged" in answer.err
+    about = json.loads((weights / "features.json").read_text())
+    for data, classes in ((b"not safetensors", 10), ((learnt / "features.safetensors").read_bytes(), 11)):
+        (weights / "features.safetensors").write_bytes(data)
+        found = about | {"sha256": hashlib.sha256(data).hexdigest(), "classes": ["c"] * classes}
+        (weights / "features.json").write_text(json.dumps(found))
+        answer = call("score", run, "--samples", "50", "--features", weights)
+        assert (answer.code, len(answer.err.strip().splitlines())) == (2, 1)
+        assert "does not hold the network" in answer.err
 
 
 def test_images_are_moved_whole() -> None:

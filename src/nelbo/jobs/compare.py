@@ -22,7 +22,7 @@ from nelbo.metrics import score_profile
 from nelbo.models._diffusion import DiffusionModel
 from nelbo.models.base import GenerativeModel, LikelihoodModel, SampleSettings
 from nelbo.report.page import page
-from nelbo.report.paths import free
+from nelbo.report.paths import free, reachable
 from nelbo.report.pictures import grid
 from nelbo.report.progress import bar
 from nelbo.training.checkpoint import replace_text
@@ -57,6 +57,7 @@ def compare(paths: Sequence[str | Path], out: str | Path = "compare", *, split: 
     folder = Path(out)
     if not (folder / "compare.json").exists():
         free(folder, "--out")
+        reachable(folder, "--out")
     runs = [Run(path) for path in paths]
     models = [run.model() for run in runs]
     found = [facts(run, model, split) for run, model in zip(runs, models, strict=True)]

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import safetensors.torch
 import torch
 from platformdirs import user_cache_dir
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -178,9 +179,13 @@ def open_features(where: Path | None, dataset: Dataset, device: str = "auto") ->
         raise InputError("--features", f"{folder} is for {shape} images of {levels} levels, not {dataset.shape}")
     if hashlib.sha256(weights).hexdigest() != about.get("sha256"):
         raise InputError(str(folder / WEIGHTS), "is damaged: its hash is not the one that features.json records")
-    model = Classifier(shape[0], default_widths(*shape[1:]), classes)
-    model.load_state_dict(safetensors.torch.load(weights))
-    model = model.to(pick_device(device)).eval()
+    try:
+        with torch.device("meta"):  # takes no memory, whatever features.json claims
+            model = Classifier(shape[0], default_widths(*shape[1:]), classes)
+        model.load_state_dict(safetensors.torch.load(weights), assign=True)
+    except (RuntimeError, TypeError, SafetensorError):
+        raise InputError(str(folder / WEIGHTS), "does not hold the network that features.json describes") from None
+    model = model.to(pick_device(device), memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     def unit(levels_: Tensor) -> Tensor:
         return to_unit(levels_.to(next(model.parameters()).device), levels)

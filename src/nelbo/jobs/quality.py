@@ -17,7 +17,7 @@ from nelbo.jobs.score import kept
 from nelbo.metrics.manifold import nearest
 from nelbo.metrics.quality import in_batches, measure_modes, measure_quality
 from nelbo.models.base import SampleSettings
-from nelbo.report.paths import free
+from nelbo.report.paths import free, reachable
 from nelbo.report.pictures import beside, grid
 
 SHOWN = 48
@@ -62,6 +62,7 @@ def score_samples(
         raise InputError("--samples", f"{n} is fewer than {LEAST}, too few to measure")
     if neighbours is not None:
         free(neighbours, "--neighbours")
+        reachable(neighbours, "--neighbours")
     run, settings = Run(path), settings or SampleSettings()
     dataset = run.dataset
     unseen = dataset.split(split)
