@@ -64,14 +64,16 @@ class TrainingOptions(Options):
     "Of every random number in the run."
     batch_size: Annotated[int, Field(ge=1)] = 32
     "Images per step."
+    optimizer: Literal["muon", "adamw"] = "muon"
+    "Of matrices and convolutions; everything else is trained by AdamW."
     lr: Annotated[float, Field(gt=0)] = 2e-3
-    "Highest learning rate of AdamW."
+    "Highest learning rate, of either optimiser."
     warmup: Annotated[int, Field(ge=0)] = 100
     "Steps over which the learning rate rises from zero."
     decay: Annotated[float, Field(ge=0, le=1)] = 0.6
     "Share of the run, at its end, over which the learning rate falls to zero."
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    "AdamW's weight decay, on weights of two or more dimensions."
+    "Decoupled weight decay, on weights of two or more dimensions."
     clip: Annotated[float, Field(gt=0)] = 1.0
     "Largest norm of a gradient; longer ones are scaled down to it."
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.999

@@ -6,8 +6,11 @@ import importlib
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from torch import nn
 
 from nelbo.config import family_module, family_names
+from nelbo.errors import InputError
+from nelbo.jobs import run as runs
 
 
 class Abstract:
@@ -35,3 +38,10 @@ def test_what_a_family_lacks_is_said(parts: dict[str, object], said: str, monkey
 @pytest.mark.parametrize("name", family_names())
 def test_a_family_is_what_its_file_is_called(name: str) -> None:
     assert name == family_module(name).MODEL.family
+
+
+def test_a_model_without_parameters_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = SimpleNamespace(family="still", model=None, images=SimpleNamespace(shape=(1, 8, 8), levels=17))
+    monkeypatch.setattr(runs, "family_module", lambda name: SimpleNamespace(MODEL=lambda *_: nn.Identity()))
+    with pytest.raises(InputError, match="still: its MODEL has no parameters"):
+        runs.build_model(config)  # type: ignore[arg-type]

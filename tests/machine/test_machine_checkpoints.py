@@ -115,8 +115,9 @@ def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert found.state["data"] == {"epoch": 0, "position": 14}
     same_tensors(found.tensors["model"], dict(trainer.model.state_dict()))
     same_tensors(found.tensors["ema"], dict(trainer.ema.model.state_dict()))
-    named = {f"{name}/exp_avg" for name, _ in trainer.model.named_parameters()}
-    assert named <= found.tensors["optimizer"].keys()
+    moments = found.tensors["optimizer"].keys()
+    assert {key.rpartition("/")[0] for key in moments} == {name for name, _ in trainer.model.named_parameters()}
+    assert {key.rpartition("/")[2] for key in moments} == {"step", "exp_avg", "exp_avg_sq", "momentum"}
 
 
 def small(step: int) -> Checkpoint:

@@ -110,7 +110,7 @@ def test_learning_rate_by_steps(tmp_path: Path) -> None:
     rates = []
     for _ in range(100):
         rates.append(trainer.advance()[1])
-        assert {group["lr"] for group in trainer.optimizer.param_groups} == {rates[-1]}
+        assert {group["lr"] for each in trainer.optimizers for group in each.param_groups} == {rates[-1]}
     assert rates[:10] == pytest.approx([0.05 * k for k in range(1, 11)])
     assert rates[10:61] == pytest.approx([0.5] * 51)
     assert rates[61:] == pytest.approx([0.5 * (100 - k) / 40 for k in range(61, 100)])
@@ -135,7 +135,7 @@ def test_gradients_are_clipped_together(tmp_path: Path, clip: float) -> None:
     trainer = trainer_of(tmp_path, Toy(scale=1e4), clip=clip)
     trainer.advance()
     # After one step AdamW's first moment is (1 − 0.9) times the gradient that it was handed.
-    norm = math.sqrt(sum(float(entry["exp_avg"].square().sum()) for entry in trainer.optimizer.state.values()))
+    norm = math.sqrt(sum(float(entry["exp_avg"].square().sum()) for entry in trainer.optimizers[0].state.values()))
     assert norm == pytest.approx(0.1 * clip, rel=1e-4)
 
 
@@ -144,7 +144,7 @@ def test_short_gradients_are_left_alone(tmp_path: Path) -> None:
     for clip in (1e3, 1e6):
         trainer = trainer_of(tmp_path, clip=clip)
         trainer.advance()
-        moments.append(trainer.optimizer.state[trainer.model.matrix]["exp_avg"].clone())
+        moments.append(trainer.optimizers[0].state[trainer.model.matrix]["exp_avg"].clone())
     assert torch.equal(*moments)
 
 

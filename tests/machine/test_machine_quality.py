@@ -126,6 +126,7 @@ def test_what_cannot_be_measured_is_said(run: Path, learnt: Path, here: Path) ->
         (("score", run, "--samples", "50", "--features", run), "--features"),
         (("score", run, "--features", learnt), "needs --samples"),
         (("score", run, "--samples", "50", "--limit", "3"), "--limit"),
+        (("score", run, "--samples", "50", "--replicates", "3"), "--replicates"),
         (("features", "--data", here / "plain.npy", "--levels", "17"), "has no labels"),
         (("features", "--out", learnt), "--out"),
     ):

@@ -92,7 +92,7 @@ def score(
     k: Annotated[AtLeastOne | None, Parameter(name="--k")] = None,
     T: Annotated[AtLeastOne | None, Parameter(name="--T")] = None,
     baseline: Path | None = None,
-    replicates: AtLeastTwo = 2,
+    replicates: AtLeastTwo | None = None,
     per_image: Path | None = None,
     profile: Path | None = None,
     against: str | None = None,
@@ -135,7 +135,7 @@ def score(
     baseline
         Another run, measured with the same noise: prints the paired difference and its own error.
     replicates
-        Independent estimates per image, from which the Monte-Carlo error is known.
+        Independent estimates per image, from which the Monte-Carlo error is known; 2 unless told.
     per_image
         Write every image's terms to this CSV file.
     profile
@@ -169,12 +169,12 @@ def score(
     from nelbo.report.tables import score_table, score_title
 
     out = Console(highlight=False, markup=False, emoji=False)
-    shared = {"split": split, "seed": seed, "weights": weights, "device": device, "again": again}
+    shared = {"split": split, "seed": seed, "weights": weights, "device": device, "again": again, "batch": batch_size}
     require_samples(
         samples,
         {"--features": features, "--neighbours": neighbours},
         {"--limit": limit, "--form": form, "--timesteps": timesteps, "--k": k, "--T": T, "--baseline": baseline}
-        | {"--per-image": per_image, "--profile": profile, "--against": against}
+        | {"--replicates": replicates, "--per-image": per_image, "--profile": profile, "--against": against}
         | {"--data": data.data if data.model_fields_set else None},
     )
     if samples is not None:
@@ -189,8 +189,7 @@ def score(
             k=k,
             T=T,
             baseline=baseline,
-            replicates=replicates,
-            batch=batch_size,
+            replicates=replicates or 2,
             per_image=per_image,
             profile=profile,
             against=against,

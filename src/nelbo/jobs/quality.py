@@ -21,6 +21,7 @@ from nelbo.report.paths import free, reachable
 from nelbo.report.pictures import beside, grid
 
 SHOWN = 48
+DRAWN_AT_ONCE = 64
 LEAST = 20
 
 
@@ -34,6 +35,7 @@ def score_samples(
     seed: int = 0,
     weights: str = "ema",
     device: str = "auto",
+    batch: int | None = None,
     neighbours: Path | None = None,
     again: bool = False,
 ) -> dict[str, Any]:
@@ -48,6 +50,7 @@ def score_samples(
         seed: of the samples.
         weights: ``ema`` or ``raw``.
         device: where to compute.
+        batch: images at a time; 64 if None.
         neighbours: also draw samples beside the training images nearest to them, into this PNG.
         again: measure even if RUN/scores/ has the answer.
 
@@ -87,7 +90,7 @@ def score_samples(
 
     def answer() -> dict[str, Any]:
         started = time.monotonic()
-        drawn, _ = collect(model, n, seed, settings, 64, keep_frames=False)
+        drawn, _ = collect(model, n, seed, settings, batch or DRAWN_AT_ONCE, keep_frames=False)
         seconds = {"drawing_seconds": time.monotonic() - started}
         if neighbours is not None:
             draw_neighbours(drawn[:SHOWN], dataset.split("train"), dataset.levels, neighbours)

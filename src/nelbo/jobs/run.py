@@ -33,8 +33,14 @@ def read_data(options: DataOptions) -> Dataset:
 
 
 def build_model(config: RunConfig) -> GenerativeModel:
-    """The model that the settings describe, with fresh weights."""
+    """The model that the settings describe, with fresh weights.
+
+    Raises:
+        InputError: it has no weights.
+    """
     model: GenerativeModel = family_module(config.family).MODEL(config.model, config.images.shape, config.images.levels)
+    if next(model.parameters(), None) is None:
+        raise InputError(config.family, "its MODEL has no parameters, so there is nothing to train or to load")
     return model
 
 

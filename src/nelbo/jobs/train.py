@@ -272,7 +272,8 @@ def follow(path: Path, config: RunConfig, dataset: Dataset, model: GenerativeMod
 def announce(path: Path, config: RunConfig, dataset: Dataset, model: GenerativeModel, trainer: Trainer) -> None:
     """Say what is about to happen, for how long, and where."""
     training = config.training
-    length = f"{training.steps:,} steps" if training.steps is not None else f"{training.minutes:g} minutes"
+    count, unit = (training.minutes, "minute") if training.steps is None else (training.steps, "step")
+    length = f"{count:,.10g} {unit}{'' if count == 1 else 's'}"
     channels, height, width = dataset.shape
     size = sum(p.numel() for p in model.parameters())
     begun = f", from step {trainer.step:,} on" if trainer.step else ""

@@ -104,8 +104,49 @@ class ToMap(nn.Unflatten):
         return super().forward(x).contiguous(memory_format=torch.channels_last)
 
 
+def sides(shape: tuple[int, int, int], count: int) -> list[tuple[int, int]]:
+    """Height and width at each of so many resolutions, finest first: an odd side is halved upwards.
+
+    >>> sides((1, 28, 28), 4)
+    [(28, 28), (14, 14), (7, 7), (4, 4)]
+    """
+    return [(-(-shape[1] // 2**k), -(-shape[2] // 2**k)) for k in range(count)]
+
+
+class Halve(nn.Conv2d):
+    """A convolution in steps of two, from n pixels to ⌈n/2⌉: an odd side gets zeros beside its last ones.
+
+    Args:
+        a, b: channels in and out.
+        kernel: its side, even.
+    """
+
+    def __init__(self, a: int, b: int, kernel: int = 2) -> None:
+        super().__init__(a, b, kernel, stride=2, padding=kernel // 2 - 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        return super().forward(F.pad(x, (0, width % 2, 0, height % 2)) if height % 2 or width % 2 else x)
+
+
+class Double(nn.Upsample):
+    """Every pixel four times, cut to a size.
+
+    Args:
+        size: height and width, twice those of the input or one less.
+    """
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__(scale_factor=2.0, mode="nearest")
+        self.cut = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = self.cut
+        return super().forward(x)[..., :height, :width]
+
+
 class Encoder(nn.Module):
-    """x, shape (B, C, H, W) → a vector, shape (B, outputs). Sides that cannot be halved are padded with zeros inside.
+    """x, shape (B, C, H, W) → a vector, shape (B, outputs).
 
     Args:
         shape: (C, H, W).
@@ -118,17 +159,14 @@ class Encoder(nn.Module):
         self, shape: tuple[int, int, int], outputs: int, widths: tuple[int, ...], blocks: tuple[int, ...]
     ) -> None:
         super().__init__()
-        self.multiple = 2 ** (len(widths) - 1)
         layers: list[nn.Module] = [nn.Conv2d(shape[0], widths[0], 3, padding=1), blocks_of(widths[0], blocks[0])]
         for (a, b), count in zip(pairwise(widths), blocks[1:], strict=True):
-            layers += [nn.Conv2d(a, b, 2, stride=2), blocks_of(b, count)]
-        height, width = coarsest(shape, self.multiple)
+            layers += [Halve(a, b), blocks_of(b, count)]
+        height, width = sides(shape, len(widths))[-1]
         layers += [ChannelNorm(widths[-1]), nn.SiLU(), nn.Flatten(), nn.Linear(widths[-1] * height * width, outputs)]
         self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        x = F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple))
         return self.layers(x.contiguous(memory_format=torch.channels_last))
 
 
@@ -152,23 +190,16 @@ class Decoder(nn.Module):
         blocks: tuple[int, ...],
     ) -> None:
         super().__init__()
-        self.size = shape[1:]
-        height, width = coarsest(shape, 2 ** (len(widths) - 1))
+        *finer, (height, width) = sides(shape, len(widths))
         layers: list[nn.Module] = [
             nn.Linear(latent, widths[-1] * height * width),
             ToMap(1, (widths[-1], height, width)),
             blocks_of(widths[-1], blocks[-1]),
         ]
-        for (a, b), count in zip(pairwise(reversed(widths)), blocks[-2::-1], strict=True):
-            layers += [nn.Conv2d(a, b, 1), nn.Upsample(scale_factor=2.0, mode="nearest"), blocks_of(b, count)]
+        for (a, b), size, count in zip(pairwise(reversed(widths)), reversed(finer), blocks[-2::-1], strict=True):
+            layers += [nn.Conv2d(a, b, 1), Double(size), blocks_of(b, count)]
         layers += [ChannelNorm(widths[0]), nn.SiLU(), nn.Conv2d(widths[0], outputs, 3, padding=1)]
         self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, z: Tensor) -> Tensor:
-        height, width = self.size
-        return self.layers(z)[..., :height, :width]
-
-
-def coarsest(shape: tuple[int, int, int], multiple: int) -> tuple[int, int]:
-    """Height and width at the last resolution."""
-    return -(-shape[1] // multiple), -(-shape[2] // multiple)
+        return self.layers(z)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from nelbo.nn.autoencoder import coarsest
+from nelbo.nn.autoencoder import Halve, sides
 
 SLOPE = 0.2
 
@@ -28,11 +28,9 @@ class Critic(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int], widths: tuple[int, ...], spectral: bool) -> None:
         super().__init__()
-        self.multiple = 2 ** (len(widths) - 1)
-        height, width = coarsest(shape, self.multiple)
+        height, width = sides(shape, len(widths))[-1]
         layers: list[nn.Module] = [nn.Conv2d(shape[0], widths[0], 3, padding=1)]
-        for a, b in pairwise(widths):
-            layers += [nn.Conv2d(a, b, 4, stride=2, padding=1)]
+        layers += [Halve(a, b, 4) for a, b in pairwise(widths)]
         layers += [nn.Conv2d(widths[-1], widths[-1], 3, padding=1), nn.Flatten()]
         last = nn.Linear(widths[-1] * height * width, 1)
         self.layers = nn.ModuleList(layers)
@@ -43,8 +41,7 @@ class Critic(nn.Module):
                     spectral_norm(layer)
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        h = F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple))
+        h = x
         for layer in self.layers:
             h = layer(h)
             h = h if isinstance(layer, nn.Flatten) else F.leaky_relu(h, SLOPE)

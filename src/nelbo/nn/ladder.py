@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from nelbo.nn.autoencoder import blocks_of, coarsest
+from nelbo.nn.autoencoder import Double, Halve, blocks_of, sides
 from nelbo.nn.blocks import ChannelNorm, zeroed
 
 
@@ -33,20 +32,19 @@ def law_head(width: int, latent: int) -> nn.Sequential:
 def down_to(a: int, b: int, widths: tuple[int, ...], blocks: tuple[int, ...]) -> nn.Sequential:
     """From resolution a to the same or a coarser one, b."""
     return nn.Sequential(
-        *(
-            nn.Sequential(nn.Conv2d(widths[k], widths[k + 1], 2, stride=2), blocks_of(widths[k + 1], blocks[k + 1]))
-            for k in range(a, b)
-        )
+        *(nn.Sequential(Halve(widths[k], widths[k + 1]), blocks_of(widths[k + 1], blocks[k + 1])) for k in range(a, b))
     )
 
 
-def up_to(a: int, b: int, widths: tuple[int, ...], blocks: tuple[int, ...]) -> nn.Sequential:
-    """From resolution a to the same or a finer one, b."""
+def up_to(
+    a: int, b: int, widths: tuple[int, ...], blocks: tuple[int, ...], sizes: list[tuple[int, int]]
+) -> nn.Sequential:
+    """From resolution a to the same or a finer one, b; ``sizes`` are those of all resolutions."""
     return nn.Sequential(
         *(
             nn.Sequential(
                 nn.Conv2d(widths[k + 1], widths[k], 1),
-                nn.Upsample(scale_factor=2.0, mode="nearest"),
+                Double(sizes[k]),
                 blocks_of(widths[k], blocks[k]),
             )
             for k in range(a - 1, b - 1, -1)
@@ -55,7 +53,7 @@ def up_to(a: int, b: int, widths: tuple[int, ...], blocks: tuple[int, ...]) -> n
 
 
 class Pyramid(nn.Module):
-    """x, shape (B, C, H, W) → features at every resolution, finest first. Sides are padded inside where they must be.
+    """x, shape (B, C, H, W) → features at every resolution, finest first.
 
     Args:
         channels: C.
@@ -65,14 +63,11 @@ class Pyramid(nn.Module):
 
     def __init__(self, channels: int, widths: tuple[int, ...], blocks: tuple[int, ...]) -> None:
         super().__init__()
-        self.multiple = 2 ** (len(widths) - 1)
         self.stem = nn.Sequential(nn.Conv2d(channels, widths[0], 3, padding=1), blocks_of(widths[0], blocks[0]))
         self.steps = nn.ModuleList(down_to(k, k + 1, widths, blocks) for k in range(len(widths) - 1))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        height, width = x.shape[-2:]
-        x = F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple))
         features = [self.stem(x.contiguous(memory_format=torch.channels_last))]
         for step in self.steps:
             features.append(step(features[-1]))
@@ -102,14 +97,13 @@ class Ladder(nn.Module):
         stream: bool,
     ) -> None:
         super().__init__()
-        self.size, self.stream = shape[1:], stream
-        height, width = coarsest(shape, 2 ** (len(widths) - 1))
-        finer = [2 ** (len(widths) - 1 - place) for place in places]
-        self.maps = [(latent, height * times, width * times) for times in finer]
+        self.stream = stream
+        sizes = sides(shape, len(widths))
+        self.maps = [(latent, *sizes[place]) for place in places]
         below = (0, *places)
         self.into = nn.ModuleList(nn.Conv2d(latent, widths[place], 1) for place in places)
         self.body = nn.ModuleList(
-            nn.Sequential(blocks_of(widths[place], blocks[place]), up_to(place, below[t], widths, blocks))
+            nn.Sequential(blocks_of(widths[place], blocks[place]), up_to(place, below[t], widths, blocks, sizes))
             for t, place in enumerate(places)
         )
         self.laws = nn.ModuleList(law_head(widths[place], latent) for place in places[:-1])
@@ -127,8 +121,7 @@ class Ladder(nn.Module):
 
     def image(self, features: Tensor) -> Tensor:
         """The features of z_1 → shape (B, outputs, H, W)."""
-        height, width = self.size
-        return self.pixels(features)[..., :height, :width]
+        return self.pixels(features)
 
 
 class TopDown(nn.Module):
@@ -173,7 +166,6 @@ class BottomUp(nn.Module):
         self, channels: int, widths: tuple[int, ...], blocks: tuple[int, ...], places: tuple[int, ...], latent: int
     ) -> None:
         super().__init__()
-        self.multiple = 2 ** (len(widths) - 1)
         below = (0, *places)
         self.steps = nn.ModuleList(
             nn.Sequential(
@@ -188,6 +180,4 @@ class BottomUp(nn.Module):
 
     def forward(self, z: Tensor, t: int) -> Tensor:
         """Mean and spread of z_t from z_{t−1}, side by side."""
-        if t == 1:
-            z = F.pad(z, (0, -z.shape[-1] % self.multiple, 0, -z.shape[-2] % self.multiple))
         return self.steps[t - 1](z.contiguous(memory_format=torch.channels_last))

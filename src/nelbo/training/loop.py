@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,12 +20,14 @@ from torch import Tensor, nn
 
 from nelbo.data.binarize import drawn
 from nelbo.errors import InputError
-from nelbo.models.base import GenerativeModel, Part
+from nelbo.models.base import GenerativeModel
 from nelbo.options import TrainingOptions
 from nelbo.rng import Draws, Stream, permutation
 from nelbo.training.checkpoint import Checkpoint, fit, write_checkpoint
 from nelbo.training.ema import EMA
 from nelbo.training.machine import autocast
+from nelbo.training.muon import Muon
+from nelbo.training.optimizers import MOMENTS, optimizers_of
 
 CHECKPOINT_SECONDS = 45.0
 MILESTONES = 6
@@ -67,7 +69,7 @@ class Step(NamedTuple):
 
 
 class Trainer:
-    """Trains a model in place, with AdamW, warm-up and decay, gradient clipping, and an average of the weights.
+    """Trains a model in place, with warm-up and decay, gradient clipping, and an average of the weights.
 
     Args:
         model: the model, on its device.
@@ -89,9 +91,7 @@ class Trainer:
         self.grey_levels = grey_levels
         self.ema = EMA(model, options.ema)
         self.parts = model.parts
-        self.optimizer = torch.optim.AdamW(
-            [group for part in self.parts for group in groups_of(part, options.weight_decay)], lr=options.lr, fused=True
-        )
+        self.optimizers = optimizers_of(self.parts, options, model.device)
         self.step = 0
         self.seconds = 0.0
 
@@ -136,8 +136,9 @@ class Trainer:
         options, size = self.options, self.options.batch_size
         draws = Draws(options.seed, self.step, range(size), size, self.model.device)
         lr = self.learning_rate()
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr * group["times"]
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = lr * group["times"]
         device = self.model.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed((options.seed * 1_000_003 + self.step) % 2**63)  # dropout's only source
@@ -146,8 +147,9 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         for part in self.parts:
             nn.utils.clip_grad_norm_(part.parameters, options.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.ema.update(self.model, self.step)
         return loss.detach(), lr
@@ -199,7 +201,10 @@ class Trainer:
         """Write a checkpoint of the state as it is."""
         names = {id(p): name for name, p in self.model.named_parameters()}
         moments = {
-            f"{names[id(p)]}/{key}": value for p, entry in self.optimizer.state.items() for key, value in entry.items()
+            f"{names[id(p)]}/{key}": value
+            for optimizer in self.optimizers
+            for p, entry in optimizer.state.items()
+            for key, value in entry.items()
         }
         places = self.step * self.options.batch_size
         state = {
@@ -221,41 +226,43 @@ class Trainer:
         fit(self.ema.model, checkpoint.tensors["ema"], source / "ema.safetensors")
         parameters = dict(self.model.named_parameters())
         self.check_moments(checkpoint.tensors["optimizer"], source / "optimizer.safetensors")
+        trained_by = self.trained_by()
         for key, value in checkpoint.tensors["optimizer"].items():
             name, _, moment = key.rpartition("/")
-            entry = self.optimizer.state[parameters[name]]
+            entry = trained_by[name].state[parameters[name]]
             # In the layout of the parameter: the fused step goes through both as they lie in memory.
             entry[moment] = value if moment == "step" else torch.empty_like(parameters[name]).copy_(value)
         self.step = checkpoint.state["step"]
         self.seconds = float(checkpoint.state["seconds"])
 
+    def trained_by(self) -> dict[str, torch.optim.Optimizer]:
+        """The name of every parameter → its optimiser."""
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        return {
+            names[id(p)]: optimizer
+            for optimizer in self.optimizers
+            for group in optimizer.param_groups
+            for p in group["params"]
+        }
+
     def check_moments(self, moments: dict[str, Tensor], path: Path) -> None:
-        """Count of steps and two moments of every parameter that has any: one without a gradient has none.
+        """What its optimiser keeps of every parameter; AdamW has nothing of one without a gradient.
 
         Raises:
             InputError: they do not fit the model.
         """
         trained = {key.rpartition("/")[0] for key in moments}
+        shapes = {name: tuple(p.shape) for name, p in self.model.named_parameters()}
         own = {
-            f"{name}/{moment}": () if moment == "step" else tuple(p.shape)
-            for name, p in self.model.named_parameters()
-            for moment in ("step", "exp_avg", "exp_avg_sq")
-            if name in trained
+            f"{name}/{moment}": () if moment == "step" else shapes[name]
+            for name, optimizer in self.trained_by().items()
+            for moment in MOMENTS[type(optimizer)]
+            if name in trained or isinstance(optimizer, Muon)
         }
         theirs = {name: tuple(value.shape) for name, value in moments.items()}
         odd = sorted(name for name in {*own, *theirs} if own.get(name) != theirs.get(name))
         if odd:
             raise InputError(str(path), f"does not fit the model that config.toml describes (first at {odd[0]!r})")
-
-
-def groups_of(part: Part, weight_decay: float) -> list[dict[str, Any]]:
-    """Groups of AdamW for a part: matrices decay, vectors do not."""
-    matrices, vectors = ([p for p in part.parameters if (p.ndim >= 2) == wide] for wide in (True, False))
-    shared = {"betas": part.betas, "times": part.lr}
-    return [
-        {"params": matrices, "weight_decay": weight_decay, **shared},
-        {"params": vectors, "weight_decay": 0.0, **shared},
-    ]
 
 
 @contextmanager

@@ -63,8 +63,13 @@ def bf16_is_fast(device: torch.device) -> bool:
     return False
 
 
+def compute_dtype(device: torch.device, precision: str) -> torch.dtype:
+    """What matrices are multiplied in while training: bfloat16 where ``precision`` says so."""
+    chosen = precision == "bf16" or (precision == "auto" and bf16_is_fast(device))
+    return torch.bfloat16 if chosen else torch.float32
+
+
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
-    """Run the network's matrix products in bfloat16, where ``precision`` says so; weights stay float32."""
-    if precision == "bf16" or (precision == "auto" and bf16_is_fast(device)):
-        return torch.autocast(device.type, torch.bfloat16)
-    return contextlib.nullcontext()
+    """Run the network's matrix products in :func:`compute_dtype`; weights stay float32."""
+    dtype = compute_dtype(device, precision)
+    return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)

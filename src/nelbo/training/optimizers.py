@@ -1,0 +1,33 @@
+"""Which optimiser trains what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from nelbo.models.base import Part
+from nelbo.options import TrainingOptions
+from nelbo.training.machine import compute_dtype
+from nelbo.training.muon import Muon, is_matrix
+
+MOMENTS = {torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"), Muon: ("momentum",)}
+"""What an optimiser keeps of a parameter."""
+
+
+def optimizers_of(parts: Sequence[Part], options: TrainingOptions, device: torch.device) -> list[torch.optim.Optimizer]:
+    """Muon for matrices, unless told otherwise, and AdamW for the rest; vectors do not decay."""
+    by_muon: list[dict[str, Any]] = []
+    by_adamw: list[dict[str, Any]] = []
+    for part in parts:
+        turned = [p for p in part.parameters if options.optimizer == "muon" and is_matrix(p)]
+        others = [p for p in part.parameters if options.optimizer != "muon" or not is_matrix(p)]
+        decay = {"times": part.lr, "weight_decay": options.weight_decay}
+        by_muon.append({"params": turned, "momentum": part.momentum, **decay})
+        by_adamw.append({"params": [p for p in others if p.ndim >= 2], "betas": part.betas, **decay})
+        vectors = {"params": [p for p in others if p.ndim < 2], "betas": part.betas, **decay}
+        by_adamw.append(vectors | {"weight_decay": 0.0})
+    dtype = compute_dtype(device, options.precision)
+    adamw = torch.optim.AdamW(by_adamw, lr=options.lr, fused=True)
+    return [adamw, Muon(by_muon, dtype)] if options.optimizer == "muon" else [adamw]
