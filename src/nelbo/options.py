@@ -65,7 +65,7 @@ class TrainingOptions(Options):
     batch_size: Annotated[int, Field(ge=1)] = 32
     "Images per step."
     optimizer: Literal["muon", "adamw"] = "muon"
-    "Of matrices and convolutions; everything else is trained by AdamW."
+    "Of matrices and convolutions; everything else, and both players of a gan, are trained by AdamW."
     lr: Annotated[float, Field(gt=0)] = 2e-3
     "Highest learning rate, of either optimiser."
     warmup: Annotated[int, Field(ge=0)] = 100

@@ -29,6 +29,7 @@ class Stream(IntEnum):
     SCORE_PROBE = 7
     BINARIZE = 8
     BINARIZE_FIXED = 9
+    SAMPLE_ACCEPT = 10
 
 
 def generator(seed: int, stream: Stream, step: int, index: int) -> np.random.Generator:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import pickle
 import shutil
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,7 +23,7 @@ from nelbo.data import load
 from nelbo.errors import InputError
 from nelbo.models.ddpm import DDPM, DDPMOptions
 from nelbo.options import TrainingOptions
-from nelbo.training import Interrupted, Trainer, checkpoint, latest_checkpoint, read_checkpoint, write_checkpoint
+from nelbo.training import Interrupted, Trainer, latest_checkpoint, read_checkpoint, write_checkpoint
 from nelbo.training.checkpoint import Checkpoint, all_checkpoints, step_of
 
 NAMES = ("model", "ema", "optimizer")
@@ -124,22 +127,25 @@ def small(step: int) -> Checkpoint:
     return Checkpoint({"step": step, "seconds": 1.0}, {name: {"w": torch.full((3,), float(step))} for name in NAMES})
 
 
-@pytest.mark.parametrize("dies_at", range(5))
+@pytest.mark.parametrize("dies_at", range(8))
 def test_a_write_that_dies_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: int) -> None:
-    """Three tensor files, state.json, latest: wherever the disk is full, the checkpoint before is there and whole."""
+    """Five files and three folders are forced to disk: wherever it is full, the one before is there and whole."""
     write_checkpoint(tmp_path, small(1))
-    written, honest = [], checkpoint.write_synced
+    synced, honest = [], os.fsync
 
-    def dying(path: Path, data: bytes) -> None:
-        if len(written) == dies_at:
-            path.write_bytes(data[: len(data) // 2])
-            raise OSError(28, "No space left on device")
-        written.append(path)
-        honest(path, data)
+    def dying(descriptor: int) -> None:
+        synced.append(descriptor)
+        if len(synced) == dies_at + 1:
+            with suppress(OSError):  # a folder cannot be cut
+                os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        honest(descriptor)
 
-    monkeypatch.setattr(checkpoint, "write_synced", dying)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr(os, "fsync", dying)
+    with pytest.raises(OSError, match="No space") as caught:
         write_checkpoint(tmp_path, small(2))
+    assert str(caught.value.filename).startswith(str(tmp_path / "checkpoints"))
+    assert ".writing" not in str(caught.value.filename)
     monkeypatch.undo()
     for folder in all_checkpoints(tmp_path):
         read_checkpoint(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import math
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from nelbo.models.base import Part
 from nelbo.options import TrainingOptions
-from nelbo.training import Trainer
+from nelbo.training import Trainer, latest_checkpoint, loop
+from nelbo.training.checkpoint import step_of
 from nelbo.training.ema import EMA
 
 
@@ -246,3 +248,31 @@ def test_parts_have_settings_of_their_own(tmp_path: Path) -> None:
     whole, halves = moved(Toy()), moved(Halves())
     assert halves[0] == pytest.approx(0.5 * whole[0], rel=1e-4)
     assert halves[1:] == pytest.approx(whole[1:], rel=1e-4)
+
+
+def fails_at(monkeypatch: pytest.MonkeyPatch, full: set[int]) -> None:
+    """A checkpoint after every step, and a disk that is full at some."""
+    honest = Trainer.save
+
+    def save(trainer: Trainer) -> None:
+        if trainer.step in full:
+            raise OSError(errno.ENOSPC, "No space left on device", "the disk")
+        honest(trainer)
+
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(Trainer, "save", save)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fails_at(monkeypatch, {3, 4})
+    trainer = trainer_of(tmp_path, steps=8)
+    troubles = {step.step: trainer.trouble for step in trainer}
+    assert troubles == {k: "the disk: No space left on device" if k in (4, 5) else None for k in range(1, 9)}
+    assert step_of(latest_checkpoint(tmp_path)) == 8  # type: ignore[arg-type]
+
+
+def test_the_last_checkpoint_must_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fails_at(monkeypatch, {8})
+    with pytest.raises(OSError, match="No space"):
+        list(trainer_of(tmp_path, steps=8))
+    assert step_of(latest_checkpoint(tmp_path)) == 7  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from math_helpers import assert_mean, gaussians
+from scipy import stats
 from torch import Tensor, nn
 
 from nelbo.divergences import discriminator_value, js_discrete, total_variation_discrete
@@ -14,7 +15,9 @@ from nelbo.errors import InputError
 from nelbo.models.base import SampleSettings
 from nelbo.models.gan import GAMES, GAN, PENALTY_EVERY, GANOptions
 from nelbo.nn.critic import Critic
+from nelbo.options import TrainingOptions
 from nelbo.rng import Draws, Stream
+from nelbo.training.optimizers import optimizers_of
 
 CPU = torch.device("cpu")
 SHAPE = (1, 4, 4)
@@ -120,7 +123,7 @@ def test_a_lazy_penalty_counts_for_the_steps_between() -> None:
 def test_spectral_norm_makes_every_layer_shrink() -> None:
     """After a hundred power iterations each weight matrix has a largest singular value of 1, to 1%."""
     torch.manual_seed(0)
-    critic = Critic(SHAPE, (8, 8), spectral=True).train()
+    critic = Critic(SHAPE, (8, 8), fine=True, spectral=True).train()
     for _ in range(100):
         critic(torch.randn(2, *SHAPE))
     critic.eval()
@@ -232,6 +235,45 @@ def test_players_are_optimised_apart() -> None:
     assert {id(p) for p in generator.parameters} == {id(p) for p in model.generator.parameters()}
     assert {id(p) for p in critic.parameters} == {id(p) for p in model.critic.parameters()}
     assert (generator.lr, critic.lr) == (1.0, 2.0)
+    options = TrainingOptions(steps=1, optimizer="muon")
+    assert [type(each) for each in optimizers_of(model.parts, options, CPU)] == [torch.optim.AdamW]
+
+
+class Ratio(nn.Module):
+    """ln p(x)/p_G(x) of p = N(0.5, 0.7²) and p_G = N(0, 1)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten()
+        return -0.5 * ((x - 0.5) / 0.7) ** 2 - math.log(0.7) + 0.5 * x**2
+
+
+@torch.no_grad()
+def test_a_chain_that_a_right_discriminator_judges_draws_from_the_data() -> None:
+    """p/p_G ≤ 1.83, so each step leaves at most 1 − 1/1.83 of the distance: nothing after 25. Law by KS."""
+    model = gan().eval()
+    model.draw = lambda z: z[:, :1, None, None]  # type: ignore[method-assign]
+    model.critic = Ratio()  # type: ignore[assignment]
+    ends = {}
+    for steps in (1, 25):
+        *_, frame = model.frames(range(4000), 0, SampleSettings(steps=steps))
+        ends[steps] = frame.x.double().flatten().numpy()
+        assert (frame.done, frame.of) == (steps, steps)
+    target = stats.norm(0.5, 0.7).cdf
+    assert stats.kstest(ends[25], target).pvalue > 0.0027
+    assert stats.kstest(ends[1], target).pvalue < 1e-6
+
+
+@torch.no_grad()
+def test_a_chain_is_the_images_own_and_needs_a_ratio() -> None:
+    settings = SampleSettings(steps=4)
+    model = gan().eval()
+    *_, many = model.frames(range(5), 3, settings)
+    *_, one = model.frames([4], 3, settings)
+    torch.testing.assert_close(many.x[4:], one.x)
+    assert "4 G(z)" in model.describe_sampling(settings)
+    for loss in ("hinge", "wgan-gp"):
+        with pytest.raises(InputError, match="--steps"):
+            gan(loss).describe_sampling(settings)
 
 
 @torch.no_grad()

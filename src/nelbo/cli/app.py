@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -60,6 +61,10 @@ def run(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if os.environ.get("NELBO_TRACEBACK"):
+            raise
+        return complain_of_file(error)
     except Exception as error:
         if type(error).__name__ == "Interrupted":
             print(f"nelbo: {error}; go on with --resume", file=sys.stderr)
@@ -75,6 +80,13 @@ def complain(message: str) -> int:
     """Print one line on stderr; returns 2."""
     print("nelbo: " + " ".join(message.split()), file=sys.stderr)
     return 2
+
+
+def complain_of_file(error: OSError) -> int:
+    """Name the file and what the system said, on one line; returns 1 where the disk is at fault, else 2."""
+    place = f"{error.filename}: " if error.filename else ""
+    code = complain(f"{place}{error.strerror or error}")
+    return 1 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) or not place else code
 
 
 def one_line(error: cyclopts.CycloptsError) -> str:

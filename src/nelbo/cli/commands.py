@@ -52,7 +52,8 @@ def sample(
     sampler
         ancestral, ddim, or dpm++, which needs the fewest steps.
     steps
-        Network evaluations per image; 200 (ddim), 20 (dpm++) or all (ancestral) unless told.
+        Network evaluations per image; 200 (ddim), 20 (dpm++) or all (ancestral) unless told. Of a gan: how many G(z)
+        each image is chosen from, by a Metropolis–Hastings chain that the discriminator judges; 1 unless told.
     eta
         DDIM's η, from 0 (deterministic) to 1 (as random as ancestral).
     clip
@@ -97,6 +98,8 @@ def score(
     profile: Path | None = None,
     against: str | None = None,
     samples: AtLeastOne | None = None,
+    sampler: str | None = None,
+    steps: AtLeastOne | None = None,
     features: Path | None = None,
     neighbours: Path | None = None,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
@@ -145,8 +148,13 @@ def score(
         standard error. By the total, and by how the bits lie over t; below 0.5, the others look more normal.
     samples
         Measure so many samples instead, beside the split's images: FD and KD, precision and recall, classes, copies.
+    sampler
+        With --samples: how to draw them, as in 'nelbo sample'.
+    steps
+        With --samples: network evaluations per image, as in 'nelbo sample'.
     features
-        Where: a folder that 'nelbo features' made, an ae run, or 'inception'. The data's own if left out.
+        With --samples, where: a folder that 'nelbo features' made, an ae run, or 'inception'; the data's own if left
+        out.
     neighbours
         With --samples: draw samples beside the training images nearest to them into this PNG.
     json_
@@ -166,19 +174,21 @@ def score(
 
     from nelbo.jobs.quality import require_samples, score_samples
     from nelbo.jobs.score import score as measure
+    from nelbo.models.base import SampleSettings
     from nelbo.report.tables import score_table, score_title
 
     out = Console(highlight=False, markup=False, emoji=False)
     shared = {"split": split, "seed": seed, "weights": weights, "device": device, "again": again, "batch": batch_size}
     require_samples(
         samples,
-        {"--features": features, "--neighbours": neighbours},
+        {"--sampler": sampler, "--steps": steps, "--features": features, "--neighbours": neighbours},
         {"--limit": limit, "--form": form, "--timesteps": timesteps, "--k": k, "--T": T, "--baseline": baseline}
         | {"--replicates": replicates, "--per-image": per_image, "--profile": profile, "--against": against}
         | {"--data": data.data if data.model_fields_set else None},
     )
     if samples is not None:
-        result = score_samples(run, samples, features=features, neighbours=neighbours, **shared)  # type: ignore[arg-type]
+        settings = SampleSettings(sampler, steps)
+        result = score_samples(run, samples, features=features, settings=settings, neighbours=neighbours, **shared)  # type: ignore[arg-type]
     else:
         result = measure(
             run,

@@ -15,6 +15,7 @@ from pydantic import Field
 from nelbo.config.check import checked
 from nelbo.config.families import family_module, family_names, family_word
 from nelbo.errors import InputError, nearest
+from nelbo.files import replace_text
 from nelbo.options import DataOptions, FamilyOptions, Options, TrainingOptions
 
 CONFIG = "config.toml"
@@ -54,7 +55,7 @@ def versions() -> dict[str, str]:
 def write_run_config(run: Path, config: RunConfig) -> None:
     """Write RUN/config.toml."""
     plain = config.model_dump(mode="json", exclude_none=True, serialize_as_any=True)
-    (run / CONFIG).write_text(tomli_w.dumps(plain), encoding="utf-8")
+    replace_text(run / CONFIG, tomli_w.dumps(plain))
 
 
 def read_run_config(run: Path) -> RunConfig:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nelbo.files import whole
 from nelbo.metrics import LikelihoodScore
 from nelbo.models.base import Form, GenerativeModel
 from nelbo.units import bits_per_dim
@@ -103,8 +104,7 @@ def write_per_image(result: LikelihoodScore, out: Path) -> None:
     """One row per image: index, then each term and the total in nats and in bits/dim."""
     names = [*result.terms, "total"]
     columns = {name: result.estimates(name).mean(1).tolist() for name in names}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("x", newline="", encoding="utf-8") as file:
+    with whole(out) as aside, aside.open("x", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["image", *(f"{name}_{unit}" for name in names for unit in ("nats", "bits_per_dim"))])
         for i in range(result.n):

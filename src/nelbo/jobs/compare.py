@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from nelbo.errors import InputError, nearest
+from nelbo.files import replace_text
 from nelbo.jobs.describe import describe_run
 from nelbo.jobs.run import Run
 from nelbo.jobs.score import kept
@@ -25,7 +26,6 @@ from nelbo.report.page import page
 from nelbo.report.paths import free, reachable
 from nelbo.report.pictures import grid
 from nelbo.report.progress import bar
-from nelbo.training.checkpoint import replace_text
 from nelbo.units import bits_per_dim
 
 SAMPLES = 36
@@ -68,7 +68,6 @@ def compare(paths: Sequence[str | Path], out: str | Path = "compare", *, split: 
             pictures.append(grid(model.sample(SAMPLES), model.levels))
             views.append(inside(model, unseen(run, split, SHOWN)))
             progress.advance(progress.task_ids[0])
-    folder.mkdir(parents=True, exist_ok=True)
     replace_text(folder / "index.html", page(whole, pictures, views))
     replace_text(folder / "compare.json", json.dumps(whole, indent=1))
     return whole

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from nelbo.config import CONFIG
 from nelbo.data import Dataset
 from nelbo.errors import InputError
+from nelbo.files import naming, replace_text, write_synced
 from nelbo.jobs.run import Run, read_data
 from nelbo.likelihoods import to_unit
 from nelbo.metrics.inception import inception
@@ -27,7 +28,6 @@ from nelbo.options import DataOptions
 from nelbo.report.paths import free, reachable
 from nelbo.report.progress import bar
 from nelbo.rng import permutation
-from nelbo.training.checkpoint import replace_text, write_synced
 from nelbo.training.machine import autocast, pick_device
 
 WEIGHTS, ABOUT = "features.safetensors", "features.json"
@@ -108,7 +108,8 @@ def learn_features(
         "sha256": hashlib.sha256(weights).hexdigest(),
     }
     folder = out or usual_place(dataset.name, dataset.sha256)
-    folder.mkdir(parents=True, exist_ok=True)
+    with naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     write_synced(folder / WEIGHTS, weights)
     replace_text(folder / ABOUT, json.dumps(about, indent=1))
     return folder, about

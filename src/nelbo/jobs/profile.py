@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from nelbo.errors import InputError
+from nelbo.files import whole
 from nelbo.metrics import Profile, score_profile
 from nelbo.models._diffusion import DiffusionModel
 from nelbo.models.base import GenerativeModel
@@ -55,11 +56,11 @@ def write_profile(
             batch=batch,
             progress=lambda done: progress.update(progress.task_ids[0], completed=done),
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if out.suffix.lower() == ".csv":
-        write_table(profile, out)
-    else:
-        profile_plot(profile, score).savefig(out, dpi=120)
+    with whole(out) as aside:
+        if out.suffix.lower() == ".csv":
+            write_table(profile, aside)
+        else:
+            profile_plot(profile, score).savefig(aside, dpi=120)
 
 
 def write_table(profile: Profile, out: Path) -> None:

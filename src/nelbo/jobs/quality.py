@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from nelbo.errors import InputError
+from nelbo.files import whole
 from nelbo.jobs.features import INCEPTION, Features, open_features
 from nelbo.jobs.run import Run
 from nelbo.jobs.sample import collect
@@ -137,5 +138,5 @@ def draw_neighbours(drawn: Tensor, train: Tensor, levels: int, out: Path) -> Non
     """Samples beside the training images nearest to them, pixel by pixel."""
     _, index = nearest(drawn.flatten(1).float(), train.flatten(1).float())
     sheet = beside(grid(drawn, levels), "drawn", grid(train[index], levels), "nearest training images")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(out)
+    with whole(out) as aside:
+        sheet.save(aside)

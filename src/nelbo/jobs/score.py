@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from nelbo.files import replace_text, whole
 from nelbo.jobs._answer import against_baseline, condition, key_of, own_measures, stored, summarise, write_per_image
 from nelbo.jobs._question import Estimation, baseline_model, chosen_data, refuse_for_no_bound, require_numbers
 from nelbo.jobs.against import detection, require_against, require_two_sets
@@ -21,7 +22,6 @@ from nelbo.models.base import LikelihoodModel
 from nelbo.options import DataOptions
 from nelbo.report.paths import free
 from nelbo.report.progress import bar
-from nelbo.training.checkpoint import replace_text
 from nelbo.training.machine import usual_batch
 
 EACH = "each"
@@ -158,9 +158,9 @@ def kept(run: Run, asked: dict[str, Any], again: bool, answer: Callable[[], dict
         return known
     started = time.monotonic()
     summary = answer() | {"seconds": round(time.monotonic() - started, 3)}
-    file.parent.mkdir(exist_ok=True)
     each = summary.pop(EACH, None)
     if each is not None:
-        np.save(file.with_suffix(".npy"), each.numpy())
+        with whole(file.with_suffix(".npy")) as aside:
+            np.save(aside, each.numpy())
     replace_text(file, json.dumps(summary, indent=1))
     return summary

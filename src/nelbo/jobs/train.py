@@ -25,6 +25,7 @@ from nelbo.config import (
 from nelbo.data import Dataset
 from nelbo.data.loading import NAMES
 from nelbo.errors import InputError
+from nelbo.files import sole, whole
 from nelbo.jobs.run import Run, build_model, images_config, read_data
 from nelbo.metrics import score_likelihood
 from nelbo.models.base import GenerativeModel, LikelihoodModel
@@ -256,16 +257,17 @@ def follow(path: Path, config: RunConfig, dataset: Dataset, model: GenerativeMod
     keep_memory()
     model.to(pick_device(config.training.device))
     images, grey_levels = dataset.for_training
-    trainer = Trainer(model, images, config.training, path, grey_levels)
-    checkpoint = latest_checkpoint(path)
-    if checkpoint is not None:
-        trainer.restore(read_checkpoint(checkpoint), checkpoint)
-        write_run_config(path, config)
-    announce(path, config, dataset, model, trainer)
-    with bar("training", 1.0) as progress, Journal(path, config.training.tensorboard) as journal:
-        watcher = Watcher(trainer, dataset, journal, progress)
-        for step in trainer:
-            watcher.see(step)
+    with sole(path):
+        trainer = Trainer(model, images, config.training, path, grey_levels)
+        checkpoint = latest_checkpoint(path)
+        if checkpoint is not None:
+            trainer.restore(read_checkpoint(checkpoint), checkpoint)
+            write_run_config(path, config)
+        announce(path, config, dataset, model, trainer)
+        with bar("training", 1.0) as progress, Journal(path, config.training.tensorboard) as journal:
+            watcher = Watcher(trainer, dataset, journal, progress)
+            for step in trainer:
+                watcher.see(step)
     return Run(path)
 
 
@@ -324,9 +326,26 @@ class Watcher:
         self.trainer, self.dataset, self.journal, self.progress = trainer, dataset, journal, progress
         self.last = (time.monotonic(), trainer.step)
         self.val = ""
+        self.said: str | None = None
 
     def see(self, step: Step) -> None:
-        """Take in one step."""
+        """Take in one step. What cannot be written is said, and training goes on."""
+        try:
+            self.note(step)
+        except OSError as error:
+            self.say(f"{error.filename or self.trainer.run_folder}: {error.strerror or error}")
+        else:
+            self.say(self.trainer.trouble)
+
+    def say(self, trouble: str | None) -> None:
+        """Say what cannot be written, once, and when it can again."""
+        if trouble != self.said:
+            line = "written again" if trouble is None else f"{trouble}; training goes on, and tries again"
+            console().print(f"step {self.trainer.step:,}: {line}", soft_wrap=True)
+        self.said = trouble
+
+    def note(self, step: Step) -> None:
+        """Log it, and look where it is time to."""
         if step.milestone:
             self.look(step)
         if step.step % LOG_STEPS == 0 or step.milestone:
@@ -358,7 +377,7 @@ class Watcher:
             console().print(f"step {step.step:,}: {line}", soft_wrap=True)
         images = model.sample(GRID_IMAGES, settings=model.glance)
         folder = self.trainer.run_folder / "samples"
-        folder.mkdir(exist_ok=True)
-        grid(images, model.levels).save(folder / f"step-{step.step:08d}.png")
+        with whole(folder / f"step-{step.step:08d}.png") as aside:
+            grid(images, model.levels).save(aside)
         if not self.progress.console.is_terminal:
             console().print(f"{100 * step.progress:.0f}% · step {step.step:,} · {step.seconds:.0f} s{self.val}")

@@ -69,13 +69,13 @@ class Part(NamedTuple):
         parameters: which; their gradients are clipped together.
         lr: their learning rate, as a multiple of the recipe's.
         betas: AdamW's β₁ and β₂.
-        momentum: Muon's μ.
+        momentum: Muon's μ; with None, AdamW trains the part's matrices too.
     """
 
     parameters: list[nn.Parameter]
     lr: float = 1.0
     betas: tuple[float, float] = (0.9, 0.99)
-    momentum: float = 0.95
+    momentum: float | None = 0.95
 
 
 class GenerativeModel(nn.Module, ABC):

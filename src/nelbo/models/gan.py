@@ -3,7 +3,8 @@
     min_G max_D V(D, G) = E_x[ln D(x)] + E_z[ln(1 − D(G(z)))]                                   GAN (1)
 
 There is no p(x) in it. What D says on images that training has not seen is a bound on a divergence, from below: see
-:mod:`nelbo.divergences.adversarial`. Both networks take a step at once, each on its own loss.
+:mod:`nelbo.divergences.adversarial`. Both networks take a step at once, each on its own loss. What D knows of the
+samples' faults can also be put to use when they are drawn: see :meth:`GAN.frames`.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nelbo.divergences import js_lower_bound, total_variation_lower_bound
+from nelbo.errors import InputError
 from nelbo.likelihoods import to_unit
 from nelbo.models._latent import in_one_step
 from nelbo.models.base import Frame, GenerativeModel, Part, SampleSettings
 from nelbo.nn.autoencoder import Decoder, PyramidOptions
 from nelbo.nn.critic import Critic
-from nelbo.rng import Draws, Stream, normal
+from nelbo.rng import Draws, Stream, normal, uniform
 
 PENALTY_EVERY = 4
 """The gradient penalty is taken at one step in so many, and counts as many times (Karras et al. 2020, lazy R1)."""
@@ -98,13 +100,13 @@ class GAN(GenerativeModel):
         super().__init__(shape, levels)
         self.options = options
         self.generator = Decoder(shape, options.latent, shape[0], options.widths, options.counts())
-        self.critic = Critic(shape, options.widths, options.spectral)
+        self.critic = Critic(shape, options.widths, options.counts()[0] > 0, options.spectral)
 
     @property
     def parts(self) -> list[Part]:
-        """Two players, each with moments and clipping of its own; no momentum, as the target moves."""
+        """Two players, each with moments and clipping of its own; no momentum, as the target moves, and so no Muon."""
         players = ((self.generator, 1.0), (self.critic, self.options.critic_lr))
-        return [Part(list(network.parameters()), times, (0.0, 0.99)) for network, times in players]
+        return [Part(list(network.parameters()), times, (0.0, 0.99), None) for network, times in players]
 
     def draw(self, z: Tensor) -> Tensor:
         """G(z) on the scale where levels fill [−1, 1], shape (B, C, H, W)."""
@@ -197,13 +199,32 @@ class GAN(GenerativeModel):
     # Sampling
 
     def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
+        """G(z), or with steps K > 1 the end of a Metropolis–Hastings chain over K of them (Turner et al. 2019).
+
+        Where ℓ = ln p(x)/p_G(x), as in the game's optimum, a chain that moves from x to a fresh G(z) with probability
+        min(1, exp(ℓ(G(z)) − ℓ(x))) comes to draw from p(x) itself; as far as D is right, its end is nearer to p.
+        """
         self.describe_sampling(settings)
-        x = self.draw(normal(seed, Stream.SAMPLE, 0, indices, (self.options.latent,)).to(self.device))
-        yield Frame(1, 1, x, x)
+        of, shape = settings.steps or 1, (self.options.latent,)
+        for step in range(of):
+            drawn = self.draw(normal(seed, Stream.SAMPLE, step, indices, shape).to(self.device))
+            logit = self.critic(drawn) if of > 1 else drawn.new_zeros(len(drawn))
+            if step == 0:
+                x, at = drawn, logit
+            else:
+                chance = uniform(seed, Stream.SAMPLE_ACCEPT, step, indices).to(self.device)
+                moves = chance < (logit - at).double().exp()
+                x, at = torch.where(moves.reshape(-1, 1, 1, 1), drawn, x), torch.where(moves, logit, at)
+            yield Frame(step + 1, of, x, x)
 
     def describe_sampling(self, settings: SampleSettings) -> str:
-        in_one_step(self.family, settings)
-        return "G(z), z from N(0, I)"
+        in_one_step(self.family, settings._replace(steps=None))
+        if (settings.steps or 1) == 1:
+            return "G(z), z from N(0, I)"
+        if GAMES[self.options.loss].critic is not cross_entropy:
+            why = f"more than 1 needs a discriminator that says ln p(x)/p_G(x), and {self.options.loss} trains none"
+            raise InputError("--steps", f"{why}; leave it out")
+        return f"the last of {settings.steps} G(z) in a Metropolis–Hastings chain that D judges"
 
     def facts(self) -> Mapping[str, object]:
         sizes = (self.generator, self.critic)

@@ -22,15 +22,17 @@ class Critic(nn.Module):
     Args:
         shape: (C, H, W).
         widths: channels at each resolution, finest first.
+        fine: whether the finest of several resolutions has a layer of its own, where it costs most.
         spectral: divide every layer's weights by their largest singular value (Miyato et al. 2018), estimated by one
             power iteration a step.
     """
 
-    def __init__(self, shape: tuple[int, int, int], widths: tuple[int, ...], spectral: bool) -> None:
+    def __init__(self, shape: tuple[int, int, int], widths: tuple[int, ...], fine: bool, spectral: bool) -> None:
         super().__init__()
         height, width = sides(shape, len(widths))[-1]
-        layers: list[nn.Module] = [nn.Conv2d(shape[0], widths[0], 3, padding=1)]
-        layers += [Halve(a, b, 4) for a, b in pairwise(widths)]
+        fine = fine or len(widths) == 1
+        layers: list[nn.Module] = [nn.Conv2d(shape[0], widths[0], 3, padding=1)] if fine else []
+        layers += [Halve(a, b, 4) for a, b in pairwise((widths[0] if fine else shape[0], *widths[1:]))]
         layers += [nn.Conv2d(widths[-1], widths[-1], 3, padding=1), nn.Flatten()]
         last = nn.Linear(widths[-1] * height * width, 1)
         self.layers = nn.ModuleList(layers)

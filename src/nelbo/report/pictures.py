@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from nelbo.files import whole
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 GRID_SIDE = 640
@@ -73,26 +74,21 @@ def save_images(images: Tensor, levels: int, out: Path, render: Callable[[], Ima
         out: must not exist; its suffix decides.
         render: makes the picture of a .png.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".writing-{out.name}")
-    if out.suffix.lower() == ".npz":
-        with aside.open("wb") as file:
-            np.savez_compressed(file, images=images.permute(0, 2, 3, 1).numpy(), levels=np.int64(levels))
-    elif out.suffix.lower() == ".png":
-        render().save(aside, format="PNG")
-    else:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
-        for k, image in enumerate(images):
-            picture(image, levels).save(aside / f"{k:06d}.png")
-    aside.rename(out)
+    with whole(out) as aside:
+        if out.suffix.lower() == ".npz":
+            with aside.open("wb") as file:
+                np.savez_compressed(file, images=images.permute(0, 2, 3, 1).numpy(), levels=np.int64(levels))
+        elif out.suffix.lower() == ".png":
+            render().save(aside, format="PNG")
+        else:
+            aside.mkdir()
+            for k, image in enumerate(images):
+                picture(image, levels).save(aside / f"{k:06d}.png")
 
 
 def save_gif(frames: Sequence[Image.Image], out: Path, seconds: float = 4.0) -> None:
     """Write an animation that lasts ``seconds`` and rests on its last frame."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".writing-{out.name}")
     each = max(40, round(1000 * seconds / max(1, len(frames))))
     durations = [each] * (len(frames) - 1) + [2000]
-    frames[0].save(aside, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
-    aside.rename(out)
+    with whole(out) as aside:
+        frames[0].save(aside, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from nelbo.errors import InputError
+from nelbo.files import remove, replace_text, sync_folder, whole, write_synced
 
 FORMAT = 1
 KEEP_LAST = 2
@@ -50,19 +50,17 @@ def folder_of(run: Path, step: int) -> Path:
 def write_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
     """Write a checkpoint, make ``latest`` name it, and thin out old ones; returns its folder."""
     final = folder_of(run, checkpoint.state["step"])
-    aside = final.with_name(f".writing-{final.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    files = {}
-    for name in FILES:
-        data = safetensors.torch.save({k: v.detach().contiguous() for k, v in checkpoint.tensors[name].items()})
-        write_synced(aside / f"{name}.safetensors", data)
-        files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    state = {"format": FORMAT, **checkpoint.state, "files": files}
-    write_synced(aside / "state.json", json.dumps(state, indent=1).encode())
-    sync_folder(aside)
-    shutil.rmtree(final, ignore_errors=True)
-    aside.rename(final)
+    with whole(final) as aside:
+        aside.mkdir()
+        files = {}
+        for name in FILES:
+            data = safetensors.torch.save({k: v.detach().contiguous() for k, v in checkpoint.tensors[name].items()})
+            write_synced(aside / f"{name}.safetensors", data)
+            files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        state = {"format": FORMAT, **checkpoint.state, "files": files}
+        write_synced(aside / "state.json", json.dumps(state, indent=1).encode())
+        sync_folder(aside)
+        remove(final)
     replace_text(final.parent / "latest", final.name)
     thin(run)
     return final
@@ -199,28 +197,3 @@ def damaged(path: Path, how: str) -> InputError:
     others = [folder for folder in all_checkpoints(path.parents[2]) if folder != path.parent]
     mend = f"delete {path.parent.name} to fall back on {others[-1].name}" if others else "there is no other checkpoint"
     return InputError(str(path), f"{how}; {mend}")
-
-
-def write_synced(path: Path, data: bytes) -> None:
-    """Write a file and force it to disk."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Replace a small text file in one move: a reader sees the old text or the new."""
-    aside = path.with_name(f".writing-{path.name}")
-    write_synced(aside, text.encode())
-    aside.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Force a folder's list of names to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

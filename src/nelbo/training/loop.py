@@ -94,6 +94,7 @@ class Trainer:
         self.optimizers = optimizers_of(self.parts, options, model.device)
         self.step = 0
         self.seconds = 0.0
+        self.trouble: str | None = None
 
     # What is drawn and when
 
@@ -157,11 +158,13 @@ class Trainer:
     def __iter__(self) -> Iterator[Step]:
         """Train to the end, yielding every step; what the caller does between two steps counts as training time.
 
-        A checkpoint is written every 45 seconds and at the end.
+        A checkpoint is written every 45 seconds and at the end. One that cannot be written on the way is ``trouble``,
+        and is tried again.
 
         Raises:
             Interrupted: after Ctrl-C or SIGTERM, when the checkpoint has been written.
             FloatingPointError: the loss is no longer finite.
+            OSError: the last checkpoint cannot be written.
         """
         self.model.train()
         saved, started = time.monotonic(), time.monotonic() - self.seconds
@@ -180,7 +183,7 @@ class Trainer:
                 self.seconds = time.monotonic() - started
                 if caught or time.monotonic() - saved > CHECKPOINT_SECONDS or self.progress >= 1.0:
                     self.require_finite(loss)
-                    self.save()
+                    self.keep(must=bool(caught) or self.progress >= 1.0)
                     saved = time.monotonic()
                 if caught:
                     raise Interrupted(caught[0], self.step)
@@ -196,6 +199,20 @@ class Trainer:
             raise FloatingPointError(f"the loss is no longer finite at step {self.step}; try a lower --lr")
 
     # What is kept
+
+    def keep(self, must: bool) -> None:
+        """Write a checkpoint; unless it must be there, training goes on without it.
+
+        Raises:
+            OSError: it must be, and cannot be written.
+        """
+        try:
+            self.save()
+            self.trouble = None
+        except OSError as error:
+            if must:
+                raise
+            self.trouble = f"{error.filename}: {error.strerror or error}"
 
     def save(self) -> None:
         """Write a checkpoint of the state as it is."""

@@ -21,8 +21,9 @@ def optimizers_of(parts: Sequence[Part], options: TrainingOptions, device: torch
     by_muon: list[dict[str, Any]] = []
     by_adamw: list[dict[str, Any]] = []
     for part in parts:
-        turned = [p for p in part.parameters if options.optimizer == "muon" and is_matrix(p)]
-        others = [p for p in part.parameters if options.optimizer != "muon" or not is_matrix(p)]
+        may_turn = options.optimizer == "muon" and part.momentum is not None
+        turned = [p for p in part.parameters if may_turn and is_matrix(p)]
+        others = [p for p in part.parameters if not (may_turn and is_matrix(p))]
         decay = {"times": part.lr, "weight_decay": options.weight_decay}
         by_muon.append({"params": turned, "momentum": part.momentum, **decay})
         by_adamw.append({"params": [p for p in others if p.ndim >= 2], "betas": part.betas, **decay})
@@ -30,4 +31,4 @@ def optimizers_of(parts: Sequence[Part], options: TrainingOptions, device: torch
         by_adamw.append(vectors | {"weight_decay": 0.0})
     dtype = compute_dtype(device, options.precision)
     adamw = torch.optim.AdamW(by_adamw, lr=options.lr, fused=True)
-    return [adamw, Muon(by_muon, dtype)] if options.optimizer == "muon" else [adamw]
+    return [adamw, Muon(by_muon, dtype)] if any(group["params"] for group in by_muon) else [adamw]

@@ -1,0 +1,122 @@
+"""Results are whole or not there at all, and what cannot be written is named."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from machine_helpers import call
+
+from nelbo.files import replace_text, sole, whole
+from nelbo.jobs.train import Watcher
+from nelbo.training import Step, latest_checkpoint
+from nelbo.training.checkpoint import step_of
+
+resource = pytest.importorskip("resource")
+
+
+def half(path: Path) -> None:
+    """Stopped in the middle of a file."""
+    with whole(path) as aside:
+        aside.write_text("half of the n")
+        raise KeyboardInterrupt
+
+
+def one_of_three(folder: Path) -> None:
+    """Stopped in the middle of a folder."""
+    with whole(folder) as aside:
+        aside.mkdir()
+        (aside / "one").touch()
+        raise KeyboardInterrupt
+
+
+def test_all_of_it_or_none(tmp_path: Path) -> None:
+    path = tmp_path / "made" / "one.txt"
+    replace_text(path, "old")
+    with pytest.raises(KeyboardInterrupt):
+        half(path)
+    assert [p.name for p in path.parent.iterdir()] == ["one.txt"]
+    assert path.read_text() == "old"
+    replace_text(path, "new")
+    assert path.read_text() == "new"
+
+
+def test_a_folder_too(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        one_of_three(place / "many")
+    assert not list(place.iterdir())
+    (place / ".writing-many").mkdir()  # left by a process that was killed
+    (place / ".writing-many" / "old").touch()
+    with whole(place / "many") as aside:
+        aside.mkdir()
+        (aside / "one").touch()
+    assert sorted(p.relative_to(place).as_posix() for p in place.rglob("*")) == ["many", "many/one"]
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_full_disk_is_said_with_the_name(tmp_path: Path, inside: bool) -> None:
+    with pytest.raises(OSError, match="No space") as caught, whole(tmp_path / "a.png") as aside:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(aside) if inside else None)
+    assert caught.value.filename == str(tmp_path / "a.png")
+
+
+def test_files_that_cannot_grow(own_run: Path, tmp_path: Path) -> None:
+    """A limit of the system on the size of files, which is met in the middle of a write."""
+    out = tmp_path / "place" / "drawn.npz"
+    done = subprocess.run(
+        [sys.executable, "-m", "nelbo", "sample", str(own_run), "-n", "9", "--steps", "2", "--out", str(out)],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200)),
+    )
+    assert done.returncode == 2
+    assert done.stderr.strip() == f"nelbo: {out}: File too large"
+    assert not list(out.parent.iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
+def test_where_nothing_can_be_written(own_run: Path) -> None:
+    answer = call("sample", own_run, "-n", "2", "--steps", "2", "--out", "/proc/drawn.png")
+    assert answer.code == 2
+    assert answer.err.startswith("nelbo: /proc/drawn.png: ")
+    assert answer.err.count("\n") == 1
+
+
+def test_a_second_process_on_one_run_is_refused(own_run: Path) -> None:
+    before = sorted(own_run.rglob("*"))
+    with sole(own_run):
+        answer = call("train", "ddpm", "--resume", "--out", own_run, "--steps", "99")
+    assert (answer.code, answer.out) == (2, "")
+    assert "another process is training in it" in answer.err
+    assert sorted(own_run.rglob("*")) == before
+    with sole(own_run):
+        pass
+
+
+def test_a_disk_that_is_full_for_a_while_is_said_twice(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once when a picture cannot be written, once when it can again; the run is whole at the end."""
+    honest = Watcher.look
+
+    def look(watcher: Watcher, step: Step) -> None:
+        if step.step in (4, 6):
+            raise OSError(errno.ENOSPC, "No space left on device", "grid.png")
+        honest(watcher, step)
+
+    monkeypatch.setattr(Watcher, "look", look)
+    answer = call("train", "ddpm", "--steps", "12", "--widths", "8", "8", "--timesteps", "20", "--out", "run")
+    assert answer.code == 0
+    said = [line for line in answer.err.splitlines() if line.startswith("step ")]
+    assert said == [
+        "step 4: grid.png: No space left on device; training goes on, and tries again",
+        "step 5: written again",
+        "step 6: grid.png: No space left on device; training goes on, and tries again",
+        "step 7: written again",
+    ]
+    assert step_of(latest_checkpoint(here / "run")) == 12  # type: ignore[arg-type]
