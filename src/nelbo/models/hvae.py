@@ -22,7 +22,7 @@ from nelbo.likelihoods import to_unit
 from nelbo.models._latent import LatentOptions, PixelLaw, in_one_step
 from nelbo.models.base import Form, Frame, LikelihoodModel, SampleSettings
 from nelbo.nn.autoencoder import PyramidOptions
-from nelbo.nn.ladder import BottomUp, Ladder, TopDown, places_of
+from nelbo.nn.ladder import BottomUp, Ladder, Levels, TopDown, places_of
 from nelbo.rng import Draws, Stream, normal
 
 SPREAD = 5.0
@@ -66,9 +66,9 @@ class HVAE(LikelihoodModel):
             raise InputError("--stream", "needs --inference top-down: bottom-up bounds are those of a Markov chain")
         self.pixels = PixelLaw(options.decoder, shape, levels)
         places = places_of(options.depth, len(options.widths))
-        sizes = (options.widths, options.counts(), places, options.latent)
-        self.ladder = Ladder(shape, self.pixels.outputs, *sizes, options.stream)
-        self.encoder: TopDown | BottomUp = (TopDown if self.downwards else BottomUp)(shape[0], *sizes)
+        standing = Levels(options.widths, options.counts(), places, options.latent)
+        self.ladder = Ladder(shape, self.pixels.outputs, standing, options.stream)
+        self.encoder: TopDown | BottomUp = (TopDown if self.downwards else BottomUp)(shape[0], standing)
 
     # The laws
 

@@ -5,6 +5,8 @@ Level t stands at ``places[t − 1]``, an index into the widths: the coarsest re
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +24,22 @@ def places_of(depth: int, resolutions: int) -> tuple[int, ...]:
     """
     count = max(1, resolutions - 1)
     return tuple(resolutions - 1 - (depth - t) * count // depth for t in range(1, depth + 1))
+
+
+class Levels(NamedTuple):
+    """Where the latents stand, and what is around them.
+
+    Attributes:
+        widths: channels at each resolution, finest first.
+        blocks: residual blocks at each.
+        places: the resolution of z_1 … z_T.
+        latent: channels of each z_t.
+    """
+
+    widths: tuple[int, ...]
+    blocks: tuple[int, ...]
+    places: tuple[int, ...]
+    latent: int
 
 
 def law_head(width: int, latent: int) -> nn.Sequential:
@@ -80,23 +98,13 @@ class Ladder(nn.Module):
     Args:
         shape: (C, H, W) of the images.
         outputs: channels of the last features, which hold p(x|z_1).
-        widths, blocks: as :class:`Pyramid`.
-        places: the resolution of each level.
-        latent: channels of each z_t.
+        levels: where the latents stand.
         stream: let the features of every level go on to the next beside z: p(z_{t−1}|z_t) is then p(z_{t−1}|z_{≥t}).
     """
 
-    def __init__(
-        self,
-        shape: tuple[int, int, int],
-        outputs: int,
-        widths: tuple[int, ...],
-        blocks: tuple[int, ...],
-        places: tuple[int, ...],
-        latent: int,
-        stream: bool,
-    ) -> None:
+    def __init__(self, shape: tuple[int, int, int], outputs: int, levels: Levels, stream: bool) -> None:
         super().__init__()
+        widths, blocks, places, latent = levels
         self.stream = stream
         sizes = sides(shape, len(widths))
         self.maps = [(latent, *sizes[place]) for place in places]
@@ -128,14 +136,13 @@ class TopDown(nn.Module):
     """q(z_t|z_{t+1}, x): what the way down knows at level t, and what the image says there.
 
     Args:
-        channels, widths, blocks: as :class:`Pyramid`.
-        places, latent: as :class:`Ladder`.
+        channels: C.
+        levels: where the latents stand.
     """
 
-    def __init__(
-        self, channels: int, widths: tuple[int, ...], blocks: tuple[int, ...], places: tuple[int, ...], latent: int
-    ) -> None:
+    def __init__(self, channels: int, levels: Levels) -> None:
         super().__init__()
+        widths, blocks, places, latent = levels
         self.places = places
         self.pyramid = Pyramid(channels, widths, blocks)
         self.meet = nn.ModuleList(
@@ -158,14 +165,13 @@ class BottomUp(nn.Module):
     """q(z_t|z_{t−1}), with z_0 = x: one network for each level.
 
     Args:
-        channels, widths, blocks: as :class:`Pyramid`.
-        places, latent: as :class:`Ladder`.
+        channels: C.
+        levels: where the latents stand.
     """
 
-    def __init__(
-        self, channels: int, widths: tuple[int, ...], blocks: tuple[int, ...], places: tuple[int, ...], latent: int
-    ) -> None:
+    def __init__(self, channels: int, levels: Levels) -> None:
         super().__init__()
+        widths, blocks, places, latent = levels
         below = (0, *places)
         self.steps = nn.ModuleList(
             nn.Sequential(
