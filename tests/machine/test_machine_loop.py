@@ -14,8 +14,10 @@ from machine_helpers import Toy
 from torch import Tensor
 
 from nelbo.models.base import Part
+from nelbo.models.vae import VAE, VAEOptions
 from nelbo.options import TrainingOptions
-from nelbo.training import Trainer, latest_checkpoint, loop
+from nelbo.rng import Draws
+from nelbo.training import Trainer, latest_checkpoint, loop, read_checkpoint
 from nelbo.training.checkpoint import step_of
 from nelbo.training.ema import EMA
 
@@ -276,3 +278,67 @@ def test_the_last_checkpoint_must_be_written(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(OSError, match="No space"):
         list(trainer_of(tmp_path, steps=8))
     assert step_of(latest_checkpoint(tmp_path)) == 7  # type: ignore[arg-type]
+
+
+class Ill(Toy):
+    """Its loss of the fourth image is NaN at some steps, so many times in all."""
+
+    def __init__(self, at: int, times: int) -> None:
+        super().__init__()
+        self.at, self.times = at, times
+
+    def loss(self, x: Tensor, draws: Draws) -> Tensor:
+        losses = super().loss(x, draws)
+        if draws.step + 1 != self.at or not self.times:
+            return losses
+        self.times -= 1
+        return torch.where(torch.arange(len(x)) == 3, torch.nan, losses)
+
+
+def test_a_run_falls_back_and_goes_on_more_slowly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    trainer = trainer_of(tmp_path, Ill(at=6, times=2), steps=8, lr=0.1)
+    row = trainer_at(tmp_path, 5).rows()[3]
+    rates = {step.step: step.lr for step in trainer}
+    assert rates == pytest.approx({k: 0.1 if k < 6 else 0.025 for k in range(1, 9)})
+    said = f"the loss of training images {row} is not finite at step 6; back to step 5, with the learning rate times "
+    assert trainer.news == [f"{said}0.5", f"{said}0.25"]
+    # The same as a run that was always this slow from there on: nothing of the bad steps is left.
+    twin = trainer_of(tmp_path / "twin", steps=8, lr=0.1)
+    for k in range(8):
+        twin.falls = 2 * (k >= 5)
+        twin.advance()
+    assert torch.equal(trainer.model.matrix, twin.model.matrix)
+    assert torch.equal(trainer.ema.model.matrix, twin.ema.model.matrix)
+    again = trainer_of(tmp_path, steps=9, lr=0.1)
+    again.restore(read_checkpoint(tmp_path / "checkpoints" / "step-00000008"), tmp_path)
+    assert again.advance()[1] == pytest.approx(0.025), "and a resumed run remembers"
+
+
+def trainer_at(folder: Path, step: int) -> Trainer:
+    trainer = trainer_of(folder)
+    trainer.step = step
+    return trainer
+
+
+def test_a_run_falls_back_only_so_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    trainer = trainer_of(tmp_path, Ill(at=6, times=100), steps=8)
+    with pytest.raises(FloatingPointError, match=r"at step 6, after going back 5 times; try a lower --lr"):
+        list(trainer)
+    assert step_of(latest_checkpoint(tmp_path)) == 5  # type: ignore[arg-type]
+
+
+def test_the_term_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    shape = (1, 4, 4)
+    model = VAE(VAEOptions(widths=(8, 8), latent=2).resolved(shape), shape, 256)
+    with torch.no_grad():
+        list(model.encoder.parameters())[-1][-1] = torch.nan  # ln σ of a latent
+    images = torch.zeros(6, *shape, dtype=torch.uint8)
+    trainer = Trainer(model, images, TrainingOptions(steps=1, batch_size=2, precision="fp32"), tmp_path)
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(FloatingPointError, match=r"training images \d, \d is not finite \((reconstruction, )?kl\)"):
+        trainer.advance()
+    for p, old in zip(model.parameters(), before, strict=True):
+        torch.testing.assert_close(p.detach(), old, rtol=0, atol=0, equal_nan=True)

@@ -330,6 +330,8 @@ class Watcher:
 
     def see(self, step: Step) -> None:
         """Take in one step. What cannot be written is said, and training goes on."""
+        while self.trainer.news:
+            console().print(self.trainer.news.pop(0), soft_wrap=True)
         try:
             self.note(step)
         except OSError as error:

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from nelbo.data.binarize import drawn
 from nelbo.errors import InputError
-from nelbo.models.base import GenerativeModel
+from nelbo.models.base import GenerativeModel, LikelihoodModel
 from nelbo.options import TrainingOptions
 from nelbo.rng import Draws, Stream, permutation
-from nelbo.training.checkpoint import Checkpoint, fit, write_checkpoint
+from nelbo.training.checkpoint import Checkpoint, fit, latest_checkpoint, read_checkpoint, write_checkpoint
 from nelbo.training.ema import EMA
 from nelbo.training.machine import autocast
 from nelbo.training.muon import Muon
@@ -31,6 +31,8 @@ from nelbo.training.optimizers import MOMENTS, optimizers_of
 
 CHECKPOINT_SECONDS = 45.0
 MILESTONES = 6
+MOST_FALLS = 5
+"""How often a run goes back to its last checkpoint, each time with half of the learning rate, before it gives up."""
 
 
 class Interrupted(Exception):  # noqa: N818
@@ -95,6 +97,8 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         self.trouble: str | None = None
+        self.falls = 0
+        self.news: list[str] = []
 
     # What is drawn and when
 
@@ -106,22 +110,29 @@ class Trainer:
         return min(1.0, self.seconds / (60.0 * (self.options.minutes or 0.0)))
 
     def learning_rate(self) -> float:
-        """A linear rise over ``warmup`` steps, then constant, then a linear fall to zero over the last ``decay``."""
+        """A linear rise over ``warmup`` steps, then constant, then a linear fall to zero over the last ``decay``.
+
+        Halved for every time that the run fell back.
+        """
         rise = min(1.0, (self.step + 1) / (self.options.warmup + 1))
         fall = min(1.0, (1.0 - self.progress) / self.options.decay) if self.options.decay else 1.0
-        return self.options.lr * rise * fall
+        return self.options.lr * rise * fall * 0.5**self.falls
 
-    def batch(self) -> Tensor:
-        """The next images: one permutation of the data after another, cut into batches."""
+    def rows(self) -> np.ndarray:
+        """Which images are next: one permutation of the data after another, cut into batches."""
         n, size = len(self.images), self.options.batch_size
         places = self.step * size + np.arange(size)
         rows = np.empty(size, dtype=np.int64)
         for epoch in range(places[0] // n, places[-1] // n + 1):
             inside = places // n == epoch
             rows[inside] = self.order(epoch)[places[inside] % n]
-        images = self.images[torch.from_numpy(rows)]
+        return rows
+
+    def batch(self) -> Tensor:
+        """The next images, on the model's device."""
+        images = self.images[torch.from_numpy(self.rows())]
         if self.grey_levels is not None:
-            images = drawn(images, self.grey_levels, self.options.seed, Stream.BINARIZE, self.step, range(size))
+            images = drawn(images, self.grey_levels, self.options.seed, Stream.BINARIZE, self.step, range(len(images)))
         return images.to(self.model.device)
 
     def order(self, epoch: int) -> np.ndarray:
@@ -133,7 +144,12 @@ class Trainer:
     # One step
 
     def advance(self) -> tuple[Tensor, float]:
-        """Take one step; returns the mean loss of the batch and the learning rate."""
+        """Take one step; returns the mean loss of the batch and the learning rate.
+
+        Raises:
+            FloatingPointError: the loss or a gradient is not finite; no step has been taken then. A GPU is asked at
+                every tenth step only, as the answer has to be waited for.
+        """
         options, size = self.options, self.options.batch_size
         draws = Draws(options.seed, self.step, range(size), size, self.model.device)
         lr = self.learning_rate()
@@ -144,10 +160,12 @@ class Trainer:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed((options.seed * 1_000_003 + self.step) % 2**63)  # dropout's only source
             with autocast(device, options.precision):
-                loss = self.model.loss(self.batch(), draws).mean()
+                losses = self.model.loss(self.batch(), draws)
+                loss = losses.mean()
         loss.backward()  # type: ignore[no-untyped-call]
-        for part in self.parts:
-            nn.utils.clip_grad_norm_(part.parameters, options.clip)
+        norms = [nn.utils.clip_grad_norm_(part.parameters, options.clip) for part in self.parts]
+        if (device.type == "cpu" or self.step % 10 == 0) and not all(map(torch.isfinite, (loss, *norms))):
+            raise FloatingPointError(f"{self.what_is_wrong(losses.detach())} at step {self.step + 1}")
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -163,7 +181,7 @@ class Trainer:
 
         Raises:
             Interrupted: after Ctrl-C or SIGTERM, when the checkpoint has been written.
-            FloatingPointError: the loss is no longer finite.
+            FloatingPointError: the loss is not finite, again and again; see :meth:`fall_back`.
             OSError: the last checkpoint cannot be written.
         """
         self.model.train()
@@ -171,32 +189,73 @@ class Trainer:
         with caught_signals() as caught:
             while self.progress < 1.0:
                 before = self.progress
-                loss, lr = self.advance()
-                if self.step % 50 == 0:
-                    self.require_finite(loss)
-                self.seconds = time.monotonic() - started
-                milestone = math.floor(before * MILESTONES) < math.floor(self.progress * MILESTONES)
-                if milestone:
-                    self.require_finite(loss)
-                images = self.step * self.options.batch_size
-                yield Step(self.step, self.progress, loss, lr, self.seconds, images, milestone)
-                self.seconds = time.monotonic() - started
-                if caught or time.monotonic() - saved > CHECKPOINT_SECONDS or self.progress >= 1.0:
-                    self.require_finite(loss)
+                try:
+                    loss, lr = self.advance()
+                    self.seconds = time.monotonic() - started
+                    milestone = math.floor(before * MILESTONES) < math.floor(self.progress * MILESTONES)
+                    if milestone or self.step % 50 == 0:
+                        self.require_finite(loss)
+                    images = self.step * self.options.batch_size
+                    yield Step(self.step, self.progress, loss, lr, self.seconds, images, milestone)
+                    self.seconds = time.monotonic() - started
+                    due = caught or time.monotonic() - saved > CHECKPOINT_SECONDS or self.progress >= 1.0
+                    if due:
+                        self.require_finite(loss)
+                except FloatingPointError as error:
+                    self.fall_back(error)
+                    continue
+                if due:
                     self.keep(must=bool(caught) or self.progress >= 1.0)
                     saved = time.monotonic()
                 if caught:
                     raise Interrupted(caught[0], self.step)
 
+    # What is not finite
+
+    def what_is_wrong(self, losses: Tensor) -> str:
+        """Which images, and of a bound which terms, are not finite; the batch's gradient if all are."""
+        wrong = (~losses.isfinite()).nonzero()[:, 0].cpu()
+        if not len(wrong):
+            return "a gradient is not finite"
+        named = ", ".join(map(str, sorted(self.rows()[wrong.numpy()].tolist())[:5])) + ", …" * (len(wrong) > 5)
+        return f"the loss of training images {named} is not finite{self.wrong_terms(self.batch()[wrong])}"
+
+    @torch.no_grad()
+    def wrong_terms(self, x: Tensor) -> str:
+        """The names of the bound's terms that are not finite on these images, in brackets."""
+        if not isinstance(self.model, LikelihoodModel):
+            return ""
+        terms = self.model.bound(x).terms.items()
+        names = ", ".join(name for name, value in terms if not bool(value.isfinite().all()))
+        return f" ({names})" if names else ""
+
+    def fall_back(self, error: FloatingPointError) -> None:
+        """Go back to the last checkpoint, with half of the learning rate.
+
+        Raises:
+            FloatingPointError: there is none yet, or it has been done too often.
+        """
+        folder = latest_checkpoint(self.run_folder)
+        if folder is None or self.falls >= MOST_FALLS:
+            often = f", after going back {self.falls} times" if self.falls else ""
+            raise FloatingPointError(f"{error}{often}; try a lower --lr") from None
+        falls, seconds = self.falls + 1, self.seconds
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        self.restore(read_checkpoint(folder), folder)
+        self.falls, self.seconds = falls, seconds
+        self.news.append(f"{error}; back to step {self.step:,}, with the learning rate times {0.5**falls:g}")
+
     def require_finite(self, loss: Tensor) -> None:
-        """Stop before anything that is not finite is drawn, logged or kept.
+        """See to it that nothing that is not finite is drawn, logged or kept.
 
         Raises:
             FloatingPointError: the loss or a weight is not finite.
         """
         weights = torch.stack([p.detach().isfinite().all() for p in self.model.parameters()])
         if not (bool(loss.isfinite()) and bool(weights.all())):
-            raise FloatingPointError(f"the loss is no longer finite at step {self.step}; try a lower --lr")
+            what = "a weight" if bool(loss.isfinite()) else "the loss"
+            raise FloatingPointError(f"{what} is not finite at step {self.step}")
 
     # What is kept
 
@@ -227,6 +286,7 @@ class Trainer:
         state = {
             "step": self.step,
             "seconds": self.seconds,
+            "falls": self.falls,
             "random": {"seed": self.options.seed, "step": self.step},
             "data": {"epoch": places // len(self.images), "position": places % len(self.images)},
         }
@@ -250,6 +310,7 @@ class Trainer:
             # In the layout of the parameter: the fused step goes through both as they lie in memory.
             entry[moment] = value if moment == "step" else torch.empty_like(parameters[name]).copy_(value)
         self.step = checkpoint.state["step"]
+        self.falls = int(checkpoint.state.get("falls", 0))
         self.seconds = float(checkpoint.state["seconds"])
 
     def trained_by(self) -> dict[str, torch.optim.Optimizer]:
