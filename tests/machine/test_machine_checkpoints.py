@@ -324,3 +324,17 @@ def test_weights_of_another_network_are_refused(own_run: Path) -> None:
     path.write_text(path.read_text().replace("blocks = 2", "blocks = 3"))
     with pytest.raises(InputError, match=r"ema\.safetensors.*config\.toml"):
         nelbo.load(own_run)
+
+
+def test_a_run_from_before_muon_goes_on_with_adamw(here: Path) -> None:
+    words = ("train", "ddpm", "--widths", "8", "8", "--timesteps", "20", "--out", "run", "--device", "cpu")
+    assert call(*words, "--steps", "2", "--optimizer", "adamw").code == 0
+    config = here / "run" / "config.toml"
+    text = config.read_text()
+    assert 'optimizer = "adamw"' in text
+    config.write_text(text.replace('optimizer = "adamw"\n', ""))
+    answer = call(*words, "--steps", "4", "--resume")
+    assert answer.code == 0, answer.err
+    found = end_of(here / "run")
+    assert found.state["step"] == 4
+    assert {key.rpartition("/")[2] for key in found.tensors["optimizer"]} == {"step", "exp_avg", "exp_avg_sq"}

@@ -22,6 +22,8 @@ CONFIG = "config.toml"
 FORMAT = 1
 SECTIONS = ("data", "model", "training")
 RECORDED = ("format", "images", "versions")
+YOUNGER = {"optimizer": "adamw"}
+"""Settings of training that older runs do not record, and how those were trained."""
 
 
 class ImagesConfig(Options):
@@ -78,7 +80,8 @@ def read_run_config(run: Path) -> RunConfig:
     model = checked(
         family_module(family).OPTIONS, table(values, "model", path), lambda field: f"{path}: [model] {field}"
     )
-    return checked(RunConfig, {**values, "model": model}, lambda field: f"{path}: {field}")
+    training = YOUNGER | table(values, "training", path) if "training" in values else None
+    return checked(RunConfig, {**values, "model": model, "training": training}, lambda field: f"{path}: {field}")
 
 
 def read_user_config(path: Path) -> dict[str, dict[str, Any]]:
