@@ -25,7 +25,7 @@ from nelbo.config import (
 from nelbo.data import Dataset
 from nelbo.data.loading import NAMES
 from nelbo.errors import InputError
-from nelbo.files import sole, whole
+from nelbo.files import naming, sole, whole
 from nelbo.jobs.run import Run, build_model, images_config, read_data
 from nelbo.metrics import score_likelihood
 from nelbo.models.base import GenerativeModel, LikelihoodModel
@@ -268,6 +268,7 @@ def follow(path: Path, config: RunConfig, dataset: Dataset, model: GenerativeMod
             watcher = Watcher(trainer, dataset, journal, progress)
             for step in trainer:
                 watcher.see(step)
+            watcher.tell()
     return Run(path)
 
 
@@ -300,20 +301,23 @@ class Journal:
         self.board: Any = None
         if tensorboard:
             self.board = summary_writer()(str(path / "tensorboard"))
-        self.file = (path / "metrics.jsonl").open("a", encoding="utf-8")
+        self.place = path / "metrics.jsonl"
+        self.file = self.place.open("a", encoding="utf-8")
 
     def __enter__(self) -> Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.file.close()
+        with naming(self.place):
+            self.file.close()
         if self.board is not None:
             self.board.close()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append what was measured at this step."""
-        self.file.write(json.dumps({"step": step, **values}) + "\n")
-        self.file.flush()
+        with naming(self.place):
+            self.file.write(json.dumps({"step": step, **values}) + "\n")
+            self.file.flush()
         if self.board is not None:
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)
@@ -330,36 +334,43 @@ class Watcher:
 
     def see(self, step: Step) -> None:
         """Take in one step. What cannot be written is said, and training goes on."""
-        while self.trainer.news:
-            console().print(self.trainer.news.pop(0), soft_wrap=True)
+        self.tell()
         try:
-            self.note(step)
+            written = self.note(step)
         except OSError as error:
             self.say(f"{error.filename or self.trainer.run_folder}: {error.strerror or error}")
         else:
-            self.say(self.trainer.trouble)
+            if written or self.trainer.trouble:
+                self.say(self.trainer.trouble)
+
+    def tell(self) -> None:
+        """What the trainer has to say."""
+        while self.trainer.news:
+            console().print(self.trainer.news.pop(0), soft_wrap=True)
 
     def say(self, trouble: str | None) -> None:
         """Say what cannot be written, once, and when it can again."""
         if trouble != self.said:
-            line = "written again" if trouble is None else f"{trouble}; training goes on, and tries again"
+            line = "can be written again" if trouble is None else f"{trouble}; training goes on"
             console().print(f"step {self.trainer.step:,}: {line}", soft_wrap=True)
         self.said = trouble
 
-    def note(self, step: Step) -> None:
-        """Log it, and look where it is time to."""
+    def note(self, step: Step) -> bool:
+        """Log it, and look where it is time to; returns whether anything was written."""
         if step.milestone:
             self.look(step)
-        if step.step % LOG_STEPS == 0 or step.milestone:
-            loss, now = float(step.loss), time.monotonic()
-            rate = (step.step - self.last[1]) * self.trainer.options.batch_size / max(1e-9, now - self.last[0])
-            self.last = (now, step.step)
-            self.journal.write(
-                step.step,
-                {"loss": loss, "lr": step.lr, "images_per_second": round(rate, 1), "seconds": round(step.seconds, 2)},
-            )
-            note = training_note(step, loss, rate) + self.val
-            self.progress.update(self.progress.task_ids[0], completed=step.progress, note=note)
+        if step.step % LOG_STEPS and not step.milestone:
+            return False
+        loss, now = float(step.loss), time.monotonic()
+        rate = (step.step - self.last[1]) * self.trainer.options.batch_size / max(1e-9, now - self.last[0])
+        self.last = (now, step.step)
+        self.journal.write(
+            step.step,
+            {"loss": loss, "lr": step.lr, "images_per_second": round(rate, 1), "seconds": round(step.seconds, 2)},
+        )
+        note = training_note(step, loss, rate) + self.val
+        self.progress.update(self.progress.task_ids[0], completed=step.progress, note=note)
+        return True
 
     def look(self, step: Step) -> None:
         """Score some ``val`` images, always the same with the same noise, and draw a grid."""

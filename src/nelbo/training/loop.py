@@ -79,6 +79,11 @@ class Trainer:
         grey_levels: if they are to be binarised, each batch anew, how many levels they have.
         options: the recipe; one of ``minutes`` and ``steps`` is set.
         run: the run directory, for checkpoints.
+
+    Attributes:
+        trouble: why the last checkpoint could not be written, or None.
+        falls: how often the run went back, each time to half of the learning rate.
+        news: what a user should be told, oldest first; whoever tells it takes it out.
     """
 
     def __init__(
