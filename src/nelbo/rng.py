@@ -30,6 +30,8 @@ class Stream(IntEnum):
     BINARIZE = 8
     BINARIZE_FIXED = 9
     SAMPLE_ACCEPT = 10
+    SAMPLE_CLUSTER = 11
+    SCORE_CLUSTER = 12
 
 
 def generator(seed: int, stream: Stream, step: int, index: int) -> np.random.Generator:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from math_helpers import assert_mean, gaussians
@@ -26,8 +27,9 @@ SHAPE = (1, 4, 4)
 def gan(loss: str = "non-saturating", **settings: object) -> GAN:
     """A small game with every weight random, in float64, where a gradient is exact to round-off."""
     torch.manual_seed(0)
-    given = {"loss": loss, "latent": 3, "widths": (8, 8)} | settings
+    given = {"loss": loss, "latent": 3, "widths": (8, 8), "clusters": 0} | settings
     model = GAN(GANOptions.model_validate(given).resolved(SHAPE), SHAPE, 5)
+    model.prepare(images(100), 5, seed=0)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn(parameter.shape)
@@ -50,21 +52,27 @@ def by_hand(loss: str, real: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
     }[loss]
 
 
+@pytest.mark.parametrize("clusters", [0, 3])
 @pytest.mark.parametrize("loss", list(GAMES))
-def test_each_player_has_the_gradient_of_its_own_loss(loss: str) -> None:
+def test_each_player_has_the_gradient_of_its_own_loss(loss: str, clusters: int) -> None:
     """Two separate graphs and hand-written losses give what one backward pass gives; to float32."""
-    model = gan(loss, r1=0.0, gp=0.0)
+    model = gan(loss, r1=0.0, gp=0.0, clusters=clusters)
     x, draws = images(), Draws(0, 1, range(6), 6, CPU)
     model.loss(x, draws).mean().backward()
     found = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
     z = draws.normal(Stream.TRAIN_NOISE, (3,))
     x_0 = x.float() / 2 - 1
+    c = None
+    if model.clusters is not None:
+        c = torch.cdist(x_0.flatten(1), model.clusters.centres).argmin(1)
+        assert len(c.unique()) > 1
     mine = torch.autograd.grad(
-        by_hand(loss, model.critic(x_0), model.critic(model.draw(z)))[1].mean(), list(model.generator.parameters())
+        by_hand(loss, model.critic(x_0, c), model.critic(model.draw(z, c), c))[1].mean(),
+        list(model.generator.parameters()),
     )
     theirs = torch.autograd.grad(
-        by_hand(loss, model.critic(x_0), model.critic(model.draw(z).detach()))[0].mean(),
+        by_hand(loss, model.critic(x_0, c), model.critic(model.draw(z, c).detach(), c))[0].mean(),
         list(model.critic.parameters()),
     )
     names = [name for name, _ in model.named_parameters()]
@@ -73,14 +81,16 @@ def test_each_player_has_the_gradient_of_its_own_loss(loss: str) -> None:
     assert all(p.requires_grad for p in model.parameters())
 
 
+@pytest.mark.parametrize("clusters", [0, 3])
 @pytest.mark.parametrize("loss", ["non-saturating", "wgan-gp"])
-def test_the_penalty_is_the_slope(loss: str) -> None:
+def test_the_penalty_is_the_slope(loss: str, clusters: int) -> None:
     """‖∇ℓ‖² by central differences in float64 (h = 1e-5: error near h²), at the images or between them and samples."""
-    model = gan(loss, r1=0.7, gp=3.0).double()
+    model = gan(loss, r1=0.7, gp=3.0, clusters=clusters).double()
     x_0 = gaussians(6, *SHAPE).tanh()
     drawn = gaussians(6, *SHAPE, seed=2).tanh()
     draws = Draws(0, 0, range(6), 6, CPU)
-    found = model.penalty(x_0, drawn, draws)
+    c = torch.tensor([0, 1, 2, 0, 1, 2]) if clusters else None
+    found = model.penalty(x_0, drawn, c, draws)
     at = x_0
     if loss == "wgan-gp":
         u = draws.uniform(Stream.TRAIN_PLACE).reshape(-1, 1, 1, 1)
@@ -93,7 +103,7 @@ def test_the_penalty_is_the_slope(loss: str) -> None:
             for layer in layers.layers:
                 h = layer(h)
                 h = h if isinstance(layer, nn.Flatten) else nn.functional.leaky_relu(h, 0.2)
-            return layers.last(h)[:, 0]
+            return layers.last(h)[:, 0] + (0 if c is None else (layers.each.weight[c] * h).sum(1))
 
     squared = torch.zeros(6, dtype=torch.float64)
     for i in range(16):
@@ -114,7 +124,7 @@ def test_a_lazy_penalty_counts_for_the_steps_between() -> None:
         draws = Draws(0, step, range(6), 6, CPU)
         extra.append((with_it.loss(x, draws) - without.loss(x, draws)).detach())
     mean = torch.stack(extra).mean(0)
-    expected = with_it.penalty(x.float() / 2 - 1, x.float(), Draws(0, 0, range(6), 6, CPU))
+    expected = with_it.penalty(x.float() / 2 - 1, x.float(), None, Draws(0, 0, range(6), 6, CPU))
     torch.testing.assert_close(mean, expected.detach(), rtol=1e-4, atol=1e-5)
     assert float(expected.detach().min()) > 0
 
@@ -123,11 +133,11 @@ def test_a_lazy_penalty_counts_for_the_steps_between() -> None:
 def test_spectral_norm_makes_every_layer_shrink() -> None:
     """After a hundred power iterations each weight matrix has a largest singular value of 1, to 1%."""
     torch.manual_seed(0)
-    critic = Critic(SHAPE, (8, 8), fine=True, spectral=True).train()
+    critic = Critic(SHAPE, (8, 8), fine=True, spectral=True, clusters=4).train()
     for _ in range(100):
-        critic(torch.randn(2, *SHAPE))
+        critic(torch.randn(2, *SHAPE), torch.tensor([0, 1]))
     critic.eval()
-    for layer in (*critic.layers, critic.last):
+    for layer in (*critic.layers, critic.last, critic.each):
         if not isinstance(layer, nn.Flatten):
             assert float(torch.linalg.svdvals(layer.weight.flatten(1))[0]) == pytest.approx(1.0, rel=0.01)
 
@@ -142,7 +152,7 @@ class OnePixel(nn.Module):
         super().__init__()
         self.table = table
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, _: None = None) -> Tensor:
         return self.table[((x[:, 0, 0, 0] + 1) * 2).round().long()]
 
 
@@ -159,6 +169,17 @@ class Quantiles(nn.Module):
         level = torch.bucketize(u, self.edges)
         x = (level / 2 - 1).clamp(-0.999999, 0.999999)
         return torch.atanh(x).reshape(-1, 1, 1, 1).expand(-1, *SHAPE)
+
+
+class Always(nn.Module):
+    """The same image, whatever z."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.tensor(4.0 * value))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.value.expand(len(z), *SHAPE)
 
 
 P = torch.tensor([0.1, 0.2, 0.4, 0.2, 0.1], dtype=torch.float64)
@@ -195,6 +216,28 @@ def test_hinge_proves_a_part_of_total_variation() -> None:
         model, x = known_game("hinge", table)
         proven = share * float(total_variation_discrete(P, Q))
         assert_mean(model.measures(x)["total_variation_at_least"], proven, sigmas=4)
+
+
+@torch.no_grad()
+def test_what_is_proven_is_of_the_image_and_its_own_cluster() -> None:
+    """Samples of the second cluster that look like the first are judged as the first: ℓ is a function of x alone."""
+    few = known_game("non-saturating", torch.zeros(5, dtype=torch.float64))[1][:: N // 300]
+    told: list[Tensor] = []
+
+    class Listening(nn.Module):
+        def forward(self, x: Tensor, c: Tensor) -> Tensor:
+            told.append(c)
+            return torch.zeros(len(x))
+
+    with_clusters = gan(clusters=2)
+    with_clusters.generator, with_clusters.critic = Always(-1.0), Listening()
+    assert with_clusters.clusters is not None
+    with_clusters.clusters.centres.copy_(torch.tensor([[-1.0], [1.0]]).expand(2, 16))
+    with_clusters.clusters.shares.copy_(torch.tensor([0.5, 0.5]))
+    with_clusters.measures(few, batch=len(few))
+    of_images, of_samples = told
+    assert of_samples.eq(0).all()
+    assert of_images.equal((few[:, 0, 0, 0] > 2).long())
 
 
 @torch.no_grad()
@@ -240,37 +283,47 @@ def test_players_are_optimised_apart() -> None:
 
 
 class Ratio(nn.Module):
-    """ln p(x)/p_G(x) of p = N(0.5, 0.7²) and p_G = N(0, 1)."""
+    """ln p(x|c)/p_G(x|c) of p = N(c + 0.5, 0.7²) and p_G = N(c, 1)."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.flatten()
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        x = x.flatten() - c
         return -0.5 * ((x - 0.5) / 0.7) ** 2 - math.log(0.7) + 0.5 * x**2
 
 
 @torch.no_grad()
 def test_a_chain_that_a_right_discriminator_judges_draws_from_the_data() -> None:
-    """p/p_G ≤ 1.83, so each step leaves at most 1 − 1/1.83 of the distance: nothing after 25. Law by KS."""
-    model = gan().eval()
-    model.draw = lambda z: z[:, :1, None, None]  # type: ignore[method-assign]
+    """p/p_G ≤ 1.83, so each step leaves at most 1 − 1/1.83 of the distance: nothing after 25. Law by KS.
+
+    Of two clusters, 0 and 1, with shares 0.3 and 0.7: the law of the images is the mixture of theirs.
+    """
+    model = gan(clusters=2).eval()
+    assert model.clusters is not None
+    model.clusters.shares.copy_(torch.tensor([0.3, 0.7]))
+    model.draw = lambda z, c: (z[:, 0] + c)[:, None, None, None]  # type: ignore[assignment]
     model.critic = Ratio()  # type: ignore[assignment]
     ends = {}
     for steps in (1, 25):
         *_, frame = model.frames(range(4000), 0, SampleSettings(steps=steps))
         ends[steps] = frame.x.double().flatten().numpy()
         assert (frame.done, frame.of) == (steps, steps)
-    target = stats.norm(0.5, 0.7).cdf
+
+    def target(x: np.ndarray) -> np.ndarray:
+        return 0.3 * stats.norm(0.5, 0.7).cdf(x) + 0.7 * stats.norm(1.5, 0.7).cdf(x)
+
     assert stats.kstest(ends[25], target).pvalue > 0.0027
     assert stats.kstest(ends[1], target).pvalue < 1e-6
 
 
 @torch.no_grad()
-def test_a_chain_is_the_images_own_and_needs_a_ratio() -> None:
+@pytest.mark.parametrize("clusters", [0, 3])
+def test_a_chain_is_the_images_own_and_needs_a_ratio(clusters: int) -> None:
     settings = SampleSettings(steps=4)
-    model = gan().eval()
+    model = gan(clusters=clusters).eval()
     *_, many = model.frames(range(5), 3, settings)
     *_, one = model.frames([4], 3, settings)
     torch.testing.assert_close(many.x[4:], one.x)
-    assert "4 G(z)" in model.describe_sampling(settings)
+    assert "4 G(z" in model.describe_sampling(settings)
+    assert ("clusters" in model.describe_sampling(SampleSettings())) == bool(clusters)
     for loss in ("hinge", "wgan-gp"):
         with pytest.raises(InputError, match="--steps"):
             gan(loss).describe_sampling(settings)

@@ -14,6 +14,7 @@ from nelbo.options import DataOptions
 READING = Parameter(name="*", group=Group("How to read --data"))
 AtLeastOne = Annotated[int, Parameter(validator=Number(gte=1))]
 AtLeastTwo = Annotated[int, Parameter(validator=Number(gte=2))]
+Temperature = Annotated[float | None, Parameter(validator=Number(gte=0))]
 Seed = Annotated[int, Parameter(validator=Number(gte=0, lt=2**63))]
 
 
@@ -27,6 +28,7 @@ def sample(
     steps: AtLeastOne | None = None,
     eta: float | None = None,
     clip: bool = True,
+    temperature: Temperature = None,
     real: bool = False,
     seed: Seed = 0,
     weights: str = "ema",
@@ -58,6 +60,9 @@ def sample(
         DDIM's η, from 0 (deterministic) to 1 (as random as ancestral).
     clip
         Hold the predicted image to the range of pixels on the way.
+    temperature
+        Of ae, vae, hvae and gan: the spread of z, 1 being the prior's own; below it images are more typical and differ
+        less.
     real
         Put real images beside the samples.
     seed
@@ -73,7 +78,7 @@ def sample(
     from nelbo.models.base import SampleSettings
     from nelbo.report.progress import console
 
-    settings = SampleSettings(sampler, steps, eta, clip)
+    settings = SampleSettings(sampler, steps, eta, clip, temperature)
     where, how = draw(
         run, n=n, out=out, seed=seed, settings=settings, real=real, weights=weights, device=device, batch=batch_size
     )
@@ -100,6 +105,7 @@ def score(
     samples: AtLeastOne | None = None,
     sampler: str | None = None,
     steps: AtLeastOne | None = None,
+    temperature: Temperature = None,
     features: Path | None = None,
     neighbours: Path | None = None,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
@@ -152,6 +158,8 @@ def score(
         With --samples: how to draw them, as in 'nelbo sample'.
     steps
         With --samples: network evaluations per image, as in 'nelbo sample'.
+    temperature
+        With --samples: the spread of z, as in 'nelbo sample'.
     features
         With --samples, where: a folder that 'nelbo features' made, an ae run, or 'inception'; the data's own if left
         out.
@@ -181,13 +189,14 @@ def score(
     shared = {"split": split, "seed": seed, "weights": weights, "device": device, "again": again, "batch": batch_size}
     require_samples(
         samples,
-        {"--sampler": sampler, "--steps": steps, "--features": features, "--neighbours": neighbours},
+        {"--sampler": sampler, "--steps": steps, "--temperature": temperature}
+        | {"--features": features, "--neighbours": neighbours},
         {"--limit": limit, "--form": form, "--timesteps": timesteps, "--k": k, "--T": T, "--baseline": baseline}
         | {"--replicates": replicates, "--per-image": per_image, "--profile": profile, "--against": against}
         | {"--data": data.data if data.model_fields_set else None},
     )
     if samples is not None:
-        settings = SampleSettings(sampler, steps)
+        settings = SampleSettings(sampler, steps, temperature=temperature)
         result = score_samples(run, samples, features=features, settings=settings, neighbours=neighbours, **shared)  # type: ignore[arg-type]
     else:
         result = measure(

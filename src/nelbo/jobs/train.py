@@ -258,8 +258,11 @@ def follow(path: Path, config: RunConfig, dataset: Dataset, model: GenerativeMod
     model.to(pick_device(config.training.device))
     images, grey_levels = dataset.for_training
     with sole(path):
-        trainer = Trainer(model, images, config.training, path, grey_levels)
         checkpoint = latest_checkpoint(path)
+        if checkpoint is None:
+            with console().status("looking at the training images"):
+                model.prepare(images, grey_levels or model.levels, config.training.seed)
+        trainer = Trainer(model, images, config.training, path, grey_levels)
         if checkpoint is not None:
             trainer.restore(read_checkpoint(checkpoint), checkpoint)
             write_run_config(path, config)

@@ -72,6 +72,9 @@ class DiffusionModel(LikelihoodModel):
         Raises:
             InputError: an unknown sampler, η where there is none, or too many steps.
         """
+        if settings.temperature is not None:
+            why = f"is the spread of latents drawn from a prior, and {self.family} has none"
+            raise InputError("--temperature", f"{why}; leave it out")
         name = settings.sampler or "ddim"
         if name not in SAMPLERS:
             known = ", ".join(SAMPLERS)

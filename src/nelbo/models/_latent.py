@@ -100,3 +100,21 @@ def in_one_step(family: str, settings: SampleSettings) -> None:
     for option, value in (("--sampler", settings.sampler), ("--steps", settings.steps), ("--eta", settings.eta)):
         if value is not None:
             raise InputError(option, f"a family of its kind draws in one step, and this is {family}; leave it out")
+
+
+def tempered(noise: Tensor, settings: SampleSettings) -> Tensor:
+    """Standard normal noise times the temperature τ: nearer to what is typical below 1, for less variety."""
+    return noise if settings.temperature is None else noise * settings.temperature
+
+
+def said(settings: SampleSettings) -> str:
+    """The temperature τ in words, for the end of a sentence.
+
+    Raises:
+        InputError: τ < 0.
+    """
+    if settings.temperature is None:
+        return ""
+    if not settings.temperature >= 0:
+        raise InputError("--temperature", f"{settings.temperature:g} is below 0; 1 is the prior's own spread")
+    return f", at temperature {settings.temperature:g}"

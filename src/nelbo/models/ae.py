@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nelbo.likelihoods import to_unit
-from nelbo.models._latent import ROWS, between, in_one_step
+from nelbo.models._latent import ROWS, between, in_one_step, said, tempered
 from nelbo.models.base import Frame, GenerativeModel, SampleSettings
 from nelbo.nn.autoencoder import AutoencoderOptions, Decoder, Encoder
 from nelbo.rng import Draws, Stream, normal
@@ -100,7 +100,8 @@ class AE(GenerativeModel):
     @torch.no_grad()
     def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
         self.describe_sampling(settings)
-        noise = normal(seed, Stream.SAMPLE, 0, indices, (self.options.latent,), torch.float64).to(self.device)
+        noise = normal(seed, Stream.SAMPLE, 0, indices, (self.options.latent,), torch.float64)
+        noise = tempered(noise, settings).to(self.device)
         variances, basis = torch.linalg.eigh(self.code_cov)
         z = self.code_mean + (noise * variances.clamp(min=0).sqrt()) @ basis.T
         x = self.decode(z.float())
@@ -108,9 +109,8 @@ class AE(GenerativeModel):
 
     def describe_sampling(self, settings: SampleSettings) -> str:
         in_one_step(self.family, settings)
-        return (
-            "decoded from a Gaussian that was fitted to the codes of training images, for an ae has no law of its own"
-        )
+        law = f"a Gaussian that was fitted to the codes of training images{said(settings)}"
+        return f"decoded from {law}, for an ae has no law of its own"
 
 
 OPTIONS, MODEL = AEOptions, AE

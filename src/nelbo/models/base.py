@@ -23,12 +23,14 @@ class SampleSettings(NamedTuple):
         steps: network evaluations per image.
         eta: DDIM's η, from 0 (deterministic) to 1 (ancestral).
         clip: hold x̂_0 to [−1, 1] while sampling.
+        temperature: standard deviation of latents that are drawn from a prior, 1 being the prior's own.
     """
 
     sampler: str | None = None
     steps: int | None = None
     eta: float | None = None
     clip: bool = True
+    temperature: float | None = None
 
 
 class Frame(NamedTuple):
@@ -108,6 +110,15 @@ class GenerativeModel(nn.Module, ABC):
     def parts(self) -> list[Part]:
         """The parameters, in parts that are optimised apart."""
         return [Part(list(self.parameters()))]
+
+    def prepare(self, images: Tensor, levels: int, seed: int) -> None:
+        """Learn what has to be known of the training images before the first step; nothing, unless a family says so.
+
+        Args:
+            images: integer levels, shape (N, C, H, W).
+            levels: how many levels they have; more than the model's, where each batch is binarised.
+            seed: of the run.
+        """
 
     @abstractmethod
     def loss(self, x: Tensor, draws: Draws) -> Tensor:

@@ -5,6 +5,10 @@
 There is no p(x) in it. What D says on images that training has not seen is a bound on a divergence, from below: see
 :mod:`nelbo.divergences.adversarial`. Both networks take a step at once, each on its own loss. What D knows of the
 samples' faults can also be put to use when they are drawn: see :meth:`GAN.frames`.
+
+G is continuous, and between any two kinds of image it draws what is neither. So both players are told a cluster c of
+the training images (Liu et al. 2020, there in D's features; Casanova et al. 2021): G draws c by its share and then
+G(z, c), D judges x beside c(x), and the game is one of p(x, c). No labels are needed.
 """
 
 from __future__ import annotations
@@ -20,9 +24,10 @@ from torch.nn import functional as F
 from nelbo.divergences import js_lower_bound, total_variation_lower_bound
 from nelbo.errors import InputError
 from nelbo.likelihoods import to_unit
-from nelbo.models._latent import in_one_step
+from nelbo.models._latent import ROWS, in_one_step, said, tempered
 from nelbo.models.base import Frame, GenerativeModel, Part, SampleSettings
 from nelbo.nn.autoencoder import Decoder, PyramidOptions
+from nelbo.nn.clusters import Clusters
 from nelbo.nn.critic import Critic
 from nelbo.rng import Draws, Stream, normal, uniform
 
@@ -74,7 +79,9 @@ class GANOptions(PyramidOptions):
     "What the two networks lower; the first two are the game with cross-entropy."
     latent: Annotated[int, Field(ge=1, le=65_536)] = 64
     "The size of z."
-    r1: Annotated[float, Field(ge=0)] = 0.5
+    clusters: Annotated[int, Field(ge=0, le=65_536)] = 1000
+    "Clusters of training images that both networks are told of, at most; 0 for the game as it was first written."
+    r1: Annotated[float, Field(ge=0)] = 0.1
     "γ of the penalty ½ γ ‖∇ℓ(x)‖² on real images, per image; wgan-gp has a penalty of its own instead."
     gp: Annotated[float, Field(ge=0)] = 10.0
     "λ of wgan-gp's penalty λ (‖∇ℓ‖ − 1)² between real images and samples."
@@ -99,8 +106,10 @@ class GAN(GenerativeModel):
     def __init__(self, options: GANOptions, shape: tuple[int, int, int], levels: int) -> None:
         super().__init__(shape, levels)
         self.options = options
-        self.generator = Decoder(shape, options.latent, shape[0], options.widths, options.counts())
-        self.critic = Critic(shape, options.widths, options.counts()[0] > 0, options.spectral)
+        clusters, inputs = options.clusters, options.latent + options.clusters
+        self.clusters = Clusters(shape, clusters) if clusters else None
+        self.generator = Decoder(shape, inputs, shape[0], options.widths, options.counts())
+        self.critic = Critic(shape, options.widths, options.counts()[0] > 0, options.spectral, clusters)
 
     @property
     def parts(self) -> list[Part]:
@@ -108,25 +117,37 @@ class GAN(GenerativeModel):
         players = ((self.generator, 1.0), (self.critic, self.options.critic_lr))
         return [Part(list(network.parameters()), times, (0.0, 0.99), None) for network, times in players]
 
-    def draw(self, z: Tensor) -> Tensor:
-        """G(z) on the scale where levels fill [−1, 1], shape (B, C, H, W)."""
-        return torch.tanh(self.generator(z).float())
+    def draw(self, z: Tensor, cluster: Tensor | None = None) -> Tensor:
+        """G(z, c) on the scale where levels fill [−1, 1], shape (B, C, H, W)."""
+        told = [] if cluster is None else [F.one_hot(cluster, self.options.clusters).to(z)]
+        return torch.tanh(self.generator(torch.cat([z, *told], 1)).float())
+
+    def cluster(self, x_0: Tensor) -> Tensor | None:
+        """c(x) of images on [−1, 1], shape (B,); None in a game without clusters."""
+        return None if self.clusters is None else self.clusters(x_0)
 
     # Training
+
+    def prepare(self, images: Tensor, levels: int, seed: int) -> None:
+        """Find the clusters."""
+        if self.clusters is not None:
+            self.clusters.learn(images, levels, seed)
 
     def loss(self, x: Tensor, draws: Draws) -> Tensor:
         """The sum of both players' losses, each with a gradient to its own network alone, shape (B,)."""
         game, x_0 = GAMES[self.options.loss], to_unit(x, self.levels)
-        drawn = self.draw(draws.normal(Stream.TRAIN_NOISE, (self.options.latent,)))
+        cluster = self.cluster(x_0)
+        drawn = self.draw(draws.normal(Stream.TRAIN_NOISE, (self.options.latent,)), cluster)
         with held_fixed(self.critic):
-            loss = game.generator(self.critic(drawn))
-        real, seen = self.critic(torch.cat([x_0, drawn.detach()])).chunk(2)
+            loss = game.generator(self.critic(drawn, cluster))
+        twice = None if cluster is None else cluster.repeat(2)
+        real, seen = self.critic(torch.cat([x_0, drawn.detach()]), twice).chunk(2)
         loss = loss + game.critic(real, seen)
         if draws.step % PENALTY_EVERY == 0:
-            loss = loss + PENALTY_EVERY * self.penalty(x_0, drawn.detach(), draws)
+            loss = loss + PENALTY_EVERY * self.penalty(x_0, drawn.detach(), cluster, draws)
         return loss
 
-    def penalty(self, x_0: Tensor, drawn: Tensor, draws: Draws) -> Tensor:
+    def penalty(self, x_0: Tensor, drawn: Tensor, cluster: Tensor | None, draws: Draws) -> Tensor:
         """½ γ ‖∇ℓ(x)‖² (Mescheder et al. 2018 (9)), or λ (‖∇ℓ(x̂)‖ − 1)² (Gulrajani et al. 2017 (3)), shape (B,).
 
         x̂ lies between an image and a sample, at a uniform place.
@@ -138,16 +159,16 @@ class GAN(GenerativeModel):
         if wasserstein:
             place = draws.uniform(Stream.TRAIN_PLACE).to(x_0).reshape(-1, 1, 1, 1)
             x_0 = place * x_0 + (1 - place) * drawn
-        squared = self.slope(x_0)
+        squared = self.slope(x_0, cluster)
         if wasserstein:
             return strength * (torch.sqrt(squared + 1e-12) - 1).square()
         return 0.5 * strength * squared
 
-    def slope(self, x: Tensor) -> Tensor:
+    def slope(self, x: Tensor, cluster: Tensor | None) -> Tensor:
         """‖∇_x ℓ(x)‖² of each image, shape (B,), in float32."""
         with torch.autocast(x.device.type, enabled=False), torch.enable_grad():
             x = x.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(self.critic(x).sum(), x, create_graph=self.training)
+            (gradient,) = torch.autograd.grad(self.critic(x, cluster).sum(), x, create_graph=self.training)
         return gradient.square().flatten(1).sum(1)
 
     # What D knows
@@ -156,7 +177,8 @@ class GAN(GenerativeModel):
         """What D says of unseen images and of as many samples, and the divergence that it proves.
 
         With cross-entropy: D(x), D(G(z)) and ½ V + ln 2, whose expectation is at most JS(data, G). With hinge: ℓ and
-        1 − ½ L_D, at most total variation. With wgan-gp ℓ and its gap, neither a bound nor a probability.
+        1 − ½ L_D, at most total variation. With wgan-gp ℓ and its gap, neither a bound nor a probability. D is told the
+        cluster that each image and each sample itself falls in, as what it proves has to be a function of x alone.
         """
         real, drawn = (torch.cat(parts) for parts in zip(*self.answers(images, batch), strict=True))
         if self.options.loss == "wgan-gp":
@@ -170,16 +192,36 @@ class GAN(GenerativeModel):
     def answers(self, images: Tensor, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """ℓ of these images and of samples of the same indices, in float64 on the CPU, batch by batch."""
         for first in range(0, len(images), batch):
-            x = images[first : first + batch].to(self.device)
-            z = normal(0, Stream.SCORE_NOISE, 0, range(first, first + len(x)), (self.options.latent,)).to(self.device)
-            yield tuple(self.critic(part).double().cpu() for part in (to_unit(x, self.levels), self.draw(z)))
+            x_0 = to_unit(images[first : first + batch].to(self.device), self.levels)
+            drawn = self.unseen(range(first, first + len(x_0)))
+            yield tuple(self.critic(part, self.cluster(part)).double().cpu() for part in (x_0, drawn))
+
+    def unseen(self, indices: Sequence[int]) -> Tensor:
+        """Samples to judge D by, other than those that :meth:`frames` draws, shape (len(indices), C, H, W)."""
+        z = normal(0, Stream.SCORE_NOISE, 0, indices, (self.options.latent,)).to(self.device)
+        return self.draw(z, self.drawn_cluster(0, Stream.SCORE_CLUSTER, indices))
+
+    def drawn_cluster(self, seed: int, stream: Stream, indices: Sequence[int]) -> Tensor | None:
+        """A cluster for each index by its share, shape (len(indices),); None in a game without clusters."""
+        if self.clusters is None:
+            return None
+        return self.clusters.drawn(uniform(seed, stream, 0, indices).to(self.device))
+
+    @torch.no_grad()
+    def views(self, images: Tensor) -> list[tuple[str, Tensor, int]]:
+        if self.clusters is None:
+            return []
+        x_0 = to_unit(images.to(self.device), self.levels)
+        z = normal(0, Stream.SCORE_NOISE, 1, range(ROWS * len(x_0)), (self.options.latent,)).to(self.device)
+        drawn = self.draw(z, self.clusters(x_0).repeat(ROWS))
+        return [("images, and under each samples from its cluster", torch.cat([x_0, drawn]), len(x_0))]
 
     @torch.no_grad()
     def diagnostics(self, images: Tensor) -> dict[str, object]:
         """How much samples vary beside images, and how often D is right about both, on up to a thousand."""
-        images = images[:1000]
-        z = normal(0, Stream.SCORE_NOISE, 0, range(len(images)), (self.options.latent,)).to(self.device)
-        drawn, given = (float(x.var(0, correction=0).mean()) for x in (self.draw(z), to_unit(images, self.levels)))
+        images = images[:1000].to(self.device)
+        x_0 = to_unit(images, self.levels)
+        drawn, given = (float(x.var(0, correction=0).mean()) for x in (self.unseen(range(len(x_0))), x_0))
         real, seen = (torch.cat(parts) for parts in zip(*self.answers(images, 256), strict=True))
         right = float(torch.cat([real > 0, seen < 0]).double().mean())
         judged = {} if self.options.loss == "wgan-gp" else {"discriminator_right": right}
@@ -199,16 +241,19 @@ class GAN(GenerativeModel):
     # Sampling
 
     def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
-        """G(z), or with steps K > 1 the end of a Metropolis–Hastings chain over K of them (Turner et al. 2019).
+        """G(z, c), or with steps K > 1 the end of a Metropolis–Hastings chain over K of them (Turner et al. 2019).
 
-        Where ℓ = ln p(x)/p_G(x), as in the game's optimum, a chain that moves from x to a fresh G(z) with probability
-        min(1, exp(ℓ(G(z)) − ℓ(x))) comes to draw from p(x) itself; as far as D is right, its end is nearer to p.
+        Where ℓ = ln p(x|c)/p_G(x|c), as in the game's optimum, a chain that moves from x to a fresh G(z, c) with
+        probability min(1, exp(ℓ(G(z, c)) − ℓ(x))) comes to draw from p(x|c) itself; as far as D is right, its end is
+        nearer to p. An image keeps its c.
         """
         self.describe_sampling(settings)
         of, shape = settings.steps or 1, (self.options.latent,)
+        cluster = self.drawn_cluster(seed, Stream.SAMPLE_CLUSTER, indices)
         for step in range(of):
-            drawn = self.draw(normal(seed, Stream.SAMPLE, step, indices, shape).to(self.device))
-            logit = self.critic(drawn) if of > 1 else drawn.new_zeros(len(drawn))
+            z = tempered(normal(seed, Stream.SAMPLE, step, indices, shape), settings).to(self.device)
+            drawn = self.draw(z, cluster)
+            logit = self.critic(drawn, cluster) if of > 1 else drawn.new_zeros(len(drawn))
             if step == 0:
                 x, at = drawn, logit
             else:
@@ -220,7 +265,11 @@ class GAN(GenerativeModel):
     def describe_sampling(self, settings: SampleSettings) -> str:
         in_one_step(self.family, settings._replace(steps=None))
         if (settings.steps or 1) == 1:
-            return "G(z), z from N(0, I)"
+            told = "" if self.clusters is None else ", c from the clusters of training images by their shares"
+            return f"G(z{', c' if told else ''}), z from N(0, I){said(settings)}{told}"
+        if settings.temperature is not None:
+            why = "has no place in a chain (--steps), which moves by what D says of G(z) as they are"
+            raise InputError("--temperature", f"{why}; leave one out")
         if GAMES[self.options.loss].critic is not cross_entropy:
             why = f"more than 1 needs a discriminator that says ln p(x)/p_G(x), and {self.options.loss} trains none"
             raise InputError("--steps", f"{why}; leave it out")

@@ -19,7 +19,7 @@ from nelbo.bounds import Bound, Climb, Descent, bottom_up_terms, climb, descend,
 from nelbo.diffusion import Gaussian
 from nelbo.errors import InputError
 from nelbo.likelihoods import to_unit
-from nelbo.models._latent import LatentOptions, PixelLaw, in_one_step
+from nelbo.models._latent import LatentOptions, PixelLaw, in_one_step, said, tempered
 from nelbo.models.base import Form, Frame, LikelihoodModel, SampleSettings
 from nelbo.nn.autoencoder import PyramidOptions
 from nelbo.nn.ladder import BottomUp, Ladder, Levels, TopDown, places_of
@@ -228,13 +228,13 @@ class HVAE(LikelihoodModel):
 
     def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
         self.describe_sampling(settings)
-        noise = normal(seed, Stream.SAMPLE, 0, indices, (sum(self.sizes),)).to(self.device)
+        noise = tempered(normal(seed, Stream.SAMPLE, 0, indices, (sum(self.sizes),)), settings).to(self.device)
         mean = self.pixels(self.ladder.image(self.generate(self.cut(noise)))).expectation()
         yield Frame(1, 1, mean, mean)
 
     def describe_sampling(self, settings: SampleSettings) -> str:
         in_one_step(self.family, settings)
-        return "z_T from the prior, each z_t given those above, pixels at the mean of p(x|z_1)"
+        return f"z_T from the prior, each z_t given those above{said(settings)}, pixels at the mean of p(x|z_1)"
 
     def facts(self) -> dict[str, object]:
         sizes = " → ".join("×".join(map(str, size)) for size in reversed(self.ladder.maps))

@@ -16,7 +16,7 @@ from nelbo.bounds import Bound, importance_weighted
 from nelbo.diffusion import Gaussian
 from nelbo.divergences import kl_normal
 from nelbo.likelihoods import to_unit
-from nelbo.models._latent import ROWS, LatentOptions, Law, PixelLaw, between, in_one_step
+from nelbo.models._latent import ROWS, LatentOptions, Law, PixelLaw, between, in_one_step, said, tempered
 from nelbo.models.base import Form, Frame, LikelihoodModel, SampleSettings
 from nelbo.nn.autoencoder import AutoencoderOptions, Decoder, Encoder
 from nelbo.rng import Draws, Stream, normal
@@ -151,13 +151,13 @@ class VAE(LikelihoodModel):
 
     def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
         self.describe_sampling(settings)
-        z = normal(seed, Stream.SAMPLE, 0, indices, (self.options.latent,)).to(self.device)
+        z = tempered(normal(seed, Stream.SAMPLE, 0, indices, (self.options.latent,)), settings).to(self.device)
         mean = self.decode(z).expectation()
         yield Frame(1, 1, mean, mean)
 
     def describe_sampling(self, settings: SampleSettings) -> str:
         in_one_step(self.family, settings)
-        return "z from the prior, pixels at the mean of p(x|z)"
+        return f"z from the prior{said(settings)}, pixels at the mean of p(x|z)"
 
     def facts(self) -> dict[str, object]:
         return {"p(x|z)": self.law.name}

@@ -1,5 +1,7 @@
 """What a GAN's discriminator is made of: strided convolutions, one number for each image, and no normalisation.
 
+What it is told beside the image enters as a product with the last features (Miyato & Koyama 2018).
+
 Layer norm would make an image's logit blind to its contrast, and R1 and gradient penalties want smooth slopes only.
 """
 
@@ -14,10 +16,12 @@ from torch.nn.utils.parametrizations import spectral_norm
 from nelbo.nn.autoencoder import Halve, sides
 
 SLOPE = 0.2
+FIRST = 0.01
+"""How large the first v_c are, beside rows of weights of length 1."""
 
 
 class Critic(nn.Module):
-    """x, shape (B, C, H, W) → a logit or score of each image, shape (B,).
+    """x, shape (B, C, H, W), and c(x), shape (B,) → a logit or score of each image, wᵀφ(x) + v_cᵀφ(x), shape (B,).
 
     Args:
         shape: (C, H, W).
@@ -25,26 +29,33 @@ class Critic(nn.Module):
         fine: whether the finest of several resolutions has a layer of its own, where it costs most.
         spectral: divide every layer's weights by their largest singular value (Miyato et al. 2018), estimated by one
             power iteration a step.
+        clusters: how many values c can take; 0 leaves it, and its product, out.
     """
 
-    def __init__(self, shape: tuple[int, int, int], widths: tuple[int, ...], fine: bool, spectral: bool) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int], widths: tuple[int, ...], fine: bool, spectral: bool, clusters: int = 0
+    ) -> None:
         super().__init__()
         height, width = sides(shape, len(widths))[-1]
         fine = fine or len(widths) == 1
         layers: list[nn.Module] = [nn.Conv2d(shape[0], widths[0], 3, padding=1)] if fine else []
         layers += [Halve(a, b, 4) for a, b in pairwise((widths[0] if fine else shape[0], *widths[1:]))]
         layers += [nn.Conv2d(widths[-1], widths[-1], 3, padding=1), nn.Flatten()]
-        last = nn.Linear(widths[-1] * height * width, 1)
         self.layers = nn.ModuleList(layers)
-        self.last = last
+        features = widths[-1] * height * width
+        self.last = nn.Linear(features, 1)
+        self.each = nn.Embedding(clusters, features) if clusters else None
+        if self.each is not None:
+            nn.init.normal_(self.each.weight, std=FIRST / features**0.5)
         if spectral:
-            for layer in (*self.layers, self.last):
-                if not isinstance(layer, nn.Flatten):
+            for layer in (*self.layers, self.last, self.each):
+                if layer is not None and not isinstance(layer, nn.Flatten):
                     spectral_norm(layer)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cluster: Tensor | None = None) -> Tensor:
         h = x
         for layer in self.layers:
             h = layer(h)
             h = h if isinstance(layer, nn.Flatten) else F.leaky_relu(h, SLOPE)
-        return self.last(h).float()[:, 0]
+        logit = self.last(h).float()[:, 0]
+        return logit if self.each is None else logit + (self.each(cluster) * h).float().sum(1)
