@@ -40,7 +40,7 @@ types: setup
 check: lint types test
 
 bench: setup
-	$(BIN)/python bench/step.py
+	$(BIN)/python bench/speed.py
 
 simplifications: setup
 	$(BIN)/python bench/simplifications.py

@@ -1,6 +1,6 @@
 """How much of this machine's matrix-multiply peak a training step and a denoising step reach.
 
-    make bench          (writes bench/RESULTS.md)
+    make bench          (a section of bench/RESULTS.md)
 
 The peak is the best of several square products in the same process; steps and products are timed by turns, so that a
 noisy machine disturbs both. Floating-point operations are counted by torch on the step that is timed.
@@ -8,7 +8,6 @@ noisy machine disturbs both. Floating-point operations are counted by torch on t
 
 from __future__ import annotations
 
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -21,9 +20,8 @@ from nelbo.likelihoods import to_levels
 from nelbo.models.ddpm import DDPM, DDPMOptions
 from nelbo.options import TrainingOptions
 from nelbo.training import Trainer
-from nelbo.training.machine import bf16_is_fast, pick_device
+from nelbo.training.machine import bf16_is_fast
 
-RESULTS = Path(__file__).parent / "RESULTS.md"
 CASES = {"digits, 8×8": (1, 8, 8), "mnist, 28×28": (1, 28, 28), "3×32×32": (3, 32, 32)}
 BATCH, ROUNDS, SIDE = 128, 7, 2048
 
@@ -95,16 +93,13 @@ def measure(name: str, shape: tuple[int, int, int], device: torch.device) -> str
     )
 
 
-def main() -> None:
-    """Measure every case and write the table."""
-    device = pick_device("auto")
+def table(device: torch.device) -> str:
+    """The section of bench/RESULTS.md."""
     half = "bf16" if bf16_is_fast(device) else "fp32"
-    chip = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     head = (
-        "# Speed\n\n`make bench` writes this page. Default `ddpm`, batches of 128, medians; training in "
-        f"{half}, denoising in fp32. Rates in GFLOP/s; peak: a {SIDE}×{SIDE} matrix product in the same precision, "
-        f"timed by turns with the steps. Where fp32 convolutions are better tuned than that product, their share can "
-        f"exceed 100%.\n\n{chip}, {platform.machine()}, torch {torch.__version__}.\n\n"
+        f"## The default network\nDefault `ddpm`, batches of {BATCH}, medians; training in {half}, denoising in fp32. "
+        f"Rates in GFLOP/s; peak: a {SIDE}×{SIDE} matrix product in the same precision, timed by turns with the steps. "
+        "Where fp32 convolutions are better tuned than that product, their share can exceed 100%.\n\n"
         "| data | parameters | train: images/s | rate | peak | share | denoise: images/s | rate | peak | share |\n"
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
     )
@@ -112,8 +107,4 @@ def main() -> None:
     for name, shape in CASES.items():
         rows.append(measure(name, shape, device))
         print(rows[-1], flush=True)
-    RESULTS.write_text(head + "\n".join(rows) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+    return head + "\n".join(rows) + "\n"

@@ -16,6 +16,10 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
+IN_FILES = Field(json_schema_extra={"in_files": True})
+"""Marks a setting that only a file can hold: the command line has no option for it."""
+
+
 class FamilyOptions(Options):
     """The settings of a family of models."""
 

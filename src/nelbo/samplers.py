@@ -5,10 +5,13 @@ A sampler sees a denoiser, never a network: whatever the network predicts has be
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,17 +19,27 @@ from nelbo.bounds import VARIANCES
 from nelbo.diffusion import Denoised, Denoiser, Gaussian, Process, along
 from nelbo.errors import InputError
 
+POINTS = 24
+"""Of Gauss's rule, for integrals over one step."""
+
 
 class Before(NamedTuple):
-    """The step before this one: its t, shape (B,), and what the denoiser said there."""
+    """The step before this one: its t, shape (B,), what the denoiser said there, and of what; and the one before it."""
 
     t: Tensor
     denoised: Denoised
+    x: Tensor | None = None
+    earlier: Before | None = None
 
 
-class Sampler(Protocol):
+class Sampler(ABC):
     """One rule to go from x_t to x_s, s < t."""
 
+    def corrected(self, x_t: Tensor, denoised: Denoised, t: Tensor, before: Before | None) -> Tensor:
+        """x_t in the light of what the denoiser says of it; as it is, unless a rule says otherwise."""
+        return x_t
+
+    @abstractmethod
     def step(self, x_t: Tensor, denoised: Denoised, t: Tensor, s: Tensor, before: Before | None = None) -> Gaussian:
         """p(x_s | x_t), given what the denoiser says of x_t.
 
@@ -38,7 +51,7 @@ class Sampler(Protocol):
         """
 
 
-class Ancestral:
+class Ancestral(Sampler):
     """Algorithm 2 of Ho et al. 2020: x_s ~ N(μ̃(x̂_0, x_t), σ²), with no noise at the last step.
 
     Over all T steps it is the model whose bound is scored; over fewer, the same rule on the coarser chain.
@@ -56,7 +69,7 @@ class Ancestral:
         return self.variance.step(self.process, denoised, x_t, t, s)
 
 
-class DPMSolver:
+class DPMSolver(Sampler):
     """DPM-Solver++(2M), a two-step method of second order for the probability flow (Lu et al. 2022, algorithm 2).
 
     With λ = ½ ln SNR, h = λ_s − λ_t, r = (λ_t − λ_before)/h:
@@ -90,7 +103,7 @@ class DPMSolver:
         return Gaussian(mean, torch.zeros_like(shrink))
 
 
-class DDIM:
+class DDIM(Sampler):
     """Denoising diffusion implicit models (Song et al. 2021 (12)); their α_t is ᾱ_t here.
 
     x_s = √ᾱ_s x̂_0 + √(1 − ᾱ_s − σ²) ε̂ + σ noise,   σ² = η² (1 − ᾱ_s)/(1 − ᾱ_t) · (1 − ᾱ_t/ᾱ_s).
@@ -119,6 +132,108 @@ class DDIM:
         return Gaussian(mean, var.to(x_t).reshape(shape))
 
 
+class UniPC(Sampler):
+    """UniPC-2, a predictor of second order and a corrector of third (Zhao et al. 2023), with every integral exact.
+
+    With λ = ½ ln SNR and D the polynomial in λ through x̂_0 at some times:
+
+        x_s = √(1−ᾱ_s)/√(1−ᾱ_t) x_t + √ᾱ_s ∫_{λ_t}^{λ_s} e^{λ − λ_s} D(λ) dλ
+
+    The predictor's times are t and the one before. Once x̂_0 is known at s, which the next step needs anyway, the
+    corrector walks from t to s again with that among its times. The last step, to s = 0 where λ is infinite, gives x̂_0.
+
+    Args:
+        process: the forward process.
+    """
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+
+    def corrected(self, x_t: Tensor, denoised: Denoised, t: Tensor, before: Before | None) -> Tensor:
+        """The step that led to t, walked again."""
+        if before is None or before.x is None:
+            return x_t
+        return self.walk(before.x, before.t, t, [Before(t, denoised), before, before.earlier])
+
+    def step(self, x_t: Tensor, denoised: Denoised, t: Tensor, s: Tensor, before: Before | None = None) -> Gaussian:
+        """A point: the rule adds no noise."""
+        here = Before(t, denoised)
+        mean = torch.where(
+            (s > 0).reshape(-1, *[1] * (x_t.ndim - 1)),
+            self.walk(x_t, t, s.clamp(min=1), [here, before]),
+            denoised.x_0,
+        )
+        return Gaussian(mean, torch.zeros_like(mean[:, :1]))
+
+    def walk(self, x_t: Tensor, t: Tensor, s: Tensor, known: list[Before | None]) -> Tensor:
+        """x_s from x_t, with x̂_0 the polynomial through what is known of it."""
+        table = self.process.schedule
+        nodes = [node for node in known if node is not None]
+        times = torch.stack([-0.5 * table.gamma[node.t.cpu()] for node in nodes], 1)
+        start, end = (-0.5 * table.gamma[each.cpu()] for each in (t, s))
+        weights = exponential_weights(times, start, end).to(x_t)
+        target = sum(
+            weights[:, k].reshape(-1, *[1] * (x_t.ndim - 1)) * node.denoised.x_0 for k, node in enumerate(nodes)
+        )
+        shrink = along(table.noise_rate, s, x_t) / along(table.noise_rate, t, x_t)
+        return shrink * x_t + along(table.signal_rate, s, x_t) * target
+
+
+def exponential_weights(times: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """w_k = ∫ e^{λ − end} ℓ_k(λ) dλ from start to end, ℓ_k being Lagrange's polynomials at these times.
+
+    By Gauss's rule with so many points that nothing is left but round-off.
+
+    Args:
+        times: λ_k, different from each other, float64, shape (B, K).
+        start, end: float64, shape (B,).
+
+    Returns:
+        float64, shape (B, K).
+    """
+    places, weights = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(POINTS))
+    half = 0.5 * (end - start)[:, None]
+    at = start[:, None] + half * (1 + places)
+    growth = half * weights * torch.exp(at - end[:, None])
+    columns = []
+    for k in range(times.shape[1]):
+        others = [j for j in range(times.shape[1]) if j != k]
+        basis = torch.ones_like(at)
+        for j in others:
+            basis = basis * (at - times[:, j, None]) / (times[:, k, None] - times[:, j, None])
+        columns.append((growth * basis).sum(1))
+    return torch.stack(columns, 1)
+
+
+class Heun(Sampler):
+    """Heun's method of second order for the probability flow (Karras et al. 2022, algorithm 1, no noise added).
+
+    In x̄ = x/√ᾱ and σ = √((1 − ᾱ)/ᾱ) the flow is dx̄/dσ = ε̂. A step takes the mean slope of both its ends, and so two
+    evaluations; the last one, to σ = 0, takes one.
+
+    Args:
+        process: the forward process.
+        denoiser: (x_s, s) → x̂_0 and ε̂ at the other end.
+    """
+
+    def __init__(self, process: Process, denoiser: Denoiser) -> None:
+        self.process, self.denoiser = process, denoiser
+
+    def step(self, x_t: Tensor, denoised: Denoised, t: Tensor, s: Tensor, before: Before | None = None) -> Gaussian:
+        """A point: the rule adds no noise."""
+        table = self.process.schedule
+        signal_t, signal_s = along(table.signal_rate, t, x_t), along(table.signal_rate, s, x_t)
+        change = along(table.noise_rate / table.signal_rate, s, x_t) - along(
+            table.noise_rate / table.signal_rate, t, x_t
+        )
+        there = signal_s * (x_t / signal_t + change * denoised.eps)
+        if bool((s > 0).any()):
+            at_end = self.denoiser(there, s.clamp(min=1))
+            slope = torch.where((s > 0).reshape(change.shape), 0.5 * (denoised.eps + at_end.eps), denoised.eps)
+            there = signal_s * (x_t / signal_t + change * slope)
+        return Gaussian(there, torch.zeros_like(change))
+
+
 class State(NamedTuple):
     """Where a sampling run stands: x at step s, and the denoised image that led there."""
 
@@ -139,6 +254,26 @@ def times(T: int, steps: int) -> list[int]:
     if not 1 <= steps <= T:
         raise InputError("--steps", f"{steps} is not between 1 and the model's T = {T}")
     return [round(T * (steps - k) / steps) for k in range(steps + 1)]
+
+
+def karras_times(gamma: Tensor, steps: int, rho: float = 7.0) -> list[int]:
+    """T = t_1 > t_2 > … > 0: those nearest to equal steps in σ^{1/ρ}, σ = e^{γ/2}  [Karras et al. 2022 (5)].
+
+    Args:
+        gamma: γ_t for t = 1 … T, increasing.
+        steps: how many; fewer where two would meet in one t.
+        rho: ρ; the larger, the more of the steps are at low noise.
+
+    Raises:
+        InputError: steps < 1 or steps > T.
+    """
+    T = len(gamma)
+    times(T, steps)  # refuses what cannot be
+    low, high = (float(end) for end in (gamma[0] / (2 * rho), gamma[-1] / (2 * rho)))
+    roots = torch.linspace(math.exp(high), math.exp(low), steps, dtype=torch.float64)
+    wanted = 2 * rho * roots.log()
+    nearest = (gamma.double()[None, :] - wanted[:, None]).abs().argmin(1) + 1
+    return [T, *sorted({int(t) for t in nearest[1:]} - {T}, reverse=True), 0]
 
 
 def clipped(process: Process, denoised: Denoised, x_t: Tensor, t: Tensor) -> Denoised:
@@ -174,7 +309,8 @@ def trajectory(
         denoised = denoiser(x, t)
         if clip is not None:
             denoised = clipped(clip, denoised, x, t)
+        x = sampler.corrected(x, denoised, t, before)
         law = sampler.step(x, denoised, t, s, before)
-        before = Before(t, denoised)
+        before = Before(t, denoised, x, before and before._replace(earlier=None))
         x = law.sample(noise(number)) if bool((law.var > 0).any()) else law.mean
         yield State(then, x, denoised)

@@ -15,7 +15,20 @@ from nelbo.analytic import GaussianData
 from nelbo.bounds import REVERSE_VARIANCES
 from nelbo.diffusion import Denoised, Denoiser, Epsilon, Process
 from nelbo.errors import InputError
-from nelbo.samplers import DDIM, Ancestral, Before, DPMSolver, Sampler, clipped, times, trajectory
+from nelbo.samplers import (
+    DDIM,
+    Ancestral,
+    Before,
+    DPMSolver,
+    Heun,
+    Sampler,
+    UniPC,
+    clipped,
+    exponential_weights,
+    karras_times,
+    times,
+    trajectory,
+)
 from nelbo.schedules import Schedule
 
 D = 3
@@ -143,24 +156,84 @@ def test_ddim_0_converges_to_the_probability_flow_at_first_order() -> None:
     assert order == pytest.approx(1.0, abs=0.1)
 
 
-def test_dpm_solver_converges_to_the_probability_flow_at_second_order() -> None:
-    """Down to a fixed t > 0, steps even in t and so uneven in λ: the slope of the error is −2, and DDIM's is −1."""
-    T, end, counts = 4096, 512, [28, 56, 112, 224]
-    process, data = Process(schedule_of("linear", T)), GaussianData(MEAN, COV)
+def flow_errors(sampler: Sampler, counts: list[int], data: GaussianData, process: Process) -> list[float]:
+    """How far a sampler is from the exact flow at a fixed t > 0, in so many steps, even in t and so uneven in λ."""
+    T, end = process.schedule.T, process.schedule.T // 8
     x_T, alpha_bar = gaussians(20, D), process.schedule.alpha_bar
     spread = [(alpha_bar[t] * data.eigenvalues + 1 - alpha_bar[t]).sqrt() for t in (T, end)]
     start = (x_T - alpha_bar[T].sqrt() * data.mean) @ data.basis
     exact = alpha_bar[end].sqrt() * data.mean + (start * spread[1] / spread[0]) @ data.basis.T
-    orders = {}
+    errors = []
+    for steps in counts:
+        grid = [T - k * (T - end) // steps for k in range(steps + 1)]
+        *_, last = trajectory(sampler, data.denoiser(process), x_T, grid, lambda k: x_T)
+        errors.append(float((last.x - exact).abs().max()))
+    return errors
+
+
+def test_dpm_solver_converges_to_the_probability_flow_at_second_order() -> None:
+    """Down to a fixed t > 0, steps even in t and so uneven in λ: the slope of the error is −2, and DDIM's is −1."""
+    counts, orders = [28, 56, 112, 224], {}
+    process, data = Process(schedule_of("linear", 4096)), GaussianData(MEAN, COV)
     for name, sampler in (("dpm++", DPMSolver(process)), ("ddim", DDIM(process))):
-        errors = []
-        for steps in counts:
-            grid = [T - k * (T - end) // steps for k in range(steps + 1)]
-            *_, last = trajectory(sampler, data.denoiser(process), x_T, grid, lambda k: x_T)
-            errors.append(float((last.x - exact).abs().max()))
+        errors = flow_errors(sampler, counts, data, process)
         orders[name] = -np.polyfit(np.log(counts), np.log(errors), 1)[0]
     assert orders["dpm++"] == pytest.approx(2.0, abs=0.2)
     assert orders["ddim"] == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize(("name", "order"), [("heun", 2.0), ("unipc", 3.0)])
+def test_the_declared_order_is_the_measured_one(name: str, order: float) -> None:
+    """The slope of the error in log–log, where rounding t to integers no longer shows."""
+    process, data = Process(schedule_of("linear", 4096)), GaussianData(MEAN, COV)
+    sampler = Heun(process, data.denoiser(process)) if name == "heun" else UniPC(process)
+    counts = [28, 56, 112, 224]
+    errors = flow_errors(sampler, counts, data, process)
+    assert -np.polyfit(np.log(counts), np.log(errors), 1)[0] == pytest.approx(order, abs=0.25)
+
+
+def test_weights_integrate_polynomials_against_the_exponential() -> None:
+    """For D = λ², through three nodes, ∫ e^{λ−b} λ² dλ = [e^{λ−b}(λ² − 2λ + 2)]; for D = 1 the weights' sum."""
+    times_, a, b = torch.tensor([[0.3, 1.1, -0.4]]).double(), torch.tensor([0.3]).double(), torch.tensor([2.9]).double()
+    weights = exponential_weights(times_, a, b)
+
+    def primitive(x: torch.Tensor) -> torch.Tensor:
+        return (x - b).exp() * (x**2 - 2 * x + 2)
+
+    torch.testing.assert_close((weights * times_**2).sum(1), primitive(b) - primitive(a), rtol=1e-13, atol=0)
+    torch.testing.assert_close(weights.sum(1), 1 - (a - b).exp(), rtol=1e-13, atol=0)
+
+
+@schedules_at_30
+def test_unipc_and_heun_begin_and_end_with_ddim(name: str) -> None:
+    """A first step of UniPC looks at one x̂_0, as DDIM does; to s = 0 every rule gives x̂_0."""
+    process = Process(schedule_of(name, 30))
+    x_t, denoised, t = arbitrary(30, process)
+    half = slice(1, 30)
+    said = Denoised(denoised.x_0[half], denoised.eps[half])
+    ours = UniPC(process).step(x_t[half], said, t[half], t[half] - 1)
+    theirs = DDIM(process, 0.0).step(x_t[half], said, t[half], t[half] - 1)
+    torch.testing.assert_close(ours.mean, theirs.mean, rtol=1e-8, atol=1e-8)
+    zero = torch.zeros_like(t)
+    for sampler in (UniPC(process), Heun(process, lambda x, t: denoised)):
+        torch.testing.assert_close(sampler.step(x_t, denoised, t, zero).mean, denoised.x_0, rtol=1e-9, atol=1e-10)
+
+
+def test_karras_times_are_even_in_the_root_of_sigma() -> None:
+    """On a fine grid, σ^{1/7} of the chosen t is even to the grid's spacing; from T to 1, then 0; none comes twice."""
+    gamma = schedule_of("linear", 4096).gamma[1:]
+    grid = karras_times(gamma, 12)
+    assert (grid[0], grid[-2], grid[-1], len(grid)) == (4096, 1, 0, 13)
+    roots = (gamma[torch.tensor(grid[:-1]) - 1] / 14).exp()
+    steps = roots.diff()
+    assert float(steps.std() / steps.mean().abs()) < 0.02
+    for count in (1, 2, 29, 30):
+        few = karras_times(schedule_of("cosine", 30).gamma[1:], count)
+        assert few[0] == 30
+        assert few[-1] == 0
+        assert all(a > b for a, b in pairwise(few))
+    with pytest.raises(InputError, match="--steps"):
+        karras_times(gamma[:10], 11)
 
 
 @schedules_at_30

@@ -45,6 +45,8 @@ def build_app(argv: Sequence[str]) -> App:
     app.command(train_app(argv))
     for command in (commands.sample, commands.score, commands.features, commands.compare, commands.info):
         app.command(command)
+    app.command(commands.import_, name="import")
+    app.command(commands.export)
     return app
 
 

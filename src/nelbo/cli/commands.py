@@ -1,4 +1,4 @@
-"""``sample``, ``score``, ``compare`` and ``info``."""
+"""``sample``, ``score``, ``compare``, ``info``, ``import`` and ``export``."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def sample(
         A .png (one grid), .gif (the denoising), .npz (the exact levels) or a folder of PNGs; it must not exist.
         A new grid in RUN/samples if left out.
     sampler
-        ancestral, ddim, or dpm++, which needs the fewest steps.
+        ancestral, ddim, or one that needs few steps: dpm++, unipc or heun.
     steps
-        Network evaluations per image; 200 (ddim), 20 (dpm++) or all (ancestral) unless told. Of a gan: how many G(z)
+        Network evaluations per image; 200 (ddim), all (ancestral) or 20 (others) unless told. Of a gan: how many G(z)
         each image is chosen from, by a Metropolis–Hastings chain that the discriminator judges; 1 unless told.
     eta
         DDIM's η, from 0 (deterministic) to 1 (as random as ancestral).
@@ -336,3 +336,56 @@ def shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return str(value)
+
+
+def import_(
+    folder: Path,
+    run: Path,
+    /,
+    *,
+    data: Annotated[DataOptions, READING] = DataOptions(),
+    label: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
+) -> None:
+    """Make a run of a diffusers folder: a UNet2DModel and its scheduler, in JSON and safetensors. Prints the run.
+
+    ```
+    nelbo import ddpm-cifar10-32/ runs/theirs --data cifar10
+    nelbo score runs/theirs --limit 100
+    ```
+
+    Outputs, β and predictions are those of diffusers; pickled weights are not opened.
+
+    Parameters
+    ----------
+    folder
+        With unet/ and scheduler/, as save_pretrained of a pipeline makes it; or of the network alone, with
+        scheduler_config.json beside config.json.
+    run
+        The run directory to make; it must not exist.
+    label
+        The class whose images are drawn and scored, where the network has to be told one.
+    """
+    from nelbo.jobs.interchange import import_folder
+
+    print(import_folder(folder, run, data=data if data.model_fields_set else None, label=label).path)
+
+
+def export(run: Path, folder: Path, /, *, weights: str = "ema") -> None:
+    """Write a run as a diffusers folder, which DDPMPipeline.from_pretrained loads. Prints the folder.
+
+    ```
+    nelbo export runs/theirs ddpm-fine-tuned/
+    ```
+
+    Parameters
+    ----------
+    run
+        Of a ddpm with diffusers' network: one that 'nelbo import' made, or that was trained from one by --config.
+    folder
+        The folder to make; it must not exist.
+    weights
+        ema (the moving average) or raw.
+    """
+    from nelbo.jobs.interchange import export_run
+
+    print(export_run(run, folder, weights))

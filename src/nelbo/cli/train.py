@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Group, Parameter
+from pydantic import create_model
 
 from nelbo.config.families import family_module, family_names, family_summary, family_word
 from nelbo.errors import InputError
-from nelbo.options import DataOptions, TrainingOptions
+from nelbo.options import DataOptions, FamilyOptions, Options, TrainingOptions
 
 HELP = """Train a model. Prints the run directory; progress goes to stderr.
 
@@ -51,9 +52,19 @@ def asked_family(argv: Sequence[str]) -> str | None:
     return family_word(argv[1])
 
 
+def on_the_command_line(kind: type[FamilyOptions]) -> Any:
+    """The settings of a family without those that only a file can hold."""
+    shown = {
+        name: (field.annotation, field)
+        for name, field in kind.model_fields.items()
+        if not field.json_schema_extra  # see nelbo.options.IN_FILES
+    }
+    return create_model(kind.__name__, __base__=Options, **shown)  # type: ignore[call-overload]
+
+
 def family_command(family: str) -> App:
     """The command of one family."""
-    kind: Any = family_module(family).OPTIONS
+    kind = on_the_command_line(family_module(family).OPTIONS)
     model_group, data_group, recipe_group = Group("Model"), Group("Data"), Group("Training")
 
     def command(

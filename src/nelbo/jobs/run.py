@@ -19,7 +19,13 @@ WEIGHTS = {"ema": "ema", "raw": "model"}
 
 
 def read_data(options: DataOptions) -> Dataset:
-    """The data set that these options describe."""
+    """The data set that these options describe.
+
+    Raises:
+        InputError: they name none, or it cannot be used.
+    """
+    if not options.data:
+        raise InputError("--data", "the run was imported, and names no data; add --data SPEC")
     return load_data(
         options.data,
         size=options.height_width,

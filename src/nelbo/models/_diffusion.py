@@ -23,11 +23,11 @@ from nelbo.flow import (
 from nelbo.likelihoods import to_unit
 from nelbo.models.base import Form, Frame, LikelihoodModel, SampleSettings
 from nelbo.rng import Draws, Stream, normal
-from nelbo.samplers import DDIM, Ancestral, DPMSolver, Sampler, trajectory
+from nelbo.samplers import DDIM, Ancestral, DPMSolver, Heun, Sampler, UniPC, clipped, karras_times, trajectory
 
-SAMPLERS = ("ancestral", "ddim", "dpm++")
+SAMPLERS = ("ancestral", "ddim", "dpm++", "unipc", "heun")
 QUICK_STEPS, FAST_STEPS, GLANCE_STEPS = 200, 20, 25
-"""Network evaluations of an image: by ddim, by dpm++, and for a look while training."""
+"""Network evaluations of an image: by ddim, by those of higher order, and for a look while training."""
 EXACT_DIVERGENCE = 16
 """Up to so many dimensions the flow's divergence is exact: it takes a backward pass for each."""
 
@@ -81,13 +81,29 @@ class DiffusionModel(LikelihoodModel):
             raise InputError("--sampler", f"{name!r} is not a sampler{nearest(name, SAMPLERS)} (samplers: {known})")
         if name != "ddim" and settings.eta is not None:
             raise InputError("--eta", "only ddim has an η; leave it out, or use --sampler ddim")
-        steps = {"ancestral": None, "ddim": self.quick_steps, "dpm++": min(FAST_STEPS, self.quick_steps)}[name]
+        fast = min(FAST_STEPS, self.quick_steps)
+        if name == "heun":
+            chain = self.spaced((1 + (settings.steps or fast)) // 2)  # all of its steps but the last take two
+            return Heun(chain.process, clipping(chain) if settings.clip else chain.denoiser), chain
+        if name == "unipc":
+            chain = self.spaced(settings.steps or fast)
+            return UniPC(chain.process), chain
+        steps = {"ancestral": None, "ddim": self.quick_steps, "dpm++": fast}[name]
         chain = self.chain(settings.steps or steps)
         if name == "ancestral":
             return Ancestral(chain.process, self.reverse_variance), chain
         if name == "dpm++":
             return DPMSolver(chain.process), chain
         return DDIM(chain.process, 1.0 if settings.eta is None else settings.eta), chain
+
+    def spaced(self, steps: int) -> Chain:
+        """The steps of Karras et al. 2022 among those of the chain whose bound is scored.
+
+        Raises:
+            InputError: it has not so many steps.
+        """
+        chain = self.chain(None)
+        return chain._replace(grid=karras_times(chain.process.schedule.gamma[1:], steps))
 
     @abstractmethod
     def over_t(self, x: Tensor, draws: Draws, pieces: int) -> tuple[Tensor, Tensor]:
@@ -169,5 +185,14 @@ class DiffusionModel(LikelihoodModel):
 
     def describe_sampling(self, settings: SampleSettings) -> str:
         sampler, chain = self.way(settings)
-        name = f"ddim, η = {sampler.eta:g}" if isinstance(sampler, DDIM) else settings.sampler
-        return f"{name}, {len(chain.grid) - 1} steps" + (", x̂_0 clipped to [−1, 1]" if settings.clip else "")
+        name, steps = settings.sampler, len(chain.grid) - 1
+        if isinstance(sampler, DDIM):
+            name = f"ddim, η = {sampler.eta:g}"
+        if isinstance(sampler, Heun):
+            name = f"heun, {2 * steps - 1} evaluations"
+        return f"{name}, {steps} steps" + (", x̂_0 clipped to [−1, 1]" if settings.clip else "")
+
+
+def clipping(chain: Chain) -> Denoiser:
+    """The chain's denoiser with x̂_0 held to [−1, 1]."""
+    return lambda x_t, t: clipped(chain.process, chain.denoiser(x_t, t), x_t, t)

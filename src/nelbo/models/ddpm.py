@@ -12,20 +12,23 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from nelbo.bounds import VARIANCES, WEIGHTS, Bound, LossProfile, prior_term
 from nelbo.diffusion import PARAMETERIZATIONS, Denoised, Process, along
 from nelbo.diffusion.continuous import from_eps, from_velocity, from_x_0
+from nelbo.errors import InputError
 from nelbo.flow import ProbabilityFlow
 from nelbo.likelihoods import DiscretizedNormal, to_unit
 from nelbo.models._chain import ChainBound
 from nelbo.models._diffusion import Chain, DiffusionModel
 from nelbo.models.base import Form
 from nelbo.nn import UNetOptions
+from nelbo.nn.unet2d import UNet2D, UNet2DOptions
+from nelbo.options import IN_FILES
 from nelbo.rng import Draws, Stream
 from nelbo.samplers import times
-from nelbo.schedules import SCHEDULES
+from nelbo.schedules import SCHEDULES, Schedule
 from nelbo.units import bits_per_dim
 
 DECODER_SHARE = 16
@@ -40,6 +43,9 @@ VIEWS = {"v": from_velocity, "x0": from_x_0, "eps": from_eps}
 """Both views of z at any γ, from what the network predicts."""
 UNIFORM_SHARE = {"bound": 0.1, "hybrid": 0.5}
 """The share of t that is drawn uniformly, and not by the loss profile."""
+
+
+Beta = Annotated[float, Field(gt=0, lt=1)]
 
 
 class DDPMOptions(UNetOptions):
@@ -57,6 +63,12 @@ class DDPMOptions(UNetOptions):
     "σ_t² of the reverse step; beta costs bits on images at any T, as it is not the posterior's; learned lies between."
     decoder_variance: Literal["beta_1", "learned"] = "learned"
     "The variance of p(x_0|x_1): β_1, or learned for each pixel."
+    betas: Annotated[tuple[Beta, ...], IN_FILES] = ()
+    "β_1 … β_T themselves, instead of a schedule."
+    unet2d: Annotated[UNet2DOptions | None, IN_FILES] = None
+    "diffusers' UNet2DModel instead of nelbo's own network, by the settings that it has there."
+    label: Annotated[int | None, Field(ge=0)] = None
+    "The class whose images are drawn and scored, of a network that has to be told one."
 
 
 class DDPM(DiffusionModel):
@@ -76,7 +88,7 @@ class DDPM(DiffusionModel):
     def __init__(self, options: DDPMOptions, shape: tuple[int, int, int], levels: int) -> None:
         super().__init__(shape, levels)
         self.options = options
-        schedule = SCHEDULES[options.schedule](options.timesteps)
+        schedule = schedule_of(options)
         self.process = Process(schedule)
         self.parameterization = PARAMETERIZATIONS[options.predict](schedule)
         self.reverse_variance = options.reverse_variance
@@ -85,7 +97,7 @@ class DDPM(DiffusionModel):
         self.learned_variance = options.reverse_variance == "learned"
         self.learned_decoder = options.decoder_variance == "learned"
         self.outputs = 1 + self.learned_decoder + self.learned_variance
-        self.network = options.network(shape[0], self.outputs * shape[0])
+        self.network = network_of(options, shape[0], self.outputs * shape[0])
         if options.objective in WEIGHTS:
             self.weight = WEIGHTS[options.objective](schedule) / schedule.snr
         self.profile = LossProfile(schedule.T, floor=UNIFORM_SHARE.get(options.objective, 1.0))
@@ -97,9 +109,13 @@ class DDPM(DiffusionModel):
 
     # Prediction
 
+    def time(self, t: Tensor) -> Tensor:
+        """t = 1 … T as the network counts it: up to 1, or as diffusers does from 0 to T − 1."""
+        return t / self.T if self.options.unet2d is None else t - 1
+
     def ask(self, x_t: Tensor, t: Tensor) -> tuple[Denoised, Tensor]:
         """What the network says of x_t, and ln of the decoder's standard deviation (used at t = 1 only)."""
-        parts = iter(self.network(x_t, t / self.T).float().chunk(self.outputs, dim=1))
+        parts = iter(self.network(x_t, self.time(t)).float().chunk(self.outputs, dim=1))
         denoised = self.parameterization.denoised(next(parts), x_t, t)
         log_std = 0.5 * self.process.schedule.beta[1].log().to(x_t)
         if self.learned_decoder:
@@ -211,7 +227,7 @@ class DDPM(DiffusionModel):
             after = torch.searchsorted(gamma_of[1:].contiguous(), gamma.contiguous()).clamp(1, self.T - 1) + 1
             low, high = gamma_of[after - 1], gamma_of[after]
             t = after - 1 + (gamma - low) / (high - low)
-            output = self.network(z.float(), (t / self.T).float())[:, : self.shape[0]].float()
+            output = self.network(z.float(), self.time(t).float())[:, : self.shape[0]].float()
             return view(output, z.float(), gamma)
 
         return ProbabilityFlow(denoise, float(gamma_of[1]), float(gamma_of[-1]))
@@ -234,6 +250,47 @@ class DDPM(DiffusionModel):
 
     def chain(self, steps: int | None) -> Chain:
         return Chain(self.process, self.denoise, times(self.T, steps or self.T))
+
+
+def schedule_of(options: DDPMOptions) -> Schedule:
+    """The schedule that the settings name, or its β themselves.
+
+    Raises:
+        InputError: not T of them, or a schedule that T does not allow.
+    """
+    if not options.betas:
+        return SCHEDULES[options.schedule](options.timesteps)
+    if len(options.betas) != options.timesteps:
+        raise InputError("betas", f"holds {len(options.betas)} numbers, and timesteps is {options.timesteps}")
+    return Schedule(torch.tensor(options.betas, dtype=torch.float64))
+
+
+def network_of(options: DDPMOptions, inputs: int, outputs: int) -> nn.Module:
+    """nelbo's own network, or that of diffusers.
+
+    Raises:
+        InputError: the settings of the latter do not fit the model.
+    """
+    theirs = options.unet2d
+    if theirs is None:
+        if options.label is not None:
+            raise InputError("--label", "nelbo's own network knows no classes; leave it out")
+        return options.network(inputs, outputs)
+    for name, own, other in (("in", theirs.in_channels, inputs), ("out", theirs.out_channels, outputs)):
+        if own != other:
+            raise InputError(f"unet2d: {name}_channels", f"{own}, where this model of these images needs {other}")
+    if theirs.time_embedding_type == "fourier":
+        raise InputError("unet2d: time_embedding_type", "fourier is of noise levels, and a ddpm counts steps")
+    if theirs.class_embed_type == "identity":
+        raise InputError(
+            "unet2d: class_embed_type", "identity takes features, and a run has only the number of a class"
+        )
+    if theirs.conditional != (options.label is not None):
+        mend = "add --label CLASS" if theirs.conditional else "leave --label out"
+        raise InputError("--label", f"the network knows {'classes' if theirs.conditional else 'no classes'}; {mend}")
+    if theirs.num_class_embeds is not None and (options.label or 0) >= theirs.num_class_embeds:
+        raise InputError("--label", f"{options.label} is not among the classes 0 … {theirs.num_class_embeds - 1}")
+    return UNet2D(theirs, options.label)
 
 
 OPTIONS, MODEL = DDPMOptions, DDPM

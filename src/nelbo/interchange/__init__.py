@@ -1,0 +1,5 @@
+"""Other libraries' formats."""
+
+from nelbo.interchange.pipelines import Pipeline, read_pipeline, write_pipeline
+
+__all__ = ["Pipeline", "read_pipeline", "write_pipeline"]
