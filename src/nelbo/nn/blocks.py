@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nelbo.nn.attention import attention
+
 HEAD_WIDTH = 32
-SHORT = 256
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -107,17 +108,6 @@ class SelfAttention(nn.Module):
         q, k, v = qkv.transpose(-1, -2).unbind(1)
         mixed = attention(q, k, v)
         return x + self.out(mixed.transpose(-1, -2).reshape(B, C, H, W))
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q kᵀ/√d) v, shape (B, heads, positions, d).
-
-    Up to 256 positions the product itself is used: on a CPU the kernel that never holds it takes two to three times as
-    long there.
-    """
-    if q.shape[-2] > SHORT:
-        return F.scaled_dot_product_attention(q, k, v)
-    return (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(-1) @ v
 
 
 class Stage(nn.Module):

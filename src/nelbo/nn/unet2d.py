@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nelbo.errors import InputError
-from nelbo.nn.blocks import attention
+from nelbo.nn.attention import attention
 from nelbo.options import Options
 
 ACTIVATIONS = {"silu": nn.SiLU, "swish": nn.SiLU, "mish": nn.Mish, "gelu": nn.GELU, "relu": nn.ReLU}
@@ -166,6 +166,13 @@ class Features(nn.Module):
         return self.linear_2(F.silu(self.linear_1(x)))
 
 
+class GroupNorm(nn.GroupNorm):
+    """Group norm in float32, under autocast too: on a CPU it takes a third of the time that it takes in bfloat16."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float()) if x.dtype == torch.bfloat16 else super().forward(x)
+
+
 class ResnetBlock(nn.Module):
     """(x + conv(act(norm(conv(act(norm(x))) + e)))) / scale, e from the features of the time.
 
@@ -183,10 +190,10 @@ class ResnetBlock(nn.Module):
         super().__init__()
         groups, eps = options.norm_num_groups, options.norm_eps
         self.modulates = options.resnet_time_scale_shift == "scale_shift"
-        self.norm1 = nn.GroupNorm(groups, a, eps)
+        self.norm1 = GroupNorm(groups, a, eps)
         self.conv1 = nn.Conv2d(a, b, 3, padding=1)
         self.time_emb_proj = nn.Linear(features, (1 + self.modulates) * b)
-        self.norm2 = nn.GroupNorm(groups, b, eps)
+        self.norm2 = GroupNorm(groups, b, eps)
         self.dropout = nn.Dropout(options.dropout)
         self.conv2 = nn.Conv2d(b, b, 3, padding=1)
         self.conv_shortcut = nn.Conv2d(a, b, 1) if a != b else None
@@ -232,7 +239,7 @@ class AttentionBlock(nn.Module):
         if not self.heads:
             raise InputError("attention_head_dim", f"{head} is more than the {channels} channels of a block")
         inner = self.heads * head
-        self.group_norm = nn.GroupNorm(groups, channels, options.norm_eps) if groups else None
+        self.group_norm = GroupNorm(groups, channels, options.norm_eps) if groups else None
         self.to_q, self.to_k, self.to_v = (nn.Linear(channels, inner) for _ in range(3))
         self.to_out = nn.ModuleList([nn.Linear(inner, channels)])
         self.scale = scale
@@ -379,7 +386,7 @@ class UNet2D(nn.Module):
         self.down_blocks = nn.ModuleList(self.on_the_way_down(features))
         self.mid_block = Middle(options, widths[-1], features) if options.mid_block_type != "none" else None
         self.up_blocks = nn.ModuleList(self.on_the_way_up(features))
-        self.conv_norm_out = nn.GroupNorm(options.norm_num_groups, first, options.norm_eps)
+        self.conv_norm_out = GroupNorm(options.norm_num_groups, first, options.norm_eps)
         self.conv_out = nn.Conv2d(first, options.out_channels, 3, padding=1)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
