@@ -1,0 +1,169 @@
+"""Which sampler at which number of network evaluations: KD to 1,000-step ancestral samples. Writes docs/samplers.md.
+
+    python bench/samplers.py RUN [--samples 1000] [--evaluations 5 8 10 15 20]      RUN: a ddpm or vdm
+
+The reference is drawn once, with another seed, and kept in RUN/samples/reference.npz.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+import torch
+from torch import Tensor
+
+from nelbo.files import whole
+from nelbo.jobs.features import open_features
+from nelbo.jobs.run import Run
+from nelbo.jobs.sample import collect
+from nelbo.metrics.distances import kernel_distance
+from nelbo.metrics.quality import READABLE, in_batches
+from nelbo.models.base import GenerativeModel, SampleSettings
+
+DOCS = Path(__file__).parents[1] / "docs"
+WAYS = {
+    "ddim, η = 0": {"sampler": "ddim", "eta": 0.0},
+    "ddim, η = 1": {"sampler": "ddim", "eta": 1.0},
+    "dpm++": {"sampler": "dpm++"},
+    "unipc": {"sampler": "unipc"},
+    "heun": {"sampler": "heun"},
+}
+REFERENCE_SEED, FEW = 1, 64
+
+PAGE = """# Samplers: how few evaluations will do?
+
+`{command}`: {n:,} samples at each, {threads} CPU threads. KD-{space} (times {scale:,}) between them and as many samples
+of {reference:,} ancestral steps of another seed; ± its standard error. Two such sets from one law have 0 in expectation.
+Readable: a classifier is sure of its class, with probability {readable} or more; of the reference {share:.3f} are.
+
+| sampler | evaluations | KD | readable | seconds for {few} images |
+| --- | --- | --- | --- | --- |
+{rows}
+
+{best}
+
+![KD against evaluations](images/samplers.png)
+"""
+
+
+class Row(NamedTuple):
+    """What one way of drawing gave."""
+
+    name: str
+    evaluations: int
+    kd: float
+    error: float
+    readable: float
+    seconds: float
+
+
+def drawn(model: GenerativeModel, n: int, settings: SampleSettings, seed: int = 0) -> Tensor:
+    """n images as levels."""
+    return collect(model, n, seed, settings, 250, keep_frames=False)[0]
+
+
+def reference(run: Run, model: GenerativeModel, n: int) -> Tensor:
+    """Ancestral samples over every step, from the file if it has so many."""
+    place = run.path / "samples" / "reference.npz"
+    if place.exists():
+        images = torch.from_numpy(np.load(place)["images"])
+        if len(images) >= n:
+            return images[:n]
+    images = drawn(model, n, SampleSettings(sampler="ancestral"), REFERENCE_SEED)
+    with whole(place) as aside:
+        np.savez_compressed(aside, images=images.numpy())
+    return images
+
+
+def timed(model: GenerativeModel, settings: SampleSettings) -> float:
+    """Seconds for a few images, the model in memory; the better of two."""
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        model.sample(FEW, settings=settings)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def draw_plot(rows: list[Row], path: Path) -> None:
+    """KD against evaluations, a line for each sampler."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    for name in WAYS:
+        own = [row for row in rows if row.name == name]
+        axes.errorbar([r.evaluations for r in own], [r.kd for r in own], [r.error for r in own], marker="o", label=name)
+    axes.axhline(0.0, color="grey", linewidth=0.8)
+    axes.set(xlabel="network evaluations per image", ylabel="KD to 1,000-step samples", yscale="symlog")
+    axes.set_yscale("symlog", linthresh=max(row.error for row in rows))
+    axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Measure, and write the page and its figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--evaluations", type=int, nargs="+", default=[5, 8, 10, 15, 20])
+    given = parser.parse_args()
+    run = Run(given.run)
+    model, space = run.model(), open_features(None, run.dataset, "auto")
+
+    def readable(images: Tensor) -> float:
+        return float((in_batches(space.classify, images).max(1).values >= READABLE).double().mean())
+
+    theirs = reference(run, model, given.samples)
+    of_reference = in_batches(space.embed, theirs)
+    rows = []
+    for count in given.evaluations:
+        for name, words in WAYS.items():
+            settings = SampleSettings(steps=count, **words)  # type: ignore[arg-type]
+            images = drawn(model, given.samples, settings)
+            found = kernel_distance(in_batches(space.embed, images), of_reference)
+            evaluations = count - (name == "heun" and count % 2 == 0)
+            rows.append(
+                Row(name, evaluations, found.value, found.stderr or 0.0, readable(images), timed(model, settings))
+            )
+            print(rows[-1], flush=True)
+    write(rows, run, given.samples, space.name, readable(theirs))
+
+
+def write(rows: list[Row], run: Run, n: int, space: str, share: float) -> None:
+    """docs/samplers.md and its figure."""
+    draw_plot(rows, DOCS / "images" / "samplers.png")
+    scale = 1000
+    within = sorted((row for row in rows if row.kd <= row.error), key=lambda row: (row.evaluations, row.kd))
+    best = "None is within its error of the reference."
+    if within:
+        first = within[0]
+        best = f"The fewest evaluations within its error: **{first.name}**, {first.evaluations}, {first.seconds:.2f} s."
+    lines = [
+        f"| {r.name} | {r.evaluations} | {scale * r.kd:.2f} ± {scale * r.error:.2f} "
+        f"| {r.readable:.3f} | {r.seconds:.2f} |"
+        for r in sorted(rows, key=lambda row: (row.evaluations, row.name))
+    ]
+    page = PAGE.format(
+        command=f"python bench/samplers.py {run.path.name}",
+        n=n,
+        threads=torch.get_num_threads(),
+        space=space,
+        scale=scale,
+        reference=1000,
+        readable=READABLE,
+        share=share,
+        few=FEW,
+        rows="\n".join(lines),
+        best=best,
+    )
+    (DOCS / "samplers.md").write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
