@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint types check bench simplifications agreement objectives anomalies estimators gamma inference targets clean
+.PHONY: setup demo test lint types check bench samplers simplifications agreement objectives anomalies estimators gamma inference targets clean
 
 setup: $(READY)
 
@@ -47,6 +47,9 @@ simplifications: setup
 
 agreement: setup
 	$(BIN)/python bench/forms.py
+
+samplers: setup
+	$(BIN)/python bench/samplers.py runs/mnist-vdm
 
 targets: setup
 	$(BIN)/python bench/targets.py

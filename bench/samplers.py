@@ -38,7 +38,7 @@ REFERENCE_SEED, FEW = 1, 64
 PAGE = """# Samplers: how few evaluations will do?
 
 `{command}`: {n:,} samples at each, {threads} CPU threads. KD-{space} (times {scale:,}) between them and as many samples
-of {reference:,} ancestral steps of another seed; ± its standard error. Two such sets from one law have 0 in expectation.
+of {reference:,} ancestral steps of another seed; ± its standard error. Two sets from one law have 0 in expectation.
 Readable: a classifier is sure of its class, with probability {readable} or more; of the reference {share:.3f} are.
 
 | sampler | evaluations | KD | readable | seconds for {few} images |
