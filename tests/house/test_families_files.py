@@ -8,7 +8,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from torch import nn
 
-from nelbo.config import family_module, family_names
+from nelbo.config.families import family_module, family_names
 from nelbo.errors import InputError
 from nelbo.jobs import run as runs
 

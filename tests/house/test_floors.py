@@ -93,3 +93,12 @@ def test_floors_stand_in_contributing() -> None:
 def test_the_front_door_does_not_wait_for_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_help_waits_for_nothing_that_it_does_not_print() -> None:
+    """Neither for what computes nor for what reads and checks options: these take longer to import than all the rest."""
+    code = (
+        "import sys; from nelbo.cli.app import run; run(['--help']);"
+        "sys.exit(bool({'torch', 'numpy', 'pydantic', 'matplotlib'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, stdout=subprocess.DEVNULL).returncode == 0

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from machine_helpers import call, call_well, same_tensors, tensors_of
 
-from nelbo.config import family_names
+from nelbo.config.families import family_names
 
 DIFFUSION = (("--timesteps", "2"), ("--steps", "4"), "prior_bits_per_dim_at_most")
 FAMILIES = {

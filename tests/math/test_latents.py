@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nelbo.config import family_module
+from nelbo.config.families import family_module
 from nelbo.errors import InputError
 from nelbo.models.base import GenerativeModel, SampleSettings
 

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import ast
 import errno
+import importlib
 import os
 import re
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import cyclopts
 from cyclopts import App, Parameter
-from pydantic import ValidationError
 
 from nelbo import __version__
-from nelbo.cli import commands
-from nelbo.cli.train import train_app
-from nelbo.config.check import first_problem
+from nelbo.cli.families import train_app
 from nelbo.errors import InputError
 
+COMMANDS = {name: name for name in ("sample", "score", "features", "compare", "info", "export")} | {"import": "import_"}
+"""Every command but train, and its function in :mod:`nelbo.cli.commands`."""
 HELP = """Train, sample and score images with generative models whose bounds you can check.
 
 ```
@@ -32,7 +34,10 @@ Every command has a --help with examples. RUN is the directory that 'train' made
 
 
 def build_app(argv: Sequence[str]) -> App:
-    """All commands; of the families, the one that ``argv`` asks for has its options."""
+    """All commands; the one that ``argv`` asks for has its options, the others no more than a line of help.
+
+    So ``--help`` waits for little: what reads and checks options takes longer to import than to print.
+    """
     app = App(
         name="nelbo",
         help=HELP,
@@ -43,11 +48,20 @@ def build_app(argv: Sequence[str]) -> App:
         suppress_keyboard_interrupt=False,
     )
     app.command(train_app(argv))
-    for command in (commands.sample, commands.score, commands.features, commands.compare, commands.info):
-        app.command(command)
-    app.command(commands.import_, name="import")
-    app.command(commands.export)
+    lines = summaries()
+    for name, function in COMMANDS.items():
+        if name in argv[:1]:
+            app.command(getattr(importlib.import_module("nelbo.cli.commands"), function), name=name)
+        else:
+            app.command(App(name=name, help=lines[function]))
     return app
+
+
+def summaries() -> dict[str, str]:
+    """The first line of each function in :mod:`nelbo.cli.commands`, without importing it."""
+    text = Path(__file__).with_name("commands.py").read_text(encoding="utf-8")
+    functions = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
+    return {node.name: (ast.get_docstring(node) or node.name).splitlines()[0] for node in functions}
 
 
 def run(argv: Sequence[str]) -> int:
@@ -94,8 +108,10 @@ def complain_of_file(error: OSError) -> int:
 def one_line(error: cyclopts.CycloptsError) -> str:
     """What is wrong with a command line, naming the option."""
     cause = error.__cause__
-    if isinstance(error, cyclopts.ValidationError) and isinstance(cause, ValidationError):
-        field, problem = first_problem(cause)
+    if isinstance(error, cyclopts.ValidationError) and type(cause).__name__ == "ValidationError":
+        from nelbo.config.check import first_problem
+
+        field, problem = first_problem(cause)  # type: ignore[arg-type]
         return f"--{field.replace('_', '-')}: {problem}"
     text = str(error)
     unused = re.match(r"Unused Tokens: \[(.*)\]", text)

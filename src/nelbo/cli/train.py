@@ -1,25 +1,13 @@
-"""``nelbo train FAMILY``: one command for each family, made of the options that the family declares."""
+"""``nelbo train FAMILY``: the command of a family, made of the options that the family declares."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Group, Parameter
 from pydantic import create_model
 
-from nelbo.config.families import family_module, family_names, family_summary, family_word
-from nelbo.errors import InputError
+from nelbo.config.families import family_module, family_summary
 from nelbo.options import DataOptions, FamilyOptions, Options, TrainingOptions
-
-HELP = """Train a model. Prints the run directory; progress goes to stderr.
-
-```
-nelbo train ddpm --data mnist
-nelbo train ddpm --data photos/ --size 64x48 --fit crop --minutes 60
-```
-
-Ctrl-C writes a checkpoint; the same command with --resume goes on. 'nelbo train FAMILY --help' lists every option.
-"""
 
 EXAMPLES = """{summary}
 
@@ -29,27 +17,6 @@ nelbo train {family} --data photos/ --size 64x48 --fit crop
 nelbo train {family} --minutes 20 --out runs/mnist --resume
 ```
 """
-
-
-def train_app(argv: Sequence[str]) -> App:
-    """``train``, with a command per family. Only the one that is asked for imports its family's module."""
-    app = App(name="train", help=HELP, help_format="markdown")
-    asked = asked_family(argv)
-    for family in family_names():
-        if family == asked:
-            app.command(family_command(family), name=family)
-        else:
-            app.command(App(name=family, help=family_summary(family)))
-    return app
-
-
-def asked_family(argv: Sequence[str]) -> str | None:
-    """The word after ``train``, if there is one, checked to be a family."""
-    if list(argv[:1]) != ["train"] or len(argv) < 2 or argv[1] in ("--help", "-h", "--version"):
-        return None
-    if argv[1].startswith("-"):
-        raise InputError("FAMILY", f"stands before the options: nelbo train FAMILY {argv[1]} …")
-    return family_word(argv[1])
 
 
 def on_the_command_line(kind: type[FamilyOptions]) -> Any:

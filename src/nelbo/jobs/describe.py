@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from nelbo.config import CONFIG
+from nelbo.config.files import CONFIG
 from nelbo.data.loading import NAMES
 from nelbo.errors import InputError, nearest
 from nelbo.jobs.run import Run, build_model, images_config, read_data

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 
-from nelbo.config import CONFIG
+from nelbo.config.files import CONFIG
 from nelbo.data import Dataset
 from nelbo.errors import InputError
 from nelbo.files import naming, replace_text, write_synced

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
-from nelbo.config import ImagesConfig, RunConfig, family_module, versions, write_run_config
 from nelbo.config.check import checked
+from nelbo.config.families import family_module
+from nelbo.config.files import ImagesConfig, RunConfig, versions, write_run_config
 from nelbo.errors import InputError
 from nelbo.interchange import Pipeline, read_pipeline, write_pipeline
 from nelbo.jobs.run import Run, build_model, images_config, read_data

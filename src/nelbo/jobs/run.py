@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
-from nelbo.config import ImagesConfig, RunConfig, family_module, read_run_config
+from nelbo.config.families import family_module
+from nelbo.config.files import ImagesConfig, RunConfig, read_run_config
 from nelbo.data import Dataset
 from nelbo.data import load as load_data
 from nelbo.errors import InputError, nearest

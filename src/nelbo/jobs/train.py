@@ -12,16 +12,8 @@ from typing import Any
 import torch
 from rich.progress import Progress
 
-from nelbo.config import (
-    CONFIG,
-    RunConfig,
-    family_module,
-    family_word,
-    merged,
-    read_user_config,
-    versions,
-    write_run_config,
-)
+from nelbo.config.families import family_module, family_word
+from nelbo.config.files import CONFIG, RunConfig, merged, read_user_config, versions, write_run_config
 from nelbo.data import Dataset
 from nelbo.data.loading import NAMES
 from nelbo.errors import InputError
