@@ -96,7 +96,7 @@ def test_the_front_door_does_not_wait_for_torch(module: str) -> None:
 
 
 def test_help_waits_for_nothing_that_it_does_not_print() -> None:
-    """Neither for what computes nor for what reads and checks options: these take longer to import than all the rest."""
+    """Neither for what computes nor for what reads and checks options: these take longer to import than all else."""
     code = (
         "import sys; from nelbo.cli.app import run; run(['--help']);"
         "sys.exit(bool({'torch', 'numpy', 'pydantic', 'matplotlib'} & set(sys.modules)))"

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from nelbo.errors import InputError
-from nelbo.nn import UNet, default_widths
-from nelbo.nn.blocks import SHORT, ChannelNorm, attention
+from nelbo.nn import UNet, UNetOptions, default_widths
+from nelbo.nn.blocks import ChannelNorm
 
 SIZES = [(5, 7), (28, 28), (3, 2), (1, 1), (8, 8), (1, 9), (16, 6)]
 
@@ -135,6 +135,8 @@ def test_time_is_heard_even_where_steps_are_close() -> None:
         ("--widths", {"widths": (), "attention": ()}),
         ("--widths", {"widths": (8, 0), "attention": ()}),
         ("--widths", {"widths": (-8,), "attention": ()}),
+        ("--blocks, --fine-blocks", {"blocks": 0}),
+        ("--blocks, --fine-blocks", {"fine_blocks": 0}),
         ("--attention", {"attention": (2,)}),
         ("--attention", {"attention": (-1,)}),
     ],
@@ -159,20 +161,6 @@ def test_default_widths_halve_the_size_at_most_to_something(height: int, width: 
     assert 2 ** (len(widths) - 1) <= max(1, min(height, width))
 
 
-@pytest.mark.parametrize("positions", [SHORT, SHORT + 1])
-def test_attention_is_torchs(positions: int) -> None:
-    """On both sides of the length at which the product gives way to torch's kernel, with gradients; to float32."""
-    q, k, v = (image(2, 3, positions, 8, seed=seed).requires_grad_() for seed in range(3))
-    weights = torch.softmax(q.double() @ k.double().transpose(-1, -2) / 8**0.5, -1)
-    expected = weights @ v.double()
-    found = attention(q, k, v)
-    torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=1e-5)
-    direction = image(*found.shape, seed=9)
-    theirs = torch.autograd.grad((expected * direction.double()).sum(), (q, k, v), retain_graph=True)
-    for mine, other in zip(torch.autograd.grad((found * direction).sum(), (q, k, v)), theirs, strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_channel_norm_is_its_definition(layout: torch.memory_format) -> None:
     """(x − mean over channels)/√(var + 1e-5) · scale + shift, pixel by pixel, whatever the layout in memory."""
@@ -185,3 +173,17 @@ def test_channel_norm_is_its_definition(layout: torch.memory_format) -> None:
     scale, shift = (p.double()[:, None, None] for p in (norm.weight, norm.bias))
     expected = centred / (centred.square().mean(1, keepdim=True) + 1e-5).sqrt() * scale + shift
     torch.testing.assert_close(norm(x).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_finest_resolution_has_blocks_of_its_own() -> None:
+    """So many on the way down and up; the others, and the coarsest with its one more, as told."""
+    network = UNet(1, 1, widths=(8, 8, 8), blocks=2, fine_blocks=1, attention=(), dropout=0.0)
+    counts = [[len(stage.blocks) for stage in stages] for stages in (network.down, network.up)]
+    assert counts == [[1, 2, 2], [1, 2, 3]]
+
+
+@pytest.mark.parametrize(("shape", "fine"), [((1, 28, 28), 1), ((3, 32, 32), 1), ((1, 8, 8), 2), ((1, 15, 40), 2)])
+def test_small_images_have_as_many_blocks_at_every_resolution(shape: tuple[int, int, int], fine: int) -> None:
+    assert UNetOptions().resolved(shape).fine_blocks == fine
+    assert UNetOptions(fine_blocks=3).resolved(shape).fine_blocks == 3
+    assert UNetOptions(widths=(8,)).resolved(shape).fine_blocks == 2

@@ -10,11 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nelbo.nn.blocks import ChannelNorm, zeroed
+from nelbo.nn.blocks import SMALL, ChannelNorm, zeroed
 from nelbo.options import FamilyOptions
-
-SMALL = 16
-"""Images with a side below this have their bits in the pixels, and get blocks there."""
 
 
 def pyramid_widths(height: int, width: int) -> tuple[int, ...]:

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from nelbo.nn.attention import attention
 
 HEAD_WIDTH = 32
+SMALL = 16
+"""Images with a side below this have their bits in the pixels, and get as many blocks there as elsewhere."""
 
 
 class ChannelNorm(nn.LayerNorm):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nelbo.errors import InputError
-from nelbo.nn.blocks import ChannelNorm, SelfAttention, Stage, TimeEmbedding, zeroed
+from nelbo.nn.blocks import SMALL, ChannelNorm, SelfAttention, Stage, TimeEmbedding, zeroed
 from nelbo.options import FamilyOptions
 
 
@@ -24,7 +24,7 @@ def default_widths(height: int, width: int) -> tuple[int, ...]:
     (32, 64, 64)
     """
     side = min(height, width)
-    widths, most = [64] if side < 16 else [32], 64 if side < 64 else 256
+    widths, most = [64] if side < SMALL else [32], 64 if side < 64 else 256
     while side >= 8 and len(widths) < 5:
         side = (side + 1) // 2
         widths.append(min(2 * widths[-1], most))
@@ -38,6 +38,8 @@ class UNetOptions(FamilyOptions):
     "Channels at each resolution, finest first; chosen for the data if left out."
     blocks: Annotated[int, Field(ge=1, le=16)] = 2
     "Residual blocks at each resolution, down and up."
+    fine_blocks: Annotated[int, Field(ge=1, le=16)] | None = None
+    "Residual blocks at the finest resolution, where they cost most; 1 if left out, or --blocks on small images."
     attention: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     "Resolutions with self-attention, as indices into widths; the coarsest if left out."
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -49,7 +51,9 @@ class UNetOptions(FamilyOptions):
         """The same settings with everything that depends on the data filled in."""
         widths = self.widths or default_widths(*shape[1:])
         attention = (len(widths) - 1,) if self.attention is None else self.attention
-        return self.model_copy(update={"widths": widths, "attention": attention})
+        small = min(shape[1:]) < SMALL or len(widths) == 1
+        fine = (self.blocks if small else 1) if self.fine_blocks is None else self.fine_blocks
+        return self.model_copy(update={"widths": widths, "attention": attention, "fine_blocks": fine})
 
     def network(self, in_channels: int, out_channels: int) -> UNet:
         """The network that these settings, resolved, describe."""
@@ -58,6 +62,7 @@ class UNetOptions(FamilyOptions):
             out_channels,
             widths=self.widths,
             blocks=self.blocks,
+            fine_blocks=self.fine_blocks,
             attention=self.attention or (),
             dropout=self.dropout,
             fourier=self.fourier,
@@ -76,6 +81,7 @@ class UNet(nn.Module):
         in_channels, out_channels: image channels in, and channels out.
         widths: channels at each resolution, finest first; each resolution is half of the one before.
         blocks: residual blocks at each resolution, on the way down and on the way up.
+        fine_blocks: the same at the finest; as at the others if None.
         attention: which resolutions attend to themselves, as indices into ``widths``.
         dropout: in [0, 1).
         fourier: powers n of the features sin(2ⁿ π x) and cos(2ⁿ π x) that stand beside x (Kingma et al. 2021,
@@ -95,12 +101,14 @@ class UNet(nn.Module):
         attention: tuple[int, ...],
         dropout: float,
         fourier: tuple[int, ...] = (),
+        fine_blocks: int | None = None,
     ) -> None:
         super().__init__()
         if not widths or min(widths) < 1:
             raise InputError("--widths", f"{widths} must name at least one width, each at least 1")
-        if blocks < 1:
-            raise InputError("--blocks", f"{blocks} is less than 1")
+        fine_blocks = blocks if fine_blocks is None else fine_blocks
+        if min(blocks, fine_blocks) < 1:
+            raise InputError("--blocks, --fine-blocks", f"{blocks} and {fine_blocks} must each be at least 1")
         if any(not 0 <= level < len(widths) for level in attention):
             raise InputError("--attention", f"{attention} must be among the resolutions 0 … {len(widths) - 1}")
         finest, embedding = widths[0], 4 * widths[0]
@@ -111,7 +119,7 @@ class UNet(nn.Module):
 
         def stages(extra: int = 0) -> nn.ModuleList:
             return nn.ModuleList(
-                Stage(width, embedding, dropout, blocks + extra * (level == self.halvings))
+                Stage(width, embedding, dropout, (blocks if level else fine_blocks) + extra * (level == self.halvings))
                 for level, width in enumerate(widths)
             )
 

@@ -1,0 +1,65 @@
+"""Attention, in each of its ways, beside its definition in float64, with gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import nelbo.nn.attention as ways
+from nelbo.nn.attention import SHORT, InPieces, at_once, attention, pieces
+
+
+def three(*shape: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k and v, and their gradients wanted."""
+    draw = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(*shape, generator=draw, dtype=torch.float64).to(dtype).requires_grad_() for _ in range(3))
+    return q, k, v
+
+
+def by_definition(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q kᵀ/√d) v, in float64."""
+    q, k, v = (part.double() for part in (q, k, v))
+    return torch.softmax(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5, -1) @ v
+
+
+def compare(found: Tensor, expected: Tensor, of: tuple[Tensor, ...], tolerance: float) -> None:
+    """Values and gradients, to this share of the largest."""
+    direction = torch.randn(found.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    theirs = torch.autograd.grad((expected * direction).sum(), of, retain_graph=True)
+    mine = torch.autograd.grad((found * direction.to(found.dtype)).sum(), of)
+    for ours, other in zip((found, *mine), (expected, *theirs), strict=True):
+        largest = float(other.detach().abs().max())
+        torch.testing.assert_close(ours.double(), other.double(), rtol=0, atol=tolerance * largest)
+
+
+@pytest.mark.parametrize("positions", [SHORT - 1, SHORT])
+def test_in_float32(positions: int) -> None:
+    """On both sides of the length at which the products give way to torch's kernel."""
+    given = three(2, 3, positions, 8, dtype=torch.float32)
+    compare(attention(*given), by_definition(*given), given, 1e-5)
+
+
+@pytest.mark.parametrize("few", [2**23, 1])
+def test_in_bfloat16_at_once_and_in_pieces(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also under autocast, as in training; probabilities have eight bits: 2⁻⁸, and a few of them in a gradient."""
+    monkeypatch.setattr(ways, "FEW", few)
+    monkeypatch.setattr(ways, "PIECE", 2 * 3 * 20**2)
+    given = three(5, 3, 20, 8, dtype=torch.bfloat16)
+    assert len(pieces(given[0])) == (1 if few > 1 else 3)
+    compare(attention(*given), by_definition(*given), given, 0.03)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = attention(*given)
+    assert found.dtype == torch.bfloat16
+    compare(found, by_definition(*given), given, 0.03)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_pieces_change_nothing(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64, to round-off, with the gradient that is written by hand."""
+    monkeypatch.setattr(ways, "FEW", 1)
+    monkeypatch.setattr(ways, "PIECE", size * 3 * 7**2)
+    given = three(5, 3, 7, 4, dtype=torch.float64)
+    assert len(pieces(given[0])) == -(-5 // size)
+    compare(InPieces.apply(*given), at_once(*given), given, 1e-14)
+    compare(InPieces.apply(*given), by_definition(*given), given, 1e-14)
