@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint types check bench samplers simplifications agreement objectives anomalies estimators gamma inference targets clean
+.PHONY: setup demo test test-kill lint types check bench samplers simplifications agreement objectives anomalies estimators gamma inference targets clean
 
 setup: $(READY)
 
@@ -29,6 +29,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+test-kill: setup
+	NELBO_KILLS=100 $(BIN)/python -m pytest tests/machine/test_machine_kill.py -s
 
 lint: setup
 	$(BIN)/ruff check .

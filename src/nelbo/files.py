@@ -15,6 +15,9 @@ try:
 except ImportError:
     fcntl = None  # type: ignore[assignment]
 
+WRITING = ".writing-"
+"""What the name of a file begins with before it is there."""
+
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
@@ -81,7 +84,12 @@ def sole(folder: Path) -> Iterator[None]:
 
 def beside(path: Path) -> Path:
     """Where ``path`` is written before it is there."""
-    return path.with_name(f".writing-{path.name}")
+    return path.with_name(f"{WRITING}{path.name}")
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether nothing is in a folder but what a process that was killed may have left of :func:`whole`."""
+    return all(path.name.startswith(WRITING) for path in folder.iterdir())
 
 
 def remove(path: Path) -> None:

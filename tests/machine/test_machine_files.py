@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +90,16 @@ def test_where_nothing_can_be_written(own_run: Path) -> None:
     assert answer.err.count("\n") == 1
 
 
+def test_a_run_that_was_killed_before_it_was_there_can_begin(here: Path) -> None:
+    (here / "run").mkdir()
+    (here / "run" / ".writing-config.toml").write_text("half of i")
+    words = ("train", "ddpm", "--widths", "8", "8", "--timesteps", "20", "--out", "run", "--device", "cpu")
+    assert call(*words, "--steps", "2", "--resume").code == 0
+    (here / "other").mkdir()
+    (here / "other" / "mine.txt").touch()
+    assert call(*words[:-3], "other", "--resume").code == 2
+
+
 def test_a_second_process_on_one_run_is_refused(own_run: Path) -> None:
     before = sorted(own_run.rglob("*"))
     with sole(own_run):
@@ -98,6 +109,27 @@ def test_a_second_process_on_one_run_is_refused(own_run: Path) -> None:
     assert sorted(own_run.rglob("*")) == before
     with sole(own_run):
         pass
+
+
+@pytest.mark.parametrize("at", [3, 23])
+def test_a_directory_deleted_under_the_run_is_made_anew(at: int, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Early on, and after the last time that anything is logged; the run can be opened, and gone on with."""
+    honest = Watcher.see
+
+    def see(watcher: Watcher, step: Step) -> None:
+        honest(watcher, step)
+        if step.step == at:
+            shutil.rmtree(here / "run")
+
+    words = ("train", "ddpm", "--widths", "8", "8", "--timesteps", "20", "--out", "run", "--device", "cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(Watcher, "see", see)
+        answer = call(*words, "--steps", "24")
+    assert answer.code == 0
+    assert answer.err.count("was deleted under the run") == 1
+    assert call("sample", "run", "-n", "1", "--device", "cpu").code == 0
+    assert call(*words, "--steps", "26", "--resume").code == 0
+    assert step_of(latest_checkpoint(here / "run")) == 26  # type: ignore[arg-type]
 
 
 def test_a_disk_that_is_full_for_a_while_is_said_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from nelbo.config.files import CONFIG, RunConfig, merged, read_user_config, vers
 from nelbo.data import Dataset
 from nelbo.data.loading import NAMES
 from nelbo.errors import InputError
-from nelbo.files import naming, sole, whole
+from nelbo.files import is_empty, naming, sole, whole
 from nelbo.jobs.run import Run, build_model, images_config, read_data
 from nelbo.metrics import score_likelihood
 from nelbo.models.base import GenerativeModel, LikelihoodModel
@@ -98,11 +98,11 @@ def carry_out(request: Request, out: Path | None, resume: bool, init: Path | Non
         raise InputError("--init", "is for a new run, and --resume goes on with an old one; leave one out")
     if out is not None and resume and (out / CONFIG).exists():
         return go_on(Run(out), request)
-    if out is not None and resume and out.is_dir() and any(out.iterdir()):
+    if out is not None and resume and out.is_dir() and not is_empty(out):
         raise InputError(
             "--out", f"{out} is not a run: it has no {CONFIG}; name the run to go on with, or a new directory"
         )
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out is not None and out.exists() and not (out.is_dir() and is_empty(out)):
         raise InputError("--out", f"{out} exists already; name another directory, or add --resume to go on with it")
     if out is not None:
         reachable(out, "--out")
@@ -260,10 +260,11 @@ def follow(path: Path, config: RunConfig, dataset: Dataset, model: GenerativeMod
             write_run_config(path, config)
         announce(path, config, dataset, model, trainer)
         with bar("training", 1.0) as progress, Journal(path, config.training.tensorboard) as journal:
-            watcher = Watcher(trainer, dataset, journal, progress)
+            watcher = Watcher(trainer, dataset, journal, progress, config)
             for step in trainer:
                 watcher.see(step)
             watcher.tell()
+            watcher.bring_back()
     return Run(path)
 
 
@@ -297,6 +298,10 @@ class Journal:
         if tensorboard:
             self.board = summary_writer()(str(path / "tensorboard"))
         self.place = path / "metrics.jsonl"
+        self.open()
+
+    def open(self) -> None:
+        """Open the file, or where it is gone make it."""
         self.file = self.place.open("a", encoding="utf-8")
 
     def __enter__(self) -> Journal:
@@ -321,8 +326,11 @@ class Journal:
 class Watcher:
     """Looks at a training run from outside: logs, moves the bar, draws samples and scores ``val`` at milestones."""
 
-    def __init__(self, trainer: Trainer, dataset: Dataset, journal: Journal, progress: Progress) -> None:
+    def __init__(
+        self, trainer: Trainer, dataset: Dataset, journal: Journal, progress: Progress, config: RunConfig
+    ) -> None:
         self.trainer, self.dataset, self.journal, self.progress = trainer, dataset, journal, progress
+        self.config = config
         self.last = (time.monotonic(), trainer.step)
         self.val = ""
         self.said: str | None = None
@@ -352,10 +360,11 @@ class Watcher:
 
     def note(self, step: Step) -> bool:
         """Log it, and look where it is time to; returns whether anything was written."""
-        if step.milestone:
-            self.look(step)
         if step.step % LOG_STEPS and not step.milestone:
             return False
+        self.bring_back()
+        if step.milestone:
+            self.look(step)
         loss, now = float(step.loss), time.monotonic()
         rate = (step.step - self.last[1]) * self.trainer.options.batch_size / max(1e-9, now - self.last[0])
         self.last = (now, step.step)
@@ -366,6 +375,19 @@ class Watcher:
         note = training_note(step, loss, rate) + self.val
         self.progress.update(self.progress.task_ids[0], completed=step.progress, note=note)
         return True
+
+    def bring_back(self) -> None:
+        """Where the run directory was deleted under the run, make it anew with what it takes to open it.
+
+        Checkpoints go on being written; what was drawn and logged before is lost.
+        """
+        place = self.trainer.run_folder
+        if not (place / CONFIG).exists():
+            place.mkdir(parents=True, exist_ok=True)
+            write_run_config(place, self.config)
+            self.journal.open()
+            line = f"{place} was deleted under the run; it is made anew, and training goes on"
+            console().print(f"step {self.trainer.step:,}: {line}", soft_wrap=True)
 
     def look(self, step: Step) -> None:
         """Score some ``val`` images, always the same with the same noise, and draw a grid."""

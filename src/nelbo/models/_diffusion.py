@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -25,9 +25,10 @@ from nelbo.models.base import Form, Frame, LikelihoodModel, SampleSettings
 from nelbo.rng import Draws, Stream, normal
 from nelbo.samplers import DDIM, Ancestral, DPMSolver, Heun, Sampler, UniPC, clipped, karras_times, trajectory
 
-SAMPLERS = ("ancestral", "ddim", "dpm++", "unipc", "heun")
 QUICK_STEPS, FAST_STEPS, GLANCE_STEPS = 200, 20, 25
 """Network evaluations of an image: by ddim, by those of higher order, and for a look while training."""
+FEW_STEPS = 50
+"""Up to so many steps a sampler of higher order draws better than ddim."""
 EXACT_DIVERGENCE = 16
 """Up to so many dimensions the flow's divergence is exact: it takes a backward pass for each."""
 
@@ -75,26 +76,18 @@ class DiffusionModel(LikelihoodModel):
         if settings.temperature is not None:
             why = f"is the spread of latents drawn from a prior, and {self.family} has none"
             raise InputError("--temperature", f"{why}; leave it out")
-        name = settings.sampler or "ddim"
-        if name not in SAMPLERS:
-            known = ", ".join(SAMPLERS)
-            raise InputError("--sampler", f"{name!r} is not a sampler{nearest(name, SAMPLERS)} (samplers: {known})")
+        name = chosen(settings)
+        if name not in WAYS:
+            known = ", ".join(WAYS)
+            raise InputError("--sampler", f"{name!r} is not a sampler{nearest(name, WAYS)} (samplers: {known})")
         if name != "ddim" and settings.eta is not None:
             raise InputError("--eta", "only ddim has an η; leave it out, or use --sampler ddim")
-        fast = min(FAST_STEPS, self.quick_steps)
-        if name == "heun":
-            chain = self.spaced((1 + (settings.steps or fast)) // 2)  # all of its steps but the last take two
-            return Heun(chain.process, clipping(chain) if settings.clip else chain.denoiser), chain
-        if name == "unipc":
-            chain = self.spaced(settings.steps or fast)
-            return UniPC(chain.process), chain
-        steps = {"ancestral": None, "ddim": self.quick_steps, "dpm++": fast}[name]
-        chain = self.chain(settings.steps or steps)
-        if name == "ancestral":
-            return Ancestral(chain.process, self.reverse_variance), chain
-        if name == "dpm++":
-            return DPMSolver(chain.process), chain
-        return DDIM(chain.process, 1.0 if settings.eta is None else settings.eta), chain
+        return WAYS[name](self, settings)
+
+    @property
+    def fast_steps(self) -> int:
+        """The same for a sampler of higher order."""
+        return min(FAST_STEPS, self.quick_steps)
 
     def spaced(self, steps: int) -> Chain:
         """The steps of Karras et al. 2022 among those of the chain whose bound is scored.
@@ -185,12 +178,57 @@ class DiffusionModel(LikelihoodModel):
 
     def describe_sampling(self, settings: SampleSettings) -> str:
         sampler, chain = self.way(settings)
-        name, steps = settings.sampler, len(chain.grid) - 1
+        name, steps = chosen(settings), len(chain.grid) - 1
         if isinstance(sampler, DDIM):
             name = f"ddim, η = {sampler.eta:g}"
         if isinstance(sampler, Heun):
             name = f"heun, {2 * steps - 1} evaluations"
         return f"{name}, {steps} steps" + (", x̂_0 clipped to [−1, 1]" if settings.clip else "")
+
+
+def chosen(settings: SampleSettings) -> str:
+    """The sampler that is asked for, or the one that is best in so many steps; η is ddim's."""
+    few = settings.eta is None and settings.steps is not None and settings.steps <= FEW_STEPS
+    return settings.sampler or ("dpm++" if few else "ddim")
+
+
+def ancestral(model: DiffusionModel, settings: SampleSettings) -> tuple[Sampler, Chain]:
+    """Every step of the model whose bound is scored, unless told otherwise."""
+    chain = model.chain(settings.steps)
+    return Ancestral(chain.process, model.reverse_variance), chain
+
+
+def ddim(model: DiffusionModel, settings: SampleSettings) -> tuple[Sampler, Chain]:
+    """Steps even in t; as random as ancestral sampling unless told otherwise."""
+    chain = model.chain(settings.steps or model.quick_steps)
+    return DDIM(chain.process, 1.0 if settings.eta is None else settings.eta), chain
+
+
+def dpm_solver(model: DiffusionModel, settings: SampleSettings) -> tuple[Sampler, Chain]:
+    """Few steps, even in t."""
+    chain = model.chain(settings.steps or model.fast_steps)
+    return DPMSolver(chain.process), chain
+
+
+def unipc(model: DiffusionModel, settings: SampleSettings) -> tuple[Sampler, Chain]:
+    """Few steps, in Karras's spacing."""
+    chain = model.spaced(settings.steps or model.fast_steps)
+    return UniPC(chain.process), chain
+
+
+def heun(model: DiffusionModel, settings: SampleSettings) -> tuple[Sampler, Chain]:
+    """Half as many steps as evaluations, in Karras's spacing: all but the last take two."""
+    chain = model.spaced((1 + (settings.steps or model.fast_steps)) // 2)
+    return Heun(chain.process, clipping(chain) if settings.clip else chain.denoiser), chain
+
+
+WAYS: dict[str, Callable[[DiffusionModel, SampleSettings], tuple[Sampler, Chain]]] = {
+    "ancestral": ancestral,
+    "ddim": ddim,
+    "dpm++": dpm_solver,
+    "unipc": unipc,
+    "heun": heun,
+}
 
 
 def clipping(chain: Chain) -> Denoiser:
