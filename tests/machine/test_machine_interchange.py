@@ -206,6 +206,11 @@ def test_an_imported_run_is_scored_and_trained_on(tmp_path: Path) -> None:
     call_well("export", fresh, tmp_path / "out-2")
 
 
+def test_large_images_are_not_made_to_be_imported(tmp_path: Path) -> None:
+    """65,536² pixels are 4 GB a channel; the weights are small, and drawing is what would need room."""
+    call_well("import", saved(tmp_path / "theirs", network(sample_size=65536)), tmp_path / "run")
+
+
 def test_without_data_a_run_draws_and_says_what_it_lacks(pipeline: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     call_well("import", pipeline, run)
@@ -243,7 +248,18 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a setting that is unknown": (edited(UNET, colour=3), "colour"),
     "a setting of another type": (edited(UNET, layers_per_block="two"), "layers_per_block"),
     "a huge network": (edited(UNET, block_out_channels=[10**9, 10**9]), "block_out_channels"),
-    "another width": (edited(UNET, block_out_channels=[8, 24]), "does not fit"),
+    "another width": (edited(UNET, block_out_channels=[8, 24]), "config.json"),
+    "154 GB of weights": (edited(UNET, block_out_channels=[65536, 65536], norm_num_groups=4), "config.json"),
+    "a million layers": (edited(UNET, layers_per_block=10**6), "layers_per_block"),
+    "forty resolutions": (
+        edited(
+            UNET,
+            block_out_channels=[8] * 40,
+            down_block_types=["DownBlock2D"] * 40,
+            up_block_types=["UpBlock2D"] * 40,
+        ),
+        "block_out_channels",
+    ),
     "another size": (edited(UNET, out_channels=2), "out_channels"),
     "fourier": (edited(UNET, time_embedding_type="fourier"), "time_embedding_type"),
     "not JSON": (written(UNET, "{"), "not JSON"),

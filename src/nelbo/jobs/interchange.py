@@ -12,7 +12,8 @@ from nelbo.config.files import ImagesConfig, RunConfig, versions, write_run_conf
 from nelbo.errors import InputError
 from nelbo.interchange import Pipeline, read_pipeline, write_pipeline
 from nelbo.jobs.run import Run, build_model, images_config, read_data
-from nelbo.models.ddpm import DDPM, DDPMOptions
+from nelbo.models.ddpm import DDPM, DDPMOptions, require_network
+from nelbo.nn.unet2d import UNet2D
 from nelbo.options import DataOptions, TrainingOptions
 from nelbo.report.paths import free
 from nelbo.training import Trainer
@@ -48,12 +49,29 @@ def import_folder(
         images=images(options, folder, data),
         versions=versions(),
     )
+    require_shapes(options, pipeline, folder)
     model = build_model(config)
     assert isinstance(model, DDPM)
     fit(model.network, pipeline.tensors, folder)
     write_run_config(out, config)
-    Trainer(model, torch.zeros(1, *model.shape, dtype=torch.uint8), config.training, out).save()
+    Trainer(model, torch.zeros(1, dtype=torch.uint8), config.training, out).save()
     return Run(out)
+
+
+def require_shapes(options: DDPMOptions, pipeline: Pipeline, folder: Path) -> None:
+    """See to it that the weights are those that the settings describe, before anything of that size is made.
+
+    Raises:
+        InputError: they are not.
+    """
+    assert options.unet2d is not None
+    require_network(options, options.unet2d.in_channels)
+    with torch.device("meta"):
+        own = {name: value.shape for name, value in UNet2D(options.unet2d).state_dict().items()}
+    theirs = {name: value.shape for name, value in pipeline.tensors.items()}
+    odd = sorted(name for name in {*own, *theirs} if own.get(name) != theirs.get(name))
+    if odd:
+        raise InputError(str(folder), f"its weights are not those that config.json describes (first at {odd[0]!r})")
 
 
 def settings(pipeline: Pipeline, folder: Path, label: int | None) -> DDPMOptions:

@@ -70,6 +70,11 @@ class DDPMOptions(UNetOptions):
     label: Annotated[int | None, Field(ge=0)] = None
     "The class whose images are drawn and scored, of a network that has to be told one."
 
+    @property
+    def outputs(self) -> int:
+        """What the network gives for each pixel and channel: a prediction, and each variance that is learned."""
+        return 1 + (self.decoder_variance == "learned") + (self.reverse_variance == "learned")
+
 
 class DDPM(DiffusionModel):
     """A U-Net, a schedule, and the bound between them.
@@ -96,8 +101,8 @@ class DDPM(DiffusionModel):
         self.variance = VARIANCES[self.reverse_variance]
         self.learned_variance = options.reverse_variance == "learned"
         self.learned_decoder = options.decoder_variance == "learned"
-        self.outputs = 1 + self.learned_decoder + self.learned_variance
-        self.network = network_of(options, shape[0], self.outputs * shape[0])
+        self.outputs = options.outputs
+        self.network = network_of(options, shape[0])
         if options.objective in WEIGHTS:
             self.weight = WEIGHTS[options.objective](schedule) / schedule.snr
         self.profile = LossProfile(schedule.T, floor=UNIFORM_SHARE.get(options.objective, 1.0))
@@ -265,32 +270,44 @@ def schedule_of(options: DDPMOptions) -> Schedule:
     return Schedule(torch.tensor(options.betas, dtype=torch.float64))
 
 
-def network_of(options: DDPMOptions, inputs: int, outputs: int) -> nn.Module:
-    """nelbo's own network, or that of diffusers.
+def network_of(options: DDPMOptions, channels: int) -> nn.Module:
+    """nelbo's own network, or that of diffusers, for images of so many channels.
 
     Raises:
         InputError: the settings of the latter do not fit the model.
+    """
+    require_network(options, channels)
+    if options.unet2d is None:
+        return options.network(channels, options.outputs * channels)
+    return UNet2D(options.unet2d, options.label)
+
+
+def require_network(options: DDPMOptions, channels: int) -> None:
+    """See to it that the settings of diffusers' network, if that is asked for, fit the model.
+
+    Raises:
+        InputError: they do not.
     """
     theirs = options.unet2d
     if theirs is None:
         if options.label is not None:
             raise InputError("--label", "nelbo's own network knows no classes; leave it out")
-        return options.network(inputs, outputs)
-    for name, own, other in (("in", theirs.in_channels, inputs), ("out", theirs.out_channels, outputs)):
-        if own != other:
-            raise InputError(f"unet2d: {name}_channels", f"{own}, where this model of these images needs {other}")
+        return
+    needed = {"in_channels": channels, "out_channels": options.outputs * channels}
+    for name, count in needed.items():
+        if getattr(theirs, name) != count:
+            raise InputError(
+                f"unet2d: {name}", f"{getattr(theirs, name)}, where this model of these images needs {count}"
+            )
     if theirs.time_embedding_type == "fourier":
         raise InputError("unet2d: time_embedding_type", "fourier is of noise levels, and a ddpm counts steps")
     if theirs.class_embed_type == "identity":
-        raise InputError(
-            "unet2d: class_embed_type", "identity takes features, and a run has only the number of a class"
-        )
+        raise InputError("unet2d: class_embed_type", "identity takes features, and a run has a class's number only")
     if theirs.conditional != (options.label is not None):
         mend = "add --label CLASS" if theirs.conditional else "leave --label out"
         raise InputError("--label", f"the network knows {'classes' if theirs.conditional else 'no classes'}; {mend}")
     if theirs.num_class_embeds is not None and (options.label or 0) >= theirs.num_class_embeds:
         raise InputError("--label", f"{options.label} is not among the classes 0 … {theirs.num_class_embeds - 1}")
-    return UNet2D(theirs, options.label)
 
 
 OPTIONS, MODEL = DDPMOptions, DDPM

@@ -52,9 +52,9 @@ class UNet2DOptions(Options):
     "What stands between the two ways; diffusers says null for none."
     up_block_types: tuple[Up, ...] = ("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D")
     "What stands at each resolution on the way up, coarsest first."
-    block_out_channels: tuple[Count, ...] = (224, 448, 672, 896)
+    block_out_channels: Annotated[tuple[Count, ...], Field(min_length=1, max_length=8)] = (224, 448, 672, 896)
     "Channels at each resolution, finest first."
-    layers_per_block: Count = 2
+    layers_per_block: Annotated[int, Field(ge=1, le=64)] = 2
     "Residual blocks at each resolution on the way down; one more on the way up."
     mid_block_scale_factor: float = 1
     "What the blocks between the two ways divide their sum by."
