@@ -29,6 +29,7 @@ KINDS = (
     "wrong divergence",
     "wrong player",
     "biased",
+    "wrong order",
 )
 
 MUTANTS = [
