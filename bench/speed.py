@@ -44,8 +44,8 @@ def main() -> None:
     for name, make in measured.items():
         if given.only in (None, name):
             page |= sections(f"{make().rstrip()}\n\n{chip}, {platform.machine()}, torch {torch.__version__}.\n\n")
-    text = "# Speed\n`make bench` writes this page.\n\n" + "".join(page.values())
-    RESULTS.write_text(text.rstrip() + "\n", encoding="utf-8")
+    parts = ["# Speed\n`make bench` writes this page.", *(part.rstrip() for part in page.values())]
+    RESULTS.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
