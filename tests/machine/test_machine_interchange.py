@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import warnings
@@ -23,6 +24,7 @@ from nelbo.jobs.interchange import export_run, import_folder
 from nelbo.models.base import SampleSettings
 from nelbo.models.ddpm import DDPM
 from nelbo.rng import Stream, normal
+from nelbo.training import Trainer
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -204,6 +206,19 @@ def test_an_imported_run_is_scored_and_trained_on(tmp_path: Path) -> None:
         "cpu",
     )
     call_well("export", fresh, tmp_path / "out-2")
+
+
+def test_an_import_is_whole_or_not_there(pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run with settings and without weights would be begun anew by --resume."""
+
+    def full(_: Trainer) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Trainer, "save", full)
+    code, _, error = call("import", pipeline, tmp_path / "run")
+    assert code == 1
+    assert f"{tmp_path / 'run'}: No space left" in error
+    assert not list(tmp_path.glob("*run*"))
 
 
 def test_large_images_are_not_made_to_be_imported(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from nelbo.config.check import checked
 from nelbo.config.families import family_module
 from nelbo.config.files import ImagesConfig, RunConfig, versions, write_run_config
 from nelbo.errors import InputError
+from nelbo.files import whole
 from nelbo.interchange import Pipeline, read_pipeline, write_pipeline
 from nelbo.jobs.run import Run, build_model, images_config, read_data
 from nelbo.models.ddpm import DDPM, DDPMOptions, require_network
@@ -53,8 +54,10 @@ def import_folder(
     model = build_model(config)
     assert isinstance(model, DDPM)
     fit(model.network, pipeline.tensors, folder)
-    write_run_config(out, config)
-    Trainer(model, torch.zeros(1, dtype=torch.uint8), config.training, out).save()
+    with whole(out) as aside:
+        aside.mkdir()
+        write_run_config(aside, config)
+        Trainer(model, torch.zeros(1, dtype=torch.uint8), config.training, aside).save()
     return Run(out)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, Protocol
 
 import torch
@@ -111,10 +112,10 @@ def said(settings: SampleSettings) -> str:
     """The temperature τ in words, for the end of a sentence.
 
     Raises:
-        InputError: τ < 0.
+        InputError: τ is below 0, or not finite.
     """
     if settings.temperature is None:
         return ""
-    if not settings.temperature >= 0:
-        raise InputError("--temperature", f"{settings.temperature:g} is below 0; 1 is the prior's own spread")
+    if not 0 <= settings.temperature < math.inf:
+        raise InputError("--temperature", f"{settings.temperature:g} is no spread; 1 is the prior's own, 0 none")
     return f", at temperature {settings.temperature:g}"
