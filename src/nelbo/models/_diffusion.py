@@ -25,10 +25,9 @@ from nelbo.models.base import Form, Frame, LikelihoodModel, SampleSettings
 from nelbo.rng import Draws, Stream, normal
 from nelbo.samplers import DDIM, Ancestral, DPMSolver, Heun, Sampler, UniPC, clipped, karras_times, trajectory
 
+DEFAULT = "ddim"
 QUICK_STEPS, FAST_STEPS, GLANCE_STEPS = 200, 20, 25
 """Network evaluations of an image: by ddim, by those of higher order, and for a look while training."""
-FEW_STEPS = 50
-"""Up to so many steps a sampler of higher order draws better than ddim."""
 EXACT_DIVERGENCE = 16
 """Up to so many dimensions the flow's divergence is exact: it takes a backward pass for each."""
 
@@ -76,7 +75,7 @@ class DiffusionModel(LikelihoodModel):
         if settings.temperature is not None:
             why = f"is the spread of latents drawn from a prior, and {self.family} has none"
             raise InputError("--temperature", f"{why}; leave it out")
-        name = chosen(settings)
+        name = settings.sampler or DEFAULT
         if name not in WAYS:
             known = ", ".join(WAYS)
             raise InputError("--sampler", f"{name!r} is not a sampler{nearest(name, WAYS)} (samplers: {known})")
@@ -178,18 +177,12 @@ class DiffusionModel(LikelihoodModel):
 
     def describe_sampling(self, settings: SampleSettings) -> str:
         sampler, chain = self.way(settings)
-        name, steps = chosen(settings), len(chain.grid) - 1
+        name, steps = settings.sampler or DEFAULT, len(chain.grid) - 1
         if isinstance(sampler, DDIM):
             name = f"ddim, η = {sampler.eta:g}"
         if isinstance(sampler, Heun):
             name = f"heun, {2 * steps - 1} evaluations"
         return f"{name}, {steps} steps" + (", x̂_0 clipped to [−1, 1]" if settings.clip else "")
-
-
-def chosen(settings: SampleSettings) -> str:
-    """The sampler that is asked for, or the one that is best in so many steps; η is ddim's."""
-    few = settings.eta is None and settings.steps is not None and settings.steps <= FEW_STEPS
-    return settings.sampler or ("dpm++" if few else "ddim")
 
 
 def ancestral(model: DiffusionModel, settings: SampleSettings) -> tuple[Sampler, Chain]:
