@@ -182,8 +182,12 @@ def test_the_finest_resolution_has_blocks_of_its_own() -> None:
     assert counts == [[1, 2, 2], [1, 2, 3]]
 
 
-@pytest.mark.parametrize(("shape", "fine"), [((1, 28, 28), 1), ((3, 32, 32), 1), ((1, 8, 8), 2), ((1, 15, 40), 2)])
-def test_small_images_have_as_many_blocks_at_every_resolution(shape: tuple[int, int, int], fine: int) -> None:
-    assert UNetOptions().resolved(shape).fine_blocks == fine
-    assert UNetOptions(fine_blocks=3).resolved(shape).fine_blocks == 3
-    assert UNetOptions(widths=(8,)).resolved(shape).fine_blocks == 2
+@pytest.mark.parametrize(
+    ("shape", "blocks"), [((1, 28, 28), 1), ((3, 32, 63), 1), ((1, 8, 8), 2), ((1, 15, 40), 2), ((3, 64, 64), 2)]
+)
+def test_images_of_middling_size_have_their_blocks_at_the_pixels(shape: tuple[int, int, int], blocks: int) -> None:
+    options = UNetOptions().resolved(shape)
+    assert (options.blocks, options.fine_blocks) == (blocks, 2)
+    told = UNetOptions(blocks=3).resolved(shape)
+    assert (told.blocks, told.fine_blocks) == (3, 3)
+    assert UNetOptions(blocks=3, fine_blocks=1).resolved(shape).fine_blocks == 1

@@ -33,7 +33,7 @@ def pyramid_widths(height: int, width: int) -> tuple[int, ...]:
 class PyramidOptions(FamilyOptions):
     """The settings of networks over halved resolutions, for a family to add its own to."""
 
-    widths: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = ()
+    widths: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(max_length=16)] = ()
     "Channels at each resolution, finest first; chosen for the data if left out."
     blocks: Annotated[int, Field(ge=1, le=16)] = 1
     "Residual blocks at each resolution but the finest, on the way from images to z and on the way back."

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from nelbo.nn.attention import attention
 
 HEAD_WIDTH = 32
-SMALL = 16
-"""Images with a side below this have their bits in the pixels, and get as many blocks there as elsewhere."""
+SMALL, LARGE = 16, 64
+"""Images with a side below the first have their bits in the pixels; those from the second on, in what they show."""
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -23,11 +23,10 @@ class ChannelNorm(nn.LayerNorm):
 
     Args:
         channels: C.
-        affine: whether it learns a scale and a shift.
     """
 
-    def __init__(self, channels: int, affine: bool = True) -> None:
-        super().__init__(channels, elementwise_affine=affine)
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -64,7 +63,10 @@ class TimeEmbedding(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(SiLU(norm(conv(SiLU(norm(x))))·(1 + scale) + shift)), scale and shift from the time embedding.
+    """x + conv(SiLU(conv(SiLU(x))·(1 + scale) + shift)), scale and shift from the time embedding.
+
+    Without a norm: the second convolution begins at zero, so that every block begins as the identity (Zhang et al.
+    2019), and the optimiser's step has one size whatever the gradient's.
 
     Args:
         channels: width in and out.
@@ -74,17 +76,15 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, embedding: int, dropout: float) -> None:
         super().__init__()
-        self.norm_1 = ChannelNorm(channels)
         self.conv_1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.modulation = nn.Linear(embedding, 2 * channels)
-        self.norm_2 = ChannelNorm(channels, affine=False)
         self.dropout = nn.Dropout(dropout)
         self.conv_2 = zeroed(nn.Conv2d(channels, channels, 3, padding=1))
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = self.conv_1(F.silu(self.norm_1(x)))
+        h = self.conv_1(F.silu(x))
         scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
-        h = F.silu(torch.addcmul(shift, self.norm_2(h), 1 + scale))
+        h = F.silu(torch.addcmul(shift, h, 1 + scale))
         return x + self.conv_2(self.dropout(h))
 
 

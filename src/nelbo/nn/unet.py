@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nelbo.errors import InputError
-from nelbo.nn.blocks import SMALL, ChannelNorm, SelfAttention, Stage, TimeEmbedding, zeroed
+from nelbo.nn.blocks import LARGE, SMALL, ChannelNorm, SelfAttention, Stage, TimeEmbedding, zeroed
 from nelbo.options import FamilyOptions
 
 
@@ -24,22 +24,22 @@ def default_widths(height: int, width: int) -> tuple[int, ...]:
     (32, 64, 64)
     """
     side = min(height, width)
-    widths, most = [64] if side < SMALL else [32], 64 if side < 64 else 256
+    widths, most = [64] if side < SMALL else [32], 64 if side < LARGE else 256
     while side >= 8 and len(widths) < 5:
         side = (side + 1) // 2
         widths.append(min(2 * widths[-1], most))
-    return tuple(widths[:3]) if min(height, width) < 64 else tuple(widths)
+    return tuple(widths[:3]) if min(height, width) < LARGE else tuple(widths)
 
 
 class UNetOptions(FamilyOptions):
     """The settings of a U-Net, for a family to add its own to."""
 
-    widths: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = ()
+    widths: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(max_length=16)] = ()
     "Channels at each resolution, finest first; chosen for the data if left out."
-    blocks: Annotated[int, Field(ge=1, le=16)] = 2
-    "Residual blocks at each resolution, down and up."
+    blocks: Annotated[int, Field(ge=1, le=16)] | None = None
+    "Residual blocks at each resolution, down and up; 2 if left out, 1 on images with a side of 16 to 63."
     fine_blocks: Annotated[int, Field(ge=1, le=16)] | None = None
-    "Residual blocks at the finest resolution, where they cost most; 1 if left out, or --blocks on small images."
+    "The same at the finest resolution, where the bits are; if left out as --blocks, or 2 without either."
     attention: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     "Resolutions with self-attention, as indices into widths; the coarsest if left out."
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -51,9 +51,10 @@ class UNetOptions(FamilyOptions):
         """The same settings with everything that depends on the data filled in."""
         widths = self.widths or default_widths(*shape[1:])
         attention = (len(widths) - 1,) if self.attention is None else self.attention
-        small = min(shape[1:]) < SMALL or len(widths) == 1
-        fine = (self.blocks if small else 1) if self.fine_blocks is None else self.fine_blocks
-        return self.model_copy(update={"widths": widths, "attention": attention, "fine_blocks": fine})
+        blocks = self.blocks or (1 if SMALL <= min(shape[1:]) < LARGE else 2)
+        fine = self.fine_blocks or self.blocks or 2
+        chosen = {"widths": widths, "attention": attention, "blocks": blocks, "fine_blocks": fine}
+        return self.model_copy(update=chosen)
 
     def network(self, in_channels: int, out_channels: int) -> UNet:
         """The network that these settings, resolved, describe."""
@@ -61,7 +62,7 @@ class UNetOptions(FamilyOptions):
             in_channels,
             out_channels,
             widths=self.widths,
-            blocks=self.blocks,
+            blocks=self.blocks or 1,
             fine_blocks=self.fine_blocks,
             attention=self.attention or (),
             dropout=self.dropout,
