@@ -267,13 +267,34 @@ def karras_times(gamma: Tensor, steps: int, rho: float = 7.0) -> list[int]:
     Raises:
         InputError: steps < 1 or steps > T.
     """
+    times(len(gamma), steps)  # refuses what cannot be
+    low, high = (math.exp(float(end) / (2 * rho)) for end in (gamma[0], gamma[-1]))
+    roots = torch.linspace(high, low, steps, dtype=torch.float64)
+    return nearest_times(gamma, 2 * rho * roots.log())
+
+
+def cosine_times(gamma: Tensor, steps: int) -> list[int]:
+    """T = t_1 > t_2 > … > 0: those nearest to equal steps of u in γ = 2 ln tan(π u/2), where ᾱ is cos²(π u/2).
+
+    Args:
+        gamma: γ_t for t = 1 … T, increasing.
+        steps: how many.
+
+    Raises:
+        InputError: steps > T, or two of them would meet in one t.
+    """
+    u = torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1]
+    found = nearest_times(gamma, 2 * (torch.pi / 2 * u).tan().log())
+    if len(found) != steps + 1:
+        raise InputError("--teacher-steps", f"{steps} steps are too many for the {len(gamma)} of the model")
+    return found
+
+
+def nearest_times(gamma: Tensor, wanted: Tensor) -> list[int]:
+    """T, then the t nearest to all but the first of the wanted γ, falling, each once, and 0."""
     T = len(gamma)
-    times(T, steps)  # refuses what cannot be
-    low, high = (float(end) for end in (gamma[0] / (2 * rho), gamma[-1] / (2 * rho)))
-    roots = torch.linspace(math.exp(high), math.exp(low), steps, dtype=torch.float64)
-    wanted = 2 * rho * roots.log()
-    nearest = (gamma.double()[None, :] - wanted[:, None]).abs().argmin(1) + 1
-    return [T, *sorted({int(t) for t in nearest[1:]} - {T}, reverse=True), 0]
+    nearest = (gamma.double()[None, :] - wanted[1:, None]).abs().argmin(1) + 1
+    return [T, *sorted({int(t) for t in nearest} - {T}, reverse=True), 0]
 
 
 def clipped(process: Process, denoised: Denoised, x_t: Tensor, t: Tensor) -> Denoised:

@@ -562,6 +562,33 @@ MUTANTS = [
         ("test_attention.py::test_pieces_change_nothing[2]",),
     ),
     Mutant(
+        "wrong weight",
+        "the share of the teacher's step in σ and not in ρ",
+        "models/_distilled.py",
+        "rho = (-0.5 * process.schedule.gamma).exp()",
+        "rho = (0.5 * process.schedule.gamma).exp()",
+        (
+            "test_distillation.py::test_a_student_that_leads_where_the_walk_does_is_its_own_target[0]",
+            "test_distillation.py::test_what_a_wrong_student_says_counts_by_its_share",
+        ),
+    ),
+    Mutant(
+        "wrong order",
+        "a target from where the student steps to, and not the teacher",
+        "models/_distilled.py",
+        "x_s = DDIM(process).step(x_t, told, t, s).mean",
+        "x_s = DDIM(process).step(x_t, student(x_t, t), t, s).mean",
+        ("test_distillation.py::test_the_loss_is_its_definition",),
+    ),
+    Mutant(
+        "wrong weight",
+        "SNR for max(SNR, 1)",
+        "models/_distilled.py",
+        "snr.clamp(1.0, LARGEST_WEIGHT)",
+        "snr.clamp(0.0, LARGEST_WEIGHT)",
+        ("test_distillation.py::test_the_loss_is_its_definition",),
+    ),
+    Mutant(
         "wrong order",
         "a corrector that does not look at the new x̂_0",
         "samplers.py",

@@ -19,7 +19,8 @@ from nelbo import __version__
 from nelbo.cli.families import train_app
 from nelbo.errors import InputError
 
-COMMANDS = {name: name for name in ("sample", "score", "features", "compare", "info", "export")} | {"import": "import_"}
+SAME = ("sample", "score", "features", "compare", "info", "distill", "export")
+COMMANDS = {name: name for name in SAME} | {"import": "import_"}
 """Every command but train, and its function in :mod:`nelbo.cli.commands`."""
 HELP = """Train, sample and score images with generative models whose bounds you can check.
 

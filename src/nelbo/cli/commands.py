@@ -1,4 +1,4 @@
-"""``sample``, ``score``, ``compare``, ``info``, ``import`` and ``export``."""
+"""Every command but ``train``."""
 
 from __future__ import annotations
 
@@ -336,6 +336,71 @@ def shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return str(value)
+
+
+def distill(
+    run: Path,
+    /,
+    *,
+    steps: AtLeastOne = 4,
+    teacher_steps: AtLeastOne | None = None,
+    out: Path | None = None,
+    resume: bool = False,
+    minutes: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
+    train_steps: AtLeastOne | None = None,
+    lr: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
+    seed: Seed | None = None,
+    device: str | None = None,
+) -> None:
+    """Train a student that draws in a few steps what a ddpm or vdm draws in many. Prints its run.
+
+    ```
+    nelbo distill runs/mnist --out runs/mnist-4-steps
+    nelbo distill runs/mnist --steps 1 --minutes 20
+    nelbo sample runs/mnist-4-steps -n 100
+    ```
+
+    By consistency distillation, on the run's own data. The student is a map from noise to images, so it has no bound.
+
+    Parameters
+    ----------
+    run
+        The run to learn from, a ddpm that predicts v or x0, or a vdm.
+    steps
+        Steps from noise to image: network evaluations per image.
+    teacher_steps
+        The steps that are learned from, a multiple of --steps; about 64 if left out.
+    out
+        The run directory, which must not exist yet; runs/NAME-4-steps if left out.
+    resume
+        Go on with the student in --out from its last checkpoint.
+    minutes
+        How long to train; 5 if neither this nor --train-steps is given.
+    train_steps
+        How many steps to train instead.
+    lr
+        Highest learning rate; that of the run if left out, as everything else of its recipe.
+    seed
+        Of every random number; that of the run if left out.
+    device
+        cpu, cuda, cuda:1, …; auto takes CUDA where there is one.
+    """
+    from nelbo.jobs.distill import distill as put
+
+    print(
+        put(
+            run,
+            steps=steps,
+            teacher_steps=teacher_steps,
+            out=out,
+            resume=resume,
+            minutes=minutes,
+            train_steps=train_steps,
+            lr=lr,
+            seed=seed,
+            device=device,
+        ).path
+    )
 
 
 def import_(

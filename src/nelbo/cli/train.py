@@ -40,6 +40,7 @@ def family_command(family: str) -> App:
         config: Path | None = None,
         resume: bool = False,
         init: Path | None = None,
+        changed_data: bool = False,
         data: Annotated[DataOptions, Parameter(name="*", group=data_group)] = DataOptions(),
         training: Annotated[TrainingOptions, Parameter(name="*", group=recipe_group)] = TrainingOptions(),
         model: Any = kind(),
@@ -56,6 +57,8 @@ def family_command(family: str) -> App:
             Go on with the run in --out from its last checkpoint; if there is none, start it.
         init
             Begin with the weights of this run.
+        changed_data
+            With --resume: go on though the data are no longer what the run was begun with.
         """
         from nelbo.jobs.train import Request, carry_out
 
@@ -65,6 +68,7 @@ def family_command(family: str) -> App:
             model.model_dump(exclude_unset=True),
             training.model_dump(exclude_unset=True),
             config,
+            changed_data,
         )
         print(carry_out(request, out, resume, init).path)
 

@@ -16,12 +16,13 @@ from nelbo.config.check import checked
 from nelbo.config.families import family_module, family_names, family_word
 from nelbo.errors import InputError, nearest
 from nelbo.files import replace_text
+from nelbo.models._distilled import DistillationOptions
 from nelbo.options import DataOptions, FamilyOptions, Options, TrainingOptions
 
 CONFIG = "config.toml"
 FORMAT = 1
 SECTIONS = ("data", "model", "training")
-RECORDED = ("format", "images", "versions")
+RECORDED = ("format", "images", "versions", "distillation")
 YOUNGER = {"optimizer": "adamw"}
 """Settings of training that older runs do not record, and how those were trained."""
 
@@ -46,6 +47,7 @@ class RunConfig(Options):
     model: FamilyOptions
     training: TrainingOptions
     images: ImagesConfig
+    distillation: DistillationOptions | None = None
     versions: dict[str, str]
 
 
@@ -81,7 +83,8 @@ def read_run_config(run: Path) -> RunConfig:
         family_module(family).OPTIONS, table(values, "model", path), lambda field: f"{path}: [model] {field}"
     )
     training = YOUNGER | table(values, "training", path) if "training" in values else None
-    return checked(RunConfig, {**values, "model": model, "training": training}, lambda field: f"{path}: {field}")
+    config = checked(RunConfig, {**values, "model": model, "training": training}, lambda field: f"{path}: {field}")
+    return config.model_copy(update={"model": config.model.resolved(config.images.shape)})
 
 
 def read_user_config(path: Path) -> dict[str, dict[str, Any]]:

@@ -75,6 +75,7 @@ def describe_run(run: Run) -> dict[str, Any]:
         "images": plain["images"],
         "data": plain["data"],
         "model": plain["model"],
+        **({} if config.distillation is None else {"distillation": plain["distillation"]}),
         "training": plain["training"],
         "versions": plain["versions"],
     }

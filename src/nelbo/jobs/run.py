@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import cached_property
 from pathlib import Path
+
+import torch
 
 from nelbo.config.families import family_module
 from nelbo.config.files import ImagesConfig, RunConfig, read_run_config
 from nelbo.data import Dataset
 from nelbo.data import load as load_data
 from nelbo.errors import InputError, nearest
+from nelbo.models._diffusion import DiffusionModel
+from nelbo.models._distilled import Distilled
 from nelbo.models.base import GenerativeModel
 from nelbo.options import DataOptions
 from nelbo.training import latest_checkpoint, load_weights
 from nelbo.training.checkpoint import step_of
-from nelbo.training.machine import keep_memory, pick_device
+from nelbo.training.machine import Sizing, keep_memory, pick_device
 
 WEIGHTS = {"ema": "ema", "raw": "model"}
 
@@ -43,12 +48,19 @@ def build_model(config: RunConfig) -> GenerativeModel:
     """The model that the settings describe, with fresh weights.
 
     Raises:
-        InputError: it has no weights.
+        InputError: it has no weights, or more than fit into memory.
     """
-    model: GenerativeModel = family_module(config.family).MODEL(config.model, config.images.shape, config.images.levels)
+    kind = family_module(config.family).MODEL
+    with torch.random.fork_rng([]), contextlib.suppress(RuntimeError), Sizing():
+        kind(config.model, config.images.shape, config.images.levels)
+    model: GenerativeModel = kind(config.model, config.images.shape, config.images.levels)
     if next(model.parameters(), None) is None:
         raise InputError(config.family, "its MODEL has no parameters, so there is nothing to train or to load")
-    return model
+    if config.distillation is None:
+        return model
+    if not isinstance(model, DiffusionModel):
+        raise InputError("distillation", f"a {config.family} cannot have been distilled")
+    return Distilled(model, config.distillation)
 
 
 def images_config(dataset: Dataset) -> ImagesConfig:

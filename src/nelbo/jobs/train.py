@@ -44,6 +44,7 @@ class Request:
     model: Mapping[str, Any]
     training: Mapping[str, Any]
     config: Path | None = None
+    changed_data: bool = False
 
 
 def train(
@@ -58,6 +59,7 @@ def train(
     config: str | Path | None = None,
     resume: bool = False,
     init: str | Path | None = None,
+    changed_data: bool = False,
     **options: Any,
 ) -> Run:
     """Train a model.
@@ -72,6 +74,7 @@ def train(
         config: a TOML file with tables [data], [model] and [training]; what is given here wins over it.
         resume: go on with the run in ``out``; if there is none, start it.
         init: begin with the weights of this run.
+        changed_data: resume though the data are no longer what the run was begun with.
         options: any other field of :class:`~nelbo.options.DataOptions`, :class:`~nelbo.options.TrainingOptions` or the
             family's own options.
 
@@ -86,7 +89,8 @@ def train(
     options |= {name: value for name, value in given.items() if value is not None}
     in_data = {name: options.pop(name) for name in list(options) if name in DataOptions.model_fields}
     in_training = {name: options.pop(name) for name in list(options) if name in TrainingOptions.model_fields}
-    request = Request(family, in_data, options, in_training, Path(config) if config is not None else None)
+    file = Path(config) if config is not None else None
+    request = Request(family, in_data, options, in_training, file, changed_data)
     return carry_out(request, Path(out) if out is not None else None, resume, Path(init) if init is not None else None)
 
 
@@ -96,6 +100,8 @@ def carry_out(request: Request, out: Path | None, resume: bool, init: Path | Non
         raise InputError("--resume", "needs the run to go on with; add --out RUN")
     if resume and init is not None:
         raise InputError("--init", "is for a new run, and --resume goes on with an old one; leave one out")
+    if request.changed_data and not resume:
+        raise InputError("--changed-data", "is for a run that is resumed; leave it out")
     if out is not None and resume and (out / CONFIG).exists():
         return go_on(Run(out), request)
     if out is not None and resume and out.is_dir() and not is_empty(out):
@@ -231,12 +237,38 @@ def go_on(run: Run, request: Request) -> Run:
         summary_writer()
     if training.steps is not None and training.steps < (done := run.step if latest_checkpoint(run.path) else 0):
         raise InputError("--steps", f"{training.steps} is less than the {done} steps that the run has taken")
-    if run.dataset.sha256 != config.images.sha256:
-        raise InputError(
-            "--data", f"{config.data.data} is no longer what the run was begun with (its hash has changed)"
-        )
+    if request.changed_data:
+        config = with_changed_data(run)
+    else:
+        require_unchanged(run, "; bring it back, or add --changed-data to go on with what is there now")
     config = config.model_copy(update={"training": training})
     return follow(run.path, config, run.dataset, fresh_model(config))
+
+
+def require_unchanged(run: Run, mend: str = "") -> None:
+    """See to it that the run's data are what it was begun with.
+
+    Raises:
+        InputError: they are not.
+    """
+    if run.dataset.sha256 != run.config.images.sha256:
+        spec = run.config.data.data
+        raise InputError("--data", f"{spec} is no longer what the run was begun with (its hash has changed){mend}")
+
+
+def with_changed_data(run: Run) -> RunConfig:
+    """The run's settings with the data as they are now; what has changed is said.
+
+    Raises:
+        InputError: images of another shape, or with other levels: those are for a new run.
+    """
+    old, new = run.config.images, images_config(run.dataset)
+    if (old.shape, old.levels) != (new.shape, new.levels):
+        raise InputError("--changed-data", "the images now have another size, or other levels; begin a new run")
+    if old.sha256 != new.sha256:
+        before, now = (f"{images.counts['train']:,} ({images.sha256[:12]})" for images in (old, new))
+        console().print(f"training images: {before} when the run was begun, now {now}", soft_wrap=True)
+    return run.config.model_copy(update={"images": new})
 
 
 def named(value: Any) -> Any:
@@ -274,10 +306,10 @@ def announce(path: Path, config: RunConfig, dataset: Dataset, model: GenerativeM
     count, unit = (training.minutes, "minute") if training.steps is None else (training.steps, "step")
     length = f"{count:,.10g} {unit}{'' if count == 1 else 's'}"
     channels, height, width = dataset.shape
-    size = sum(p.numel() for p in model.parameters())
+    size = sum(p.numel() for p in model.parameters() if p.requires_grad)
     begun = f", from step {trainer.step:,} on" if trainer.step else ""
     console().print(
-        f"{config.family} on {dataset.name}: {len(dataset.split('train')):,} images of {channels}×{height}×{width}, "
+        f"{model.family} on {dataset.name}: {len(dataset.split('train')):,} images of {channels}×{height}×{width}, "
         f"{size / 1e6:.2f} M parameters, {length}{begun} on {model.device} → {path}"
     )
 

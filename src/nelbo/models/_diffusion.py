@@ -45,6 +45,9 @@ class DiffusionModel(LikelihoodModel):
 
     reverse_variance = "beta_tilde"
 
+    why_not_distilled = ""
+    """Why it cannot be distilled, if so."""
+
     @abstractmethod
     def chain(self, steps: int | None) -> Chain:
         """The chain of this many steps, or the one whose bound is scored if None.
@@ -165,13 +168,16 @@ class DiffusionModel(LikelihoodModel):
     # Sampling
 
     def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
-        sampler, chain = self.way(settings)
+        return self.walk(*self.way(settings), indices, seed, settings.clip)
+
+    def walk(self, sampler: Sampler, chain: Chain, indices: Sequence[int], seed: int, clip: bool) -> Iterator[Frame]:
+        """The images with these indices, drawn by a sampler down a chain, with x̂_0 held to [−1, 1] if it is to be."""
 
         def noise(step: int) -> Tensor:
             return normal(seed, Stream.SAMPLE, step, indices, self.shape).to(self.device)
 
-        clip = chain.process if settings.clip else None
-        states = trajectory(sampler, chain.denoiser, noise(0), chain.grid, lambda n: noise(n + 1), clip)
+        held = chain.process if clip else None
+        states = trajectory(sampler, chain.denoiser, noise(0), chain.grid, lambda n: noise(n + 1), held)
         for done, state in enumerate(states, 1):
             yield Frame(done, len(chain.grid) - 1, state.x, state.denoised.x_0)
 

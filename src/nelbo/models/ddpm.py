@@ -97,7 +97,6 @@ class DDPM(DiffusionModel):
         self.process = Process(schedule)
         self.parameterization = PARAMETERIZATIONS[options.predict](schedule)
         self.reverse_variance = options.reverse_variance
-        self.reverse_variance = options.reverse_variance
         self.variance = VARIANCES[self.reverse_variance]
         self.learned_variance = options.reverse_variance == "learned"
         self.learned_decoder = options.decoder_variance == "learned"
@@ -248,6 +247,14 @@ class DDPM(DiffusionModel):
         }
 
     # Sampling
+
+    @property
+    def why_not_distilled(self) -> str:  # type: ignore[override]
+        """ε̂ and μ̂ say nothing of the image where there is nothing but noise, and a few steps begin there."""
+        if self.options.predict in ("v", "x0"):
+            return ""
+        told = f"it predicts {self.options.predict}, which in pure noise says nothing of the image"
+        return f"{told}; train one with --predict v"
 
     @property
     def quick_steps(self) -> int:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
+import os
 import sys
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nelbo.errors import InputError
+
+LARGE = 2**20
+"""Bytes above which :class:`Sizing` gives a tensor no memory; tables of values are smaller."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -47,6 +55,43 @@ def keep_memory() -> None:
         libc.mallopt(mmap_threshold, 32 << 20)
         libc.mallopt(trim_threshold, 2**31 - 1)
         libc.mallopt(top_pad, 64 << 20)
+
+
+def memory() -> int:
+    """Bytes of memory that this process may have: the machine's, or its container's."""
+    sizes = [2**40]
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with contextlib.suppress(ValueError, OSError):
+        sizes.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(sizes)
+
+
+class Sizing(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While it is entered, large tensors have a size and no memory, and their sizes are added up.
+
+    Settings from a stranger can describe a network of any size: so it is refused before it is allocated.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.left = memory()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Count what an empty tensor would take.
+
+        Raises:
+            InputError: all together it is more than there is.
+        """
+        kwargs = dict(kwargs or {})
+        if func is torch.ops.aten.empty.memory_format:
+            size = math.prod(args[0]) * (kwargs.get("dtype") or torch.get_default_dtype()).itemsize
+            self.left -= size
+            if self.left < 0:
+                raise InputError("[model]", "asks for a network that is larger than this machine's memory")
+            if size > LARGE:
+                kwargs["device"] = torch.device("meta")
+        return func(*args, **kwargs)
 
 
 def usual_batch(device: torch.device) -> int:

@@ -1,0 +1,108 @@
+"""Distil a diffusion run: another run, whose model draws in a few steps what the first draws in many."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nelbo.config.families import family_module
+from nelbo.config.files import RunConfig, merged, versions, write_run_config
+from nelbo.errors import InputError
+from nelbo.jobs.run import Run
+from nelbo.jobs.train import Request, follow, fresh_model, go_on, how_long, require_unchanged
+from nelbo.models._diffusion import DiffusionModel
+from nelbo.models._distilled import DistillationOptions, Distilled
+from nelbo.options import TrainingOptions
+from nelbo.report.paths import free, unused
+from nelbo.training import load_weights
+from nelbo.training.machine import pick_device
+
+DEFAULT_MINUTES = 5.0
+TEACHER_STEPS = 64
+"""About so many: the least multiple of the student's that is not below."""
+
+
+def distill(
+    path: str | Path,
+    *,
+    steps: int = 4,
+    teacher_steps: int | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    minutes: float | None = None,
+    train_steps: int | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+) -> Run:
+    """Train a student that draws in ``steps`` steps, from the averaged weights of a run, on the run's own data.
+
+    Args:
+        path: the run to distil, a ``ddpm`` or ``vdm``.
+        steps: K, network evaluations per image of the student.
+        teacher_steps: N, those of the teacher, a multiple of K; about 64 if None.
+        out: the run to make; ``runs/NAME-K-steps`` if None.
+        resume: go on with the run in ``out``.
+        minutes, train_steps: how long to train; 5 minutes if neither is given.
+        lr, seed, device: as of ``train``; the teacher's if None.
+
+    Returns:
+        The student's run.
+
+    Raises:
+        InputError: anything that cannot be used; nothing has been written then.
+        Interrupted: stopped by a signal, after a checkpoint.
+    """
+    given = {"minutes": minutes, "steps": train_steps, "lr": lr, "seed": seed, "device": device}
+    given = {name: value for name, value in given.items() if value is not None}
+    if resume:
+        if out is None:
+            raise InputError("--resume", "needs the run to go on with; add --out RUN")
+        return go_on(require_student(Run(out), steps), Request(Run(out).config.family, {}, {}, given))
+    source = Run(path)
+    most = teacher_steps or -(-TEACHER_STEPS // steps) * steps
+    how = {"teacher": str(source.path.resolve()), "steps": steps, "teacher_steps": most}
+    config = settings(source, merged(DistillationOptions, "distillation", how, {}, None), given)
+    model = fresh_model(config)
+    assert isinstance(model, Distilled)
+    load_weights(model.teacher, source.checkpoint, "ema")
+    model.begin()
+    name = f"{source.path.name}-{steps}-step{'s' * (steps > 1)}"
+    out = unused(Path("runs"), name, "") if out is None else free(Path(out), "--out")
+    out.mkdir(parents=True)
+    write_run_config(out, config)
+    return follow(out, config, source.dataset, model)
+
+
+def settings(source: Run, how: DistillationOptions, given: dict[str, Any]) -> RunConfig:
+    """The settings of the student's run: its teacher's, but for how it is trained.
+
+    Raises:
+        InputError: the run is no diffusion model, was distilled already, or its data have changed.
+    """
+    config = source.config
+    if config.distillation is not None:
+        raise InputError(str(source.path), f"was distilled itself; distil {config.distillation.teacher}")
+    if not issubclass(family_module(config.family).MODEL, DiffusionModel):
+        raise InputError(str(source.path), f"is a run of {config.family}; only ddpm and vdm walk in steps")
+    require_unchanged(source)
+    own = {"minutes": None, "steps": None, "warmup": TrainingOptions().warmup}
+    length = {} if {"minutes", "steps"} & set(given) else {"minutes": DEFAULT_MINUTES}
+    recipe = {**config.training.model_dump(), **own, **length, **given}
+    training = how_long(merged(TrainingOptions, "training", recipe, {}, None))
+    pick_device(training.device)
+    return config.model_copy(update={"training": training, "distillation": how, "versions": versions()})
+
+
+def require_student(run: Run, steps: int) -> Run:
+    """The run itself, if it was distilled to so many steps.
+
+    Raises:
+        InputError: it was not.
+    """
+    how = run.config.distillation
+    if how is None:
+        raise InputError("--resume", f"{run.path} was not distilled; go on with it by 'nelbo train'")
+    if how.steps != steps:
+        raise InputError("--steps", f"{run.path} is distilled to {how.steps}; give that to resume")
+    return run
