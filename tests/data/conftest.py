@@ -22,6 +22,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield state
+        state.done.set()
         httpd.shutdown()
         thread.join()
 

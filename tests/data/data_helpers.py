@@ -6,6 +6,8 @@ import hashlib
 import io
 import struct
 import tarfile
+import threading
+import time
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -41,7 +43,9 @@ def write_images(folder: Path, images: Pixels, names: str = "{}.png") -> list[Pa
 class Server:
     """What the server gives out, and what it was asked.
 
-    ``cut`` ends so many answers after half of their bytes; ``ranges`` says whether it honours Range.
+    ``cut`` ends so many answers after half of their bytes; ``ranges`` says whether it honours Range; ``moved`` sends
+    from one name to another. With ``pause`` it waits so many seconds after half of each answer, and with ``drip`` too
+    after every byte of the rest.
     """
 
     def __init__(self) -> None:
@@ -49,6 +53,9 @@ class Server:
         self.asked: list[tuple[str, str | None]] = []
         self.ranges = True
         self.cut = 0
+        self.moved: dict[str, str] = {}
+        self.pause, self.drip = 0.0, False
+        self.done = threading.Event()
         self.url = ""
 
 
@@ -60,6 +67,11 @@ def handler(state: Server) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             wanted = self.headers.get("Range")
             state.asked.append((self.path, wanted))
+            if self.path.lstrip("/") in state.moved:
+                self.send_response(302)
+                self.send_header("Location", state.url + state.moved[self.path.lstrip("/")])
+                self.end_headers()
+                return
             data = state.files.get(self.path.lstrip("/"))
             if data is None:
                 self.send_error(404)
@@ -77,7 +89,25 @@ def handler(state: Server) -> type[BaseHTTPRequestHandler]:
             if state.cut:
                 state.cut -= 1
                 body = body[: len(body) // 2]
+            if state.pause:
+                body = self.slowly(body)
             self.wfile.write(body)
+
+        def slowly(self, body: bytes) -> bytes:
+            """Send half of it, wait, and drip; returns what is left to send."""
+            half = len(body) // 2
+            self.wfile.write(body[:half])
+            time.sleep(state.pause)
+            if not state.drip:
+                return body[half:]
+            for k in range(half, len(body)):
+                try:
+                    self.wfile.write(body[k : k + 1])
+                except OSError:  # nobody listens any more
+                    break
+                if state.done.wait(state.pause):
+                    break
+            return b""
 
     return Handler
 

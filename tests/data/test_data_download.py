@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from data_helpers import md5, random_pixels, tiny_arrays
 
+from nelbo.data import download as downloads
 from nelbo.data import load
 from nelbo.data.download import MirrorError, download
 from nelbo.data.sources import SOURCES, SourceFile
@@ -83,6 +86,65 @@ def test_too_large_a_file_is_refused(server, tmp_path):
     server.files["file"] = DATA
     with pytest.raises(MirrorError, match="offers 200000 bytes, more than the 1000"):
         download(described(server.url, limit=1000), tmp_path / "file", progress=False)
+
+
+def test_a_server_that_falls_silent_is_given_up_and_continued_later(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(downloads, "TIMEOUT", 0.2)
+    server.files["file"], server.pause = DATA, 1.0
+    with pytest.raises(MirrorError, match="timed out"):
+        download(described(server.url), tmp_path / "file", progress=False)
+    have = (tmp_path / "file.part").stat().st_size
+    assert 0 < have < len(DATA)
+    server.pause = 0.0
+    download(described(server.url), tmp_path / "file", progress=False)
+    assert server.asked[-1] == ("/file", f"bytes={have}-")
+    assert (tmp_path / "file").read_bytes() == DATA
+
+
+def test_a_server_that_drips_is_given_up(server, tmp_path, monkeypatch):
+    """Each byte comes in time, and at 50 bytes a second the file would take an hour."""
+    monkeypatch.setattr(downloads, "TIMEOUT", 0.3)
+    server.files["file"], server.pause, server.drip = DATA, 0.02, True
+    with pytest.raises(MirrorError, match="fewer than 1000 bytes a second"):
+        download(described(server.url), tmp_path / "file", progress=False)
+    assert not (tmp_path / "file").exists()
+
+
+@pytest.mark.parametrize(
+    ("there", "raised", "said"),
+    [
+        (DATA + DATA, MirrorError, "offers 400000 bytes, more than the 300000"),
+        (DATA[:1000], InputError, "what was downloaded has the MD5"),
+        (b"<html>Please log in</html>", InputError, "what was downloaded has the MD5"),
+    ],
+)
+def test_a_redirect_to_another_file_is_not_kept(server, tmp_path, there, raised, said):
+    server.files["other"], server.moved["file"] = there, "other"
+    with pytest.raises(raised, match=said):
+        download(described(server.url, limit=300_000), tmp_path / "file", progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_redirect_to_the_file_is_followed(server, tmp_path):
+    server.files["other"], server.moved["file"] = DATA, "other"
+    download(described(server.url), tmp_path / "file", progress=False)
+    assert (tmp_path / "file").read_bytes() == DATA
+
+
+def test_processes_that_want_one_file_at_once_fetch_it_once(server, tmp_path):
+    """A second one waits, and finds it; the server is slow enough that all of them have come."""
+    server.files["file"], server.pause = DATA, 2.0
+    code = (
+        "import sys; from pathlib import Path; from nelbo.data.download import download; "
+        "from nelbo.data.sources import SourceFile; "
+        "download(SourceFile(('file',), '', (sys.argv[1],), sys.argv[2], 'archive', 10**6), Path(sys.argv[3]), False)"
+    )
+    words = [sys.executable, "-c", code, f"{server.url}file", md5(DATA), str(tmp_path / "file")]
+    processes = [subprocess.Popen(words) for _ in range(3)]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    assert (tmp_path / "file").read_bytes() == DATA
+    assert server.asked == [("/file", None)]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_place_that_cannot_be_written_is_named(server, tmp_path):

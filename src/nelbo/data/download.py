@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import re
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -19,6 +20,9 @@ from nelbo.errors import InputError
 
 CHUNK = 1 << 16
 TIMEOUT = 30.0
+"""Seconds to wait for an answer, and for each piece of it."""
+SLOWEST = 1000
+"""Bytes a second; a server that sends fewer is given up."""
 TRIES = 3
 
 
@@ -43,7 +47,7 @@ def download(file: SourceFile, target: Path, progress: bool | None) -> None:
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with lock(target.with_name(f"{target.name}.lock")):
+        with alone(target.parent):
             if not target.exists():
                 fetch_from_any(file, target, progress)
     except OSError as error:
@@ -134,24 +138,35 @@ def extent(answer: http.client.HTTPResponse, have: int) -> tuple[int, int | None
 
 
 def copy(source: http.client.HTTPResponse, sink: BinaryIO, start: int, limit: int, step: Callable[[int], None]) -> int:
-    """Copy until the end, or just past the limit. Returns the position reached."""
-    position = start
-    while position <= limit and (piece := source.read(CHUNK)):
+    """Copy until the end, or just past the limit. Returns the position reached.
+
+    Raises:
+        TimeoutError: nothing comes, or next to nothing.
+    """
+    position, looked = start, (time.monotonic(), start)
+    while position <= limit and (piece := source.read1(CHUNK)):
         sink.write(piece)
         position += len(piece)
         step(len(piece))
+        since = time.monotonic() - looked[0]
+        if since > TIMEOUT:
+            if position - looked[1] < SLOWEST * since:
+                raise TimeoutError(f"fewer than {SLOWEST} bytes a second")
+            looked = (time.monotonic(), position)
     return position
 
 
 @contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Hold a file that other processes wait for; where the system has no such locks, hold nothing."""
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a folder that other processes wait for; where the system has no such locks, hold nothing."""
     try:
         import fcntl
     except ImportError:
         yield
         return
-    with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
-    path.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
