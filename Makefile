@@ -2,9 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH := .venv-bench
+FUZZ := .venv-fuzz
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-kill lint types check bench samplers simplifications agreement objectives anomalies estimators gamma inference targets clean
+.PHONY: setup demo test test-kill soak fuzz lint types check bench samplers simplifications agreement objectives anomalies estimators gamma inference targets clean
 
 setup: $(READY)
 
@@ -33,6 +35,19 @@ test: setup
 test-kill: setup
 	NELBO_KILLS=100 $(BIN)/python -m pytest tests/machine/test_machine_kill.py -s
 
+# 20 minutes of training, killed every 30 seconds.
+soak: setup
+	$(BIN)/python tests/soak/soak.py
+
+fuzz: $(FUZZ)/.ready
+	$(FUZZ)/bin/python tests/fuzz/fuzz.py
+
+# atheris beside nelbo, in an environment of its own.
+$(FUZZ)/.ready: pyproject.toml constraints.txt
+	test -x $(FUZZ)/bin/python || $(PYTHON) -m venv $(FUZZ)
+	$(FUZZ)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable . atheris==3.0.0
+	@touch $@
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,8 +57,14 @@ types: setup
 
 check: lint types test
 
-bench: setup
-	$(BIN)/python bench/speed.py
+bench: $(BENCH)/.ready
+	$(BENCH)/bin/python bench/speed.py
+
+# diffusers beside nelbo, in an environment of its own.
+$(BENCH)/.ready: pyproject.toml constraints.txt
+	test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable . diffusers
+	@touch $@
 
 simplifications: setup
 	$(BIN)/python bench/simplifications.py
@@ -52,7 +73,10 @@ agreement: setup
 	$(BIN)/python bench/forms.py
 
 samplers: setup
-	$(BIN)/python bench/samplers.py runs/mnist-vdm
+	for steps in 1 2 4; do \
+		test -d runs/mnist-vdm-$$steps || $(BIN)/nelbo distill runs/mnist-vdm --steps $$steps --out runs/mnist-vdm-$$steps; \
+	done
+	$(BIN)/python bench/samplers.py runs/mnist-vdm --students runs/mnist-vdm-1 runs/mnist-vdm-2 runs/mnist-vdm-4
 
 targets: setup
 	$(BIN)/python bench/targets.py
@@ -73,4 +97,4 @@ inference: setup
 	$(BIN)/python bench/inference.py
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BENCH) $(FUZZ) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

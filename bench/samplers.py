@@ -1,8 +1,9 @@
 """Which sampler at which number of network evaluations: KD to 1,000-step ancestral samples. Writes docs/samplers.md.
 
-    python bench/samplers.py RUN [--samples 1000] [--evaluations 5 8 10 15 20]      RUN: a ddpm or vdm
+    python bench/samplers.py RUN [--samples 1000] [--evaluations 5 8 12 20 50] [--students RUN …]
 
-The reference is drawn once, with another seed, and kept in RUN/samples/reference.npz.
+RUN is a ddpm or vdm, and the students were made of it by ``nelbo distill``. The reference is drawn once, with another
+seed, and kept in RUN/samples/reference.npz.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ WAYS = {
     "unipc": {"sampler": "unipc"},
     "heun": {"sampler": "heun"},
 }
+STUDENTS = "distilled"
 REFERENCE_SEED, FEW = 1, 64
 
 PAGE = """# Samplers: how few evaluations will do?
@@ -96,7 +98,7 @@ def draw_plot(rows: list[Row], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    for name in WAYS:
+    for name in dict.fromkeys(row.name for row in rows):
         own = [row for row in rows if row.name == name]
         axes.errorbar([r.evaluations for r in own], [r.kd for r in own], [r.error for r in own], marker="o", label=name)
     axes.axhline(0.0, color="grey", linewidth=0.8)
@@ -111,7 +113,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--samples", type=int, default=1000)
-    parser.add_argument("--evaluations", type=int, nargs="+", default=[5, 8, 10, 15, 20])
+    parser.add_argument("--evaluations", type=int, nargs="+", default=[5, 8, 12, 20, 50])
+    parser.add_argument("--students", type=Path, nargs="*", default=[])
     given = parser.parse_args()
     run = Run(given.run)
     model, space = run.model(), open_features(None, run.dataset, "auto")
@@ -121,17 +124,22 @@ def main() -> None:
 
     theirs = reference(run, model, given.samples)
     of_reference = in_batches(space.embed, theirs)
+
+    def row(name: str, model: GenerativeModel, settings: SampleSettings, evaluations: int) -> Row:
+        images = drawn(model, given.samples, settings)
+        found = kernel_distance(in_batches(space.embed, images), of_reference)
+        made = Row(name, evaluations, found.value, found.stderr or 0.0, readable(images), timed(model, settings))
+        print(made, flush=True)
+        return made
+
     rows = []
+    for path in given.students:
+        student = Run(path).model()
+        rows.append(row(STUDENTS, student, SampleSettings(), student.sample_evaluations))
     for count in given.evaluations:
         for name, words in WAYS.items():
             settings = SampleSettings(steps=count, **words)  # type: ignore[arg-type]
-            images = drawn(model, given.samples, settings)
-            found = kernel_distance(in_batches(space.embed, images), of_reference)
-            evaluations = count - (name == "heun" and count % 2 == 0)
-            rows.append(
-                Row(name, evaluations, found.value, found.stderr or 0.0, readable(images), timed(model, settings))
-            )
-            print(rows[-1], flush=True)
+            rows.append(row(name, model, settings, count - (name == "heun" and count % 2 == 0)))
     write(rows, run, given.samples, space.name, readable(theirs))
 
 

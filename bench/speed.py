@@ -1,7 +1,8 @@
 """Everything that is measured of speed, into bench/RESULTS.md.
 
 make bench
-.venv/bin/python bench/speed.py --only pairs --networks "6.5 M"
+.venv-bench/bin/python bench/speed.py --only pairs memory --networks "6.5 M"
+.venv-bench/bin/python bench/speed.py --only hour          an hour of training
 """
 
 from __future__ import annotations
@@ -14,7 +15,11 @@ from pathlib import Path
 
 import torch
 
+import learn
+import memory
 import pairs
+import scaling
+import startup
 import step
 from nelbo.training.machine import pick_device
 
@@ -31,19 +36,34 @@ def sections(text: str) -> dict[str, str]:
 def main() -> None:
     """Measure, and write the page; sections that are not measured stay as they are."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=["step", "pairs"])
-    parser.add_argument("--networks", nargs="+", choices=pairs.NETWORKS, default=["1.6 M", "6.5 M"])
+    parser.add_argument(
+        "--only", nargs="+", metavar="SECTION", help="step, pairs, startup, memory, scaling, learn, hour"
+    )
+    parser.add_argument("--networks", nargs="+", choices=pairs.NETWORKS, default=list(pairs.NETWORKS))
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
     given = parser.parse_args()
     device = pick_device("auto")
     measured: dict[str, Callable[[], str]] = {
         "step": lambda: step.table(device),
         "pairs": lambda: pairs.table(device, given.networks),
+        "startup": startup.table,
+        "memory": memory.table,
+        "scaling": scaling.table,
+        "learn": lambda: learn.table(given.runs, hour=False),
+        "hour": lambda: learn.table(given.runs, hour=True),
     }
+    chosen = given.only or [name for name in measured if name != "hour"]
+    if unknown := set(chosen) - set(measured):
+        parser.error(f"--only: {', '.join(unknown)} is not one of {', '.join(measured)}")
     chip = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     page = sections(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    for name, make in measured.items():
-        if given.only in (None, name):
-            page |= sections(f"{make().rstrip()}\n\n{chip}, {platform.machine()}, torch {torch.__version__}.\n\n")
+    for name in chosen:
+        page |= sections(f"{measured[name]().rstrip()}\n\n{chip}, {platform.machine()}, torch {torch.__version__}.\n\n")
+        write(page)
+
+
+def write(page: dict[str, str]) -> None:
+    """The page, section by section."""
     parts = ["# Speed\n`make bench` writes this page.", *(part.rstrip() for part in page.values())]
     RESULTS.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 

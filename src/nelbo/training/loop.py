@@ -29,7 +29,8 @@ from nelbo.training.machine import autocast
 from nelbo.training.muon import Muon
 from nelbo.training.optimizers import MOMENTS, optimizers_of
 
-CHECKPOINT_SECONDS = 45.0
+CHECKPOINT_SECONDS, SOONEST, CHECKPOINT_SHARE = 45.0, 10.0, 0.02
+"""The longest and the shortest time between two checkpoints; between these, writing takes this share of the time."""
 MILESTONES = 6
 MOST_FALLS = 5
 """How often a run goes back to its last checkpoint, each time with half of the learning rate, before it gives up."""
@@ -102,6 +103,7 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         self.trouble: str | None = None
+        self.between = 0.0
         self.falls = 0
         self.news: list[str] = []
 
@@ -181,8 +183,8 @@ class Trainer:
     def __iter__(self) -> Iterator[Step]:
         """Train to the end, yielding every step; what the caller does between two steps counts as training time.
 
-        A checkpoint is written every 45 seconds and at the end. One that cannot be written on the way is ``trouble``,
-        and is tried again.
+        A checkpoint is written every 10 to 45 seconds and at the end. One that cannot be written on the way is
+        ``trouble``, and is tried again.
 
         Raises:
             Interrupted: after Ctrl-C or SIGTERM, when the checkpoint has been written.
@@ -203,15 +205,18 @@ class Trainer:
                     images = self.step * self.options.batch_size
                     yield Step(self.step, self.progress, loss, lr, self.seconds, images, milestone)
                     self.seconds = time.monotonic() - started
-                    due = caught or time.monotonic() - saved > CHECKPOINT_SECONDS or self.progress >= 1.0
+                    pause = min(CHECKPOINT_SECONDS, max(SOONEST, self.between))
+                    due = caught or time.monotonic() - saved > pause or self.progress >= 1.0
                     if due:
                         self.require_finite(loss)
                 except FloatingPointError as error:
                     self.fall_back(error)
                     continue
                 if due:
+                    began = time.monotonic()
                     self.keep(must=bool(caught) or self.progress >= 1.0)
                     saved = time.monotonic()
+                    self.between = (saved - began) / CHECKPOINT_SHARE
                 if caught:
                     raise Interrupted(caught[0], self.step)
 

@@ -1,0 +1,67 @@
+"""What minutes of training on MNIST give: bits/dim, samples as readable as digits, and 64 of them in how many seconds.
+
+    make bench          (a section of bench/RESULTS.md)
+
+Runs are kept in runs/, and not trained again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import nelbo
+from nelbo.models.base import SampleSettings
+from targets import MNIST, SAMPLES, Target, as_real, at_most
+from targets import nelbo as run_nelbo
+
+FEW = 64
+QUICK: dict[str, Target] = {
+    "vdm": Target(10, ("vdm", *MNIST), ("--timesteps", "2"), "≤ 0.92 bits/dim", at_most(0.92, "bits_per_dim")),
+    "gan": Target(
+        5, ("gan", *MNIST), (*SAMPLES, "--temperature", "0.7"), "≥ 0.98 as readable as images, p ≥ 0.01", as_real
+    ),
+}
+HOUR = {"vdm": QUICK["vdm"]._replace(minutes=60, asked="≤ 0.82 bits/dim", found=at_most(0.82, "bits_per_dim"))}
+
+
+def measured(name: str, target: Target, runs: Path) -> str:
+    """Train the run if it is not there, and score it: a row."""
+    run = runs / f"bench-{name}-{target.minutes:g}"
+    if not run.exists():
+        run_nelbo("train", *target.train, "--minutes", f"{target.minutes:g}", "--out", str(run))
+    score: dict[str, Any] = json.loads(run_nelbo("score", str(run), *target.score, "--json"))
+    words, reached = target.found(score)
+    facts = json.loads(run_nelbo("info", str(run), "--json"))
+    settings = SampleSettings(temperature=0.7) if name == "gan" else SampleSettings(sampler="unipc", steps=20)
+    seconds = drawing(run, settings)
+    commands = f"`nelbo train {' '.join(target.train)} --minutes {target.minutes:g}`, `score {' '.join(target.score)}`"
+    return (
+        f"| {name}, {target.minutes:g} min | {target.asked} | {words} | {'yes' if reached else '**no**'} "
+        f"| {facts['step']:,} | {seconds:.2f} | {commands} |"
+    )
+
+
+def drawing(run: Path, settings: SampleSettings) -> float:
+    """Seconds for 64 images, the model in memory; the best of three."""
+    model = nelbo.load(run)
+    taken = []
+    for _ in range(3):
+        start = time.perf_counter()
+        model.sample(FEW, settings=settings)
+        taken.append(time.perf_counter() - start)
+    return min(taken)
+
+
+def table(runs: Path, hour: bool) -> str:
+    """The section of bench/RESULTS.md; with ``hour`` another one, of an hour's training."""
+    run_nelbo("features", *MNIST)
+    rows = [measured(name, target, runs) for name, target in (HOUR if hour else QUICK).items()]
+    return (
+        f"## MNIST from nothing{', an hour' if hour else ''}\n"
+        "On the test split, on which nothing was tuned. Seconds: 64 images, the model in memory; of a vdm by "
+        "`--sampler unipc --steps 20`.\n\n"
+        "| run | asked | found | reached | steps | seconds | commands |\n| --- | --- | --- | --- | --- | --- | --- |\n"
+    ) + "\n".join(rows)

@@ -1,0 +1,162 @@
+"""What strangers hand to nelbo, as bytes: one function for each kind of file, and some good ones to begin with."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import io
+import json
+import tempfile
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import tomli_w
+import torch
+from PIL import Image
+
+from nelbo.config.files import read_run_config, read_user_config
+from nelbo.data.arrays import read_npz
+from nelbo.data.decode import BadImageError, quiet_decoding
+from nelbo.data.folder import read_folder
+from nelbo.data.idx import read_idx
+from nelbo.data.options import Options
+from nelbo.errors import InputError
+from nelbo.options import DataOptions, TrainingOptions
+from nelbo.training.checkpoint import FILES, Checkpoint, fit, read_checkpoint, write_checkpoint
+
+CLEAR = (InputError, BadImageError)
+"""How bad input ends: by a line that says what is wrong with it."""
+WEIGHTS = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.zeros(2)}
+SCRATCH = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
+
+
+def idx(data: bytes, folder: Path) -> None:
+    """An IDX file, perhaps gzipped."""
+    (folder / "x").write_bytes(data)
+    read_idx(folder / "x")
+
+
+def npz(data: bytes, folder: Path) -> None:
+    """An archive of arrays."""
+    (folder / "x.npz").write_bytes(data)
+    read_npz(folder / "x.npz")
+
+
+def config(data: bytes, folder: Path) -> None:
+    """A run's settings, and the same file as a user's."""
+    (folder / "config.toml").write_bytes(data)
+    with contextlib.suppress(InputError):
+        read_user_config(folder / "config.toml")
+    read_run_config(folder)
+
+
+def checkpoint(data: bytes, folder: Path) -> None:
+    """One file of a checkpoint, by the first byte: its state, or tensors with a digest that fits them."""
+    whole = write_checkpoint(folder, Checkpoint({"step": 1, "seconds": 1.0}, dict.fromkeys(FILES, WEIGHTS)))
+    which, rest = data[:1], data[1:]
+    if which in (b"", b"s"):
+        (whole / "state.json").write_bytes(rest)
+    else:
+        (whole / "model.safetensors").write_bytes(rest)
+        state = json.loads((whole / "state.json").read_text())
+        state["files"]["model"] = {"bytes": len(rest), "sha256": hashlib.sha256(rest).hexdigest()}
+        (whole / "state.json").write_text(json.dumps(state))
+    fit(torch.nn.Linear(3, 2), read_checkpoint(whole).tensors["model"], whole)
+
+
+def images(data: bytes, folder: Path) -> None:
+    """A folder of one image, whatever it is called."""
+    (folder / "x.png").write_bytes(data)
+    with quiet_decoding():
+        read_folder(folder, Options())
+
+
+TARGETS: dict[str, Callable[[bytes, Path], None]] = {
+    "idx": idx,
+    "npz": npz,
+    "config": config,
+    "checkpoint": checkpoint,
+    "images": images,
+}
+
+
+def ends_well(name: str, data: bytes) -> str:
+    """Read it: ``read``, or the class of the clear error. Anything else goes through."""
+    with tempfile.TemporaryDirectory(dir=SCRATCH) as folder:
+        try:
+            TARGETS[name](data, Path(folder))
+        except CLEAR as error:
+            return type(error).__name__
+    return "read"
+
+
+def seeds(name: str) -> list[bytes]:
+    """Good files."""
+    return {"idx": idx_files, "npz": npz_files, "config": config_files, "checkpoint": parts, "images": pictures}[name]()
+
+
+def idx_files() -> list[bytes]:
+    plain = bytes([0, 0, 8, 3]) + b"".join(n.to_bytes(4, "big") for n in (2, 3, 4)) + bytes(range(24))
+    labels = bytes([0, 0, 8, 1]) + (5).to_bytes(4, "big") + bytes(range(5))
+    return [plain, labels, gzip.compress(plain, mtime=0)]
+
+
+def npz_files() -> list[bytes]:
+    found = []
+    for arrays in (
+        {"images": np.arange(48, dtype=np.uint8).reshape(3, 4, 4), "labels": np.array([0, 1, 2])},
+        {"x_train": np.zeros((3, 4, 4, 3), np.uint8), "x_test": np.ones((2, 4, 4, 3), bool)},
+    ):
+        for save in (np.savez, np.savez_compressed):
+            stream = io.BytesIO()
+            save(stream, **arrays)  # type: ignore[arg-type]
+            found.append(stream.getvalue())
+    return found
+
+
+def config_files() -> list[bytes]:
+    run = {
+        "format": 1,
+        "family": "vdm",
+        "data": DataOptions().model_dump(exclude_none=True),
+        "model": {"widths": [8, 8], "gamma": "learned"},
+        "training": TrainingOptions(steps=3).model_dump(exclude_none=True),
+        "images": {"name": "d", "sha256": "0" * 64, "shape": [1, 8, 8], "levels": 17, "counts": {"train": 3}},
+        "versions": {"nelbo": "0.1.0"},
+    }
+    text = tomli_w.dumps(run)
+    tomllib.loads(text)
+    student = tomli_w.dumps(run | {"distillation": {"teacher": "t", "steps": 4, "teacher_steps": 8}})
+    return [text.encode(), student.encode(), b'[data]\ndata = "digits"\n[training]\nlr = 1e-3\n', b'family = "vae"\n']
+
+
+def parts() -> list[bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        made = Checkpoint({"step": 1, "seconds": 1.0}, dict.fromkeys(FILES, WEIGHTS))
+        state = (write_checkpoint(Path(folder), made) / "state.json").read_bytes()
+    other = safetensors.torch.save({"weight": torch.zeros(2, 2, dtype=torch.bfloat16)})
+    return [b"s" + state, b"t" + safetensors.torch.save(WEIGHTS), b"t" + other]
+
+
+def pictures() -> list[bytes]:
+    found = []
+    for mode, kind in (
+        ("L", "PNG"),
+        ("RGBA", "PNG"),
+        ("P", "PNG"),
+        ("1", "PNG"),
+        ("RGB", "JPEG"),
+        ("RGB", "BMP"),
+        ("P", "GIF"),
+        ("RGB", "WEBP"),
+        ("RGB", "TIFF"),
+        ("L", "PPM"),
+    ):
+        stream = io.BytesIO()
+        Image.new(mode, (5, 4), 1).save(stream, kind)
+        found.append(stream.getvalue())
+    return found
