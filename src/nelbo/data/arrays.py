@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import lzma
 import math
 import os
+import struct
 import tokenize
 import zipfile
 import zlib
@@ -20,6 +22,17 @@ from nelbo.errors import InputError
 
 Array = NDArray[np.generic]
 
+DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    ArithmeticError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+)
+"""What a damaged archive makes zipfile raise."""
 DEFLATE_MOST = 1032  # deflate cannot compress further than this, so a member that claims more is a lie
 
 
@@ -65,10 +78,12 @@ def read_npz(path: Path) -> Raw:
             keys = choose(list(sizes), where)
             used = [key for pair in keys.values() for key in pair if key is not None]
             arrays = {key: read_member(archive, sizes[key], f"{where} ({key})") for key in used}
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise InputError(where, f"is truncated or corrupt ({error}); get it again") from None
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(where, f"cannot be read: {error.strerror or error}") from None
+    except DAMAGED as error:
+        raise InputError(where, f"is truncated or corrupt ({error}); get it again") from None
     unused = sorted(set(sizes) - set(used))
     notes = (f"not used: {', '.join(unused)}",) if unused else ()
     parts, classes = label_parts(arrays, keys, where)
