@@ -1,6 +1,6 @@
 """Which sampler at which number of network evaluations: KD to 1,000-step ancestral samples. Writes docs/samplers.md.
 
-    python bench/samplers.py RUN [--samples 1000] [--evaluations 5 8 12 20 50] [--students RUN …]
+    python bench/samplers.py RUN [--samples 1000] [--evaluations 5 10 20 50] [--students RUN …]
 
 RUN is a ddpm or vdm, and the students were made of it by ``nelbo distill``. The reference is drawn once, with another
 seed, and kept in RUN/samples/reference.npz.
@@ -25,6 +25,7 @@ from nelbo.jobs.sample import collect
 from nelbo.metrics.distances import kernel_distance
 from nelbo.metrics.quality import READABLE, in_batches
 from nelbo.models.base import GenerativeModel, SampleSettings
+from nelbo.training.machine import usual_batch
 
 DOCS = Path(__file__).parents[1] / "docs"
 WAYS = {
@@ -39,9 +40,13 @@ REFERENCE_SEED, FEW = 1, 64
 
 PAGE = """# Samplers: how few evaluations will do?
 
-`{command}`: {n:,} samples at each, {threads} CPU threads. KD-{space} (times {scale:,}) between them and as many samples
-of {reference:,} ancestral steps of another seed; ± its standard error. Two sets from one law have 0 in expectation.
-Readable: a classifier is sure of its class, with probability {readable} or more; of the reference {share:.3f} are.
+`{command}`: {n:,} samples at each, {threads} CPU threads.
+KD-{space} (times {scale:,}) between them and as many samples of {reference:,} ancestral steps of another seed; ± its
+standard error. Two sets from one law have 0 in expectation. Readable: a classifier is sure of its class, with
+probability {readable} or more; of the reference {share:.3f} are.
+
+`nelbo sample RUN --steps K` takes `unipc` below 20 steps and `ddim` from there on; `distilled` are students that
+`nelbo distill RUN` makes.
 
 | sampler | evaluations | KD | readable | seconds for {few} images |
 | --- | --- | --- | --- | --- |
@@ -66,7 +71,7 @@ class Row(NamedTuple):
 
 def drawn(model: GenerativeModel, n: int, settings: SampleSettings, seed: int = 0) -> Tensor:
     """n images as levels."""
-    return collect(model, n, seed, settings, 250, keep_frames=False)[0]
+    return collect(model, n, seed, settings, usual_batch(model.device), keep_frames=False)[0]
 
 
 def reference(run: Run, model: GenerativeModel, n: int) -> Tensor:
@@ -102,8 +107,12 @@ def draw_plot(rows: list[Row], path: Path) -> None:
         own = [row for row in rows if row.name == name]
         axes.errorbar([r.evaluations for r in own], [r.kd for r in own], [r.error for r in own], marker="o", label=name)
     axes.axhline(0.0, color="grey", linewidth=0.8)
-    axes.set(xlabel="network evaluations per image", ylabel="KD to 1,000-step samples", yscale="symlog")
-    axes.set_yscale("symlog", linthresh=max(row.error for row in rows))
+    axes.set(xlabel="network evaluations per image", ylabel="KD to 1,000-step samples", xscale="log")
+    axes.set_yscale("symlog", linthresh=0.05, linscale=1.5)
+    counts = sorted({row.evaluations for row in rows})
+    axes.set_xticks(counts, [str(count) for count in counts])
+    axes.minorticks_off()
+    axes.set_yticks([0, 0.02, 0.05, 0.1, 0.2, 0.5, 1], ["0", "0.02", "0.05", "0.1", "0.2", "0.5", "1"])
     axes.legend()
     figure.savefig(path, dpi=110)
 
@@ -113,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--samples", type=int, default=1000)
-    parser.add_argument("--evaluations", type=int, nargs="+", default=[5, 8, 12, 20, 50])
+    parser.add_argument("--evaluations", type=int, nargs="+", default=[5, 10, 20, 50])
     parser.add_argument("--students", type=Path, nargs="*", default=[])
     given = parser.parse_args()
     run = Run(given.run)

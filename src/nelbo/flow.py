@@ -22,7 +22,6 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torchdiffeq import odeint
 
 from nelbo.bounds import Decoder
 from nelbo.diffusion import Denoised, Denoiser, Gaussian
@@ -191,6 +190,8 @@ class ProbabilityFlow:
         Raises:
             ArithmeticError: the path is not finite, or too rough to follow.
         """
+        from torchdiffeq import odeint  # a third of a second that only this pays
+
         ends = torch.tensor([self.gamma_min, self.gamma_max], dtype=torch.float64, device=start[0].device)
         ends = ends.flip(0) if down else ends
         count = 0

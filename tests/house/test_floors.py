@@ -102,3 +102,12 @@ def test_help_waits_for_nothing_that_it_does_not_print() -> None:
         "sys.exit(bool({'torch', 'numpy', 'pydantic', 'matplotlib'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_drawing_waits_for_nothing_that_only_measuring_needs() -> None:
+    """These take longer to import than a small model takes to draw."""
+    code = (
+        "import sys, nelbo.jobs.sample;"
+        "sys.exit(bool({'scipy', 'sklearn', 'matplotlib', 'torchdiffeq', 'torch._dynamo'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -179,3 +179,19 @@ def test_alpha_is_kept_from_end_to_end(here: Path) -> None:
     call_well("sample", "r", "-n", "2", "--out", "a.png", "--real")
     call_well("sample", "r", "-n", "2", "--out", "a.gif")
     call_well("score", "r")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "ddim, η = 1, 30 steps"),
+        (("--steps", "20"), "ddim, η = 1, 20 steps"),
+        (("--steps", "5"), "unipc, 5 steps"),
+        (("--steps", "5", "--eta", "0"), "ddim, η = 0, 5 steps"),
+        (("--steps", "5", "--sampler", "dpm++"), "dpm++, 5 steps"),
+    ],
+)
+def test_the_sampler_is_the_best_with_so_many_steps_unless_one_is_asked_for(
+    words: tuple[str, ...], said: str, own_run: Path
+) -> None:
+    assert said in call_well("sample", own_run, "-n", "1", *words).err

@@ -52,7 +52,8 @@ def sample(
         A .png (one grid), .gif (the denoising), .npz (the exact levels) or a folder of PNGs; it must not exist.
         A new grid in RUN/samples if left out.
     sampler
-        ancestral, ddim (unless told), or one of higher order: dpm++, unipc or heun.
+        ancestral, ddim, or one of higher order: dpm++, unipc or heun. Unless told, what is best with so many steps:
+        unipc below 20, else ddim.
     steps
         Network evaluations per image; 200 (ddim), all (ancestral) or 20 (others) unless told. Of a gan: how many G(z)
         each image is chosen from, by a Metropolis–Hastings chain that the discriminator judges; 1 unless told.

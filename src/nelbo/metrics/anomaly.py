@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
 
@@ -55,6 +54,8 @@ class ProfileDetector:
     """
 
     def __init__(self, reference: Tensor) -> None:
+        from sklearn.covariance import LedoitWolf  # half a second that only this pays
+
         self.law = LedoitWolf().fit(_logarithms(reference))
 
     def distance(self, profiles: Tensor) -> Tensor:

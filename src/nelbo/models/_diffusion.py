@@ -25,7 +25,8 @@ from nelbo.models.base import Form, Frame, LikelihoodModel, SampleSettings
 from nelbo.rng import Draws, Stream, normal
 from nelbo.samplers import DDIM, Ancestral, DPMSolver, Heun, Sampler, UniPC, clipped, karras_times, trajectory
 
-DEFAULT = "ddim"
+FEW_STEPS = 20
+"""Below so many unipc is nearest to samples of every step, and from there on ddim (docs/samplers.md)."""
 QUICK_STEPS, FAST_STEPS, GLANCE_STEPS = 200, 20, 25
 """Network evaluations of an image: by ddim, by those of higher order, and for a look while training."""
 EXACT_DIVERGENCE = 16
@@ -78,7 +79,7 @@ class DiffusionModel(LikelihoodModel):
         if settings.temperature is not None:
             why = f"is the spread of latents drawn from a prior, and {self.family} has none"
             raise InputError("--temperature", f"{why}; leave it out")
-        name = settings.sampler or DEFAULT
+        name = chosen(settings)
         if name not in WAYS:
             known = ", ".join(WAYS)
             raise InputError("--sampler", f"{name!r} is not a sampler{nearest(name, WAYS)} (samplers: {known})")
@@ -183,12 +184,18 @@ class DiffusionModel(LikelihoodModel):
 
     def describe_sampling(self, settings: SampleSettings) -> str:
         sampler, chain = self.way(settings)
-        name, steps = settings.sampler or DEFAULT, len(chain.grid) - 1
+        name, steps = chosen(settings), len(chain.grid) - 1
         if isinstance(sampler, DDIM):
             name = f"ddim, η = {sampler.eta:g}"
         if isinstance(sampler, Heun):
             name = f"heun, {2 * steps - 1} evaluations"
         return f"{name}, {steps} steps" + (", x̂_0 clipped to [−1, 1]" if settings.clip else "")
+
+
+def chosen(settings: SampleSettings) -> str:
+    """The sampler that is asked for, or the best with so many steps."""
+    few = settings.steps is not None and settings.steps < FEW_STEPS and settings.eta is None
+    return settings.sampler or ("unipc" if few else "ddim")
 
 
 def ancestral(model: DiffusionModel, settings: SampleSettings) -> tuple[Sampler, Chain]:

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from nelbo.errors import InputError
 
 LARGE = 2**20
 """Bytes above which :class:`Sizing` gives a tensor no memory; tables of values are smaller."""
+NEW = (torch.empty, torch.zeros, torch.ones, torch.randn)
 
 
 def pick_device(name: str) -> torch.device:
@@ -67,25 +68,26 @@ def memory() -> int:
     return min(sizes)
 
 
-class Sizing(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Sizing(TorchFunctionMode):
     """While it is entered, large tensors have a size and no memory, and their sizes are added up.
 
     Settings from a stranger can describe a network of any size: so it is refused before it is allocated.
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.left = memory()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Count what an empty tensor would take.
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Count what a new tensor would take.
 
         Raises:
             InputError: all together it is more than there is.
         """
         kwargs = dict(kwargs or {})
-        if func is torch.ops.aten.empty.memory_format:
-            size = math.prod(args[0]) * (kwargs.get("dtype") or torch.get_default_dtype()).itemsize
+        if func in NEW:
+            shape = args[0] if args and not isinstance(args[0], int) else args
+            size = math.prod(shape) * (kwargs.get("dtype") or torch.get_default_dtype()).itemsize
             self.left -= size
             if self.left < 0:
                 raise InputError("[model]", "asks for a network that is larger than this machine's memory")
