@@ -108,7 +108,7 @@ def in_a_process(point: Point) -> dict[str, float]:
 
 
 def draw_plot(curves: dict[str, dict[float, dict[str, float]]]) -> None:
-    """Seconds and memory over each, both axes logarithmic."""
+    """Seconds, both axes logarithmic, and memory, over each."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -117,9 +117,12 @@ def draw_plot(curves: dict[str, dict[float, dict[str, float]]]) -> None:
         points = curves[name]
         twin = each.twinx()
         each.loglog(list(points), [p["seconds"] for p in points.values()], "o-", color="C0")
-        twin.loglog(list(points), [p["mebibytes"] for p in points.values()], "s--", color="C1")
+        twin.plot(list(points), [p["mebibytes"] for p in points.values()], "s--", color="C1")
         each.set(xlabel=name, ylabel="seconds" if each is axes[0] else "")
-        twin.set_ylabel("MiB (dashed)" if each is axes[-1] else "")
+        twin.set(ylabel="MiB (dashed)" if each is axes[-1] else "", ylim=(0, None))
+        each.set_xticks(list(points), [f"{value:g}" for value in points])
+        each.minorticks_off()
+        each.yaxis.set_major_formatter("{x:g}")
         each.yaxis.label.set_color("C0")
         twin.yaxis.label.set_color("C1")
     figure.savefig(FIGURE, dpi=100)
