@@ -8,16 +8,15 @@ Runs are kept in runs/, and not trained again.
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 import nelbo
 from nelbo.models.base import SampleSettings
+from samplers import timed
 from targets import MNIST, SAMPLES, Target, as_real, at_most
 from targets import nelbo as run_nelbo
 
-FEW = 64
 QUICK: dict[str, Target] = {
     "vdm": Target(10, ("vdm", *MNIST), ("--timesteps", "2"), "≤ 0.92 bits/dim", at_most(0.92, "bits_per_dim")),
     "gan": Target(
@@ -36,23 +35,12 @@ def measured(name: str, target: Target, runs: Path) -> str:
     words, reached = target.found(score)
     facts = json.loads(run_nelbo("info", str(run), "--json"))
     settings = SampleSettings(temperature=0.7) if name == "gan" else SampleSettings(sampler="unipc", steps=20)
-    seconds = drawing(run, settings)
+    seconds = timed(nelbo.load(run), settings)
     commands = f"`nelbo train {' '.join(target.train)} --minutes {target.minutes:g}`, `score {' '.join(target.score)}`"
     return (
         f"| {name}, {target.minutes:g} min | {target.asked} | {words} | {'yes' if reached else '**no**'} "
         f"| {facts['step']:,} | {seconds:.2f} | {commands} |"
     )
-
-
-def drawing(run: Path, settings: SampleSettings) -> float:
-    """Seconds for 64 images, the model in memory; the best of three."""
-    model = nelbo.load(run)
-    taken = []
-    for _ in range(3):
-        start = time.perf_counter()
-        model.sample(FEW, settings=settings)
-        taken.append(time.perf_counter() - start)
-    return min(taken)
 
 
 def table(runs: Path, hour: bool) -> str:

@@ -53,4 +53,4 @@ def test_what_was_spoilt_ends_in_a_result_or_a_clear_error(name: str) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda path: f"{path.parent.name}-{path.name}")
 def test_what_was_found_stays_found(case: Path) -> None:
-    ends_well(case.parent.name, case.read_bytes())
+    assert ends_well(case.parent.name, case.read_bytes()) in {"read", "InputError", "BadImageError"}

@@ -15,6 +15,7 @@ from nelbo.jobs.run import Run
 from nelbo.models._distilled import Distilled
 from nelbo.samplers import DDIM
 from nelbo.training import read_checkpoint
+from nelbo.training.checkpoint import all_checkpoints, step_of
 
 SMALL = ["--widths", "16", "--blocks", "1", "--fine-blocks", "1", "--batch-size", "16", "--precision", "fp32"]
 
@@ -89,12 +90,27 @@ def test_it_goes_on_from_its_own_checkpoint_without_the_teacher_s_run(teacher: P
     assert "is distilled to 2" in answer.err
 
 
+def test_killed_before_its_first_step_it_still_has_its_teacher(teacher: Path, here: Path) -> None:
+    """Its first checkpoint is written with the run: resumed from there, it must not learn from random weights."""
+    call_well("distill", teacher, "--steps", "2", "--teacher-steps", "8", "--train-steps", "2", "--out", "student")
+    first, *later = all_checkpoints(here / "student")
+    assert step_of(first) == 0
+    for folder in later:
+        shutil.rmtree(folder)
+    (here / "student" / "checkpoints" / "latest").unlink()
+    call_well("distill", "gone", "--steps", "2", "--train-steps", "2", "--out", "student", "--resume")
+    kept = nelbo.load("student")
+    assert isinstance(kept, Distilled)
+    for name, value in nelbo.load(teacher).state_dict().items():
+        assert torch.equal(kept.teacher.state_dict()[name], value), name
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [
         (["--steps", "3", "--teacher-steps", "8"], "--teacher-steps"),
         (["--teacher-steps", "2000", "--steps", "1000"], "--teacher-steps"),
-        (["--train-steps", "5", "--minutes", "1"], "--minutes, --steps"),
+        (["--train-steps", "5", "--minutes", "1"], "--minutes, --train-steps"),
         (["--resume"], "--resume"),
         (["--device", "tpu"], "--device"),
         (["--lr", "0"], "--lr"),

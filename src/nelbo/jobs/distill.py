@@ -8,13 +8,14 @@ from typing import Any
 from nelbo.config.families import family_module
 from nelbo.config.files import RunConfig, merged, versions, write_run_config
 from nelbo.errors import InputError
+from nelbo.files import whole
 from nelbo.jobs.run import Run
 from nelbo.jobs.train import Request, follow, fresh_model, go_on, how_long, require_unchanged
 from nelbo.models._diffusion import DiffusionModel
 from nelbo.models._distilled import DistillationOptions, Distilled
 from nelbo.options import TrainingOptions
 from nelbo.report.paths import free, unused
-from nelbo.training import load_weights
+from nelbo.training import Trainer, load_weights
 from nelbo.training.machine import pick_device
 
 DEFAULT_MINUTES = 5.0
@@ -53,6 +54,8 @@ def distill(
         InputError: anything that cannot be used; nothing has been written then.
         Interrupted: stopped by a signal, after a checkpoint.
     """
+    if minutes is not None and train_steps is not None:
+        raise InputError("--minutes, --train-steps", "both say how long to train; give one")
     given = {"minutes": minutes, "steps": train_steps, "lr": lr, "seed": seed, "device": device}
     given = {name: value for name, value in given.items() if value is not None}
     if resume:
@@ -69,8 +72,10 @@ def distill(
     model.begin()
     name = f"{source.path.name}-{steps}-step{'s' * (steps > 1)}"
     out = unused(Path("runs"), name, "") if out is None else free(Path(out), "--out")
-    out.mkdir(parents=True)
-    write_run_config(out, config)
+    with whole(out) as aside:  # with a checkpoint from the start: nothing else holds the teacher
+        aside.mkdir()
+        write_run_config(aside, config)
+        Trainer(model, source.dataset.for_training[0], config.training, aside).save()
     return follow(out, config, source.dataset, model)
 
 
