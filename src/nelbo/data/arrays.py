@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from nelbo.data.dataset import SPLITS
 from nelbo.data.raw import ALL, Part, Pixels, Raw, named_labels
+from nelbo.data.room import memory
 from nelbo.errors import InputError
 
 Array = NDArray[np.generic]
@@ -133,6 +134,8 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> 
         raise InputError(where, f"claims {info.file_size} bytes, which cannot be in this archive; get it again")
     if info.flag_bits & 1:
         raise InputError(where, "is encrypted; save it without a password")
+    if info.file_size > memory():
+        raise InputError(where, "does not fit into memory; save it as .npy, of which no more is read than is needed")
     with archive.open(info) as stream:
         check_header(cast(BinaryIO, stream), info.file_size, where)
     with archive.open(info) as stream:

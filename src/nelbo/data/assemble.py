@@ -10,10 +10,10 @@ import torch
 from nelbo.data.dataset import SPLITS, Dataset, fingerprint
 from nelbo.data.options import Options
 from nelbo.data.raw import ALL, Part, Pixels, Raw
+from nelbo.data.room import allocate, picked
 from nelbo.data.splits import Rows, by_content, marks
 from nelbo.errors import InputError
 
-CHUNK = 1024  # images
 Plan = dict[str, tuple[Part, Rows]]
 
 
@@ -94,9 +94,7 @@ def gather(plan: Plan, where: str) -> tuple[Pixels, dict[str, tuple[int, int]]]:
     bounds, start = {}, 0
     for name, (part, rows) in plan.items():
         stop = start + len(rows)
-        for first in range(0, len(rows), CHUNK):  # picking rows copies them: not all at once
-            some = rows[first : first + CHUNK]
-            images[start + first : start + first + len(some)] = part.images[some]
+        picked(part.images, rows, into=images[start:stop])
         bounds[name] = (start, stop)
         start = stop
     return images, bounds
@@ -117,12 +115,3 @@ def check_levels(images: Pixels, raw: Raw, asked: int | None) -> int:
     if top >= levels:
         raise InputError(raw.where, f"has a pixel of {top}, but only {levels} levels; give --levels {top + 1} or more")
     return levels
-
-
-def allocate(shape: tuple[int, ...], where: str) -> Pixels:
-    """An empty uint8 array, or a plain error when it does not fit into memory."""
-    try:
-        return np.empty(shape, dtype=np.uint8)
-    except (MemoryError, ValueError):
-        size = "x".join(str(length) for length in shape)
-        raise InputError(where, f"{size} bytes do not fit into memory; use a smaller --size or fewer images") from None

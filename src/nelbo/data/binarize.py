@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nelbo.data.dataset import Dataset, fingerprint
+from nelbo.data.room import allocate
 from nelbo.errors import InputError
 from nelbo.rng import Stream, uniform
 
@@ -42,19 +43,11 @@ def binarised(dataset: Dataset) -> Dataset:
     """
     if dataset.levels == 2:
         raise InputError("--binarize", f"{dataset.spec} has two levels already; leave it out")
-    images = torch.cat(
-        [
-            drawn(
-                dataset.images[first : first + CHUNK],
-                dataset.levels,
-                FIXED_SEED,
-                Stream.BINARIZE_FIXED,
-                0,
-                range(first, min(first + CHUNK, len(dataset.images))),
-            )
-            for first in range(0, len(dataset.images), CHUNK)
-        ]
-    )
+    images = torch.from_numpy(allocate(tuple(dataset.images.shape), dataset.spec))
+    for first in range(0, len(images), CHUNK):
+        some = dataset.images[first : first + CHUNK]
+        indices = range(first, first + len(some))
+        images[first : first + len(some)] = drawn(some, dataset.levels, FIXED_SEED, Stream.BINARIZE_FIXED, 0, indices)
     note = "binarised: training images anew at every step, val and test once with a fixed seed"
     return replace(
         dataset,

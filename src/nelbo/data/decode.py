@@ -19,6 +19,9 @@ MODES = {"1": "L", "L": "L", "LA": "LA", "RGB": "RGB", "RGBA": "RGBA", "P": "RGB
 WITH_ALPHA = {"L": "LA", "RGB": "RGBA"}
 CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 
+LONGEST = 65_535
+"""Pixels of a side, as in JPEG. Pillow keeps a pointer for every row: of a thin image, most of what it takes."""
+
 ORIENTATION, WIDTH, HEIGHT, BITS_PER_SAMPLE = 0x0112, 256, 257, 258
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -138,6 +141,8 @@ def usable_mode(image: Image.Image) -> str:
         raise BadImageError(f"has {what}; convert it to 8-bit grey or RGB")
     if 0 in image.size:
         raise BadImageError("has no pixels")
+    if max(image.size) > LONGEST:
+        raise BadImageError(f"has a side of {max(image.size)} pixels, which no image has")
     mode = MODES[image.mode]
     return WITH_ALPHA.get(mode, mode) if image.has_transparency_data else mode
 

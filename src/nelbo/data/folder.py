@@ -10,11 +10,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from nelbo.data.assemble import allocate
 from nelbo.data.decode import BadImageError, Header, quiet_decoding, read_header, read_pixels
 from nelbo.data.options import Options
 from nelbo.data.progress import progress_bar
 from nelbo.data.raw import ALL, Part, Pixels, Raw
+from nelbo.data.room import allocate, picked
 from nelbo.data.scan import Found, scan
 from nelbo.data.shaping import require_fit, shape_pixels, shaping_notes
 from nelbo.errors import InputError
@@ -46,7 +46,8 @@ def read_folder(folder: Path, options: Options) -> Raw:
         kept, images = decode(folder, headers, options, bad)
     binary = all(headers[path].binary for path in kept)
     if binary:  # one bit was read as 0 and 255; scaling may have made greys of it
-        images = (images >= 128).view(np.uint8)
+        for image in images:
+            np.greater_equal(image, 128, out=image.view(np.bool_))
     classes, notes = classes_of(found)
     return Raw(
         name=folder.resolve().name or "folder",
@@ -125,7 +126,10 @@ def decode(
         return rows[path]
 
     done = for_each(list(headers), work, "decoding images", options, bad)
-    return list(done), images if len(done) == len(images) else images[list(done.values())]
+    if len(done) == len(images):
+        return list(done), images
+    rows_left = np.fromiter(done.values(), dtype=np.intp)
+    return list(done), picked(images, rows_left, into=allocate((len(done), *target), str(folder)))
 
 
 def classes_of(found: Mapping[str, Found]) -> tuple[tuple[str, ...], list[str]]:

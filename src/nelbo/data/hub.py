@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from nelbo.data.assemble import allocate
 from nelbo.data.decode import BadImageError, header_of, pixels_of, quiet_decoding
 from nelbo.data.options import Options
 from nelbo.data.progress import progress_bar
 from nelbo.data.raw import ALL, Part, Raw
+from nelbo.data.room import allocate
 from nelbo.data.shaping import require_fit, shape_pixels, shaping_notes
 from nelbo.errors import InputError
 
@@ -22,7 +22,7 @@ SPLIT_NAMES = {"train": "train", "validation": "val", "valid": "val", "val": "va
 
 
 def read_hub(name: str, options: Options) -> Raw:
-    """Read a data set of the hub whole into memory.
+    """Read a data set of the hub, row by row.
 
     Args:
         name: its name there, without ``hf:``.

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import numpy as np
 from PIL import Image, ImageOps
 
-from nelbo.data.assemble import allocate
 from nelbo.data.options import Fit, Options
 from nelbo.data.raw import Part, Pixels
+from nelbo.data.room import allocate
 from nelbo.errors import InputError
 
 

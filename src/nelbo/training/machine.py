@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
-import os
 import sys
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
+from nelbo.data.room import memory
 from nelbo.errors import InputError
+from nelbo.options import TrainingOptions
+from nelbo.processes import count, place
 
 LARGE = 2**20
 """Bytes above which :class:`Sizing` gives a tensor no memory; tables of values are smaller."""
@@ -27,9 +29,11 @@ def pick_device(name: str) -> torch.device:
         InputError: no such device here, or one without float64, which likelihoods are computed in.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device == torch.device("cuda") and count() > 1:  # one for each process
+            device = torch.device("cuda", place(torch.cuda.device_count()))
         if device.type not in ("cpu", "cuda", "mps", "xpu"):
             raise RuntimeError
         torch.empty(1, device=device)
@@ -56,16 +60,6 @@ def keep_memory() -> None:
         libc.mallopt(mmap_threshold, 32 << 20)
         libc.mallopt(trim_threshold, 2**31 - 1)
         libc.mallopt(top_pad, 64 << 20)
-
-
-def memory() -> int:
-    """Bytes of memory that this process may have: the machine's, or its container's."""
-    sizes = [2**40]
-    with contextlib.suppress(AttributeError, ValueError, OSError):
-        sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    with contextlib.suppress(ValueError, OSError):
-        sizes.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return min(sizes)
 
 
 class Sizing(TorchFunctionMode):
@@ -96,6 +90,26 @@ class Sizing(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def conditions(training: TrainingOptions) -> dict[str, str]:
+    """What of this machine decides the numbers of a run, and whether the run can be repeated with it."""
+    device = pick_device(training.device)
+    cuda = device.type == "cuda"
+    if cuda:
+        repeatable = "not to the bit: CUDA adds gradients up in an order that differs from run to run"
+    elif training.steps is None:
+        repeatable = "not to the bit: the learning rate follows the clock; with --steps it would be"
+    else:
+        repeatable = "to the bit, with these versions and everything that is listed here"
+    return {
+        "device": torch.cuda.get_device_name(device) if cuda else device.type,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": str(torch.get_num_threads()),
+        "processes": str(count()),
+        "matrices": str(compute_dtype(device, training.precision)).removeprefix("torch."),
+        "repeatable": repeatable,
+    }
+
+
 def usual_batch(device: torch.device) -> int:
     """How many images at a time are quickest without gradients: on a CPU as many as its cache holds."""
     return 32 if device.type == "cpu" else 256
@@ -111,12 +125,25 @@ def bf16_is_fast(device: torch.device) -> bool:
 
 
 def compute_dtype(device: torch.device, precision: str) -> torch.dtype:
-    """What matrices are multiplied in while training: bfloat16 where ``precision`` says so."""
+    """What matrices are multiplied in while training: bfloat16 or float64 where ``precision`` says so."""
+    if precision == "fp64":
+        return torch.float64
     chosen = precision == "bf16" or (precision == "auto" and bf16_is_fast(device))
     return torch.bfloat16 if chosen else torch.float32
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
-    """Run the network's matrix products in :func:`compute_dtype`; weights stay float32."""
+    """Run the network's matrix products in :func:`compute_dtype`; weights stay float32, or float64 if that is asked."""
     dtype = compute_dtype(device, precision)
-    return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+    return torch.autocast(device.type, dtype) if dtype == torch.bfloat16 else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def default_dtype(precision: str) -> Iterator[None]:
+    """Make and compute everything in float64, if ``precision`` says so."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64 if precision == "fp64" else before)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

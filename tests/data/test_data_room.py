@@ -1,0 +1,125 @@
+"""Images that are more than the memory: the same data set, in a file that is mapped."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nelbo.data import load, room
+from nelbo.errors import InputError
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, ...]]]:
+    """The shapes that went to the disk, which is in a folder of the test's own."""
+    seen: list[tuple[int, ...]] = []
+    mapped = room.mapped
+
+    def noted(shape: tuple[int, ...]) -> room.Pixels:
+        seen.append(shape)
+        return mapped(shape)
+
+    monkeypatch.setattr(room, "mapped", noted)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    yield seen
+    assert list((tmp_path / "cache").rglob("*.*")) == [], "a mapped file has no name"
+
+
+def sources(folder: Path) -> list[str]:
+    """The same 40 images as a folder of files, one of which is broken, and as an array."""
+    images = np.random.default_rng(0).integers(0, 256, (40, 6, 5, 3), dtype=np.uint8)
+    np.save(folder / "images.npy", images)
+    (folder / "files").mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / "files" / f"{i:02d}.png")
+    whole = (folder / "files" / "07.png").read_bytes()
+    (folder / "files" / "07.png").write_bytes(whole[: len(whole) // 2])
+    return [str(folder / "images.npy"), str(folder / "files")]
+
+
+@pytest.mark.parametrize("binarize", [False, True])
+def test_mapped_images_are_the_same(
+    tmp_path: Path, places: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch, binarize: bool
+) -> None:
+    for spec in sources(tmp_path):
+        before = load(spec, binarize=binarize, skip_bad=True)
+        assert places == []
+        with monkeypatch.context() as small:
+            small.setattr(room, "memory", lambda: 4 * 1000)
+            after = load(spec, binarize=binarize, skip_bad=True)
+        assert places
+        places.clear()
+        assert (after.sha256, after.bounds) == (before.sha256, before.bounds)
+        assert torch.equal(after.images, before.images)
+        assert torch.equal(after.images[torch.tensor([3, 1])], before.images[torch.tensor([3, 1])])
+
+
+def test_images_of_one_bit_are_mapped_too(
+    tmp_path: Path, places: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(30):
+        Image.fromarray(np.random.default_rng(i).integers(0, 2, (9, 8)).astype(bool)).save(tmp_path / f"{i}.png")
+    before = load(str(tmp_path))
+    monkeypatch.setattr(room, "memory", lambda: 4 * 100)
+    after = load(str(tmp_path))
+    assert places
+    assert (after.levels, after.sha256) == (2, before.sha256)
+
+
+def test_processes_of_one_machine_share_its_memory(
+    places: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "memory", lambda: 8000)
+    room.allocate((2000,), "here")
+    assert places == []
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    room.allocate((2000,), "here")
+    assert places == [(2000,)]
+
+
+def test_a_disk_without_room_is_said_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(room, "memory", lambda: 1000)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(InputError, match=r"photos: 5x1000 bytes do not fit .* disk \(No space left .*cache"):
+        room.allocate((5, 1000), "photos")
+
+
+def test_an_archive_larger_than_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez(tmp_path / "big.npz", images=np.zeros((50, 8, 8), dtype=np.uint8))
+    monkeypatch.setattr("nelbo.data.arrays.memory", lambda: 1000)
+    with pytest.raises(InputError, match=r"does not fit into memory; save it as \.npy"):
+        load(str(tmp_path / "big.npz"))
+
+
+@pytest.mark.parametrize(
+    ("line", "files", "expected"),
+    [
+        ("0::/a/b", {"memory.max": "max", "a/memory.max": "3000", "a/b/memory.max": "4000"}, 3000),
+        ("4:memory:/a/b", {"memory/memory.limit_in_bytes": "9000", "memory/a/b/memory.limit_in_bytes": "2000"}, 2000),
+        ("0::/gone", {"memory.max": "5000"}, 5000),
+        ("3:cpuset:/a", {"a/memory.max": "1"}, None),
+    ],
+)
+def test_the_limit_of_a_container_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, files: dict[str, str], expected: int | None
+) -> None:
+    """Control groups of version 2 and 1, and the limits of those that they are in."""
+    without = min(2**40, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    (tmp_path / "own").write_text(line + "\n")
+    monkeypatch.setattr(room, "OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(room, "GROUPS", tmp_path)
+    assert room.memory() == (expected or without)
