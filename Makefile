@@ -6,7 +6,7 @@ BENCH := .venv-bench
 FUZZ := .venv-fuzz
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-kill soak fuzz lint types check bench samplers simplifications agreement objectives anomalies estimators gamma inference targets clean
+.PHONY: setup demo test test-kill soak fuzz lint types check bench scale samplers simplifications agreement objectives anomalies estimators gamma inference targets clean
 
 setup: $(READY)
 
@@ -33,7 +33,7 @@ test: setup
 	$(BIN)/python -m pytest
 
 test-kill: setup
-	NELBO_KILLS=100 $(BIN)/python -m pytest tests/machine/test_machine_kill.py -s
+	NELBO_KILLS=100 $(BIN)/python -m pytest tests/machine/test_machine_kill.py tests/machine/test_machine_processes.py -s
 
 # 20 minutes of training, killed every 30 seconds.
 soak: setup
@@ -65,6 +65,9 @@ $(BENCH)/.ready: pyproject.toml constraints.txt
 	test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable . diffusers
 	@touch $@
+
+scale: setup
+	$(BIN)/python bench/scale.py
 
 simplifications: setup
 	$(BIN)/python bench/simplifications.py

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sys
+
+from nelbo.processes import count
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
     from nelbo.cli import run
 
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if count() > 1:
+        # At once: threads that still listen to a process that has gone would abort this one on its way out.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

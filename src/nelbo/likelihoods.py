@@ -14,12 +14,17 @@ from torch.nn import functional as F
 
 
 def to_unit(levels: Tensor, L: int) -> Tensor:
-    """Map integer levels 0 … L−1 onto [−1, 1], as float32.
+    """Map integer levels 0 … L−1 onto [−1, 1], in float32, or the default type if that is another.
 
     >>> to_unit(torch.tensor([0, 8, 16]), 17).tolist()
     [-1.0, 0.0, 1.0]
     """
-    return levels.to(torch.float32) * (2.0 / (L - 1)) - 1.0
+    return full(levels) * (2.0 / (L - 1)) - 1.0
+
+
+def full(x: Tensor) -> Tensor:
+    """In torch's default type: float32, whatever x was computed in, or float64 where all is computed in that."""
+    return x.to(torch.get_default_dtype())
 
 
 def to_levels(x: Tensor, L: int) -> Tensor:

@@ -82,8 +82,12 @@ class TrainingOptions(Options):
     "Largest norm of a gradient; longer ones are scaled down to it."
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
     "Decay of the weights' moving average, reached after a warm-up of its own."
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    precision: Literal["auto", "bf16", "fp32", "fp64"] = "auto"
     "Of the network while training; auto takes bf16 where the machine computes in it. Scores are always fp32."
+    compile: Literal["auto", "on", "off"] = "auto"
+    "Compile the network of a ddpm or vdm (torch.compile); auto does on CUDA, in runs that are long enough to pay."
+    shard: bool = False
+    "Let each of several processes keep no more than its share of the weights (FSDP): for models that do not fit."
     device: str = "auto"
     "cpu, cuda, cuda:1, …; auto takes CUDA where there is one."
     tensorboard: bool = False

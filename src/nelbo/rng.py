@@ -7,7 +7,7 @@ processes, or how many images were asked for; and a run that is resumed at a ste
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -54,9 +54,13 @@ def normal(
     step: int,
     indices: Iterable[int],
     shape: tuple[int, ...],
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Standard normal noise, shape (len(indices), \\*shape): row k depends on ``indices[k]`` alone."""
+    """Standard normal noise, shape (len(indices), \\*shape): row k depends on ``indices[k]`` alone.
+
+    In float32, or torch's default type if that is another; float64 noise is other noise.
+    """
+    dtype = dtype or torch.get_default_dtype()
     kind = np.float64 if dtype == torch.float64 else np.float32
     rows = [generator(seed, stream, step, int(i)).standard_normal(shape, dtype=kind) for i in indices]
     return torch.from_numpy(np.stack(rows)).to(dtype)
@@ -82,6 +86,7 @@ class Draws:
         indices: each example's index: its place in the whole batch while training, in the data set while scoring.
         total: examples in the whole batch, over all processes.
         device: where the numbers are wanted; they are drawn on the CPU, so that every device gets the same.
+        together: rows of this share of the batch → those of the whole batch, where a process has no more than a share.
     """
 
     seed: int
@@ -89,20 +94,22 @@ class Draws:
     indices: Sequence[int]
     total: int
     device: torch.device
+    together: Callable[[Tensor], Tensor] = lambda rows: rows
 
     def normal(self, stream: Stream, shape: tuple[int, ...]) -> Tensor:
-        """Standard normal, float32, shape (B, \\*shape)."""
+        """Standard normal, as :func:`normal`, shape (B, \\*shape)."""
         return normal(self.seed, stream, self.step, self.indices, shape).to(self.device)
 
     def normals(self, stream: Stream, shape: tuple[int, ...]) -> Iterator[Tensor]:
         """The rows of :meth:`normal`, one after another and without end: for more noise than should be held at once.
 
         Yields:
-            Standard normal, float32, shape (B, \\*shape); the first K are those of ``normal(stream, (K, *shape))``.
+            Standard normal, shape (B, \\*shape); the first K are those of ``normal(stream, (K, *shape))``.
         """
         sources = [generator(self.seed, stream, self.step, int(i)) for i in self.indices]
+        kind = np.float64 if torch.get_default_dtype() == torch.float64 else np.float32
         while True:
-            rows = [source.standard_normal(shape, dtype=np.float32) for source in sources]
+            rows = [source.standard_normal(shape, dtype=kind) for source in sources]
             yield torch.from_numpy(np.stack(rows)).to(self.device)
 
     def uniform(self, stream: Stream, shape: tuple[int, ...] = ()) -> Tensor:

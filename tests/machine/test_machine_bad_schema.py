@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,3 +132,58 @@ def test_in_a_file(bad: Bad, here: Path) -> None:
     (here / "bad.toml").write_text(tomli_w.dumps({bad.section: {bad.field: bad.value}}))
     answer = call("train", bad.family, "--config", "bad.toml")
     require_refusal(answer, f"bad.toml: [{bad.section}] {bad.field}", here, {"bad.toml"})
+
+
+CONTRADICTORY = [
+    ("train ddpm --minutes 1 --steps 1", "--minutes, --steps"),
+    ("train ddpm --resume", "--resume"),
+    ("train ddpm --resume --out run --init run", "--init"),
+    ("train ddpm --changed-data", "--changed-data"),
+    ("train ddpm --label 3", "--label"),
+    ("train ddpm --timesteps 1 --predict mean --schedule linear --widths 8 --levels 4", "--levels"),
+    ("train ddpm --size 9x9", "--fit"),
+    ("train vae --decoder bernoulli", "--decoder"),
+    ("train hvae --stream --inference bottom-up", "--stream"),
+    ("train vdm --gamma-min 5 --gamma-max 1", "--gamma-m"),
+    ("train ddpm --widths 8 8 --blocks 0", "--blocks"),
+    ("sample RUN --sampler ancestral --eta 0.5", "--eta"),
+    ("sample RUN --temperature 0.5", "--temperature"),
+    ("sample RUN --steps 31", "--steps"),
+    ("sample RUN --real --out drawn.npz", "--real"),
+    ("score RUN --form trajectory --timesteps 3", "--timesteps"),
+    ("score RUN --T 3", "--T"),
+    ("score RUN --against test", "--against"),
+    ("score RUN --samples 30 --form iw", "--form"),
+    ("score RUN --sampler ddim", "--sampler"),
+    ("distill RUN --minutes 1 --train-steps 1", "--minutes, --train-steps"),
+    ("distill RUN --steps 3 --teacher-steps 4", "--teacher-steps"),
+    ("info RUN --data digits", "--data"),
+]
+"""What is fine by itself and not together."""
+
+
+@pytest.mark.parametrize(("line", "name"), CONTRADICTORY, ids=[line for line, _ in CONTRADICTORY])
+def test_contradictory(line: str, name: str, digits_run: Path, here: Path) -> None:
+    words = [str(digits_run) if word == "RUN" else word for word in line.split()]
+    require_refusal(call(*words), name, here, set())
+
+
+def test_a_run_without_one_of_its_settings(own_run: Path) -> None:
+    """Each field of each table left out: it has a default, or one line says that it is missing."""
+    whole = tomllib.loads((own_run / "config.toml").read_text())
+    places = [(name,) for name in whole]
+    places += [(table, name) for table, values in whole.items() if isinstance(values, dict) for name in values]
+    refused = set()
+    for place in places:
+        values = {name: dict(part) if isinstance(part, dict) else part for name, part in whole.items()}
+        table = values[place[0]] if len(place) == 2 else values
+        del table[place[-1]]
+        (own_run / "config.toml").write_text(tomli_w.dumps(values))
+        answer = call("info", own_run)
+        assert answer.code in (0, 2), (place, answer)
+        if answer.code == 2:
+            assert len(answer.err.strip().splitlines()) == 1
+            assert str(own_run) in answer.err
+            assert place[-1] in answer.err, (place, answer.err)
+            refused.add(place[-1])
+    assert refused >= {"format", "family", "images", "sha256", "shape", "levels", "versions"}

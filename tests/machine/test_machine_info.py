@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from machine_helpers import call, call_well, listing, train_tiny
+from machine_helpers import TINY, call, call_well, listing, same_tensors, train_tiny
 
 import nelbo
+from nelbo.jobs.run import Run
+from nelbo.training import read_checkpoint
 
 
 def facts(what: str | Path, *more: str) -> dict[str, Any]:
@@ -34,6 +36,37 @@ def test_a_run(digits_run: Path) -> None:
     assert found["data"]["data"] == "digits"
     assert found["versions"].keys() >= {"nelbo", "torch"}
     assert listing(digits_run) == before
+
+
+def test_what_decided_a_run_is_said(digits_run: Path, here: Path) -> None:
+    """With --steps on a CPU it can be repeated: the same numbers of threads and processes, and the same weights."""
+    machine = facts(digits_run)["machine"]
+    assert machine["device"] == "cpu"
+    assert (machine["threads"], machine["processes"], machine["matrices"]) == ("1", "1", "float32")
+    assert machine["repeatable"].startswith("to the bit")
+    again = train_tiny(here / "again", steps=12)
+    for name, tensors in read_checkpoint(Run(digits_run).checkpoint).tensors.items():
+        same_tensors(read_checkpoint(Run(again).checkpoint).tensors[name], tensors)
+    call_well("train", "ddpm", *TINY, "--minutes", "0.01", "--out", "clock")
+    assert "the learning rate follows the clock" in facts("clock")["machine"]["repeatable"]
+
+
+def test_a_run_of_another_version_says_which(own_run: Path) -> None:
+    """Whether its settings or its weights cannot be read; and nothing is said where both can."""
+    config = own_run / "config.toml"
+    text = config.read_text().replace(f'nelbo = "{nelbo.__version__}"', 'nelbo = "9.1.0"')
+    hint = f"made by nelbo 9.1.0, and this is {nelbo.__version__}: pip install nelbo==9.1.0"
+    config.write_text(text)
+    call_well("info", own_run)
+    config.write_text(text.replace("timesteps = 30", "timesteps = 30\nwarp = 3"))
+    answer = call("sample", own_run)
+    assert (answer.code, "warp" in answer.err, hint in answer.err) == (2, True, True), answer.err
+    config.write_text(re.sub(r"widths = \[[^]]*\]", "widths = [8, 16]", text))
+    answer = call("sample", own_run)
+    assert (answer.code, "does not fit" in answer.err, hint in answer.err) == (2, True, True), answer.err
+    config.write_text(text.replace("format = 1", "format = 2"))
+    answer = call("sample", own_run)
+    assert (answer.code, "format 2" in answer.err, hint in answer.err) == (2, True, True), answer.err
 
 
 def test_a_run_for_people(digits_run: Path) -> None:

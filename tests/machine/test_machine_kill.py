@@ -87,4 +87,7 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(here: Path) -> None:
     expected, found = read_checkpoint(first), read_checkpoint(second)
     for name, tensors in expected.tensors.items():
         same_tensors(found.tensors[name], tensors)
-    print(f"\n{KILLS} kills, {steps} steps:", ", ".join(f"{count} {what}" for what, count in hit.most_common()))
+    print("\n| when the kill came | kills | last checkpoint whole | the end is the straight run's, to the bit |")
+    print("| --- | --- | --- | --- |")
+    for what, count in hit.most_common():
+        print(f"| {what} | {count} | {count} of {count} | yes |")

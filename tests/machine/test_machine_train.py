@@ -356,6 +356,44 @@ def wait_for_steps(out: Path, process: subprocess.Popen[bytes]) -> None:
     raise AssertionError("no step was taken")
 
 
+SLOW_DISK = """
+import sys, time
+import nelbo.training.checkpoint as checkpoint
+from nelbo.cli import run
+write = checkpoint.write_synced
+def slow(path, data):
+    write(path, data)
+    print("writing", path.name, file=sys.stderr, flush=True)
+    time.sleep(60)
+checkpoint.write_synced = slow
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+def test_a_second_ctrl_c_leaves_at_once_and_breaks_nothing(here: Path) -> None:
+    """It comes while the checkpoint that the first one asked for is being written, which would take minutes."""
+    words = ["train", "ddpm", *TINY, "--resume", "--out", "run", "--steps"]
+    call_well(*words, "3")
+    metrics = here / "run" / "metrics.jsonl"
+    before = metrics.stat().st_size
+    command = [sys.executable, "-c", SLOW_DISK, *words, "1000000"]
+    with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while metrics.stat().st_size == before:  # the loop is under way, and watches for signals
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        while "writing" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 130
+        assert "Traceback" not in process.stderr.read()
+    folder = latest_checkpoint(here / "run")
+    assert folder is not None
+    assert read_checkpoint(folder).state["step"] == 3
+    assert call_well(*words, "5").code == 0
+
+
 def test_signals_end_with_a_checkpoint_and_a_word(here: Path) -> None:
     """Two processes at once: SIGTERM with stderr in a pipe, Ctrl-C with stderr on a terminal."""
     leader, follower = pty.openpty()

@@ -6,10 +6,13 @@ import ast
 import errno
 import importlib
 import os
+import platform
 import re
 import signal
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import cyclopts
@@ -18,10 +21,14 @@ from cyclopts import App, Parameter
 from nelbo import __version__
 from nelbo.cli.families import train_app
 from nelbo.errors import InputError
+from nelbo.processes import ElsewhereError, ProcessLostError, count, leave, rank
 
 SAME = ("sample", "score", "features", "compare", "info", "distill", "export")
 COMMANDS = {name: name for name in SAME} | {"import": "import_"}
 """Every command but train, and its function in :mod:`nelbo.cli.commands`."""
+SHARED = {"train", "distill", "sample", "score", "compare"}
+"""The commands whose work is shared by all processes that a launcher has started."""
+PATIENCE = 2.0
 HELP = """Train, sample and score images with generative models whose bounds you can check.
 
 ```
@@ -66,9 +73,25 @@ def summaries() -> dict[str, str]:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run one command line; returns the exit code."""
+    """Run one command line; returns the exit code.
+
+    Of the processes that a launcher has started, the main one speaks. What is not shared among them is its alone.
+    """
+    if count() > 1:  # else torch.distributed thinks aloud
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if rank() == 0:
+        return answered(argv)
+    if not set(argv[:1]) & SHARED:
+        return 0
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        return answered(argv)
+
+
+def answered(argv: Sequence[str]) -> int:
+    """Run one command line in this process; returns the exit code."""
     try:
         build_app(argv)(list(argv), exit_on_error=False, print_error=False)
+        leave()
     except InputError as error:
         return complain(str(error))
     except cyclopts.CycloptsError as error:
@@ -84,26 +107,36 @@ def run(argv: Sequence[str]) -> int:
         return complain_of_file(error)
     except Exception as error:
         if type(error).__name__ == "Interrupted":
-            print(f"nelbo: {error}; go on with --resume", file=sys.stderr)
+            if rank() == 0:
+                print(f"nelbo: {error}; go on with --resume", file=sys.stderr)
             return 128 + int(error.signum)  # type: ignore[attr-defined]
+        if isinstance(error, ElsewhereError):
+            return error.code
+        if isinstance(error, ProcessLostError):
+            return complain(f"{error}; start all of them again, 'train' with --resume", 1)
         if os.environ.get("NELBO_TRACEBACK"):
             raise
-        print(f"nelbo: {type(error).__name__}: {error} (NELBO_TRACEBACK=1 shows where)", file=sys.stderr)
-        return 1
+        return complain(f"{type(error).__name__}: {error} (NELBO_TRACEBACK=1 shows where)", 1)
     return 0
 
 
-def complain(message: str) -> int:
-    """Print one line on stderr; returns 2."""
-    print("nelbo: " + " ".join(message.split()), file=sys.stderr)
-    return 2
+def complain(message: str, code: int = 2) -> int:
+    """Print one line on stderr; returns the exit code.
+
+    What all processes have to complain of, the main one says: the others give it time to, and their launcher ends them.
+    """
+    if rank():
+        time.sleep(PATIENCE)
+        message = f"process {rank()} on {platform.node()}: {message}"
+    print("nelbo: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    return code
 
 
 def complain_of_file(error: OSError) -> int:
     """Name the file and what the system said, on one line; returns 1 where the disk is at fault, else 2."""
     place = f"{error.filename}: " if error.filename else ""
-    code = complain(f"{place}{error.strerror or error}")
-    return 1 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) or not place else code
+    code = 1 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) or not place else 2
+    return complain(f"{place}{error.strerror or error}", code)
 
 
 def one_line(error: cyclopts.CycloptsError) -> str:

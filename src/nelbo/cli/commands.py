@@ -400,7 +400,7 @@ def distill(
             lr=lr,
             seed=seed,
             device=device,
-        ).path
+        )
     )
 
 

@@ -70,7 +70,7 @@ def family_command(family: str) -> App:
             config,
             changed_data,
         )
-        print(carry_out(request, out, resume, init).path)
+        print(carry_out(request, out, resume, init))
 
     command.__annotations__["model"] = Annotated[kind, Parameter(name="*", group=model_group)]
     app = App(

@@ -22,7 +22,7 @@ from nelbo.options import DataOptions, FamilyOptions, Options, TrainingOptions
 CONFIG = "config.toml"
 FORMAT = 1
 SECTIONS = ("data", "model", "training")
-RECORDED = ("format", "images", "versions", "distillation")
+RECORDED = ("format", "images", "versions", "machine", "distillation")
 YOUNGER = {"optimizer": "adamw"}
 """Settings of training that older runs do not record, and how those were trained."""
 
@@ -49,6 +49,7 @@ class RunConfig(Options):
     images: ImagesConfig
     distillation: DistillationOptions | None = None
     versions: dict[str, str]
+    machine: dict[str, str] = Field(default_factory=dict)
 
 
 def versions() -> dict[str, str]:
@@ -56,10 +57,14 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("nelbo", "torch", "numpy")} | {"python": platform.python_version()}
 
 
+def run_config_text(config: RunConfig) -> str:
+    """What RUN/config.toml holds."""
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True, serialize_as_any=True))
+
+
 def write_run_config(run: Path, config: RunConfig) -> None:
     """Write RUN/config.toml."""
-    plain = config.model_dump(mode="json", exclude_none=True, serialize_as_any=True)
-    replace_text(run / CONFIG, tomli_w.dumps(plain))
+    replace_text(run / CONFIG, run_config_text(config))
 
 
 def read_run_config(run: Path) -> RunConfig:
@@ -71,11 +76,38 @@ def read_run_config(run: Path) -> RunConfig:
     path = run / CONFIG
     if not path.is_file():
         raise InputError(str(run), f"is not a run: it has no {CONFIG}; give a directory that 'nelbo train' made")
-    values = read_toml(path)
+    return run_config(read_toml(path), path)
+
+
+def run_config(values: dict[str, Any], path: Path) -> RunConfig:
+    """The settings that a RUN/config.toml holds.
+
+    Raises:
+        InputError: they are not a run's settings.
+    """
     if values.get("format") != FORMAT:
-        known = values.get("versions")
-        made_by = known.get("nelbo", "another version") if isinstance(known, dict) else "another version"
-        raise InputError(str(path), f"has format {values.get('format')}, not {FORMAT}; it was made by nelbo {made_by}")
+        needed = made_by(values.get("versions")) or "; it is of another version"
+        raise InputError(str(path), f"has format {values.get('format')}, and this nelbo reads {FORMAT}{needed}")
+    try:
+        return settings(values, path)
+    except InputError as error:
+        raise InputError(error.where, error.problem + made_by(values.get("versions"))) from None
+
+
+def made_by(recorded: Any) -> str:
+    """Which version a run needs, as the end of a message, if it was made by another than this."""
+    theirs, ours = recorded.get("nelbo") if isinstance(recorded, dict) else None, version("nelbo")
+    if not isinstance(theirs, str) or theirs == ours:
+        return ""
+    return f"; the run was made by nelbo {theirs}, and this is {ours}: pip install nelbo=={theirs} reads it"
+
+
+def settings(values: dict[str, Any], path: Path) -> RunConfig:
+    """The settings, each of them checked.
+
+    Raises:
+        InputError: one cannot be used.
+    """
     family = values.get("family")
     if family not in family_names():
         raise InputError(f"{path}: family", f"{family!r} is not a family of this nelbo ({', '.join(family_names())})")

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from nelbo.processes import rank
+
 
 @contextmanager
 def progress_bar(
@@ -22,7 +24,7 @@ def progress_bar(
     Yields:
         a function to call with the number of steps just done.
     """
-    if not (sys.stderr.isatty() if show is None else show):
+    if rank() or not (sys.stderr.isatty() if show is None else show):
         yield lambda _: None
         return
     from rich.console import Console

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from nelbo.data import Dataset
 from nelbo.errors import InputError, nearest
+from nelbo.jobs._shares import shared_profile
 from nelbo.jobs.run import Run
-from nelbo.metrics import LikelihoodScore, ProfileDetector, auroc, score_profile
+from nelbo.metrics import LikelihoodScore, ProfileDetector, auroc
 from nelbo.models._diffusion import DiffusionModel
 from nelbo.models.base import LikelihoodModel
 from nelbo.report.progress import bar
@@ -81,7 +82,7 @@ def detection(
                 def tell(count: int, before: int = done) -> None:
                     progress.update(progress.task_ids[0], completed=before + count)
 
-                profile = score_profile(model, images, pieces=PIECES, seed=seed, batch=batch, progress=tell)
+                profile = shared_profile(model, images, pieces=PIECES, seed=seed, batch=batch, progress=tell)
                 profiles.append(profile.nats)
                 done += len(images)
         detector = ProfileDetector(profiles[0])

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from nelbo.errors import InputError, nearest
 from nelbo.files import replace_text
+from nelbo.jobs._shares import opened, shared_profile, shared_samples
 from nelbo.jobs.describe import describe_run
 from nelbo.jobs.run import Run
 from nelbo.jobs.score import kept
 from nelbo.likelihoods import to_levels
-from nelbo.metrics import score_profile
 from nelbo.models._diffusion import DiffusionModel
 from nelbo.models.base import GenerativeModel, LikelihoodModel, SampleSettings
+from nelbo.processes import join, rank
 from nelbo.report.page import page
 from nelbo.report.paths import free, reachable
 from nelbo.report.pictures import grid
@@ -58,18 +59,19 @@ def compare(paths: Sequence[str | Path], out: str | Path = "compare", *, split: 
     if not (folder / "compare.json").exists():
         free(folder, "--out")
         reachable(folder, "--out")
-    runs = [Run(path) for path in paths]
+    runs = [opened(path) for path in paths]
     models = [run.model() for run in runs]
     found = [facts(run, model, split) for run, model in zip(runs, models, strict=True)]
     whole = {"runs": found, "differences": differences(runs, found)}
     pictures, views = [], []
     with bar("drawing samples", len(runs)) as progress:
         for run, model in zip(runs, models, strict=True):
-            pictures.append(grid(model.sample(SAMPLES), model.levels))
+            pictures.append(grid(shared_samples(model, SAMPLES), model.levels))
             views.append(inside(model, unseen(run, split, SHOWN)))
             progress.advance(progress.task_ids[0])
-    replace_text(folder / "index.html", page(whole, pictures, views))
-    replace_text(folder / "compare.json", json.dumps(whole, indent=1))
+    if rank() == 0:
+        replace_text(folder / "index.html", page(whole, pictures, views))
+        replace_text(folder / "compare.json", json.dumps(whole, indent=1))
     return whole
 
 
@@ -112,7 +114,7 @@ def over_t(run: Run, model: GenerativeModel, split: str) -> dict[str, list[float
     }
 
     def answer() -> dict[str, Any]:
-        profile = score_profile(model, images, pieces=PIECES)
+        profile = shared_profile(model, images, pieces=PIECES)
         bits, stderr = profile.bits()
         return asked | {
             "kind": "profile",
@@ -172,11 +174,13 @@ def totals(run: Run, score: dict[str, Any] | None) -> np.ndarray | None:
 
 
 def unseen(run: Run, split: str, count: int) -> Tensor | None:
-    """The first images of a split; None where the data are not at hand any more."""
+    """The first images of a split; None where the data are not at hand any more, for any of the processes."""
     try:
-        return run.dataset.split(split)[:count]
+        found: Tensor | None = run.dataset.split(split)[:count]
     except InputError:
-        return None
+        found = None
+    (missing,) = join().greatest([found is None])
+    return None if missing else found
 
 
 @torch.no_grad()

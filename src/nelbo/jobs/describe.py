@@ -78,4 +78,5 @@ def describe_run(run: Run) -> dict[str, Any]:
         **({} if config.distillation is None else {"distillation": plain["distillation"]}),
         "training": plain["training"],
         "versions": plain["versions"],
+        "machine": plain["machine"],
     }

@@ -10,13 +10,13 @@ from nelbo.config.files import RunConfig, merged, versions, write_run_config
 from nelbo.errors import InputError
 from nelbo.files import whole
 from nelbo.jobs.run import Run
-from nelbo.jobs.train import Request, follow, fresh_model, go_on, how_long, require_unchanged
+from nelbo.jobs.train import Request, Work, fresh_model, go_on, how_long, require_unchanged, together
 from nelbo.models._diffusion import DiffusionModel
 from nelbo.models._distilled import DistillationOptions, Distilled
 from nelbo.options import TrainingOptions
 from nelbo.report.paths import free, unused
 from nelbo.training import Trainer, load_weights
-from nelbo.training.machine import pick_device
+from nelbo.training.machine import conditions, pick_device
 
 DEFAULT_MINUTES = 5.0
 TEACHER_STEPS = 64
@@ -35,7 +35,7 @@ def distill(
     lr: float | None = None,
     seed: int | None = None,
     device: str | None = None,
-) -> Run:
+) -> Path:
     """Train a student that draws in ``steps`` steps, from the averaged weights of a run, on the run's own data.
 
     Args:
@@ -48,7 +48,7 @@ def distill(
         lr, seed, device: as of ``train``; the teacher's if None.
 
     Returns:
-        The student's run.
+        The student's run directory.
 
     Raises:
         InputError: anything that cannot be used; nothing has been written then.
@@ -61,10 +61,18 @@ def distill(
     if resume:
         if out is None:
             raise InputError("--resume", "needs the run to go on with; add --out RUN")
-        return go_on(require_student(Run(out), steps), Request(Run(out).config.family, {}, {}, given))
-    source = Run(path)
-    most = teacher_steps or -(-TEACHER_STEPS // steps) * steps
-    how = {"teacher": str(source.path.resolve()), "steps": steps, "teacher_steps": most}
+        student = Path(out)
+        return together(
+            lambda: go_on(require_student(Run(student), steps), Request(Run(student).config.family, {}, {}, given))
+        )
+    how = {"steps": steps, "teacher_steps": teacher_steps or -(-TEACHER_STEPS // steps) * steps}
+    return together(lambda: begun(Run(path), how, given, out))
+
+
+def begun(source: Run, how: dict[str, Any], given: dict[str, Any], out: str | Path | None) -> Work:
+    """A new run of a student, with its teacher in it."""
+    how = {"teacher": str(source.path.resolve()), **how}
+    steps = how["steps"]
     config = settings(source, merged(DistillationOptions, "distillation", how, {}, None), given)
     model = fresh_model(config)
     assert isinstance(model, Distilled)
@@ -76,7 +84,7 @@ def distill(
         aside.mkdir()
         write_run_config(aside, config)
         Trainer(model, source.dataset.for_training[0], config.training, aside).save()
-    return follow(out, config, source.dataset, model)
+    return Work(out, config, source.dataset, model)
 
 
 def settings(source: Run, how: DistillationOptions, given: dict[str, Any]) -> RunConfig:
@@ -96,7 +104,8 @@ def settings(source: Run, how: DistillationOptions, given: dict[str, Any]) -> Ru
     recipe = {**config.training.model_dump(), **own, **length, **given}
     training = how_long(merged(TrainingOptions, "training", recipe, {}, None))
     pick_device(training.device)
-    return config.model_copy(update={"training": training, "distillation": how, "versions": versions()})
+    made = {"versions": versions(), "machine": conditions(training)}
+    return config.model_copy(update={"training": training, "distillation": how, **made})
 
 
 def require_student(run: Run, steps: int) -> Run:

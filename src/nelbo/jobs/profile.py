@@ -11,9 +11,11 @@ from torch import Tensor
 
 from nelbo.errors import InputError
 from nelbo.files import whole
-from nelbo.metrics import Profile, score_profile
+from nelbo.jobs._shares import shared_profile
+from nelbo.metrics import Profile
 from nelbo.models._diffusion import DiffusionModel
 from nelbo.models.base import GenerativeModel
+from nelbo.processes import rank
 from nelbo.report.paths import free
 from nelbo.report.plots import profile_plot
 from nelbo.report.progress import bar
@@ -48,7 +50,7 @@ def write_profile(
     """
     assert isinstance(model, DiffusionModel)
     with bar("profile over t", len(images)) as progress:
-        profile = score_profile(
+        profile = shared_profile(
             model,
             images,
             pieces=PIECES,
@@ -56,6 +58,8 @@ def write_profile(
             batch=batch,
             progress=lambda done: progress.update(progress.task_ids[0], completed=done),
         )
+    if rank():
+        return
     with whole(out) as aside:
         if out.suffix.lower() == ".csv":
             write_table(profile, aside)

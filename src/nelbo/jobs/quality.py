@@ -11,13 +11,14 @@ from torch import Tensor
 
 from nelbo.errors import InputError
 from nelbo.files import whole
+from nelbo.jobs._shares import opened, shared_rows
 from nelbo.jobs.features import INCEPTION, Features, open_features
-from nelbo.jobs.run import Run
 from nelbo.jobs.sample import collect
 from nelbo.jobs.score import kept
 from nelbo.metrics.manifold import nearest
-from nelbo.metrics.quality import in_batches, measure_modes, measure_quality
+from nelbo.metrics.quality import measure_modes, measure_quality
 from nelbo.models.base import SampleSettings
+from nelbo.processes import rank
 from nelbo.report.paths import free, reachable
 from nelbo.report.pictures import beside, grid
 
@@ -67,7 +68,7 @@ def score_samples(
     if neighbours is not None:
         free(neighbours, "--neighbours")
         reachable(neighbours, "--neighbours")
-    run, settings = Run(path), settings or SampleSettings()
+    run, settings = opened(path), settings or SampleSettings()
     dataset = run.dataset
     unseen = dataset.split(split)
     if len(unseen) < LEAST:
@@ -93,7 +94,7 @@ def score_samples(
         started = time.monotonic()
         drawn, _ = collect(model, n, seed, settings, batch or DRAWN_AT_ONCE, keep_frames=False)
         seconds = {"drawing_seconds": time.monotonic() - started}
-        if neighbours is not None:
+        if neighbours is not None and rank() == 0:
             draw_neighbours(drawn[:SHOWN], dataset.split("train"), dataset.levels, neighbours)
         return (
             {"kind": "samples", "terms": {}, "bits_per_dim": None}
@@ -120,7 +121,7 @@ def require_samples(samples: int | None, needing: Mapping[str, Any], refusing: M
 
 def measured(space: Features, drawn: Tensor, unseen: Tensor, train: Tensor) -> dict[str, Any]:
     """Everything that the feature space says of the samples."""
-    found = measure_quality(*(in_batches(space.embed, images) for images in (drawn, unseen, train)))
+    found = measure_quality(*(shared_rows(space.embed, images) for images in (drawn, unseen, train)))
     fd, kd = ("FID", "KID") if space.name == INCEPTION else (f"FD-{space.name}", f"KD-{space.name}")
     quality = {
         fd: found.fd._asdict(),
@@ -130,7 +131,7 @@ def measured(space: Features, drawn: Tensor, unseen: Tensor, train: Tensor) -> d
     }
     if space.classify is None:
         return {"quality": quality}
-    modes = measure_modes(in_batches(space.classify, drawn), in_batches(space.classify, unseen))
+    modes = measure_modes(shared_rows(space.classify, drawn), shared_rows(space.classify, unseen))
     return {"quality": quality, "modes": modes._asdict()}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from nelbo.config.families import family_module
-from nelbo.config.files import ImagesConfig, RunConfig, read_run_config
+from nelbo.config.files import ImagesConfig, RunConfig, made_by, read_run_config
 from nelbo.data import Dataset
 from nelbo.data import load as load_data
 from nelbo.errors import InputError, nearest
@@ -127,7 +127,10 @@ class Run:
             raise InputError("--weights", f"{weights!r} is not ema or raw{nearest(weights, WEIGHTS)}")
         keep_memory()
         model = build_model(self.config)
-        load_weights(model, self.checkpoint, WEIGHTS[weights])
+        try:
+            load_weights(model, self.checkpoint, WEIGHTS[weights])
+        except InputError as error:
+            raise InputError(error.where, error.problem + made_by(self.config.versions)) from None
         return model.to(pick_device(device)).eval()
 
 

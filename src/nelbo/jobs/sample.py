@@ -9,9 +9,10 @@ from PIL import Image
 from torch import Tensor
 
 from nelbo.errors import InputError
-from nelbo.jobs.run import Run
+from nelbo.jobs._shares import opened
 from nelbo.likelihoods import to_levels
 from nelbo.models.base import Frame, GenerativeModel, SampleSettings
+from nelbo.processes import join, rank
 from nelbo.report.paths import free, unused
 from nelbo.report.pictures import beside, grid, save_gif, save_images
 from nelbo.report.progress import bar
@@ -55,7 +56,7 @@ def draw(
     settings = settings or SampleSettings()
     if out is not None and out.suffix.lower() in NOT_WRITTEN:
         raise InputError("--out", f"{out.suffix} is not written; give a .png, a .gif, an .npz, or a folder")
-    run = Run(path)
+    run = opened(path)
     out = (
         free(out, "--out") if out is not None else unused(run.path / "samples", f"step-{run.step:08d}-n{n}-seed{seed}")
     )
@@ -64,6 +65,8 @@ def draw(
     model = run.model(weights, device)
     how = model.describe_sampling(settings)
     images, frames = collect(model, n, seed, settings, batch, keep_frames=out.suffix.lower() == ".gif")
+    if rank():
+        return out, how
     if frames:
         save_gif([grid(frame, model.levels) for frame in frames], out)
         return out, how
@@ -84,22 +87,25 @@ def collect(
     model: GenerativeModel, n: int, seed: int, settings: SampleSettings, batch: int, keep_frames: bool
 ) -> tuple[Tensor, list[Tensor]]:
     """All n images as levels, and if asked about 60 stages of x̂_0 on the way, each of all n images."""
+    team = join()
+    share = team.share(n)
     done: list[Tensor] = []
     stages: list[list[Tensor]] = []
-    with bar(f"drawing {n:,} images", n) as progress:
+    with bar(f"drawing {n:,} images", len(share)) as progress:
         task = progress.task_ids[0]
-        for first in range(0, n, batch):
-            indices = range(first, min(first + batch, n))
+        for first in range(share.start, share.stop, batch):
+            indices = range(first, min(first + batch, share.stop))
             shown: list[Tensor] = []
             frame: Frame | None = None
             for frame in model.frames(indices, seed, settings):
-                progress.update(task, completed=first + len(indices) * frame.done / frame.of)
+                progress.update(task, completed=first - share.start + len(indices) * frame.done / frame.of)
                 if keep_frames and wanted(frame):
                     shown.append(to_levels(frame.x_0, model.levels).cpu())
             assert frame is not None
             done.append(to_levels(frame.x, model.levels).cpu())
             stages.append(shown)
-    return torch.cat(done), [torch.cat(parts) for parts in zip(*stages, strict=True)]
+        images = team.together(torch.cat(done), n)
+        return images, [team.together(torch.cat(parts), n) for parts in zip(*stages, strict=True)]
 
 
 def wanted(frame: Frame) -> bool:

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch import Tensor
@@ -14,14 +14,15 @@ from torch import Tensor
 from nelbo.files import replace_text, whole
 from nelbo.jobs._answer import against_baseline, condition, key_of, own_measures, stored, summarise, write_per_image
 from nelbo.jobs._question import Estimation, baseline_model, chosen_data, refuse_for_no_bound, require_numbers
+from nelbo.jobs._shares import opened, shared_score
 from nelbo.jobs.against import detection, require_against, require_two_sets
 from nelbo.jobs.profile import require_profile, write_profile
 from nelbo.jobs.run import Run
-from nelbo.metrics import LikelihoodScore, score_likelihood
+from nelbo.metrics import LikelihoodScore
 from nelbo.models.base import LikelihoodModel
 from nelbo.options import DataOptions
+from nelbo.processes import join, rank
 from nelbo.report.paths import free
-from nelbo.report.progress import bar
 from nelbo.training.machine import usual_batch
 
 EACH = "each"
@@ -83,7 +84,7 @@ def score(
         free(per_image, "--per-image")
     if against is not None:
         require_against(against, data is not None and "data" in data.model_fields_set)
-    run = Run(path)
+    run = opened(path)
     dataset = chosen_data(run, data)
     images = dataset.split(split)[:limit]
     model = run.model(weights, device)
@@ -114,18 +115,17 @@ def score(
         asked["against_split"] = against
 
     def measure(model: LikelihoodModel, images: Tensor, label: str = "") -> LikelihoodScore:
-        with bar(f"scoring {len(images):,} images{label}", replicates * len(images)) as progress:
-            return score_likelihood(
-                model,
-                images,
-                seed=seed,
-                timesteps=how.timesteps,
-                replicates=replicates,
-                batch=batch,
-                form=how.form,
-                k=how.k or 1,
-                progress=lambda done: progress.update(progress.task_ids[0], completed=done),
-            )
+        return shared_score(
+            model,
+            images,
+            f"scoring {len(images):,} images{label}",
+            replicates,
+            seed=seed,
+            timesteps=how.timesteps,
+            batch=batch,
+            form=how.form,
+            k=how.k or 1,
+        )
 
     def answer() -> dict[str, Any]:
         result = measure(bounded, images)
@@ -137,7 +137,7 @@ def score(
             of_normal = measure(bounded, normal, f" of {against}")
             told = detection(run, bounded, (images, result), (normal, of_normal), seed=seed, batch=batch)
             summary["against"] = {"split": against} | told
-        if per_image is not None:
+        if per_image is not None and rank() == 0:
             write_per_image(result, per_image)
         return summary | {EACH: result.estimates("total").mean(1)}
 
@@ -153,12 +153,15 @@ def kept(run: Run, asked: dict[str, Any], again: bool, answer: Callable[[], dict
     The nats of each image, under ``EACH`` in the answer, are kept beside it as .npy, to compare two runs by.
     """
     file = run.path / "scores" / f"{asked['split']}-{key_of(asked)}.json"
-    known = None if again else stored(file, asked)
+    team = join()
+    known = None if again else json.loads(team.from_main(lambda: json.dumps(stored(file, asked)).encode()))
     if known is not None:
-        return known
+        return cast(dict[str, Any], known)
     started = time.monotonic()
     summary = answer() | {"seconds": round(time.monotonic() - started, 3)}
     each = summary.pop(EACH, None)
+    if not team.main:
+        return summary
     if each is not None:
         with whole(file.with_suffix(".npy")) as aside:
             np.save(aside, each.numpy())

@@ -3,36 +3,43 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from rich.progress import Progress
 
 from nelbo.config.families import family_module, family_word
-from nelbo.config.files import CONFIG, RunConfig, merged, read_user_config, versions, write_run_config
+from nelbo.config.files import (
+    CONFIG,
+    RunConfig,
+    merged,
+    read_user_config,
+    run_config,
+    run_config_text,
+    versions,
+    write_run_config,
+)
 from nelbo.data import Dataset
 from nelbo.data.loading import NAMES
 from nelbo.errors import InputError
-from nelbo.files import is_empty, naming, sole, whole
+from nelbo.files import is_empty, sole
+from nelbo.jobs._watch import Journal, Watcher, summary_writer
 from nelbo.jobs.run import Run, build_model, images_config, read_data
-from nelbo.metrics import score_likelihood
-from nelbo.models.base import GenerativeModel, LikelihoodModel
+from nelbo.models.base import GenerativeModel
 from nelbo.options import DataOptions, FamilyOptions, TrainingOptions
+from nelbo.processes import Team, join, shares_asked
 from nelbo.report.paths import reachable, unused
-from nelbo.report.pictures import grid
-from nelbo.report.progress import bar, console, training_note
-from nelbo.training import Step, Trainer, latest_checkpoint, load_weights, read_checkpoint
-from nelbo.training.machine import keep_memory, pick_device
+from nelbo.report.progress import bar, console
+from nelbo.training import Trainer, latest_checkpoint, load_weights, read_checkpoint
+from nelbo.training.checkpoint import shared
+from nelbo.training.machine import conditions, default_dtype, keep_memory, pick_device
 
 DEFAULT_MINUTES = 10.0
-LOG_STEPS = 10
-VAL_IMAGES = 128
-GRID_IMAGES = 36
-EXTENDABLE = {"minutes", "steps", "device", "tensorboard"}
+EXTENDABLE = {"minutes", "steps", "device", "compile", "shard", "tensorboard"}
 
 
 @dataclass(frozen=True)
@@ -91,11 +98,56 @@ def train(
     in_training = {name: options.pop(name) for name in list(options) if name in TrainingOptions.model_fields}
     file = Path(config) if config is not None else None
     request = Request(family, in_data, options, in_training, file, changed_data)
-    return carry_out(request, Path(out) if out is not None else None, resume, Path(init) if init is not None else None)
+    start = Path(init) if init is not None else None
+    return Run(carry_out(request, Path(out) if out is not None else None, resume, start))
 
 
-def carry_out(request: Request, out: Path | None, resume: bool, init: Path | None) -> Run:
-    """Do what was asked: resolve, check, and only then write."""
+class Work(NamedTuple):
+    """What is to be trained.
+
+    Attributes:
+        path: the run directory.
+        config: its settings, every one filled in.
+        dataset: the images.
+        model: with the weights to begin with.
+    """
+
+    path: Path
+    config: RunConfig
+    dataset: Dataset
+    model: GenerativeModel
+
+
+def carry_out(request: Request, out: Path | None, resume: bool, init: Path | None) -> Path:
+    """Do what was asked, in this process and in those that were started with it; returns the run directory."""
+    return together(lambda: settled(request, out, resume, init))
+
+
+def together(settle: Callable[[], Work]) -> Path:
+    """Train what the main process settles on, in all processes; returns the run directory, which is the main one's.
+
+    Raises:
+        InputError: another process has other images.
+    """
+    team, works = join(), []
+
+    def told() -> bytes:
+        works.append(settle())
+        return json.dumps({"path": str(works[0].path), "config": run_config_text(works[0].config)}).encode()
+
+    heard = json.loads(team.from_main(told))
+    if not works:
+        path = Path(heard["path"])
+        config = run_config(tomllib.loads(heard["config"]), path / CONFIG)
+        works.append(Work(path, config, read_data(config.data), fresh_model(config)))
+        if works[0].dataset.sha256 != config.images.sha256:
+            raise InputError("--data", f"{config.data.data} holds other images here than where the main process runs")
+    follow(works[0], team)
+    return works[0].path
+
+
+def settled(request: Request, out: Path | None, resume: bool, init: Path | None) -> Work:
+    """What was asked for: resolve, check, and only then write."""
     if resume and out is None:
         raise InputError("--resume", "needs the run to go on with; add --out RUN")
     if resume and init is not None:
@@ -121,7 +173,7 @@ def carry_out(request: Request, out: Path | None, resume: bool, init: Path | Non
         console().print(note)
     path.mkdir(parents=True, exist_ok=True)
     write_run_config(path, config)
-    return follow(path, config, dataset, model)
+    return Work(path, config, dataset, model)
 
 
 def resolve(request: Request) -> tuple[RunConfig, Dataset]:
@@ -152,12 +204,13 @@ def resolve(request: Request) -> tuple[RunConfig, Dataset]:
         training=training,
         images=images_config(dataset),
         versions=versions(),
+        machine=conditions(training),
     )
     return config, dataset
 
 
 def how_long(training: TrainingOptions) -> TrainingOptions:
-    """The recipe with one of minutes and steps set.
+    """The recipe with one of minutes and steps set, and with shares if the launcher wants them.
 
     Raises:
         InputError: both were given.
@@ -165,28 +218,15 @@ def how_long(training: TrainingOptions) -> TrainingOptions:
     if training.minutes is not None and training.steps is not None:
         raise InputError("--minutes, --steps", "both say how long to train; give one")
     if training.minutes is None and training.steps is None:
-        return training.model_copy(update={"minutes": DEFAULT_MINUTES})
-    return training
+        training = training.model_copy(update={"minutes": DEFAULT_MINUTES})
+    return training.model_copy(update={"shard": training.shard or shares_asked()})
 
 
 def fresh_model(config: RunConfig) -> GenerativeModel:
     """The model with the initial weights of its seed, and of nothing else."""
-    with torch.random.fork_rng([]):
+    with torch.random.fork_rng([]), default_dtype(config.training.precision):
         torch.manual_seed(config.training.seed)
         return build_model(config)
-
-
-def summary_writer() -> Any:
-    """TensorBoard's writer.
-
-    Raises:
-        InputError: it is not installed.
-    """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise InputError("--tensorboard", "is not installed; pip install 'nelbo[tensorboard]'") from None
-    return SummaryWriter
 
 
 def initialise(model: GenerativeModel, source: Run) -> None:
@@ -198,8 +238,8 @@ def initialise(model: GenerativeModel, source: Run) -> None:
     load_weights(model, source.checkpoint, "ema")
 
 
-def go_on(run: Run, request: Request) -> Run:
-    """Resume a run. Its settings stand; only how long, on which device and what is logged may be new.
+def go_on(run: Run, request: Request) -> Work:
+    """Resume a run. Its settings stand; how long, on which device, in shares or not, and what is logged may be new.
 
     Raises:
         InputError: another setting than the run's was given, or the data have changed.
@@ -241,8 +281,8 @@ def go_on(run: Run, request: Request) -> Run:
         config = with_changed_data(run)
     else:
         require_unchanged(run, "; bring it back, or add --changed-data to go on with what is there now")
-    config = config.model_copy(update={"training": training})
-    return follow(run.path, config, run.dataset, fresh_model(config))
+    config = config.model_copy(update={"training": training, "machine": conditions(training)})
+    return Work(run.path, config, run.dataset, fresh_model(config))
 
 
 def require_unchanged(run: Run, mend: str = "") -> None:
@@ -276,170 +316,69 @@ def named(value: Any) -> Any:
     return Path(value).expanduser().resolve() if isinstance(value, str) and Path(value).expanduser().exists() else value
 
 
-def follow(path: Path, config: RunConfig, dataset: Dataset, model: GenerativeModel) -> Run:
+def follow(work: Work, team: Team) -> None:
     """Train to the end, with a progress bar, metrics, and now and then a look at samples and ``val``."""
+    path, config, dataset, model = work
+    require_shares(config, team)
     keep_memory()
-    model.to(pick_device(config.training.device))
+    if not (config.training.shard and team.count > 1):  # shares go to the device as they are made
+        model.to(pick_device(config.training.device))
     images, grey_levels = dataset.for_training
-    with sole(path):
-        checkpoint = latest_checkpoint(path)
+    with ExitStack() as stack:
+        stack.enter_context(default_dtype(config.training.precision))
+        begun = team.from_main(lambda: held(stack, path))
+        folder = path / begun.decode() if begun else None
+        checkpoint = shared(team, None if folder is None else lambda: read_checkpoint(folder))
         if checkpoint is None:
             with console().status("looking at the training images"):
                 model.prepare(images, grey_levels or model.levels, config.training.seed)
-        trainer = Trainer(model, images, config.training, path, grey_levels)
+        trainer = Trainer(model, images, config.training, path, grey_levels, team)
         if checkpoint is not None:
-            trainer.restore(read_checkpoint(checkpoint), checkpoint)
+            trainer.restore(checkpoint, folder or path)
+        if not team.main:
+            for _ in trainer:
+                pass
+            return
+        if checkpoint is not None:
             write_run_config(path, config)
-        announce(path, config, dataset, model, trainer)
+        announce(path, config, dataset, trainer)
         with bar("training", 1.0) as progress, Journal(path, config.training.tensorboard) as journal:
             watcher = Watcher(trainer, dataset, journal, progress, config)
             for step in trainer:
                 watcher.see(step)
             watcher.tell()
             watcher.bring_back()
-    return Run(path)
 
 
-def announce(path: Path, config: RunConfig, dataset: Dataset, model: GenerativeModel, trainer: Trainer) -> None:
+def require_shares(config: RunConfig, team: Team) -> None:
+    """See to it that every process has an image of each batch.
+
+    Raises:
+        InputError: there are more processes.
+    """
+    size = config.training.batch_size
+    if size < team.count:
+        raise InputError("--batch-size", f"{size} is less than the {team.count} processes that would share it")
+
+
+def held(stack: ExitStack, path: Path) -> bytes:
+    """Hold the run directory against other runs, and say which checkpoint in it to go on from, if any."""
+    stack.enter_context(sole(path))
+    checkpoint = latest_checkpoint(path)
+    return b"" if checkpoint is None else str(checkpoint.relative_to(path)).encode()
+
+
+def announce(path: Path, config: RunConfig, dataset: Dataset, trainer: Trainer) -> None:
     """Say what is about to happen, for how long, and where."""
-    training = config.training
+    training, model = config.training, trainer.model
     count, unit = (training.minutes, "minute") if training.steps is None else (training.steps, "step")
     length = f"{count:,.10g} {unit}{'' if count == 1 else 's'}"
     channels, height, width = dataset.shape
     size = sum(p.numel() for p in model.parameters() if p.requires_grad)
     begun = f", from step {trainer.step:,} on" if trainer.step else ""
+    how = "sharing the weights, " * trainer.shares
+    where = f"{trainer.team.count} processes, {how}" * (trainer.team.count > 1) + str(model.device)
     console().print(
         f"{model.family} on {dataset.name}: {len(dataset.split('train')):,} images of {channels}×{height}×{width}, "
-        f"{size / 1e6:.2f} M parameters, {length}{begun} on {model.device} → {path}"
+        f"{size / 1e6:.2f} M parameters, {length}{begun} on {where} → {path}"
     )
-
-
-class Journal:
-    """RUN/metrics.jsonl, one object per logged step, and TensorBoard if asked.
-
-    Args:
-        path: the run directory.
-        tensorboard: whether to write TensorBoard's files too.
-
-    Raises:
-        InputError: TensorBoard is asked for and not installed.
-    """
-
-    def __init__(self, path: Path, tensorboard: bool) -> None:
-        self.board: Any = None
-        if tensorboard:
-            self.board = summary_writer()(str(path / "tensorboard"))
-        self.place = path / "metrics.jsonl"
-        self.open()
-
-    def open(self) -> None:
-        """Open the file, or where it is gone make it."""
-        self.file = self.place.open("a", encoding="utf-8")
-
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with naming(self.place):
-            self.file.close()
-        if self.board is not None:
-            self.board.close()
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Append what was measured at this step."""
-        with naming(self.place):
-            self.file.write(json.dumps({"step": step, **values}) + "\n")
-            self.file.flush()
-        if self.board is not None:
-            for name, value in values.items():
-                self.board.add_scalar(name, value, step)
-
-
-class Watcher:
-    """Looks at a training run from outside: logs, moves the bar, draws samples and scores ``val`` at milestones."""
-
-    def __init__(
-        self, trainer: Trainer, dataset: Dataset, journal: Journal, progress: Progress, config: RunConfig
-    ) -> None:
-        self.trainer, self.dataset, self.journal, self.progress = trainer, dataset, journal, progress
-        self.config = config
-        self.last = (time.monotonic(), trainer.step)
-        self.val = ""
-        self.said: str | None = None
-
-    def see(self, step: Step) -> None:
-        """Take in one step. What cannot be written is said, and training goes on."""
-        self.tell()
-        try:
-            written = self.note(step)
-        except OSError as error:
-            self.say(f"{error.filename or self.trainer.run_folder}: {error.strerror or error}")
-        else:
-            if written or self.trainer.trouble:
-                self.say(self.trainer.trouble)
-
-    def tell(self) -> None:
-        """What the trainer has to say."""
-        while self.trainer.news:
-            console().print(self.trainer.news.pop(0), soft_wrap=True)
-
-    def say(self, trouble: str | None) -> None:
-        """Say what cannot be written, once, and when it can again."""
-        if trouble != self.said:
-            line = "can be written again" if trouble is None else f"{trouble}; training goes on"
-            console().print(f"step {self.trainer.step:,}: {line}", soft_wrap=True)
-        self.said = trouble
-
-    def note(self, step: Step) -> bool:
-        """Log it, and look where it is time to; returns whether anything was written."""
-        if step.step % LOG_STEPS and not step.milestone:
-            return False
-        self.bring_back()
-        if step.milestone:
-            self.look(step)
-        loss, now = float(step.loss), time.monotonic()
-        rate = (step.step - self.last[1]) * self.trainer.options.batch_size / max(1e-9, now - self.last[0])
-        self.last = (now, step.step)
-        self.journal.write(
-            step.step,
-            {"loss": loss, "lr": step.lr, "images_per_second": round(rate, 1), "seconds": round(step.seconds, 2)},
-        )
-        note = training_note(step, loss, rate) + self.val
-        self.progress.update(self.progress.task_ids[0], completed=step.progress, note=note)
-        return True
-
-    def bring_back(self) -> None:
-        """Where the run directory was deleted under the run, make it anew with what it takes to open it.
-
-        Checkpoints go on being written; what was drawn and logged before is lost.
-        """
-        place = self.trainer.run_folder
-        if not (place / CONFIG).exists():
-            place.mkdir(parents=True, exist_ok=True)
-            write_run_config(place, self.config)
-            self.journal.open()
-            line = f"{place} was deleted under the run; it is made anew, and training goes on"
-            console().print(f"step {self.trainer.step:,}: {line}", soft_wrap=True)
-
-    def look(self, step: Step) -> None:
-        """Score some ``val`` images, always the same with the same noise, and draw a grid."""
-        model = self.trainer.ema.model
-        if isinstance(model, LikelihoodModel):
-            bound = score_likelihood(model, self.dataset.split("val")[:VAL_IMAGES])
-            self.val = f" · val {bound.bits():.3f} bits/dim"
-            self.journal.write(step.step, {"val_bits_per_dim": bound.bits(), "val_stderr": bound.stderr() or 0.0})
-        val = self.dataset.split("val")[:VAL_IMAGES]
-        with torch.no_grad():
-            found = {f"val_{name}": float(each.mean()) for name, each in model.measures(val).items()}
-            ailments = model.ailments(model.diagnostics(val))
-        if found:
-            self.journal.write(step.step, found)
-            self.val = "".join(f" · {name.removeprefix('val_').replace('_', ' ')} {v:.3f}" for name, v in found.items())
-        for line in ailments:
-            console().print(f"step {step.step:,}: {line}", soft_wrap=True)
-        images = model.sample(GRID_IMAGES, settings=model.glance)
-        folder = self.trainer.run_folder / "samples"
-        with whole(folder / f"step-{step.step:08d}.png") as aside:
-            grid(images, model.levels).save(aside)
-        if not self.progress.console.is_terminal:
-            console().print(f"{100 * step.progress:.0f}% · step {step.step:,} · {step.seconds:.0f} s{self.val}")

@@ -102,6 +102,7 @@ def score_likelihood(
     batch: int = 128,
     form: str | None = None,
     k: int = 8,
+    rows: range | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> LikelihoodScore:
     """Estimate the bound of every image. Image i has the same noise whatever the batch, and however many are scored.
@@ -115,6 +116,7 @@ def score_likelihood(
         batch: images at a time.
         form: how the bound is written, one of ``model.forms``; the first if None.
         k: samples in one logarithm of the importance-weighted form.
+        rows: of the images, those to score, with the noise that they have among all; all if None.
         progress: called with the number of images done so far, as a share of n · R.
     """
     if replicates < 2:
@@ -125,14 +127,15 @@ def score_likelihood(
     written = forms[form or next(iter(forms))]
     count = model.count(written, timesteps, k)
     parts: list[list[Bound]] = []
+    rows = range(len(images)) if rows is None else rows
     for replicate in range(replicates):
         parts.append([])
-        for first in range(0, len(images), batch):
-            x = images[first : first + batch].to(model.device)
-            indices: Sequence[int] = range(first, first + len(x))
+        for first in range(rows.start, rows.stop, batch):
+            indices = range(first, min(first + batch, rows.stop))
+            x = images[indices.start : indices.stop].to(model.device)
             bound = written.estimate(x, Draws(seed, replicate, indices, len(images), model.device), count)
             parts[-1].append(Bound(_kept(bound.terms), _kept(bound.beside), bound.evaluations))
-            progress(replicate * len(images) + first + len(x))
+            progress(replicate * len(rows) + indices.stop - rows.start)
     model.train(was_training)
     terms = _together([[part.terms for part in run] for run in parts])
     beside = _together([[part.beside for part in run] for run in parts])

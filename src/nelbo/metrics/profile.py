@@ -49,6 +49,7 @@ def score_profile(
     replicates: int = 1,
     seed: int = 0,
     batch: int = 128,
+    rows: range | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Profile:
     """The profile of every image, averaged over replicates. Image i has the same noise whatever the batch.
@@ -60,20 +61,22 @@ def score_profile(
         replicates: independent estimates of each piece.
         seed: of the noise.
         batch: images at a time.
+        rows: of the images, those to score, with the noise that they have among all; all if None.
         progress: called with the number of images done, as a share of n · replicates.
     """
     was_training = model.training
     model.eval()
     edges, total = torch.empty(0), []
+    rows = range(len(images)) if rows is None else rows
     for replicate in range(replicates):
-        rows = []
-        for first in range(0, len(images), batch):
-            x = images[first : first + batch].to(model.device)
-            draws = Draws(seed, replicate, range(first, first + len(x)), len(images), model.device)
-            edges, nats = model.over_t(x, draws, pieces)
-            rows.append(nats.cpu())
-            progress(replicate * len(images) + first + len(x))
-        total.append(torch.cat(rows))
+        parts = []
+        for first in range(rows.start, rows.stop, batch):
+            indices = range(first, min(first + batch, rows.stop))
+            x = images[indices.start : indices.stop].to(model.device)
+            edges, nats = model.over_t(x, Draws(seed, replicate, indices, len(images), model.device), pieces)
+            parts.append(nats.cpu())
+            progress(replicate * len(rows) + indices.stop - rows.start)
+        total.append(torch.cat(parts))
     model.train(was_training)
     edges = edges.cpu()
     return Profile(edges, model.gamma_at(edges), torch.stack(total).mean(0), model.dims)

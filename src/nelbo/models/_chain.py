@@ -27,7 +27,7 @@ from nelbo.bounds import (
     trajectory_terms,
 )
 from nelbo.diffusion import Denoised, Denoiser, Gaussian, Process
-from nelbo.likelihoods import to_unit
+from nelbo.likelihoods import full, to_unit
 from nelbo.models.base import Form
 from nelbo.rng import Draws, Stream
 
@@ -71,7 +71,7 @@ class ChainBound(NamedTuple):
 
     def denoise(self, x_t: Tensor, t: Tensor) -> Denoised:
         """x̂_0 and ε̂ of x_t in float64, and the rest of what the network says of it."""
-        found = self.denoiser(x_t.float(), t)
+        found = self.denoiser(full(x_t), t)
         fraction = None if found.fraction is None else found.fraction.double()
         return Denoised(found.x_0.double(), found.eps.double(), fraction)
 
@@ -81,7 +81,7 @@ class ChainBound(NamedTuple):
 
     def decode(self, x: Tensor, x_1: Tensor) -> Tensor:
         """−ln p_θ(x_0|x_1) of each image, the reconstruction term, float64."""
-        return self.decoder(x, x_1.float()).double()
+        return self.decoder(x, full(x_1)).double()
 
     # The forms
 

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from nelbo.bounds import Bound
 from nelbo.diffusion import Denoiser, Process
@@ -20,7 +20,7 @@ from nelbo.flow import (
     signs,
     uniform_dequantised,
 )
-from nelbo.likelihoods import to_unit
+from nelbo.likelihoods import full, to_unit
 from nelbo.models.base import Form, Frame, LikelihoodModel, SampleSettings
 from nelbo.rng import Draws, Stream, normal
 from nelbo.samplers import DDIM, Ancestral, DPMSolver, Heun, Sampler, UniPC, clipped, karras_times, trajectory
@@ -46,6 +46,8 @@ class DiffusionModel(LikelihoodModel):
 
     reverse_variance = "beta_tilde"
 
+    network: nn.Module
+
     why_not_distilled = ""
     """Why it cannot be distilled, if so."""
 
@@ -56,6 +58,10 @@ class DiffusionModel(LikelihoodModel):
         Raises:
             InputError: no chain has so many steps.
         """
+
+    @property
+    def compilable(self) -> list[nn.Module]:
+        return [self.network]
 
     @property
     def quick_steps(self) -> int:
@@ -156,7 +162,7 @@ class DiffusionModel(LikelihoodModel):
         """−ln p(x) of the flow and the decoder, with the model's own first noise as dequantisation."""
         flow, x_0, divergence = self.flow_setting(x, draws)
         eps = draws.normal(Stream.SCORE_NOISE, self.shape).double()
-        found = noise_dequantised(flow, x_0, eps, divergence, lambda x_1: self.decode(x, x_1.float()))
+        found = noise_dequantised(flow, x_0, eps, divergence, lambda x_1: self.decode(x, full(x_1)))
         return Bound(found.terms, evaluations=found.evaluations + 1)
 
     def flow_by_uniform(self, x: Tensor, draws: Draws, _: int = 0) -> Bound:

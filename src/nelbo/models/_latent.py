@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from nelbo.errors import InputError
-from nelbo.likelihoods import Bernoulli, DiscretizedLogistics, DiscretizedNormal
+from nelbo.likelihoods import Bernoulli, DiscretizedLogistics, DiscretizedNormal, full
 from nelbo.models.base import SampleSettings
 from nelbo.options import FamilyOptions
 
@@ -73,7 +73,7 @@ class PixelLaw:
     def __call__(self, output: Tensor) -> Law:
         """The law of every pixel, from shape (B, outputs, H, W)."""
         B, _, H, W = output.shape
-        parts = output.float().reshape(B, self.channels, -1, H, W).movedim(2, -1)
+        parts = full(output).reshape(B, self.channels, -1, H, W).movedim(2, -1)
         if self.name == "bernoulli":
             return Bernoulli(parts[..., 0])
         if self.name == "normal":

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from nelbo.likelihoods import to_unit
+from nelbo.likelihoods import full, to_unit
 from nelbo.models._latent import ROWS, between, in_one_step, said, tempered
 from nelbo.models.base import Frame, GenerativeModel, SampleSettings
 from nelbo.nn.autoencoder import AutoencoderOptions, Decoder, Encoder
@@ -53,18 +53,18 @@ class AE(GenerativeModel):
 
     def encode(self, x_0: Tensor) -> Tensor:
         """F(x) for images on [−1, 1], in float32, shape (B, latent)."""
-        return self.encoder(x_0).float()
+        return full(self.encoder(x_0))
 
     def decode(self, z: Tensor) -> Tensor:
         """G(z) on the scale where levels fill [−1, 1], in float32, shape (B, C, H, W)."""
-        return self.decoder(z).float()
+        return full(self.decoder(z))
 
     def loss(self, x: Tensor, draws: Draws) -> Tensor:
         """‖x − G(F(x))‖² per dimension, on the scale where levels fill [−1, 1]."""
         x_0 = to_unit(x, self.levels)
         code = self.encode(x_0)
         if self.training:
-            self.remember(code.detach().double())
+            self.remember(draws.together(code.detach()).double())
         return (x_0 - self.decode(code)).square().flatten(1).mean(1)
 
     @torch.no_grad()
@@ -104,7 +104,7 @@ class AE(GenerativeModel):
         noise = tempered(noise, settings).to(self.device)
         variances, basis = torch.linalg.eigh(self.code_cov)
         z = self.code_mean + (noise * variances.clamp(min=0).sqrt()) @ basis.T
-        x = self.decode(z.float())
+        x = self.decode(full(z))
         yield Frame(1, 1, x, x)
 
     def describe_sampling(self, settings: SampleSettings) -> str:

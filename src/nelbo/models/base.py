@@ -111,6 +111,11 @@ class GenerativeModel(nn.Module, ABC):
         """The parameters, in parts that are optimised apart."""
         return [Part(list(self.parameters()))]
 
+    @property
+    def compilable(self) -> list[nn.Module]:
+        """The networks that do most of the work, and that torch.compile takes; none, unless a family says so."""
+        return []
+
     def prepare(self, images: Tensor, levels: int, seed: int) -> None:
         """Learn what has to be known of the training images before the first step; nothing, unless a family says so.
 

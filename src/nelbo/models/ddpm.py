@@ -19,7 +19,7 @@ from nelbo.diffusion import PARAMETERIZATIONS, Denoised, Process, along
 from nelbo.diffusion.continuous import from_eps, from_velocity, from_x_0
 from nelbo.errors import InputError
 from nelbo.flow import ProbabilityFlow
-from nelbo.likelihoods import DiscretizedNormal, to_unit
+from nelbo.likelihoods import DiscretizedNormal, full, to_unit
 from nelbo.models._chain import ChainBound
 from nelbo.models._diffusion import Chain, DiffusionModel
 from nelbo.models.base import Form
@@ -119,7 +119,7 @@ class DDPM(DiffusionModel):
 
     def ask(self, x_t: Tensor, t: Tensor) -> tuple[Denoised, Tensor]:
         """What the network says of x_t, and ln of the decoder's standard deviation (used at t = 1 only)."""
-        parts = iter(self.network(x_t, self.time(t)).float().chunk(self.outputs, dim=1))
+        parts = iter(full(self.network(x_t, self.time(t))).chunk(self.outputs, dim=1))
         denoised = self.parameterization.denoised(next(parts), x_t, t)
         log_std = 0.5 * self.process.schedule.beta[1].log().to(x_t)
         if self.learned_decoder:
@@ -134,7 +134,7 @@ class DDPM(DiffusionModel):
     def decoder_nll(self, x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
         """−ln p_θ(x_0|x_1), the reconstruction term, in nats, shape (B,)  [DDPM (13)]."""
         decoder = DiscretizedNormal(mean, log_std.exp(), self.levels)
-        return -decoder.log_prob(x).flatten(1).sum(1).float()
+        return full(-decoder.log_prob(x).flatten(1).sum(1))
 
     def decode(self, x: Tensor, x_1: Tensor) -> Tensor:
         """−ln p_θ(x_0|x_1) of each image at this x_1, in nats, shape (B,)."""
@@ -149,7 +149,7 @@ class DDPM(DiffusionModel):
         u = draws.spread(Stream.TRAIN_TIME)
         if self.options.objective in WEIGHTS:
             return self.weighted_loss(x, x_0, eps, u, draws)
-        return self.bound_loss(x, x_0, eps, u)
+        return self.bound_loss(x, x_0, eps, u, draws)
 
     def weighted_loss(self, x: Tensor, x_0: Tensor, eps: Tensor, u: Tensor, draws: Draws) -> Tensor:
         """E_t[w_t/SNR_t ‖ε − ε̂‖²] per dimension, t uniform on 1 … T; with w = SNR it is L_simple  [DDPM (14)].
@@ -173,7 +173,7 @@ class DDPM(DiffusionModel):
         nll = self.decoder_nll(x[at_decoder], held.x_0[at_decoder], log_std[at_decoder]) / self.dims
         return loss.masked_scatter(at_decoder, nll)
 
-    def bound_loss(self, x: Tensor, x_0: Tensor, eps: Tensor, u: Tensor) -> Tensor:
+    def bound_loss(self, x: Tensor, x_0: Tensor, eps: Tensor, u: Tensor, draws: Draws) -> Tensor:
         """An unbiased estimate of reconstruction + diffusion in nats per dimension, from one t per image.
 
         t is drawn in proportion to the root mean square of its term (Nichol & Dhariwal 2021, section 3.3). The hybrid
@@ -189,7 +189,7 @@ class DDPM(DiffusionModel):
             loss = loss.masked_scatter(first, self.decoder_nll(x[first], denoised.x_0[first], log_std[first]))
         loss = loss * self.T / self.dims
         if self.training:
-            self.profile.update(t, loss)
+            self.profile.update(*(draws.together(rows.detach()) for rows in (t, loss)))
         if self.options.objective == "hybrid":
             loss = loss + SIMPLE_WEIGHT * (eps - denoised.eps).square().flatten(1).mean(1)
         return loss * weight.to(loss.dtype)
@@ -231,8 +231,8 @@ class DDPM(DiffusionModel):
             after = torch.searchsorted(gamma_of[1:].contiguous(), gamma.contiguous()).clamp(1, self.T - 1) + 1
             low, high = gamma_of[after - 1], gamma_of[after]
             t = after - 1 + (gamma - low) / (high - low)
-            output = self.network(z.float(), self.time(t).float())[:, : self.shape[0]].float()
-            return view(output, z.float(), gamma)
+            output = full(self.network(full(z), full(self.time(t)))[:, : self.shape[0]])
+            return view(output, full(z), gamma)
 
         return ProbabilityFlow(denoise, float(gamma_of[1]), float(gamma_of[-1]))
 

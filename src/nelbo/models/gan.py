@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from nelbo.divergences import js_lower_bound, total_variation_lower_bound
 from nelbo.errors import InputError
-from nelbo.likelihoods import to_unit
+from nelbo.likelihoods import full, to_unit
 from nelbo.models._latent import ROWS, in_one_step, said, tempered
 from nelbo.models.base import Frame, GenerativeModel, Part, SampleSettings
 from nelbo.nn.autoencoder import Decoder, PyramidOptions
@@ -120,7 +120,7 @@ class GAN(GenerativeModel):
     def draw(self, z: Tensor, cluster: Tensor | None = None) -> Tensor:
         """G(z, c) on the scale where levels fill [−1, 1], shape (B, C, H, W)."""
         told = [] if cluster is None else [F.one_hot(cluster, self.options.clusters).to(z)]
-        return torch.tanh(self.generator(torch.cat([z, *told], 1)).float())
+        return torch.tanh(full(self.generator(torch.cat([z, *told], 1))))
 
     def cluster(self, x_0: Tensor) -> Tensor | None:
         """c(x) of images on [−1, 1], shape (B,); None in a game without clusters."""

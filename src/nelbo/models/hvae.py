@@ -18,7 +18,7 @@ from torch import Tensor
 from nelbo.bounds import Bound, Climb, Descent, bottom_up_terms, climb, descend, importance_weighted, top_down_terms
 from nelbo.diffusion import Gaussian
 from nelbo.errors import InputError
-from nelbo.likelihoods import to_unit
+from nelbo.likelihoods import full, to_unit
 from nelbo.models._latent import LatentOptions, PixelLaw, in_one_step, said, tempered
 from nelbo.models.base import Form, Frame, LikelihoodModel, SampleSettings
 from nelbo.nn.autoencoder import PyramidOptions
@@ -131,7 +131,7 @@ class HVAE(LikelihoodModel):
         if self.downwards:
             walk = self.walk_down(x, noise)
             mark = self.options.free_bits
-            kept = walk.kl.mean(1, keepdim=True) >= mark
+            kept = draws.together(walk.kl.detach().mT).mean(0)[:, None] >= mark
             reconstruction, costs = walk.reconstruction, torch.where(kept, walk.kl, torch.full_like(walk.kl, mark))
         else:
             up = self.walk_up(x, noise)
@@ -243,7 +243,7 @@ class HVAE(LikelihoodModel):
 
 def held(output: Tensor) -> tuple[Tensor, Tensor]:
     """Mean, and ln σ between ± ``SPREAD``, in float32."""
-    mean, log_std = output.float().chunk(2, dim=1)
+    mean, log_std = full(output).chunk(2, dim=1)
     return mean, SPREAD * torch.tanh(log_std / SPREAD)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from nelbo.bounds import Bound, importance_weighted
 from nelbo.diffusion import Gaussian
 from nelbo.divergences import kl_normal
-from nelbo.likelihoods import to_unit
+from nelbo.likelihoods import full, to_unit
 from nelbo.models._latent import ROWS, LatentOptions, Law, PixelLaw, between, in_one_step, said, tempered
 from nelbo.models.base import Form, Frame, LikelihoodModel, SampleSettings
 from nelbo.nn.autoencoder import AutoencoderOptions, Decoder, Encoder
@@ -54,7 +54,7 @@ class VAE(LikelihoodModel):
 
     def encode(self, x_0: Tensor) -> Gaussian:
         """q(z|x) for images on [−1, 1], in float32, shapes (B, latent)."""
-        mean, log_var = self.encoder(x_0).float().chunk(2, dim=1)
+        mean, log_var = full(self.encoder(x_0)).chunk(2, dim=1)
         return Gaussian(mean, log_var.clamp(-20.0, 10.0).exp())
 
     def decode(self, z: Tensor) -> Law:
@@ -77,7 +77,7 @@ class VAE(LikelihoodModel):
         z = q.sample(draws.normal(Stream.TRAIN_NOISE, (self.options.latent,)))
         kl = kl_normal(q.mean, q.var, torch.zeros_like(q.mean), torch.ones_like(q.var))
         mark = self.options.free_bits
-        kl = torch.where(kl.mean(0) >= mark, kl, torch.full_like(kl, mark))
+        kl = torch.where(draws.together(kl.detach()).mean(0) >= mark, kl, torch.full_like(kl, mark))
         return (self.reconstruction(x, z) + self.options.kl_weight(draws.step) * kl.sum(1)) / self.dims
 
     # Scoring

@@ -19,7 +19,7 @@ from nelbo.bounds.continuous import continuous_weight, discrete_weight, latent_p
 from nelbo.diffusion import Denoised, Process
 from nelbo.diffusion.continuous import diffuse, from_velocity, from_x_0, on_grid, rates
 from nelbo.flow import ProbabilityFlow
-from nelbo.likelihoods import to_unit
+from nelbo.likelihoods import full, to_unit
 from nelbo.models._chain import ChainBound
 from nelbo.models._diffusion import Chain, DiffusionModel
 from nelbo.models.base import Form
@@ -81,7 +81,7 @@ class VDM(DiffusionModel):
     def ask(self, z: Tensor, gamma: Tensor) -> Tensor:
         """The network's output at z, shape (B, C, H, W), and γ, shape (B,)."""
         output: Tensor = self.network(z, ((gamma + 20.0) / 40.0).to(z.dtype))
-        return output.float()
+        return full(output)
 
     def denoise(self, z: Tensor, gamma: Tensor) -> Denoised:
         """x̂_0 and ε̂ of z at γ, shape (B,)."""
@@ -131,14 +131,14 @@ class VDM(DiffusionModel):
         error = squared_error(eps, self.read(output, z, gamma).eps).double()
         loss = continuous_weight(slope) * error / self.dims
         if self.training:
-            self.profile.update(index, loss)
+            self.profile.update(*(draws.together(rows.detach()) for rows in (index, loss)))
         loss = loss * weight
         tell(loss.detach())
         nll = self.decoder_nll(at_0, x[few], z_0, gamma_0).double()
         loss = loss.masked_scatter(few, loss[few] + DECODER_SHARE * nll / self.dims)
         if self.learned:
             loss = loss + latent_prior_term(x_0, ends[1]) / self.dims
-        return loss.float()
+        return full(loss)
 
     # Scoring
 
@@ -185,7 +185,7 @@ class VDM(DiffusionModel):
 
     def flow(self) -> ProbabilityFlow:
         first, last = self.ends().tolist()
-        return ProbabilityFlow(lambda z, gamma: self.denoise(z.float(), gamma), first, last)
+        return ProbabilityFlow(lambda z, gamma: self.denoise(full(z), gamma), first, last)
 
     def estimate(self, x: Tensor, draws: Draws, timesteps: int) -> Bound:
         """prior + diffusion + reconstruction  [VDM (11)]: stratified t for the diffusion term, one draw of z_0."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
+from nelbo.likelihoods import full
 from nelbo.nn.autoencoder import Halve, sides
 
 SLOPE = 0.2
@@ -57,5 +58,5 @@ class Critic(nn.Module):
         for layer in self.layers:
             h = layer(h)
             h = h if isinstance(layer, nn.Flatten) else F.leaky_relu(h, SLOPE)
-        logit = self.last(h).float()[:, 0]
-        return logit if self.each is None else logit + (self.each(cluster) * h).float().sum(1)
+        logit = full(self.last(h))[:, 0]
+        return logit if self.each is None else logit + full(self.each(cluster) * h).sum(1)

@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from nelbo.processes import rank
 from nelbo.training import Step
 
 
 def console() -> Console:
-    """Where messages for people go: stderr, so that stdout holds results alone."""
-    return Console(file=sys.stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    """Where messages for people go: stderr, so that stdout holds results alone; only the main process speaks."""
+    return Console(file=sys.stderr, highlight=False, markup=False, emoji=False, soft_wrap=True, quiet=rank() > 0)
 
 
 @contextmanager
@@ -30,7 +31,7 @@ def bar(title: str, total: float) -> Iterator[Progress]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=out, disable=not out.is_terminal, transient=False) as progress:
+    with Progress(*columns, console=out, disable=out.quiet or not out.is_terminal, transient=False) as progress:
         progress.add_task(title, total=total, note="")
         yield progress
 

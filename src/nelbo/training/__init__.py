@@ -1,7 +1,8 @@
 """The training loop, and what it keeps."""
 
 from nelbo.training.checkpoint import Checkpoint, latest_checkpoint, load_weights, read_checkpoint, write_checkpoint
-from nelbo.training.loop import Interrupted, Step, Trainer
+from nelbo.training.loop import Step, Trainer
+from nelbo.training.signals import Interrupted
 
 __all__ = [
     "Checkpoint",

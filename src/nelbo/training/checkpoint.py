@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from nelbo.errors import InputError
 from nelbo.files import remove, replace_text, sync_folder, whole, write_synced
+from nelbo.processes import Team
 
 FORMAT = 1
 KEEP_LAST = 2
@@ -164,6 +166,30 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     """
     state = read_state(folder)
     return Checkpoint(state, {name: read_tensors(folder, name, state) for name in FILES})
+
+
+def shared(team: Team, read: Callable[[], Checkpoint] | None) -> Checkpoint | None:
+    """A checkpoint that the main process reads, on every process, which need not see its disk.
+
+    Args:
+        team: the processes.
+        read: reads it; None where there is none. What the others bring does not matter.
+
+    Raises:
+        InputError: it cannot be read; ElsewhereError on the others.
+    """
+    found: list[Checkpoint] = []
+
+    def state() -> bytes:
+        if read is not None:
+            found.append(read())
+        return json.dumps([checkpoint.state for checkpoint in found]).encode()
+
+    states = json.loads(team.from_main(state))
+    if not states or team.count == 1:
+        return found[0] if found else None
+    data = {name: team.from_main(lambda name=name: safetensors.torch.save(found[0].tensors[name])) for name in FILES}  # type: ignore[misc]
+    return found[0] if found else Checkpoint(states[0], {n: safetensors.torch.load(part) for n, part in data.items()})
 
 
 def load_weights(model: nn.Module, folder: Path, weights: str) -> dict[str, Any]:

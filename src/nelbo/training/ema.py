@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from nelbo.models.base import GenerativeModel
+from nelbo.training.shards import like, own, whole
 
 
 class EMA:
@@ -22,13 +25,47 @@ class EMA:
 
     def __init__(self, model: GenerativeModel, decay: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.averages: list[Tensor] = list(self.model.parameters())
+        self.in_shares = False
         self.decay = decay
+
+    def split(self, model: nn.Module) -> None:
+        """Keep the average in the shares that the weights of ``model`` are in, and in :attr:`model` when collected."""
+        self.in_shares = True
+        pairs = zip(self.model.parameters(), model.parameters(), strict=True)
+        self.averages = [like(average.detach(), p) for average, p in pairs]
+
+    @torch.no_grad()
+    def collect(self, model: nn.Module, main: bool) -> None:
+        """Of shares, every process has to bring its own: the main one's :attr:`model` then holds the average of now."""
+        if not self.in_shares:
+            return
+        for held, average in zip(self.model.parameters(), self.averages, strict=True):
+            found = whole(average)
+            if main:
+                held.copy_(found)
+        self.copy_buffers(model)
+
+    @contextmanager
+    def at_hand(self, model: GenerativeModel, main: bool) -> Iterator[None]:
+        """While this is entered, the main process has the average of now in :attr:`model`, on ``model``'s device."""
+        self.collect(model, main)
+        before = self.model.device
+        if main:
+            self.model.to(model.device)
+        yield
+        self.model.to(before)
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Take in the weights after step number ``step`` (1, 2, …)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        averages: list[Tensor] = list(self.model.parameters())
-        torch._foreach_lerp_(averages, [p.detach() for p in model.parameters()], 1 - decay)
+        averages = [own(average) for average in self.averages]
+        torch._foreach_lerp_(averages, [own(p.detach()) for p in model.parameters()], 1 - decay)
+        if not self.in_shares:
+            self.copy_buffers(model)
+
+    def copy_buffers(self, model: nn.Module) -> None:
+        """Buffers are those of the model."""
         for average, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
             average.copy_(buffer)

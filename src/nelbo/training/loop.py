@@ -1,52 +1,44 @@
 """The training loop, a generator that yields its state after every step.
 
 The order of the data and all noise are functions of (seed, step), so that a run that stops at a checkpoint and goes on
-is the run that never stopped.
+is the run that never stopped. They are also those of the whole batch: several processes, each with its share of it,
+take the step that one would.
 """
 
 from __future__ import annotations
 
 import math
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from nelbo.data.binarize import drawn
-from nelbo.errors import InputError
 from nelbo.models.base import GenerativeModel, LikelihoodModel
 from nelbo.options import TrainingOptions
+from nelbo.processes import ALONE, Team, others_reached
 from nelbo.rng import Draws, Stream, permutation
-from nelbo.training.checkpoint import Checkpoint, fit, latest_checkpoint, read_checkpoint, write_checkpoint
+from nelbo.training.checkpoint import Checkpoint, latest_checkpoint, read_checkpoint, shared, write_checkpoint
+from nelbo.training.compiling import compile_networks, give_up
 from nelbo.training.ema import EMA
-from nelbo.training.machine import autocast
-from nelbo.training.muon import Muon
-from nelbo.training.optimizers import MOMENTS, optimizers_of
+from nelbo.training.machine import autocast, pick_device
+from nelbo.training.optimizers import optimizers_of
+from nelbo.training.shards import own, shard, whole
+from nelbo.training.signals import ECHO_SECONDS, Interrupted, caught_signals
+from nelbo.training.state import State
 
 CHECKPOINT_SECONDS, SOONEST, CHECKPOINT_SHARE = 45.0, 10.0, 0.02
 """The longest and the shortest time between two checkpoints; between these, writing takes this share of the time."""
 MILESTONES = 6
 MOST_FALLS = 5
 """How often a run goes back to its last checkpoint, each time with half of the learning rate, before it gives up."""
-
-
-class Interrupted(Exception):  # noqa: N818
-    """Training was asked to stop by a signal; a checkpoint has been written.
-
-    Args:
-        signum: the signal's number.
-        step: the step of the checkpoint.
-    """
-
-    def __init__(self, signum: int, step: int) -> None:
-        self.signum, self.step = signum, step
-        super().__init__(f"stopped by signal {signum} at step {step}")
 
 
 class Step(NamedTuple):
@@ -71,15 +63,28 @@ class Step(NamedTuple):
     milestone: bool
 
 
+class Losses(nn.Module):
+    """A model's loss as a forward pass: what is called where gradients are to be averaged over processes."""
+
+    def __init__(self, model: GenerativeModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, draws: Draws) -> Tensor:
+        """The loss of each image, shape (B,)."""
+        return self.model.loss(x, draws)
+
+
 class Trainer:
     """Trains a model in place, with warm-up and decay, gradient clipping, and an average of the weights.
 
     Args:
-        model: the model, on its device.
+        model: the model, on its device; where its weights are to be in shares, on any.
         images: the training images: integer levels, uint8, shape (N, C, H, W); never copied.
         grey_levels: if they are to be binarised, each batch anew, how many levels they have.
         options: the recipe; one of ``minutes`` and ``steps`` is set.
         run: the run directory, for checkpoints.
+        team: the processes that share each batch; all begin with the main one's weights, and it alone keeps them.
 
     Attributes:
         trouble: why the last checkpoint could not be written, or None.
@@ -94,12 +99,21 @@ class Trainer:
         options: TrainingOptions,
         run: Path,
         grey_levels: int | None = None,
+        team: Team = ALONE,
     ) -> None:
         self.model, self.images, self.options, self.run_folder = model, images, options, run
-        self.grey_levels = grey_levels
+        self.grey_levels, self.team = grey_levels, team
+        self.mine = team.share(options.batch_size)
+        team.same(model.state_dict().values())
         self.ema = EMA(model, options.ema)
+        self.shares = options.shard and team.count > 1
+        self.compiler_errors = compile_networks(model, options, model.device, team.count == 1)
+        self.losses = losses_of(model, team, pick_device(options.device) if self.shares else None)
+        if self.shares:
+            self.ema.split(model)
         self.parts = model.parts
         self.optimizers = optimizers_of(self.parts, options, model.device)
+        self.held = State(model, self.ema, self.optimizers, team if self.shares else ALONE)
         self.step = 0
         self.seconds = 0.0
         self.trouble: str | None = None
@@ -135,11 +149,12 @@ class Trainer:
             rows[inside] = self.order(epoch)[places[inside] % n]
         return rows
 
-    def batch(self) -> Tensor:
-        """The next images, on the model's device."""
-        images = self.images[torch.from_numpy(self.rows())]
+    def batch(self, places: Sequence[int] | None = None) -> Tensor:
+        """The next images in these places of the batch (in this process's share of it), on the model's device."""
+        places = self.mine if places is None else places
+        images = self.images[torch.from_numpy(self.rows()[list(places)])]
         if self.grey_levels is not None:
-            images = drawn(images, self.grey_levels, self.options.seed, Stream.BINARIZE, self.step, range(len(images)))
+            images = drawn(images, self.grey_levels, self.options.seed, Stream.BINARIZE, self.step, places)
         return images.to(self.model.device)
 
     def order(self, epoch: int) -> np.ndarray:
@@ -151,34 +166,41 @@ class Trainer:
     # One step
 
     def advance(self) -> tuple[Tensor, float]:
-        """Take one step; returns the mean loss of the batch and the learning rate.
+        """Take one step; returns the mean loss of the whole batch and the learning rate.
 
         Raises:
             FloatingPointError: the loss or a gradient is not finite; no step has been taken then. A GPU is asked at
                 every tenth step only, as the answer has to be waited for.
+            ProcessLostError: a process has stopped.
         """
         options, size = self.options, self.options.batch_size
-        draws = Draws(options.seed, self.step, range(size), size, self.model.device)
+        draws = Draws(
+            options.seed, self.step, self.mine, size, self.model.device, lambda rows: self.team.together(rows, size)
+        )
         lr = self.learning_rate()
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = lr * group["times"]
         device = self.model.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed((options.seed * 1_000_003 + self.step) % 2**63)  # dropout's only source
+            number = options.seed * 1_000_003 + self.step + 7_919 * 2**32 * self.team.rank
+            torch.manual_seed(number % 2**63)  # dropout's only source
             with autocast(device, options.precision):
-                losses = self.model.loss(self.batch(), draws)
-                loss = losses.mean()
-        loss.backward()  # type: ignore[no-untyped-call]
-        norms = [nn.utils.clip_grad_norm_(part.parameters, options.clip) for part in self.parts]
+                losses = self.losses(self.batch(), draws)
+                # The mean of this over the processes is the mean over the batch, even if their shares are not.
+                loss = losses.mean() * (len(losses) * self.team.count / size)
+        loss.backward()
+        loss = self.team.mean(loss.detach())
+        norms = [whole(nn.utils.clip_grad_norm_(part.parameters, options.clip)) for part in self.parts]
         if (device.type == "cpu" or self.step % 10 == 0) and not all(map(torch.isfinite, (loss, *norms))):
-            raise FloatingPointError(f"{self.what_is_wrong(losses.detach())} at step {self.step + 1}")
+            losses = self.team.together(losses.detach(), size)
+            raise FloatingPointError(f"{self.what_is_wrong(losses)} at step {self.step + 1}")
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.ema.update(self.model, self.step)
-        return loss.detach(), lr
+        return loss, lr
 
     def __iter__(self) -> Iterator[Step]:
         """Train to the end, yielding every step; what the caller does between two steps counts as training time.
@@ -193,32 +215,41 @@ class Trainer:
         """
         self.model.train()
         saved, started = time.monotonic(), time.monotonic() - self.seconds
-        with caught_signals() as caught:
+        with caught_signals(ECHO_SECONDS if self.team.count > 1 else 0.0) as caught:
             while self.progress < 1.0:
                 before = self.progress
                 try:
-                    loss, lr = self.advance()
-                    self.seconds = time.monotonic() - started
+                    with others_reached():
+                        loss, lr = self.advance()
+                    # Clocks and signals are each process's own, and all must do the same.
+                    (self.seconds,) = self.team.greatest([time.monotonic() - started])
                     milestone = math.floor(before * MILESTONES) < math.floor(self.progress * MILESTONES)
                     if milestone or self.step % 50 == 0:
                         self.require_finite(loss)
                     images = self.step * self.options.batch_size
-                    yield Step(self.step, self.progress, loss, lr, self.seconds, images, milestone)
-                    self.seconds = time.monotonic() - started
-                    pause = min(CHECKPOINT_SECONDS, max(SOONEST, self.between))
-                    due = caught or time.monotonic() - saved > pause or self.progress >= 1.0
+                    with self.ema.at_hand(self.model, self.team.main) if milestone else nullcontext():
+                        yield Step(self.step, self.progress, loss, lr, self.seconds, images, milestone)
+                    now = time.monotonic()
+                    late = now - saved - min(CHECKPOINT_SECONDS, max(SOONEST, self.between))
+                    mine = [now - started, late if self.team.main else 0.0, *caught, 0]
+                    self.seconds, late, signum = self.team.greatest(mine[:3])
+                    due = signum or late > 0 or self.progress >= 1.0
                     if due:
                         self.require_finite(loss)
                 except FloatingPointError as error:
                     self.fall_back(error)
                     continue
+                except self.compiler_errors as error:
+                    self.go_uncompiled(error)
+                    continue
                 if due:
                     began = time.monotonic()
-                    self.keep(must=bool(caught) or self.progress >= 1.0)
+                    self.keep(must=bool(signum) or self.progress >= 1.0)
                     saved = time.monotonic()
                     self.between = (saved - began) / CHECKPOINT_SHARE
-                if caught:
-                    raise Interrupted(caught[0], self.step)
+                if signum:
+                    self.team.greatest([0.0])  # launchers end the main one, which keeps, when the others have ended
+                    raise Interrupted(int(signum), self.step)
 
     # What is not finite
 
@@ -228,12 +259,12 @@ class Trainer:
         if not len(wrong):
             return "a gradient is not finite"
         named = ", ".join(map(str, sorted(self.rows()[wrong.numpy()].tolist())[:5])) + ", …" * (len(wrong) > 5)
-        return f"the loss of training images {named} is not finite{self.wrong_terms(self.batch()[wrong])}"
+        return f"the loss of training images {named} is not finite{self.wrong_terms(self.batch(wrong.tolist()))}"
 
     @torch.no_grad()
     def wrong_terms(self, x: Tensor) -> str:
         """The names of the bound's terms that are not finite on these images, in brackets."""
-        if not isinstance(self.model, LikelihoodModel):
+        if self.shares or not isinstance(self.model, LikelihoodModel):
             return ""
         terms = self.model.bound(x).terms.items()
         names = ", ".join(name for name, value in terms if not bool(value.isfinite().all()))
@@ -245,14 +276,15 @@ class Trainer:
         Raises:
             FloatingPointError: there is none yet, or it has been done too often.
         """
-        folder = latest_checkpoint(self.run_folder)
-        if folder is None or self.falls >= MOST_FALLS:
+        folder = latest_checkpoint(self.run_folder) if self.team.main else None
+        checkpoint = shared(self.team, None if folder is None else lambda: read_checkpoint(folder))
+        if checkpoint is None or self.falls >= MOST_FALLS:
             often = f", after going back {self.falls} times" if self.falls else ""
             raise FloatingPointError(f"{error}{often}; try a lower --lr") from None
         falls, seconds = self.falls + 1, self.seconds
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        self.restore(read_checkpoint(folder), folder)
+        self.restore(checkpoint, folder or self.run_folder)
         self.falls, self.seconds = falls, seconds
         self.news.append(f"{error}; back to step {self.step:,}, with the learning rate times {0.5**falls:g}")
 
@@ -262,19 +294,31 @@ class Trainer:
         Raises:
             FloatingPointError: the loss or a weight is not finite.
         """
-        weights = torch.stack([p.detach().isfinite().all() for p in self.model.parameters()])
-        if not (bool(loss.isfinite()) and bool(weights.all())):
+        weights = torch.stack([own(p.detach()).isfinite().all() for p in self.model.parameters()])
+        (wrong,) = self.team.greatest([not (bool(loss.isfinite()) and bool(weights.all()))])
+        if wrong:
             what = "a weight" if bool(loss.isfinite()) else "the loss"
             raise FloatingPointError(f"{what} is not finite at step {self.step}")
+
+    def go_uncompiled(self, error: Exception) -> None:
+        """Go on without torch.compile, which cannot do it here; no step has been taken."""
+        give_up()
+        self.compiler_errors = ()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        why, *_ = str(error).replace("raised:\n", "raised ").splitlines() or [type(error).__name__]
+        self.news.append(f"torch.compile cannot be used here ({why}); training goes on without it")
 
     # What is kept
 
     def keep(self, must: bool) -> None:
-        """Write a checkpoint; unless it must be there, training goes on without it.
+        """Write a checkpoint, if this is the main process; unless it must be there, training goes on without it.
 
         Raises:
             OSError: it must be, and cannot be written.
         """
+        if not (self.team.main or self.shares):
+            return
         try:
             self.save()
             self.trouble = None
@@ -284,14 +328,14 @@ class Trainer:
             self.trouble = f"{error.filename}: {error.strerror or error}"
 
     def save(self) -> None:
-        """Write a checkpoint of the state as it is."""
-        names = {id(p): name for name, p in self.model.named_parameters()}
-        moments = {
-            f"{names[id(p)]}/{key}": value
-            for optimizer in self.optimizers
-            for p, entry in optimizer.state.items()
-            for key, value in entry.items()
-        }
+        """Write a checkpoint of the state as it is, if this is the main process."""
+        with others_reached():
+            checkpoint = self.checkpoint()
+        if self.team.main:
+            write_checkpoint(self.run_folder, checkpoint)
+
+    def checkpoint(self) -> Checkpoint:
+        """The state as it is; of shares, every process has to bring its own."""
         places = self.step * self.options.batch_size
         state = {
             "step": self.step,
@@ -300,8 +344,7 @@ class Trainer:
             "random": {"seed": self.options.seed, "step": self.step},
             "data": {"epoch": places // len(self.images), "position": places % len(self.images)},
         }
-        tensors = {"model": self.model.state_dict(), "ema": self.ema.model.state_dict(), "optimizer": moments}
-        write_checkpoint(self.run_folder, Checkpoint(state, tensors))
+        return Checkpoint(state, self.held.tensors())
 
     def restore(self, checkpoint: Checkpoint, source: Path) -> None:
         """Go on from a checkpoint.
@@ -309,71 +352,20 @@ class Trainer:
         Raises:
             InputError: it does not fit the model.
         """
-        fit(self.model, checkpoint.tensors["model"], source / "model.safetensors")
-        fit(self.ema.model, checkpoint.tensors["ema"], source / "ema.safetensors")
-        parameters = dict(self.model.named_parameters())
-        self.check_moments(checkpoint.tensors["optimizer"], source / "optimizer.safetensors")
-        trained_by = self.trained_by()
-        for key, value in checkpoint.tensors["optimizer"].items():
-            name, _, moment = key.rpartition("/")
-            entry = trained_by[name].state[parameters[name]]
-            # In the layout of the parameter: the fused step goes through both as they lie in memory.
-            entry[moment] = value if moment == "step" else torch.empty_like(parameters[name]).copy_(value)
+        self.held.restore(checkpoint.tensors, source)
         self.step = checkpoint.state["step"]
         self.falls = int(checkpoint.state.get("falls", 0))
         self.seconds = float(checkpoint.state["seconds"])
 
-    def trained_by(self) -> dict[str, torch.optim.Optimizer]:
-        """The name of every parameter → its optimiser."""
-        names = {id(p): name for name, p in self.model.named_parameters()}
-        return {
-            names[id(p)]: optimizer
-            for optimizer in self.optimizers
-            for group in optimizer.param_groups
-            for p in group["params"]
-        }
 
-    def check_moments(self, moments: dict[str, Tensor], path: Path) -> None:
-        """What its optimiser keeps of every parameter; AdamW has nothing of one without a gradient.
-
-        Raises:
-            InputError: they do not fit the model.
-        """
-        trained = {key.rpartition("/")[0] for key in moments}
-        shapes = {name: tuple(p.shape) for name, p in self.model.named_parameters()}
-        own = {
-            f"{name}/{moment}": () if moment == "step" else shapes[name]
-            for name, optimizer in self.trained_by().items()
-            for moment in MOMENTS[type(optimizer)]
-            if name in trained or isinstance(optimizer, Muon)
-        }
-        theirs = {name: tuple(value.shape) for name, value in moments.items()}
-        odd = sorted(name for name in {*own, *theirs} if own.get(name) != theirs.get(name))
-        if odd:
-            raise InputError(str(path), f"does not fit the model that config.toml describes (first at {odd[0]!r})")
-
-
-@contextmanager
-def caught_signals() -> Iterator[list[int]]:
-    """Collect the first SIGINT or SIGTERM instead of dying of it; a second one works as it always did.
-
-    Outside the main thread signals cannot be caught, and none are.
-    """
-    caught: list[int] = []
-    old: dict[int, object] = {}
-
-    def note(signum: int, _frame: object) -> None:
-        caught.append(signum)
-        for number, handler in old.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            old[number] = signal.signal(number, note)
-    except ValueError:
-        pass
-    try:
-        yield caught
-    finally:
-        for signum, handler in old.items():
-            signal.signal(signum, handler)  # type: ignore[arg-type]
+def losses_of(model: GenerativeModel, team: Team, shares_on: torch.device | None) -> nn.Module:
+    """The model's loss; in a team, one whose gradients are the mean over all processes; and in shares on a device."""
+    losses = Losses(model)
+    if team.count == 1:
+        return losses
+    if shares_on is not None:
+        return shard(losses, team, shares_on)
+    # What is trained may differ from step to step; buffers are the same already.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of another name for broadcast_buffers, which older torch lacks
+        return DistributedDataParallel(losses, broadcast_buffers=False, find_unused_parameters=True)

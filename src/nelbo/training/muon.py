@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nelbo.training.shards import like, own, whole
+
 SMALLEST = 8
 """Matrices with a side below this have too few directions to share a step between."""
 QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -30,7 +32,7 @@ def orthogonalised(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tens
         dtype: to multiply in; bfloat16 does.
 
     Returns:
-        Shape (N, n, m), float32. A matrix of zeros stays one.
+        Shape (N, n, m), of the type of M. A matrix of zeros stays one.
     """
     a, b, c = QUINTIC
     X = (matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp_min(1e-30)).to(dtype)
@@ -39,7 +41,7 @@ def orthogonalised(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tens
     for _ in range(ITERATIONS):
         A = X @ X.mT
         X = torch.baddbmm(X, torch.baddbmm(A, A, A, beta=b, alpha=c), X, beta=a)
-    return (X.mT if tall else X).float()
+    return (X.mT if tall else X).to(matrices.dtype)
 
 
 class Muon(torch.optim.Optimizer):
@@ -76,14 +78,17 @@ class Muon(torch.optim.Optimizer):
         lr, momentum = group["lr"], group["momentum"]
         gradients = [p.grad for p in weights if p.grad is not None]
         moments = [self.state[p]["momentum"] for p in weights]
-        torch._foreach_lerp_(moments, gradients, 1 - momentum)
+        torch._foreach_lerp_([own(m) for m in moments], [own(g) for g in gradients], 1 - momentum)
         ahead = torch._foreach_lerp(gradients, moments, momentum)
-        stacked = torch.stack([as_it_lies(part) for part in ahead])
+        stacked = torch.stack([as_it_lies(whole(part)) for part in ahead])
         rows, columns = len(stacked[0]), stacked[0].numel() // len(stacked[0])
         steps = orthogonalised(stacked.flatten(2) if stacked.ndim > 3 else stacked, self.dtype).reshape(stacked.shape)
-        torch._foreach_mul_(weights, 1 - lr * group["weight_decay"])
+        torch._foreach_mul_([own(p) for p in weights], 1 - lr * group["weight_decay"])
         scale = LIKE_ADAMW * max(rows, columns) ** 0.5
-        torch._foreach_add_([as_it_lies(p) for p in weights], list(steps.unbind()), alpha=-lr * scale)
+        turned = [
+            like(step.movedim(-1, 1) if step.ndim > 2 else step, p) for step, p in zip(steps, weights, strict=True)
+        ]
+        torch._foreach_add_([own(p) for p in weights], [own(step) for step in turned], alpha=-lr * scale)
 
 
 def as_it_lies(weights: Tensor) -> Tensor:

@@ -1,0 +1,249 @@
+"""One process among several: what its share of the work is, and how all come to one answer.
+
+A launcher (``torchrun``, ``accelerate launch``) starts the same command once for every device, on one machine or many,
+and says by RANK and WORLD_SIZE which is which. Nothing but texts, numbers and tensors goes from one to another, and
+nothing that is sent is a pickle. The main process, number 0, alone writes and speaks.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from nelbo.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FAILED, WELL = b"!", b"="
+TRANSPORT = re.compile(r"gloo|nccl|connection|\bpeer\b|socket|process ?group|timed? ?out|\bstore\b", re.IGNORECASE)
+"""What errors of torch.distributed speak of."""
+
+
+class ElsewhereError(Exception):
+    """The main process cannot go on, and has said why.
+
+    Args:
+        code: the exit code.
+    """
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+        super().__init__("the main process could not go on")
+
+
+class ProcessLostError(Exception):
+    """Another process of this run has stopped, or cannot be reached."""
+
+
+def rank() -> int:
+    """The number of this process, 0 where there is but one."""
+    return int(os.environ.get("RANK", "0")) if count() > 1 else 0
+
+
+def count() -> int:
+    """How many processes the launcher has started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def place(devices: int) -> int:
+    """Which of a machine's devices is this process's own."""
+    return int(os.environ.get("LOCAL_RANK", "0")) % devices
+
+
+def shares_asked() -> bool:
+    """Whether the launcher wants weights in shares: ``accelerate launch --use_fsdp``."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+
+
+class Team:
+    """The processes that do one piece of work together.
+
+    Args:
+        rank: the number of this one, from 0.
+        count: how many there are; with one, every method is that process's own value.
+    """
+
+    def __init__(self, rank: int = 0, count: int = 1) -> None:
+        self.rank, self.count = rank, count
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes and speaks."""
+        return self.rank == 0
+
+    def share(self, total: int, rank: int | None = None) -> range:
+        """Which of ``total`` things in a row are this process's (or those of another ``rank``), as even as can be.
+
+        Where there are fewer things than processes, each has them all.
+
+        >>> [list(Team(rank, 3).share(4)) for rank in range(3)]
+        [[0], [1], [2, 3]]
+        """
+        if total < self.count:
+            return range(total)
+        rank = self.rank if rank is None else rank
+        return range(total * rank // self.count, total * (rank + 1) // self.count)
+
+    def together(self, rows: Tensor, total: int) -> Tensor:
+        """The rows of all shares of ``total``, in order, on every process.
+
+        Args:
+            rows: those of this process's share, any dtype, shape (len(share), …).
+            total: of all shares.
+
+        Returns:
+            Shape (total, …).
+
+        Raises:
+            ProcessLostError: a process has stopped.
+        """
+        if self.count == 1 or total < self.count:
+            return rows
+        import torch
+        from torch import distributed
+
+        sizes = [len(self.share(total, rank)) for rank in range(self.count)]
+        padded = rows.new_zeros(max(sizes), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        parts = [torch.empty_like(padded) for _ in sizes]
+        with others_reached():
+            distributed.all_gather(parts, padded)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+    def greatest(self, values: Sequence[float]) -> list[float]:
+        """The greatest of each value over all processes.
+
+        Raises:
+            ProcessLostError: a process has stopped.
+        """
+        if self.count == 1:
+            return list(values)
+        import torch
+        from torch import distributed
+
+        found = torch.tensor(values, dtype=torch.float64)
+        with others_reached():
+            distributed.all_reduce(found, distributed.ReduceOp.MAX)
+        greatest: list[float] = found.tolist()
+        return greatest
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean over all processes, in place.
+
+        Raises:
+            ProcessLostError: a process has stopped.
+        """
+        if self.count > 1:
+            from torch import distributed
+
+            with others_reached():
+                distributed.all_reduce(value)
+            value /= self.count
+        return value
+
+    def same(self, tensors: Iterable[Tensor]) -> None:
+        """Give every process the main one's values, in place.
+
+        Raises:
+            ProcessLostError: a process has stopped.
+        """
+        if self.count > 1:
+            from torch import distributed
+
+            with others_reached():
+                for tensor in tensors:
+                    distributed.broadcast(tensor, 0)
+
+    def from_main(self, make: Callable[[], bytes]) -> bytes:
+        """What the main process makes, on every process; where it cannot, all stop.
+
+        Raises:
+            ElsewhereError: on the others, when ``make`` raised; on the main process, what it raised.
+            ProcessLostError: a process has stopped.
+        """
+        if self.count == 1:
+            return make()
+        if not self.main:
+            told = self.heard()
+            if told[:1] == FAILED:
+                raise ElsewhereError(int(told[1:]))
+            return told[1:]
+        try:
+            made = make()
+        except Exception as error:
+            self.tell(FAILED + str(2 if isinstance(error, InputError) else 1).encode())
+            raise
+        self.tell(WELL + made)
+        return made
+
+    def tell(self, message: bytes) -> None:
+        """Send bytes to all others."""
+        import numpy as np
+        import torch
+
+        self.same([torch.tensor([len(message)]), torch.from_numpy(np.frombuffer(bytearray(message), dtype=np.uint8))])
+
+    def heard(self) -> bytes:
+        """What the main process tells."""
+        import torch
+
+        size = torch.zeros(1, dtype=torch.long)
+        self.same([size])
+        message = torch.empty(int(size), dtype=torch.uint8)
+        self.same([message])
+        return message.numpy().tobytes()
+
+
+ALONE = Team()
+
+
+def join() -> Team:
+    """Meet the other processes that the launcher has started; alone where there are none.
+
+    Raises:
+        ProcessLostError: they cannot be reached.
+    """
+    if count() == 1:
+        return ALONE
+    import torch
+    from torch import distributed
+
+    if not distributed.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(place(torch.cuda.device_count()))
+        with others_reached():
+            # A process that is lost is noticed at once; one that reads a large folder may take its time.
+            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+            distributed.init_process_group(backend, timeout=timedelta(days=1))
+    return Team(distributed.get_rank(), distributed.get_world_size())
+
+
+def leave() -> None:
+    """Part from the other processes, when all are done: who goes first would seem lost to the others."""
+    torch = sys.modules.get("torch")
+    if count() > 1 and torch is not None and torch.distributed.is_initialized():
+        with others_reached():
+            torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def others_reached() -> Iterator[None]:
+    """Say in one way that another process is gone, which each transport says in its own.
+
+    Raises:
+        ProcessLostError: it is.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not TRANSPORT.search(str(error)):
+            raise
+        why = str(error).splitlines()[0]
+        raise ProcessLostError(f"another process of this run has stopped, or cannot be reached ({why})") from error

@@ -1,0 +1,107 @@
+"""What a run is between two steps: its weights, their average, and what the optimisers keep, as tensors by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nelbo.errors import InputError
+from nelbo.models.base import GenerativeModel
+from nelbo.processes import Team
+from nelbo.training.checkpoint import fit
+from nelbo.training.ema import EMA
+from nelbo.training.muon import Muon
+from nelbo.training.optimizers import MOMENTS
+from nelbo.training.shards import like, whole
+
+
+class State:
+    """All that a step changes.
+
+    Args:
+        model, ema, optimizers: what holds it.
+        team: the processes that hold shares of it; a team of one where each holds all.
+    """
+
+    def __init__(
+        self, model: GenerativeModel, ema: EMA, optimizers: Sequence[torch.optim.Optimizer], team: Team
+    ) -> None:
+        self.model, self.ema, self.optimizers, self.team = model, ema, optimizers, team
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """model, ema and optimizer: name → tensor. Of shares, every process has to bring its own."""
+        self.ema.collect(self.model, self.team.main)
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        moments = {
+            f"{names[id(p)]}/{key}": value
+            for optimizer in self.optimizers
+            for p, entry in optimizer.state.items()
+            for key, value in entry.items()
+        }
+        parts = {"model": self.model.state_dict(), "ema": self.ema.model.state_dict(), "optimizer": moments}
+        return {kind: self.brought_together(part) for kind, part in parts.items()}
+
+    def brought_together(self, part: dict[str, Tensor]) -> dict[str, Tensor]:
+        """All of each tensor, on the main process alone if they are in shares, one after another in the same order."""
+        if self.team.count == 1:
+            return part
+        held = {}
+        for name in sorted(part):
+            found = whole(part[name])
+            if self.team.main:
+                held[name] = found.cpu()
+        return held
+
+    def restore(self, tensors: dict[str, dict[str, Tensor]], source: Path) -> None:
+        """Put all of them back.
+
+        Raises:
+            InputError: it does not fit the model.
+        """
+        held = self.model.state_dict()
+        model = {name: like(x, held[name]) if name in held else x for name, x in tensors["model"].items()}
+        fit(self.model, model, source / "model.safetensors")
+        fit(self.ema.model, tensors["ema"], source / "ema.safetensors")
+        if self.team.count > 1:
+            self.ema.split(self.model)
+        parameters = dict(self.model.named_parameters())
+        self.check_moments(tensors["optimizer"], source / "optimizer.safetensors")
+        trained_by = self.trained_by()
+        for key, value in tensors["optimizer"].items():
+            name, _, moment = key.rpartition("/")
+            p = parameters[name]
+            entry = trained_by[name].state[p]
+            # In the layout of the parameter: the fused step goes through both as they lie in memory.
+            entry[moment] = value if moment == "step" else torch.empty_like(p).copy_(like(value, p))
+
+    def trained_by(self) -> dict[str, torch.optim.Optimizer]:
+        """The name of every parameter → its optimiser."""
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        return {
+            names[id(p)]: optimizer
+            for optimizer in self.optimizers
+            for group in optimizer.param_groups
+            for p in group["params"]
+        }
+
+    def check_moments(self, moments: dict[str, Tensor], path: Path) -> None:
+        """What its optimiser keeps of every parameter; AdamW has nothing of one without a gradient.
+
+        Raises:
+            InputError: they do not fit the model.
+        """
+        trained = {key.rpartition("/")[0] for key in moments}
+        shapes = {name: tuple(p.shape) for name, p in self.model.named_parameters()}
+        own = {
+            f"{name}/{moment}": () if moment == "step" else shapes[name]
+            for name, optimizer in self.trained_by().items()
+            for moment in MOMENTS[type(optimizer)]
+            if name in trained or isinstance(optimizer, Muon)
+        }
+        theirs = {name: tuple(value.shape) for name, value in moments.items()}
+        odd = sorted(name for name in {*own, *theirs} if own.get(name) != theirs.get(name))
+        if odd:
+            raise InputError(str(path), f"does not fit the model that config.toml describes (first at {odd[0]!r})")

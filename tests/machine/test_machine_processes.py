@@ -1,0 +1,377 @@
+"""Many processes give what one gives: weights, samples, scores; and where one of them is lost, the others stop.
+
+Shares of a batch change only the order in which float64 numbers are added, so weights differ by rounding: 1e-16 a step,
+which 200 steps of training may amplify some thousand times. 1e-8 is far above that, and far below any other difference.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from machine_helpers import TINY, call, call_well, tiny
+from processes_helpers import ended, free_port, shared, started
+
+from nelbo.processes import ALONE, Team
+from nelbo.rng import Stream, normal
+from nelbo.training import latest_checkpoint, read_checkpoint
+
+LONG = "NELBO_KILLS" in os.environ
+"""Whether all that takes its time is wanted: make test-kill."""
+STEPS = 200
+SAME = 1e-8
+DOUBLE = ["--precision", "fp64", "--batch-size", "8", "--device", "cpu"]
+SMALL = {
+    "vdm": ["--widths", "8", "8"],
+    "ddpm": ["--widths", "8", "8", "--timesteps", "30"],
+    "hvae": ["--widths", "8", "8", "--depth", "3", "--latent", "2", "--free-bits", "0.5"],
+    "gan": ["--widths", "8", "8", "--latent", "4", "--clusters", "5"],
+    "vae": ["--widths", "8", "8", "--latent", "4", "--binarize", "--free-bits", "0.1"],
+    "ae": ["--widths", "8", "8", "--latent", "4"],
+}
+"""Each has something that one process of many cannot know of its own images alone: the loss over t, a mean of the
+batch, a penalty at some steps, clusters, noise of the data."""
+
+
+def furthest(one: Path, other: Path) -> float:
+    """The greatest difference between two runs' last weights, of the model and of the average."""
+    a, b = (read_checkpoint(latest_checkpoint(run) or run).tensors for run in (one, other))
+    return max(
+        float((a[part][name].double() - b[part][name].double()).abs().max())
+        for part in ("model", "ema")
+        for name in a[part]
+    )
+
+
+@pytest.mark.parametrize(("total", "count"), [(total, count) for total in (0, 1, 4, 7, 12) for count in (1, 2, 3, 5)])
+def test_shares_are_all_of_it_once(total: int, count: int) -> None:
+    shares = [list(Team(rank, count).share(total)) for rank in range(count)]
+    if total < count:
+        assert shares == [list(range(total))] * count
+    else:
+        assert list(chain(*shares)) == list(range(total))
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_noise_is_identical_in_every_share() -> None:
+    """To the bit, whichever process draws it, also where n is not divisible."""
+    whole = normal(3, Stream.SAMPLE, 5, range(10), (2, 4))
+    for count in (1, 2, 3):
+        parts = [normal(3, Stream.SAMPLE, 5, Team(rank, count).share(10), (2, 4)) for rank in range(count)]
+        assert torch.equal(torch.cat(parts), whole)
+
+
+def test_one_alone_is_a_team() -> None:
+    rows = torch.arange(6.0)
+    assert ALONE.together(rows, 6) is rows
+    assert ALONE.greatest([1.0, -2.0]) == [1.0, -2.0]
+    assert ALONE.from_main(lambda: b"it") == b"it"
+    assert ALONE.mean(rows) is rows
+
+
+@pytest.mark.parametrize("family", SMALL if LONG else ["vdm", "hvae"])
+def test_two_processes_take_the_steps_of_one(here: Path, family: str) -> None:
+    words = ["train", family, *SMALL[family], *DOUBLE, "--steps", str(STEPS), "--out"]
+    call_well(*words, "one")
+    shared(2, *words, "two")
+    assert furthest(here / "one", here / "two") < SAME
+    start = [*words[: words.index("--steps")], "--steps", "1", "--out"]
+    call_well(*start, "start")
+    assert furthest(here / "one", here / "start") > 1e-3, "200 steps have moved the weights"
+
+
+@pytest.mark.parametrize("family", SMALL if LONG else ["gan"])
+def test_weights_in_shares_take_the_same_steps(here: Path, family: str) -> None:
+    """A third of the way by two processes with shares, one by three, and the last by one that has all of it."""
+    words = ["train", family, *SMALL[family], *DOUBLE, "--lr", "0.001", "--decay", "0", "--steps"]
+    call_well(*words, "90", "--out", "one")
+    shared(2, *words, "30", "--shard", "--out", "parts")
+    shared(3, *words, "60", "--shard", "--resume", "--out", "parts")
+    call_well(*words, "90", "--resume", "--out", "parts")
+    assert furthest(here / "one", here / "parts") < SAME
+
+
+HOW_MUCH = """
+import sys
+from nelbo.cli import run
+from nelbo.training import loop
+from nelbo.training.shards import own
+keep = loop.Trainer.keep
+def keep_and_tell(self, must):
+    keep(self, must)
+    weights = sum(own(p).numel() for p in self.model.parameters())
+    moments = sum(own(x).numel() for o in self.optimizers for entry in o.state.values() for x in entry.values())
+    averages = sum(own(x).numel() for x in self.ema.averages)
+    print("share", weights, moments, averages, file=sys.stderr, flush=True)
+loop.Trainer.keep = keep_and_tell
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+def test_shares_of_two_precisions_are_refused(here: Path) -> None:
+    main, _ = ended(started(2, "train", "vdm", *SMALL["vdm"], "--gamma", "learned", "--shard", "--steps", "2"))
+    assert (main.code, "--shard" in main.err) == (2, True), main
+
+
+def test_a_share_is_a_share(here: Path) -> None:
+    """Two processes keep all of it together; each about half: parameters are cut by rows, of which some have one."""
+    words = ["train", "vdm", *SMALL["vdm"], "--steps", "2", "--device", "cpu", "--out"]
+    kept = {}
+    for name, count, more in (("alone", 1, ()), ("shares", 2, ("--shard",))):
+        answers = ended(started(count, *words, name, *more, code=HOW_MUCH))
+        assert all(answer.code == 0 for answer in answers), answers
+        lines = [next(line for line in answer.err.splitlines() if line.startswith("share")) for answer in answers]
+        kept[name] = np.array([[int(number) for number in line.split()[1:]] for line in lines])
+        assert ("sharing the weights" in answers[0].err) == (count > 1)
+    assert (kept["shares"].sum(0)[[0, 2]] == kept["alone"][0][[0, 2]]).all()
+    assert (kept["shares"] / kept["alone"]).max() < 0.6
+
+
+def losses(run: Path) -> list[float]:
+    """The losses that a run has logged."""
+    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [row["loss"] for row in rows if "loss" in row]
+
+
+def test_three_processes_with_uneven_shares_and_the_same_losses(here: Path) -> None:
+    """Batches of 8 in shares of 2, 3 and 3. In float32 rounding is 1e-7 a step, and the loss curve is the same."""
+    words = ["train", "vdm", *SMALL["vdm"], "--batch-size", "8", "--precision", "fp32", "--steps", "60", "--out"]
+    call_well(*words, "one")
+    shared(3, *words, "three")
+    one, three = losses(here / "one"), losses(here / "three")
+    assert len(one) == 6  # every tenth step
+    assert three == pytest.approx(one, rel=1e-4)
+
+
+def test_samples_and_scores_are_those_of_one(digits_run: Path, here: Path) -> None:
+    """Batches are cut elsewhere, so that convolutions round elsewhere: single levels may differ, and no more."""
+    run = shutil.copytree(digits_run, here / "run")
+    for count in (1, 2, 3):
+        shared(count, "sample", run, "-n", "10", "--out", f"{count}.npz")
+        shared(count, "score", run, "--limit", "10", "--per-image", f"{count}.csv", "--again")
+        shared(count, "sample", run, "-n", "2", "--steps", "3", "--out", f"{count}.gif")
+    images = [np.load(f"{count}.npz")["images"] for count in (1, 2, 3)]
+    rows = [list(csv.reader(Path(f"{count}.csv").read_text().splitlines()))[1:] for count in (1, 2, 3)]
+    tables = [[[float(cell) for cell in row] for row in table] for table in rows]
+    for other in (1, 2):
+        assert images[other].shape == images[0].shape == (10, 8, 8, 1)
+        assert (images[other] != images[0]).mean() <= 0.001
+        np.testing.assert_allclose(tables[other], tables[0], rtol=1e-5, atol=2e-6)  # written with six digits
+        assert Path(f"{other + 1}.gif").stat().st_size > 0
+
+
+def test_what_is_scored_by_samples_and_compared_is_that_of_one(digits_run: Path, here: Path) -> None:
+    run = shutil.copytree(digits_run, here / "run")
+    call_well("features", "--epochs", "1", "--out", "features")
+    found = []
+    for count in (1, 2):
+        words = ["--samples", "21", "--steps", "3", "--features", "features", "--again", "--json"]
+        found.append(json.loads(shared(count, "score", run, *words).out))
+        shared(count, "compare", run, "--out", f"page-{count}")
+    assert found[1]["modes"]["counts"] == found[0]["modes"]["counts"] if "counts" in found[0]["modes"] else True
+    for name, value in found[0]["quality"].items():
+        if value.get("value") is not None:
+            assert found[1]["quality"][name]["value"] == pytest.approx(value["value"], rel=1e-3, abs=1e-3), name
+    pages = [json.loads((here / f"page-{count}" / "compare.json").read_text()) for count in (1, 2)]
+    assert pages[1]["runs"][0]["over_t"] == pages[0]["runs"][0]["over_t"]
+
+
+ENDLESS = ["train", "ddpm", *TINY, "--resume", "--out", "run", "--steps"]
+
+
+@pytest.mark.parametrize("lost", [0, 1], ids=["the main one is killed", "another is killed"])
+def test_where_one_is_killed_the_others_stop_and_any_number_goes_on(here: Path, lost: int) -> None:
+    call_well(*ENDLESS, "3")
+    processes = started(2, *ENDLESS, "100000")
+    metrics = here / "run" / "metrics.jsonl"
+    before = metrics.stat().st_size
+    while metrics.stat().st_size == before:
+        time.sleep(0.1)
+        assert all(process.poll() is None for process in processes), ended(processes)
+    processes[lost].kill()
+    killed = time.monotonic()
+    answers = ended(processes)
+    assert time.monotonic() - killed < 60
+    assert answers[lost].code == -signal.SIGKILL
+    left = answers[1 - lost]
+    assert left.code == 1
+    assert "another process of this run has stopped" in left.err.splitlines()[-1]
+    assert "--resume" in left.err.splitlines()[-1]
+    step = json.loads(metrics.read_text().splitlines()[-1])["step"]
+    done = json.loads(call_well("info", "run", "--json").out)["step"]
+    assert done <= step
+    shared(3, *ENDLESS, str(done + 4))
+    call_well(*ENDLESS, str(done + 6))
+
+
+def test_a_run_that_changes_its_processes_ends_as_one_that_does_not(here: Path) -> None:
+    """Two processes, stopped by SIGTERM after a checkpoint; then one; then three."""
+    words = ["train", "vdm", *SMALL["vdm"], *DOUBLE, "--steps"]
+    call_well(*words, "200", "--out", "straight")
+    processes = started(2, *words, "200", "--out", "run")
+    metrics = here / "run" / "metrics.jsonl"
+    while not (metrics.exists() and metrics.stat().st_size):
+        time.sleep(0.1)
+    processes[1].send_signal(signal.SIGTERM)  # a machine is about to go: all of them stop, and the main one keeps
+    main, other = ended(processes)
+    assert (main.code, other.code) == (143, 143), (main, other)
+    assert "go on with --resume" in main.err
+    assert other.err == ""
+    step = json.loads(call_well("info", "run", "--json").out)["step"]
+    assert 0 < step < 200
+    with started(1, *words, "200", "--resume", "--out", "run")[0] as again:
+        while json.loads(metrics.read_text().splitlines()[-1])["step"] <= step + 10:
+            time.sleep(0.05)
+        again.send_signal(signal.SIGTERM)
+        again.communicate()
+    assert step < json.loads(call_well("info", "run", "--json").out)["step"] < 200
+    shared(3, *words, "200", "--resume", "--out", "run")
+    assert furthest(here / "straight", here / "run") < SAME
+
+
+def test_what_cannot_be_used_is_said_once(here: Path) -> None:
+    for words in (
+        ["train", "ddpm", *tiny("--batch-size"), "--batch-size", "1", "--out", "run"],
+        ["train", "ddpm", "--data", "nothing"],
+        ["train", "ddpm", "--lr", "fast"],
+        ["sample", "no-run"],
+    ):
+        processes = started(2, *words)
+        out, err = processes[0].communicate(timeout=120)
+        assert processes[0].returncode == 2, err
+        assert out == ""
+        assert len(err.splitlines()) == 1, err
+        processes[1].kill()  # as a launcher would, at once
+        processes[1].communicate()
+
+
+def test_a_process_with_other_images_is_refused(here: Path) -> None:
+    """Two machines, each with a file of its own under the same name."""
+    for name, seed in (("one", 0), ("two", 1)):
+        (here / name).mkdir()
+        images = np.random.default_rng(seed).integers(0, 255, (20, 8, 8), dtype=np.uint8)
+        np.save(here / name / "images.npy", images)
+    port, processes = str(free_port()), []
+    for rank, name in enumerate(("one", "two")):
+        words = ["train", "ddpm", *TINY, "--data", "images.npy", "--steps", "2", "--out", str(here / f"run-{rank}")]
+        environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "RANK": str(rank)}
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-c", MOVED, *words],
+                cwd=here / name,
+                stderr=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**os.environ, **environment, "OMP_NUM_THREADS": "1"},
+            )
+        )
+    answers = ended(processes)
+    assert [answer.code for answer in answers] == [1, 2], answers
+    assert "process 1 on" in answers[1].err
+    assert "--data" in answers[1].err
+
+
+MOVED = """
+import importlib
+import sys
+from pathlib import Path
+from nelbo.__main__ import main
+job = importlib.import_module("nelbo.jobs.train")  # the package has a function of that name
+read = job.read_data
+job.read_data = lambda options: read(options.model_copy(update={"data": str(Path.cwd() / Path(options.data).name)}))
+main()
+"""
+"""A machine where the same path leads to other images."""
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
+        ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"],
+        ["accelerate.commands.launch", "--use_fsdp", "--num_processes", "2"],
+    ],
+    ids=["torchrun", "accelerate launch", "accelerate launch --use_fsdp"],
+)
+def test_launchers(here: Path, launcher: list[str]) -> None:
+    """The same command line under a launcher; the answer stands alone on stdout."""
+    more = ["--main_process_port", str(free_port())] if "accelerate" in launcher[0] else []
+    words = ["-m", "nelbo", "train", "ddpm", *TINY, "--steps", "3", "--out", "run"]
+    done = subprocess.run(
+        [sys.executable, "-m", *launcher, *more, *words],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "run\n"
+    assert f"3 steps on 2 processes, {'sharing the weights, ' * ('--use_fsdp' in launcher)}cpu" in done.stderr
+    assert call("sample", "run", "-n", "4", "--out", "four.png").code == 0
+
+
+HOSTS = ("10.213.71.1", "10.213.71.2")
+
+
+def namespaces() -> bool:
+    """Whether this process may make network namespaces."""
+    if shutil.which("ip") is None:
+        return False
+    made = subprocess.run(["ip", "netns", "add", "nelbo-try"], capture_output=True).returncode == 0
+    if made:
+        subprocess.run(["ip", "netns", "del", "nelbo-try"], check=True)
+    return made
+
+
+@pytest.mark.skipif(not namespaces(), reason="needs the right to make network namespaces")
+def test_two_machines(here: Path) -> None:
+    """Two network namespaces with addresses of their own, joined by a cable, and torchrun on each."""
+    run = f"{os.getpid() % 10000}"
+    names = [f"nelbo-{run}-{n}" for n in (0, 1)]
+
+    def ip(*words: str) -> None:
+        subprocess.run(["ip", *words], check=True)
+
+    try:
+        for name in names:
+            ip("netns", "add", name)
+            (here / name).mkdir()
+        ip("link", "add", f"n{run}a", "netns", names[0], "type", "veth", "peer", "name", f"n{run}b", "netns", names[1])
+        for name, link, host in zip(names, (f"n{run}a", f"n{run}b"), HOSTS, strict=True):
+            ip("-n", name, "addr", "add", f"{host}/24", "dev", link)
+            ip("-n", name, "link", "set", link, "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        words = ["train", "vdm", *SMALL["vdm"], *DOUBLE, "--steps", str(STEPS), "--out"]
+        launcher = ["torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+        launcher += ["--master-addr", HOSTS[0], "--master-port", "29511"]
+        nelbo = ["-m", "nelbo", *words, "two"]
+        machines = [
+            subprocess.Popen(
+                ["ip", "netns", "exec", name, sys.executable, "-m", *launcher, f"--node-rank={rank}", *nelbo],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=here / name,  # no disk is shared
+                env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": link},
+            )
+            for rank, (name, link) in enumerate(zip(names, (f"n{run}a", f"n{run}b"), strict=True))
+        ]
+        answers = ended(machines)
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+    assert [answer.code for answer in answers] == [0, 0], answers
+    call_well(*words, "one")
+    assert not (here / names[1] / "two").exists()
+    assert furthest(here / "one", here / names[0] / "two") < SAME
