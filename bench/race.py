@@ -34,11 +34,10 @@ def race(given: argparse.Namespace) -> tuple[float | None, float, int]:
     options = VDMOptions(widths=tuple(given.widths)).resolved(dataset.shape)
     model = VDM(options, dataset.shape, dataset.levels).to(device)
     recipe = TrainingOptions(minutes=given.minutes, batch_size=given.batch_size, lr=given.lr, seed=given.seed)
+    recipe = recipe.model_copy(update={"compile": "on" if given.compile else "off"})
     bits, away = float("inf"), 0.0
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(model, dataset.split("train"), recipe, Path(folder))
-        if given.compile:
-            model.network.compile(mode="reduce-overhead" if device.type == "cuda" else "default")
         started, looks = time.monotonic(), 1
         for step in trainer:
             seconds = time.monotonic() - started - away

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+import large
 import learn
 import memory
 import pairs
@@ -24,6 +25,7 @@ import step
 from nelbo.training.machine import pick_device
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
+BY_HAND = "## What is missed, and why"
 
 
 def sections(text: str) -> dict[str, str]:
@@ -37,7 +39,7 @@ def main() -> None:
     """Measure, and write the page; sections that are not measured stay as they are."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--only", nargs="+", metavar="SECTION", help="step, pairs, startup, memory, scaling, learn, hour"
+        "--only", nargs="+", metavar="SECTION", help="step, pairs, startup, memory, large, scaling, learn, hour"
     )
     parser.add_argument("--networks", nargs="+", choices=pairs.NETWORKS, default=list(pairs.NETWORKS))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
@@ -48,6 +50,7 @@ def main() -> None:
         "pairs": lambda: pairs.table(device, given.networks),
         "startup": startup.table,
         "memory": memory.table,
+        "large": large.table,
         "scaling": scaling.table,
         "learn": lambda: learn.table(given.runs, hour=False),
         "hour": lambda: learn.table(given.runs, hour=True),
@@ -63,8 +66,10 @@ def main() -> None:
 
 
 def write(page: dict[str, str]) -> None:
-    """The page, section by section."""
-    parts = ["# Speed\n`make bench` writes this page.", *(part.rstrip() for part in page.values())]
+    """The page, section by section, and last what is written by hand."""
+    measured = [part for title, part in page.items() if title != BY_HAND]
+    by_hand = [part for title, part in page.items() if title == BY_HAND]
+    parts = ["# Speed\n`make bench` writes this page.", *(part.rstrip() for part in measured + by_hand)]
     RESULTS.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 

@@ -1,0 +1,117 @@
+"""Training on images that are three times the memory: what is done, how fast, and that nothing else differs.
+
+    make bench          (a section of bench/RESULTS.md; needs the right to make control groups)
+
+The same images as a folder of PNGs and as one .npy, trained on with and without a limit on the memory of the process,
+in a control group of its own. The last weights have to be the same, to the bit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from nelbo.files import remove
+from nelbo.jobs.run import Run
+from nelbo.training import read_checkpoint
+
+LIMIT, TIMES = 3 * 2**29, 3
+"""Bytes of memory, and how many times as many there are of images."""
+SIDE, CHANNELS, CELLS = 256, 3, 16
+STEPS = 40
+GROUPS = (
+    (Path("/sys/fs/cgroup/memory/nelbo-large"), "memory.limit_in_bytes"),
+    (Path("/sys/fs/cgroup/nelbo-large"), "memory.max"),
+)
+"""Where a control group can be made, of version 1 and 2, and what its limit is called."""
+
+
+def write_images(folder: Path) -> int:
+    """Cells of random colours, as a .npy and as PNGs; returns how many images."""
+    count = TIMES * LIMIT // (CHANNELS * SIDE * SIDE)
+    (folder / "files").mkdir()
+    whole = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (count, SIDE, SIDE, CHANNELS))
+
+    def write(index: int) -> None:
+        cells = np.random.default_rng(index).integers(0, 256, (CELLS, CELLS, CHANNELS), dtype=np.uint8)
+        whole[index] = cells.repeat(SIDE // CELLS, 0).repeat(SIDE // CELLS, 1)
+        Image.fromarray(whole[index]).save(folder / "files" / f"{index:06d}.png", compress_level=1)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(write, range(count)))
+    return count
+
+
+def control_group() -> tuple[Path, str] | None:
+    """A control group with the limit, if this process may make one."""
+    for folder, name in GROUPS:
+        try:
+            folder.mkdir(exist_ok=True)
+            (folder / name).write_text(str(LIMIT))
+            return folder, name
+        except OSError:
+            continue
+    return None
+
+
+def trained(data: Path, out: Path, group: Path | None) -> tuple[float, float]:
+    """Train, in this control group if any; seconds in all, and of a step."""
+    words = [
+        *f"train ae --steps {STEPS} --batch-size 8 --widths 8 8 8 8".split(),
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+    ]
+    into = [] if group is None else ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$0" "$@"']
+    started = time.monotonic()
+    subprocess.run([*into, sys.executable, "-m", "nelbo", *words], check=True, stdout=subprocess.DEVNULL)
+    seconds = time.monotonic() - started
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return seconds, [row["seconds"] for row in rows if "seconds" in row][-1] / STEPS
+
+
+def same(one: Path, other: Path) -> bool:
+    """Whether two runs ended in the same weights."""
+    a, b = (read_checkpoint(Run(path).checkpoint).tensors["model"] for path in (one, other))
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def table() -> str:
+    """The section of bench/RESULTS.md."""
+    made = control_group()
+    title = "## Data larger than memory\n"
+    if made is None:
+        return f"{title}Not measured: this process may not make control groups.\n"
+    group, rows = made[0], []
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        count = write_images(folder)
+        for name in ("images.npy", "files"):
+            free = trained(folder / name, folder / f"{name}-free", None)
+            held = trained(folder / name, folder / f"{name}-held", group)
+            alike = "the same" if same(folder / f"{name}-free", folder / f"{name}-held") else "**others**"
+            rows.append(
+                f"| {'one .npy' if name == 'images.npy' else f'{count:,} PNGs'} | {held[0]:.0f} | {free[0]:.0f} "
+                f"| {1000 * held[1]:.0f} | {1000 * free[1]:.0f} | {alike} |"
+            )
+            remove(folder / name)
+    group.rmdir()
+    return (
+        f"{title}{count:,} images of {CHANNELS}×{SIDE}×{SIDE}, {TIMES * LIMIT / 2**30:.1f} GiB, and a process that may "
+        f"have {LIMIT / 2**30:.1f} GiB (a control group; the system's cache of files counts in it). {STEPS} steps of "
+        "`train ae --batch-size 8`. Seconds with the limit and without it, reading, hashing and splitting included; "
+        "milliseconds of a step; the last weights.\n\n"
+        "| data | seconds | without the limit | a step, ms | without the limit | weights |\n"
+        "| --- | --- | --- | --- | --- | --- |\n"
+    ) + "\n".join(rows)

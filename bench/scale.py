@@ -1,0 +1,346 @@
+"""How a training step would scale over many GPUs, from counted operations and bytes, into docs/scale.md.
+
+    make scale
+    .venv/bin/python bench/scale.py --rate 450e12 --between 25e9      another GPU, a slower network
+
+The model of a step is first held against steps that are measured here: two processes on this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.flop_counter import FlopCounterMode
+
+from nelbo.nn.unet2d import UNet2D, UNet2DOptions
+from nelbo.training.muon import ITERATIONS, is_matrix
+
+PAGE = Path(__file__).parents[1] / "docs" / "scale.md"
+SIDE, CHANNELS = 32, 3
+NETWORKS = {"60 M": (128, 256, 256, 512), "1 B": (512, 1024, 1024, 2048)}
+SMALL = (32, 64, 64)
+GPUS = (8, 64, 1024)
+LOCAL, WHOLE = 32, 8192
+"""Images on each GPU, where the batch grows with their number; and in the whole batch, where it does not."""
+PER_PARAMETER = {"weights": 4, "gradients": 4, "DistributedDataParallel's buckets": 4, "momentum": 4, "average": 4}
+"""Bytes of a parameter on a process, trained by Muon; AdamW keeps one more number."""
+BUCKET = 25 * 2**20
+"""Bytes of gradients that DistributedDataParallel sends at once."""
+MEMORIES = (24, 80, 141)
+MEASURED_BATCH, ROUNDS = 8, 15
+
+
+class Link(NamedTuple):
+    """What carries gradients.
+
+    Attributes:
+        inside, between: bytes/s that one GPU sends, within a node and to other nodes.
+        latency: seconds until the first byte of a message is there.
+        node: GPUs in a node.
+    """
+
+    inside: float
+    between: float
+    latency: float
+    node: int
+
+    def gather(self, size: float, count: int) -> float:
+        """Seconds in which each of ``count`` GPUs gets all of ``size`` bytes, of which it has one count-th.
+
+        First each from those of its number in the other nodes, over a port of its own, then all of a node from each
+        other. Latencies are those of a tree, which short messages take.
+        """
+        inside, nodes = min(count, self.node), math.ceil(count / self.node)
+        far = (nodes - 1) / nodes * size / inside / self.between
+        return far + (inside - 1) / inside * size / self.inside + math.log2(count) * self.latency
+
+
+class Network(NamedTuple):
+    """What a step of a network costs.
+
+    Attributes:
+        parameters: P.
+        step: operations of forward and backward per image.
+        muon: operations of an optimiser's step, the same on every process.
+        activations: bytes that the backward pass waits for, per image, in bf16.
+    """
+
+    parameters: int
+    step: float
+    muon: float
+    activations: float
+
+
+def network(widths: tuple[int, ...]) -> UNet2D:
+    """The network of bench/pairs.py with these widths."""
+    down = ["DownBlock2D"] * len(widths)
+    down[-2] = "AttnDownBlock2D"
+    up = [kind.replace("Down", "Up") for kind in reversed(down)]
+    options = {"sample_size": SIDE, "in_channels": CHANNELS, "out_channels": CHANNELS, "layers_per_block": 2}
+    blocks = {"block_out_channels": widths, "down_block_types": down, "up_block_types": up}
+    return UNet2D(UNet2DOptions.model_validate(options | blocks), None)
+
+
+def counted(widths: tuple[int, ...]) -> Network:
+    """Count a step on the meta device, where nothing is computed."""
+    with torch.device("meta"):
+        model = network(widths)
+        x, t = torch.empty(1, CHANNELS, SIDE, SIDE), torch.zeros(1)
+    own = {p.untyped_storage()._cdata for p in model.parameters()}
+    kept: dict[int, int] = {}
+    held = []  # or a storage that is gone lends its name to another
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        held.append(storage)
+        if storage._cdata not in own:
+            kept[storage._cdata] = 2 * storage.nbytes() // tensor.element_size()
+        return tensor
+
+    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept):
+        model(x, t).sum().backward()
+    return Network(
+        sum(p.numel() for p in model.parameters()),
+        float(counter.get_total_flops()),
+        sum(newton_schulz(p.shape[0], p.numel() // p.shape[0]) for p in model.parameters() if is_matrix(p)),
+        float(sum(kept.values())),
+    )
+
+
+def newton_schulz(rows: int, columns: int) -> float:
+    """Operations that Muon takes to orthogonalise a matrix: X Xᵀ, its square, and their product with X, five times."""
+    n, m = min(rows, columns), max(rows, columns)
+    return ITERATIONS * (2.0 * n * n * m + 2.0 * n**3 + 2.0 * n * n * m)
+
+
+class Step(NamedTuple):
+    """Seconds of a step: computing, the optimiser, and what of the exchange nothing hides."""
+
+    compute: float
+    optimizer: float
+    exposed: float
+
+    @property
+    def efficiency(self) -> float:
+        """The share of the step in which a GPU does what it would do alone."""
+        return (self.compute + self.optimizer) / sum(self)
+
+
+def replicated(net: Network, images: float, count: int, rate: float, link: Link) -> Step:
+    """DDP: gradients, 4 bytes each, go around twice, all but the last bucket during the backward pass, 2/3 of the step.
+
+    The loss, the profile over t and the clocks are messages of a few bytes, whose latency nothing hides.
+    """
+    compute, size = images * net.step / rate, 4.0 * net.parameters
+    exchange = 2 * link.gather(size, count)
+    last = 2 * link.gather(min(BUCKET, size), count)
+    small = 6 * 2 * math.log2(count) * link.latency
+    return Step(compute, net.muon / rate, max(last, exchange - 2 / 3 * compute) + small)
+
+
+def sharded(net: Network, images: float, count: int, rate: float, link: Link) -> Step:
+    """FSDP: weights, 4 bytes each, are gathered for the forward and the backward pass, gradients scattered after it.
+
+    Muon, which needs whole matrices, gathers them once more, and nothing hides that.
+    """
+    compute, size = images * net.step / rate, 4.0 * net.parameters
+    once = link.gather(size, count)
+    exposed = max(0.0, once - compute / 3) + max(0.0, 2 * once - 2 / 3 * compute) + once
+    return Step(compute, net.muon / rate, exposed + link.gather(min(BUCKET, size), count))
+
+
+# Steps that are measured
+
+
+def measure() -> dict[str, float]:
+    """As one of the processes: seconds of a step alone, of an exchange, and of a step with it. Medians, by turns."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo")
+    torch.manual_seed(0)
+    model = network(SMALL)
+    both = DistributedDataParallel(model)
+    gradients = torch.zeros(sum(p.numel() for p in model.parameters()))
+    x, t = torch.randn(MEASURED_BATCH, CHANNELS, SIDE, SIDE), torch.zeros(MEASURED_BATCH)
+    small = torch.zeros(3, dtype=torch.float64)
+
+    def alone() -> None:
+        with both.no_sync():
+            both(x, t).sum().backward()
+
+    def together() -> None:
+        both(x, t).sum().backward()
+
+    ways = {
+        "alone": alone,
+        "exchange": lambda: distributed.all_reduce(gradients),
+        "together": together,
+        "message": lambda: distributed.all_reduce(small),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(ROUNDS):
+        for name, work in ways.items():
+            distributed.barrier()
+            started = time.perf_counter()
+            work()  # type: ignore[no-untyped-call]
+            times[name].append(time.perf_counter() - started)
+    distributed.destroy_process_group()
+    return {name: statistics.median(each[2:]) for name, each in times.items()} | {"bytes": 4.0 * len(gradients)}
+
+
+def measured() -> dict[str, float]:
+    """What the first of two processes measures."""
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__, "--measure"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *words], stdout=subprocess.PIPE, text=True, check=True, env=environment)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+# The page
+
+
+def page(given: argparse.Namespace, here: dict[str, float]) -> str:
+    """The document."""
+    link = Link(given.inside, given.between, given.latency, given.node)
+    networks = {name: counted(widths) for name, widths in NETWORKS.items()}
+    expected = here["alone"] + max(0.0, here["exchange"] - 2 / 3 * here["alone"])
+    rows = []
+    for name, net in networks.items():
+        for count in GPUS:
+            cells = []
+            for images in (LOCAL, WHOLE / count):
+                for way in (replicated, sharded):
+                    step = way(net, images, count, given.rate, link)
+                    cells.append(f"{100 * step.efficiency:.1f}% ({1000 * sum(step):.0f} ms)")
+            rows.append(f"| {name} | {count:,} | {' | '.join(cells)} |")
+    per = sum(PER_PARAMETER.values())
+    ends = []
+    for size in MEMORIES:
+        room = size * 1e9
+        cells = [
+            f"{(room - net.activations * LOCAL) / net.parameters:.1f}" if room > net.activations * LOCAL else "none"
+            for net in networks.values()
+        ]
+        fits = ["DDP" if room > net.activations * LOCAL + per * net.parameters else "FSDP" for net in networks.values()]
+        ends.append(f"| {size} GB | {(room * 0.5) / per / 1e9:.1f} B | {' | '.join(fits)} | {' | '.join(cells)} |")
+    sizes = "\n".join(
+        f"| {name} | {net.parameters / 1e6:,.0f} M | {net.step / 1e9:,.0f} | {net.muon / 1e9:,.0f} | "
+        f"{4 * net.parameters / 1e9:.2f} | {per * net.parameters / 1e9:.1f} | {net.activations / 1e6:,.0f} |"
+        for name, net in networks.items()
+    )
+    return TEXT.format(
+        side=SIDE,
+        sizes=sizes,
+        rows="\n".join(rows),
+        ends="\n".join(ends),
+        per=per,
+        parts=", ".join(f"{name} {size}" for name, size in PER_PARAMETER.items()),
+        local=LOCAL,
+        whole=f"{WHOLE:,}",
+        rate=given.rate / 1e12,
+        inside=given.inside / 1e9,
+        between=given.between / 1e9,
+        latency=given.latency * 1e6,
+        node=given.node,
+        machine=f"{os.cpu_count()} CPU cores, {platform.machine()}, torch {torch.__version__}",
+        muon=networks["1 B"].muon / networks["1 B"].step / LOCAL,
+        alone=f"{1000 * here['alone']:.1f}",
+        exchange=f"{1000 * here['exchange']:.1f}",
+        speed=f"{here['bytes'] / here['exchange'] / 1e9:.2f}",
+        bytes=here["bytes"] / 1e6,
+        message=f"{1e6 * here['message']:.0f}",
+        together=f"{1000 * here['together']:.1f}",
+        expected=f"{1000 * expected:.0f}",
+        most=f"{1000 * (here['alone'] + here['exchange']):.0f}",
+    )
+
+
+TEXT = """# Scale
+`make scale` writes this page (`bench/scale.py`). It is arithmetic, not a measurement, but for the first table: what a
+step computes and what it sends are counted, and how fast a GPU and its links are is put in. No cluster has been used.
+
+## The same arithmetic, held against this machine
+Two processes of one thread each ({machine}), the 1.6 M network of
+[Speed](../bench/RESULTS.md), batches of 8 in each, medians by turns. An exchange is an all-reduce of {bytes:.1f} MB of
+gradients (gloo).
+
+| alone | exchange | bytes/s | 24 bytes | with exchange: predicted | measured |
+| --- | --- | --- | --- | --- | --- |
+| {alone} ms | {exchange} ms | {speed} GB/s | {message} µs | {expected} to {most} ms | {together} ms |
+
+The first prediction hides the exchange behind the backward pass, as GPUs do; the second adds it, as processes must that
+have no core left to send with.
+
+## What a step takes
+Networks as `UNet2DModel` has them, 3×{side}×{side}. Counted by torch on the meta device.
+
+| network | parameters | GFLOP per image | GFLOP of Muon | gradients, GB | state, GB | activations, MB per image |
+| --- | --- | --- | --- | --- | --- | --- |
+{sizes}
+
+State, in bytes per parameter: {parts}; {per} in
+all. Activations are those of bf16, all kept.
+
+## Efficiency
+The share of a step in which a GPU does what it would do alone. A GPU of {rate:,.0f} TFLOP/s sustained (45% of the dense
+bf16 of an H200's data sheet, 989), {inside:,.0f} GB/s within a node of {node}, {between:,.0f} GB/s to other nodes (a
+port of 400 Gb/s for each GPU), {latency:.0f} µs of latency; exchanges go between nodes first, each GPU with those of
+its number, then within. "Grows": {local} images on each GPU. "Fixed": {whole} in all.
+
+| network | GPUs | grows, DDP | grows, FSDP | fixed, DDP | fixed, FSDP |
+| --- | --- | --- | --- | --- | --- |
+{rows}
+
+- DDP sends 2 (N − 1)/N times the gradients, hidden by the backward pass but for the last 25 MB.
+- FSDP sends 3 (N − 1)/N times the weights, hidden by both passes, and once more for Muon, hidden by nothing.
+- Six short messages a step (loss, profile over t, clocks, which parameters were used) cost latency alone.
+- Muon turns every matrix on every process. By this count that is no loss, but of the 1 B model it takes
+  {muon:.1f} times as long as {local} images do: there, take AdamW, or larger batches.
+- With the batch fixed, what is left on each GPU becomes too small to hide the exchange: add GPUs to a larger batch.
+
+## Where DDP ends
+When one process's state and the activations of {local} images no longer fit on one GPU.
+
+| GPU | state of half the memory | 60 M | 1 B | bytes left per parameter, 60 M | 1 B |
+| --- | --- | --- | --- | --- | --- |
+{ends}
+
+nelbo trains by DDP, and with `--shard` by FSDP: each process keeps its share of weights, moments and average, and makes
+a block whole while it computes. Both end in the same weights.
+"""
+
+
+def main() -> None:
+    """Measure, count, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rate", type=float, default=0.45 * 989e12, help="operations/s that a GPU sustains")
+    parser.add_argument("--inside", type=float, default=450e9, help="bytes/s to a GPU of the same node")
+    parser.add_argument("--between", type=float, default=50e9, help="bytes/s to other nodes, of each GPU")
+    parser.add_argument("--latency", type=float, default=10e-6, help="seconds")
+    parser.add_argument("--node", type=int, default=8, help="GPUs in a node")
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.measure:
+        found = measure()
+        if os.environ["RANK"] == "0":
+            print(json.dumps(found))
+        return
+    PAGE.write_text(page(given, measured()), encoding="utf-8")
+    print(PAGE)
+
+
+if __name__ == "__main__":
+    main()
