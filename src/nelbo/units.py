@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 LN_2 = math.log(2.0)
+BITS_PER_NAT = 1.0 / LN_2
 
 
 def bits_per_dim(nats: float, dims: int) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -44,9 +46,8 @@ def test_in_float32(positions: int) -> None:
 def test_in_bfloat16_at_once_and_in_pieces(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also under autocast, as in training; probabilities have eight bits: 2⁻⁸, and a few of them in a gradient."""
     monkeypatch.setattr(ways, "FEW", few)
-    monkeypatch.setattr(ways, "PIECE", 2 * 3 * 20**2)
+    monkeypatch.setattr(ways, "PIECE", 6 * 20**2)
     given = three(5, 3, 20, 8, dtype=torch.bfloat16)
-    assert len(pieces(given[0])) == (1 if few > 1 else 3)
     compare(attention(*given), by_definition(*given), given, 0.03)
     with torch.autocast("cpu", torch.bfloat16):
         found = attention(*given)
@@ -54,12 +55,32 @@ def test_in_bfloat16_at_once_and_in_pieces(few: int, monkeypatch: pytest.MonkeyP
     compare(found, by_definition(*given), given, 0.03)
 
 
+@pytest.mark.parametrize("scale", [1.0, 7.0, 100.0])
 @pytest.mark.parametrize("size", [1, 2, 5])
-def test_pieces_change_nothing(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In float64, to round-off, with the gradient that is written by hand."""
-    monkeypatch.setattr(ways, "FEW", 1)
-    monkeypatch.setattr(ways, "PIECE", size * 3 * 7**2)
-    given = three(5, 3, 7, 4, dtype=torch.float64)
-    assert len(pieces(given[0])) == -(-5 // size)
-    compare(InPieces.apply(*given), at_once(*given), given, 1e-14)
-    compare(InPieces.apply(*given), by_definition(*given), given, 1e-14)
+def test_pieces_change_nothing(size: int, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64, to round-off, gradients too; also where a row's largest has to be taken off first.
+
+    Scores of some hundred are rounded in units of 2⁻⁴⁴, and exp makes that a share of what comes out.
+    """
+    monkeypatch.setattr(ways, "PIECE", size * 7**2)
+    q, k, v = three(5, 7, 4, dtype=torch.float64)
+    given = ((q * scale).detach().requires_grad_(), k, v)
+    assert [part for part, *_ in pieces(given[0])][-1] == slice({1: 4, 2: 4, 5: 0}[size], 5)
+    tolerance = 1e-14 if scale < 10 else 1e-12
+    compare(InPieces.apply(*given), at_once(*given), given, tolerance)
+    compare(InPieces.apply(*given), by_definition(*given), given, tolerance)
+
+
+@pytest.mark.parametrize("highest", [0.99, 1.01, 1.4])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_scores_up_to_the_bound_are_neither_lost_nor_infinite(highest: float, sign: int) -> None:
+    """All scores of a row just below, just above or far above the power of 2 from which the largest comes off first."""
+    length = (highest * ways.HIGHEST * math.log(2) * 8**0.5) ** 0.5
+    q, k, v = three(4, 256, 8, dtype=torch.bfloat16)
+    with torch.no_grad():
+        q.zero_()[..., 0] = length
+        k.zero_()[..., 0] = sign * length
+        k[:, ::2] *= 0.5
+    compare(InPieces.apply(q, k, v), by_definition(q, k, v), (v,), 0.03)
+    found = torch.autograd.grad(InPieces.apply(q, k, v).float().sum(), (q, k, v))
+    assert all(part.isfinite().all() for part in found)
