@@ -35,11 +35,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if q.device.type != "cpu" or (q.dtype == torch.float32 and q.shape[-2] >= SHORT):
         return F.scaled_dot_product_attention(q, k, v)
     with torch.autocast("cpu", enabled=False):
-        B, heads, positions, _ = q.shape
-        if B * heads * positions**2 <= FEW or torch.compiler.is_compiling():
+        if q.shape[:2].numel() * q.shape[-2] ** 2 <= FEW or torch.compiler.is_compiling():
             return at_once(q, k, v)
-        mixed: Tensor = InPieces.apply(*(part.flatten(0, 1) for part in (q, k, v)))  # type: ignore[no-untyped-call]
-        return mixed.reshape(B, heads, positions, -1)
+        mixed: Tensor = InPieces.apply(q, k, v)  # type: ignore[no-untyped-call]
+        return mixed
 
 
 def at_once(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -48,38 +47,70 @@ def at_once(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class InPieces(torch.autograd.Function):
-    """The same for q, k and v of shape (N, positions, d), a few of the N at a time; nothing kept as large as scores."""
+    """The same, a few heads at a time; nothing is kept that is as large as the scores."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q = q * (q.shape[-1] ** -0.5 * BITS_PER_NAT)  # exp is slower than 2 to the power of
-        v = torch.cat([v, torch.ones_like(v[..., :1])], -1)
-        free = float(q.norm(dim=-1).max() * k.norm(dim=-1).max()) > HIGHEST
+        q = torch.mul(q, q.shape[-1] ** -0.5 * BITS_PER_NAT, out=side_by_side(q))  # 2 to the power of is quicker
+        k, v = side_by_side(k).copy_(k), with_column(v, 1.0)
+        free = longest(q) * longest(k) > HIGHEST
         mixed = torch.empty_like(v)
         for part, E, _ in pieces(q):
-            exponentials(q[part], k[part], E, free)
-            torch.bmm(E, v[part], out=mixed[part])
-        mixed = mixed.to(torch.promote_types(mixed.dtype, torch.float32))
-        o, total = mixed[..., :-1], mixed[..., -1:]
+            exponentials(rows(q)[part], rows(k)[part], E, free)
+            torch.bmm(E, rows(v)[part], out=rows(mixed)[part])
+        total = mixed[..., -1:]
+        o = torch.div(mixed[..., :-1], total, out=heads_together(q))
         ctx.free = free
-        ctx.save_for_backward(q, k, v, o / total, total)
-        return (o / total).to(q.dtype)
+        ctx.save_for_backward(q, k, v, o, total)
+        return o
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         whole: tuple[Tensor, ...] = ctx.saved_tensors
         q, k, v, o, total = whole
-        scaled = gradient / total
-        both = torch.cat([scaled, -(scaled * o).sum(-1, keepdim=True)], -1).to(q.dtype)
-        scaled = scaled.to(q.dtype)
-        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(scaled)
+        scaled = torch.div(gradient, total, out=torch.empty_like(q))
+        sums = (gradient * o).sum(-1, keepdim=True, dtype=torch.promote_types(q.dtype, torch.float32))
+        both = with_column(scaled, -(sums / total))
+        dq, dk, dv = (torch.empty_like(q) for _ in range(3))
         for part, E, dS in pieces(q):
-            exponentials(q[part], k[part], E, ctx.free)
-            torch.bmm(E.mT, scaled[part], out=dv[part])
-            torch.bmm(both[part], v[part].mT, out=dS).mul_(E)
-            torch.bmm(dS, k[part], out=dq[part])
-            torch.bmm(dS.mT, q[part], out=dk[part])
-        return dq * q.shape[-1] ** -0.5, dk / BITS_PER_NAT, dv
+            exponentials(rows(q)[part], rows(k)[part], E, ctx.free)
+            torch.bmm(E.mT, rows(scaled)[part], out=rows(dv)[part])
+            torch.bmm(rows(both)[part], rows(v)[part].mT, out=dS).mul_(E)
+            torch.bmm(dS, rows(k)[part], out=rows(dq)[part])
+            torch.bmm(dS.mT, rows(q)[part], out=rows(dk)[part])
+        dq, dk = (
+            torch.mul(x, s, out=heads_together(x)) for x, s in ((dq, q.shape[-1] ** -0.5), (dk, 1 / BITS_PER_NAT))
+        )
+        return dq, dk, dv
+
+
+def rows(x: Tensor) -> Tensor:
+    """(B, heads, positions, d) as (B·heads, positions, d)."""
+    return x.flatten(0, 1)
+
+
+def side_by_side(x: Tensor) -> Tensor:
+    """Room for (B, heads, positions, d), the numbers of a head side by side in memory, as products like them."""
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def heads_together(x: Tensor) -> Tensor:
+    """Room for (B, heads, positions, d), the heads of a position side by side in memory, as layers like them."""
+    B, heads, positions, d = x.shape
+    return x.new_empty(B, positions, heads, d).transpose(1, 2)
+
+
+def with_column(x: Tensor, column: Tensor | float) -> Tensor:
+    """x and one more column, shape (B, heads, positions, d + 1)."""
+    wider = x.new_empty(*x.shape[:-1], x.shape[-1] + 1)
+    wider[..., :-1], wider[..., -1:] = x, column
+    return wider
+
+
+def longest(x: Tensor) -> float:
+    """No less than the length of any vector: √d times the largest of their numbers."""
+    lowest, highest = x.aminmax()
+    return x.shape[-1] ** 0.5 * max(-float(lowest), float(highest))
 
 
 def exponentials(q: Tensor, k: Tensor, out: Tensor, free: bool) -> None:
@@ -92,7 +123,8 @@ def exponentials(q: Tensor, k: Tensor, out: Tensor, free: bool) -> None:
 
 def pieces(q: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Which go together, and room for two sets of their scores, always the same."""
-    N, positions, _ = q.shape
+    B, heads, positions, _ = q.shape
+    N = B * heads
     size = max(1, PIECE // positions**2)
     room = q.new_empty(2, min(N, size), positions, positions)
     for first in range(0, N, size):
