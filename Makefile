@@ -63,7 +63,7 @@ bench: $(BENCH)/.ready
 # diffusers beside nelbo, in an environment of its own.
 $(BENCH)/.ready: pyproject.toml constraints.txt
 	test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
-	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable . diffusers
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[hub]' diffusers
 	@touch $@
 
 scale: setup

@@ -2,8 +2,8 @@
 
     make bench          (a section of bench/RESULTS.md; needs the right to make control groups)
 
-The same images as a folder of PNGs and as one .npy, trained on with and without a limit on the memory of the process,
-in a control group of its own. The last weights have to be the same, to the bit.
+The same images as one .npy, as a folder of PNGs and as a table of ``datasets``, trained on with and without a limit on
+the memory of the process, in a control group of its own. The last weights have to be the same, to the bit.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ LIMIT, TIMES = 3 * 2**29, 3
 """Bytes of memory, and how many times as many there are of images."""
 SIDE, CHANNELS, CELLS = 256, 3, 16
 STEPS = 40
+KINDS = {"images.npy": "one .npy", "files": "a folder of PNGs", "table": "a table of `datasets`, as Parquet"}
 GROUPS = (
     (Path("/sys/fs/cgroup/memory/nelbo-large"), "memory.limit_in_bytes"),
     (Path("/sys/fs/cgroup/nelbo-large"), "memory.max"),
@@ -52,6 +53,17 @@ def write_images(folder: Path) -> int:
     return count
 
 
+def write_table(folder: Path) -> None:
+    """The PNGs in one Parquet file, as ``datasets`` writes them."""
+    import datasets
+
+    datasets.config.HF_DATASETS_CACHE = folder / "cache"
+    paths = sorted(str(path) for path in (folder / "files").iterdir())
+    table = datasets.Dataset.from_dict({"image": paths}).cast_column("image", datasets.Image())
+    (folder / "table").mkdir()
+    table.to_parquet(folder / "table" / "train.parquet")
+
+
 def control_group() -> tuple[Path, str] | None:
     """A control group with the limit, if this process may make one."""
     for folder, name in GROUPS:
@@ -64,18 +76,20 @@ def control_group() -> tuple[Path, str] | None:
     return None
 
 
-def trained(data: Path, out: Path, group: Path | None) -> tuple[float, float]:
+def trained(data: str, out: Path, group: Path | None) -> tuple[float, float]:
     """Train, in this control group if any; seconds in all, and of a step."""
     words = [
         *f"train ae --steps {STEPS} --batch-size 8 --widths 8 8 8 8".split(),
         "--data",
-        str(data),
+        data,
         "--out",
         str(out),
     ]
     into = [] if group is None else ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$0" "$@"']
     started = time.monotonic()
-    subprocess.run([*into, sys.executable, "-m", "nelbo", *words], check=True, stdout=subprocess.DEVNULL)
+    environment = {**os.environ, "HF_DATASETS_CACHE": f"{out}-cache", "HF_HUB_OFFLINE": "1"}
+    command = [*into, sys.executable, "-m", "nelbo", *words]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
     seconds = time.monotonic() - started
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return seconds, [row["seconds"] for row in rows if "seconds" in row][-1] / STEPS
@@ -97,13 +111,14 @@ def table() -> str:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         count = write_images(folder)
-        for name in ("images.npy", "files"):
-            free = trained(folder / name, folder / f"{name}-free", None)
-            held = trained(folder / name, folder / f"{name}-held", group)
+        write_table(folder)
+        for name, what in KINDS.items():
+            data = f"hf:{folder / name}" if name == "table" else str(folder / name)
+            free = trained(data, folder / f"{name}-free", None)
+            held = trained(data, folder / f"{name}-held", group)
             alike = "the same" if same(folder / f"{name}-free", folder / f"{name}-held") else "**others**"
             rows.append(
-                f"| {'one .npy' if name == 'images.npy' else f'{count:,} PNGs'} | {held[0]:.0f} | {free[0]:.0f} "
-                f"| {1000 * held[1]:.0f} | {1000 * free[1]:.0f} | {alike} |"
+                f"| {what} | {held[0]:.0f} | {free[0]:.0f} | {1000 * held[1]:.0f} | {1000 * free[1]:.0f} | {alike} |"
             )
             remove(folder / name)
     group.rmdir()

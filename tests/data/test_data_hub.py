@@ -1,9 +1,11 @@
-"""``hf:`` against a stand-in for the package; nothing is fetched."""
+"""``hf:`` against a stand-in for the package, and against the package on files; nothing is fetched."""
 
 from __future__ import annotations
 
+import struct
 import sys
 import types
+import zlib
 
 import numpy as np
 import pytest
@@ -93,3 +95,44 @@ def test_without_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(InputError, match=r"^--data: hf: needs the extra: pip install 'nelbo\[hub\]'"):
         load("hf:who/what")
+
+
+def test_files_through_the_package_itself(tmp_path, monkeypatch):
+    """Parquet files of PNGs, as sets on the hub are kept."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    (tmp_path / "set").mkdir()
+    for split, rows in (("train", range(15)), ("test", range(15, 20))):
+        content = {"img": [Image.fromarray(IMAGES[i]) for i in rows], "label": [i % 2 for i in rows]}
+        table = datasets.Dataset.from_dict(content, features=features)
+        table.to_parquet(tmp_path / "set" / f"{split}.parquet")
+    data = load(f"hf:{tmp_path / 'set'}")
+    assert np.array_equal(data.split("test").numpy(), PLANES[15:])
+    assert data.split_labels("test").tolist() == [1, 0, 1, 0, 1]
+    assert data.classes == ("cat", "dog")
+    kept = np.concatenate([data.split("train").numpy(), data.split("val").numpy()])
+    assert sorted(map(bytes, kept)) == sorted(map(bytes, np.ascontiguousarray(PLANES[:15])))
+
+
+def test_a_bomb_in_a_table_is_not_decoded(tmp_path, monkeypatch):
+    """A PNG of a hundred bytes that claims 10¹⁰ pixels; and a cell with nothing in it."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    for name, content in (("bomb", claims(100_000, 100_000)), ("nothing", None)):
+        (tmp_path / name).mkdir()
+        cells = {"image": [content]}
+        table = datasets.Dataset.from_dict(cells, features=datasets.Features({"image": datasets.Image()}))
+        table.to_parquet(tmp_path / name / "train.parquet")
+        with pytest.raises(InputError, match=r"row 0: (has implausibly many pixels|has a side of|is empty)"):
+            load(f"hf:{tmp_path / name}")
+
+
+def claims(width, height):
+    """A PNG whose header says so, with no pixels."""
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    pieces = ((b"IHDR", head), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
+    body = b"".join(
+        struct.pack(">I", len(x)) + kind + x + struct.pack(">I", zlib.crc32(kind + x)) for kind, x in pieces
+    )
+    return b"\x89PNG\r\n\x1a\n" + body

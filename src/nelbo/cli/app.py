@@ -21,7 +21,7 @@ from cyclopts import App, Parameter
 from nelbo import __version__
 from nelbo.cli.families import train_app
 from nelbo.errors import InputError
-from nelbo.processes import ElsewhereError, ProcessLostError, count, leave, rank
+from nelbo.processes import GO_ON, ElsewhereError, ProcessLostError, count, leave, rank
 
 SAME = ("sample", "score", "features", "compare", "info", "distill", "export")
 COMMANDS = {name: name for name in SAME} | {"import": "import_"}
@@ -113,7 +113,7 @@ def answered(argv: Sequence[str]) -> int:
         if isinstance(error, ElsewhereError):
             return error.code
         if isinstance(error, ProcessLostError):
-            return complain(f"{error}; start all of them again, 'train' with --resume", 1)
+            return complain(f"{error}{GO_ON}", 1)
         if os.environ.get("NELBO_TRACEBACK"):
             raise
         return complain(f"{type(error).__name__}: {error} (NELBO_TRACEBACK=1 shows where)", 1)

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -113,11 +114,16 @@ def pixels_of(image: Image.Image) -> Pixels:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """Open a file as one of the formats that are read. Whatever a damaged file raises becomes a BadImageError."""
+def opened(file: Path | bytes) -> Iterator[Image.Image]:
+    """Open a file, or what is in one, as one of the formats that are read.
+
+    Raises:
+        BadImageError: for whatever a damaged file raises, here or in the body.
+    """
     try:
         # A stream, not a path: Pillow maps uncompressed files that have a path, and some versions garble TIFF then.
-        with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as image:
+        stream = BytesIO(file) if isinstance(file, bytes) else file.open("rb")
+        with stream, Image.open(stream, formats=FORMATS) as image:
             yield image
     except BadImageError:
         raise

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from nelbo.data.decode import BadImageError, header_of, pixels_of, quiet_decoding
+from nelbo.data.decode import BadImageError, header_of, opened, pixels_of, quiet_decoding
 from nelbo.data.options import Options
 from nelbo.data.progress import progress_bar
-from nelbo.data.raw import ALL, Part, Raw
+from nelbo.data.raw import ALL, Part, Pixels, Raw
 from nelbo.data.room import allocate
 from nelbo.data.shaping import require_fit, shape_pixels, shaping_notes
 from nelbo.errors import InputError
@@ -38,6 +42,8 @@ def read_hub(name: str, options: Options) -> Raw:
         hub = importlib.import_module("datasets")
     except ImportError:
         raise InputError("--data", "hf: needs the extra: pip install 'nelbo[hub]'") from None
+    if not sys.stderr.isatty() and hasattr(hub, "disable_progress_bars"):
+        hub.disable_progress_bars()
     try:
         loaded = hub.load_dataset(name)
     except Exception as error:  # the package raises its own errors and those of the network
@@ -71,13 +77,13 @@ def read_table(table: Any, where: str, options: Options) -> tuple[Part, list[str
     key, label = column(table, IMAGE_COLUMNS), column(table, LABEL_COLUMNS)
     if key is None:
         raise InputError(where, f"has no column image or img; it has {', '.join(table.column_names)}")
+    table = undecoded(table, key)
     shapes: dict[tuple[int, int, int], int] = {}
     images = np.empty(0, np.uint8)
     with quiet_decoding(), progress_bar("reading images", len(table), options.progress) as step:
         for row in range(len(table)):
             try:
-                image = table[row][key]
-                shape, pixels = header_of(image).shape, pixels_of(image)
+                shape, pixels = shape_and_pixels(table[row][key])
             except (BadImageError, OSError) as error:
                 raise InputError(f"{where}, row {row}", f"{error}; choose another set") from None
             if shape not in shapes:
@@ -90,6 +96,28 @@ def read_table(table: Any, where: str, options: Options) -> tuple[Part, list[str
             step(1)
     labels = np.asarray(table[label], dtype=np.int64) if label is not None and class_names(table) else None
     return Part(images, labels), shaping_notes(shapes, options)
+
+
+def undecoded(table: Any, key: str) -> Any:
+    """The table with its images as the files that they came in, so that none is decoded before its header is read."""
+    feature = table.features.get(key)
+    if type(feature).__name__ != "Image" or not hasattr(table, "cast_column"):
+        return table
+    return table.cast_column(key, type(feature)(decode=False))
+
+
+def shape_and_pixels(cell: Any) -> tuple[tuple[int, int, int], Pixels]:
+    """(C, H, W) and the pixels of an image, or of a file's contents or path.
+
+    Raises:
+        BadImageError: it cannot be used.
+    """
+    if isinstance(cell, Image.Image):
+        return header_of(cell).shape, pixels_of(cell)
+    if not isinstance(cell, Mapping) or not (cell.get("bytes") or cell.get("path")):
+        raise BadImageError("is empty")
+    with opened(cell.get("bytes") or Path(cell["path"])) as image:
+        return header_of(image).shape, pixels_of(image)
 
 
 def check_shape(shapes: dict[tuple[int, int, int], int], where: str, options: Options) -> None:

@@ -8,10 +8,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from nelbo.files import whole
+from nelbo.jobs._shares import shared_measures
 from nelbo.metrics import LikelihoodScore
 from nelbo.models.base import Form, GenerativeModel
 from nelbo.units import bits_per_dim
@@ -61,8 +61,7 @@ def summarise(result: LikelihoodScore, asked: dict[str, Any], levels: int, form:
 
 def own_measures(model: GenerativeModel, images: Tensor, asked: dict[str, Any], levels: int) -> dict[str, Any]:
     """The answer of a family without a likelihood: why there is none, and what it measures of itself instead."""
-    with torch.no_grad():
-        found = model.eval().measures(images)
+    found = shared_measures(model, images)
     return {
         **asked,
         "levels": levels,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from nelbo.data import Dataset
@@ -168,13 +167,13 @@ def refuse_for_no_bound(model: GenerativeModel, options: Mapping[str, object]) -
             raise InputError(option, f"{model.family} has no bound ({model.why_no_bound}); leave it out")
 
 
-def baseline_model(path: str | Path, run: Run, weights: str, device: str, how: Estimation) -> LikelihoodModel:
+def baseline_model(other: Run, run: Run, weights: str, device: str, how: Estimation) -> LikelihoodModel:
     """The model of the run to compare with.
 
     Raises:
         InputError: it is of images of another kind, or has no bound in this form.
     """
-    other = Run(path)
+    path = other.path
     if (other.config.images.shape, other.config.images.levels) != (run.config.images.shape, run.config.images.levels):
         raise InputError("--baseline", f"{path} is of images of another size or with other levels")
     model = other.model(weights, device)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from nelbo.jobs.run import Run
@@ -58,6 +59,15 @@ def shared_samples(model: GenerativeModel, n: int) -> Tensor:
     team = join()
     share = team.share(n)
     return team.together(model.sample(len(share), start=share.start), n)
+
+
+@torch.no_grad()
+def shared_measures(model: GenerativeModel, images: Tensor) -> dict[str, Tensor]:
+    """What a family without a bound measures of each image, as :meth:`GenerativeModel.measures`."""
+    team, n = join(), len(images)
+    share = team.share(n)
+    own = model.eval().measures(images[share.start : share.stop], share.start)
+    return {name: team.together(values, n) for name, values in own.items()}
 
 
 def shared_rows(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:

@@ -107,9 +107,11 @@ def score(
     if profile is not None:
         require_profile(bounded, profile)
     asked |= how.asked
-    other = None if baseline is None else baseline_model(baseline, run, weights, device, how)
+    other = None
     if baseline is not None:
-        asked |= {"baseline_run": str(baseline), "baseline_step": Run(baseline).step}
+        opponent = opened(baseline)
+        other = baseline_model(opponent, run, weights, device, how)
+        asked |= {"baseline_run": str(baseline), "baseline_step": opponent.step}
     if against is not None:
         require_two_sets(dataset, chosen_data(run, None), split, against, limit)
         asked["against_split"] = against

@@ -80,7 +80,7 @@ class AE(GenerativeModel):
         self.code_cov.copy_(within + keep * (1 - keep) * between @ between.T)
         self.code_mean.copy_(keep * self.code_mean + (1 - keep) * mean)
 
-    def measures(self, images: Tensor, batch: int = 256) -> dict[str, Tensor]:
+    def measures(self, images: Tensor, start: int = 0, batch: int = 256) -> dict[str, Tensor]:
         """The squared error of the reconstruction, per dimension and on the scale where levels fill [−1, 1]."""
         parts = []
         for x in torch.split(images, batch):

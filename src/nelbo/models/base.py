@@ -161,8 +161,13 @@ class GenerativeModel(nn.Module, ABC):
     why_no_bound = ""
     """Why this family has no bound, if it has none: the end of a sentence."""
 
-    def measures(self, images: Tensor) -> dict[str, Tensor]:
-        """What a family without a bound measures of each image, integer levels of shape (n, C, H, W): name → (n,)."""
+    def measures(self, images: Tensor, start: int = 0) -> dict[str, Tensor]:
+        """What a family without a bound measures of each image, integer levels of shape (n, C, H, W): name → (n,).
+
+        Args:
+            images: the images.
+            start: index of the first; where a sample is drawn beside each image, it is the one with its index.
+        """
         return {}
 
     def views(self, images: Tensor) -> list[tuple[str, Tensor, int]]:

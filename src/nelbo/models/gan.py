@@ -173,14 +173,14 @@ class GAN(GenerativeModel):
 
     # What D knows
 
-    def measures(self, images: Tensor, batch: int = 256) -> dict[str, Tensor]:
+    def measures(self, images: Tensor, start: int = 0, batch: int = 256) -> dict[str, Tensor]:
         """What D says of unseen images and of as many samples, and the divergence that it proves.
 
         With cross-entropy: D(x), D(G(z)) and ½ V + ln 2, whose expectation is at most JS(data, G). With hinge: ℓ and
         1 − ½ L_D, at most total variation. With wgan-gp ℓ and its gap, neither a bound nor a probability. D is told the
         cluster that each image and each sample itself falls in, as what it proves has to be a function of x alone.
         """
-        real, drawn = (torch.cat(parts) for parts in zip(*self.answers(images, batch), strict=True))
+        real, drawn = (torch.cat(parts) for parts in zip(*self.answers(images, start, batch), strict=True))
         if self.options.loss == "wgan-gp":
             return {"critic_of_images": real, "critic_of_samples": drawn, "critic_gap": real - drawn}
         if self.options.loss == "hinge":
@@ -189,11 +189,11 @@ class GAN(GenerativeModel):
         bound = js_lower_bound(-cross_entropy(real, drawn))
         return {"D_of_images": real.sigmoid(), "D_of_samples": drawn.sigmoid(), "jensen_shannon_at_least": bound}
 
-    def answers(self, images: Tensor, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """ℓ of these images and of samples of the same indices, in float64 on the CPU, batch by batch."""
+    def answers(self, images: Tensor, start: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """ℓ of these images, from index ``start`` on, and of samples of the same index, in float64, batch by batch."""
         for first in range(0, len(images), batch):
             x_0 = to_unit(images[first : first + batch].to(self.device), self.levels)
-            drawn = self.unseen(range(first, first + len(x_0)))
+            drawn = self.unseen(range(start + first, start + first + len(x_0)))
             yield tuple(self.critic(part, self.cluster(part)).double().cpu() for part in (x_0, drawn))
 
     def unseen(self, indices: Sequence[int]) -> Tensor:
@@ -222,7 +222,7 @@ class GAN(GenerativeModel):
         images = images[:1000].to(self.device)
         x_0 = to_unit(images, self.levels)
         drawn, given = (float(x.var(0, correction=0).mean()) for x in (self.unseen(range(len(x_0))), x_0))
-        real, seen = (torch.cat(parts) for parts in zip(*self.answers(images, 256), strict=True))
+        real, seen = (torch.cat(parts) for parts in zip(*self.answers(images, 0, 256), strict=True))
         right = float(torch.cat([real > 0, seen < 0]).double().mean())
         judged = {} if self.options.loss == "wgan-gp" else {"discriminator_right": right}
         return {"variance_of_samples_over_images": drawn / given if given else None, **judged}

@@ -30,7 +30,7 @@ from nelbo.training.compiling import compile_networks, give_up
 from nelbo.training.ema import EMA
 from nelbo.training.machine import autocast, pick_device
 from nelbo.training.optimizers import optimizers_of
-from nelbo.training.shards import own, shard, whole
+from nelbo.training.shards import clip, everywhere, own, shard
 from nelbo.training.signals import ECHO_SECONDS, Interrupted, caught_signals
 from nelbo.training.state import State
 
@@ -108,6 +108,7 @@ class Trainer:
         self.ema = EMA(model, options.ema)
         self.shares = options.shard and team.count > 1
         self.compiler_errors = compile_networks(model, options, model.device, team.count == 1)
+        self.everywhere = everywhere(model) if self.shares else []
         self.losses = losses_of(model, team, pick_device(options.device) if self.shares else None)
         if self.shares:
             self.ema.split(model)
@@ -191,7 +192,9 @@ class Trainer:
                 loss = losses.mean() * (len(losses) * self.team.count / size)
         loss.backward()
         loss = self.team.mean(loss.detach())
-        norms = [whole(nn.utils.clip_grad_norm_(part.parameters, options.clip)) for part in self.parts]
+        for p in self.everywhere:
+            self.team.mean(torch.zeros_like(p) if p.grad is None else p.grad)
+        norms = [clip(part.parameters, options.clip) for part in self.parts]
         if (device.type == "cpu" or self.step % 10 == 0) and not all(map(torch.isfinite, (loss, *norms))):
             losses = self.team.together(losses.detach(), size)
             raise FloatingPointError(f"{self.what_is_wrong(losses)} at step {self.step + 1}")

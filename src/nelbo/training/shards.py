@@ -7,9 +7,12 @@ run is started, and on the main process when it looks or keeps, all of a model i
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+
+import torch
 from torch import Tensor, device, nn
 
-from nelbo.errors import InputError
 from nelbo.nn.blocks import ResidualBlock, SelfAttention
 from nelbo.nn.unet2d import AttentionBlock, ResnetBlock
 from nelbo.processes import Team
@@ -21,21 +24,38 @@ BLOCKS = (ResidualBlock, SelfAttention, ResnetBlock, AttentionBlock)
 def shard(losses: nn.Module, team: Team, place: device) -> nn.Module:
     """Keep a share of every parameter on this device, and let gradients be the mean over all processes.
 
-    Raises:
-        InputError: parameters of several precisions.
+    All but :func:`everywhere`, whose gradients are each process's own.
     """
     from torch.distributed.device_mesh import init_device_mesh  # nobody else waits for these imports
     from torch.distributed.fsdp import fully_shard
 
-    if len({p.dtype for p in losses.parameters()}) > 1:
-        raise InputError("--shard", "this model has weights in float64 beside float32 (a learned γ); leave it out")
     mesh = init_device_mesh(place.type, (team.count,))
     for p in losses.parameters():
         p.data = p.data.contiguous()
     for block in [module for module in losses.modules() if isinstance(module, BLOCKS)]:
         fully_shard(block, mesh=mesh)
-    fully_shard(losses, mesh=mesh)
+    fully_shard(losses, mesh=mesh, ignored_params=set(everywhere(losses)))
     return losses.to(place)
+
+
+def everywhere(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters that every process keeps whole: few numbers, in another precision than the rest (a learned γ)."""
+    precisions = Counter(p.dtype for p in module.parameters())
+    usual = max(precisions, key=lambda each: precisions[each])
+    return [p for p in module.parameters() if p.dtype != usual]
+
+
+def clip(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
+    """Scale gradients down until the norm of all together is at most this; returns what it was."""
+    given = [p for p in parameters if p.grad is not None]
+    shares, rest = [p for p in given if hasattr(p, "to_local")], [p for p in given if not hasattr(p, "to_local")]
+    if not (shares and rest):
+        return whole(nn.utils.clip_grad_norm_(given, most))
+    norms = [whole(nn.utils.get_total_norm([p.grad for p in some if p.grad is not None])) for some in (shares, rest)]
+    total = torch.stack([norm.double() for norm in norms]).norm()
+    for some in (shares, rest):
+        nn.utils.clip_grads_with_norm_(some, most, total)
+    return total
 
 
 def whole(x: Tensor) -> Tensor:

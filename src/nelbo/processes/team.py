@@ -13,9 +13,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nelbo.errors import InputError
+from nelbo.processes.heart import Heart
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +39,14 @@ class ElsewhereError(Exception):
 
 
 class ProcessLostError(Exception):
-    """Another process of this run has stopped, or cannot be reached."""
+    """Another process of this run has stopped, or cannot be reached.
+
+    Args:
+        why: what the transport says, or who is silent.
+    """
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"another process of this run has stopped, or cannot be reached ({why})")
 
 
 def rank() -> int:
@@ -202,13 +210,20 @@ class Team:
 
 ALONE = Team()
 
+heart: Heart | None = None
+"""Of this process, once it has met the others."""
+GO_ON = "; start all of them again, 'train' with --resume"
+
 
 def join() -> Team:
     """Meet the other processes that the launcher has started; alone where there are none.
 
+    From then on this process ends, with a word on stderr, where one of them has vanished with its machine.
+
     Raises:
         ProcessLostError: they cannot be reached.
     """
+    global heart
     if count() == 1:
         return ALONE
     import torch
@@ -221,7 +236,15 @@ def join() -> Team:
             # A process that is lost is noticed at once; one that reads a large folder may take its time.
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             distributed.init_process_group(backend, timeout=timedelta(days=1))
+            store: Any = distributed.distributed_c10d._get_default_store()
+        heart = Heart(store.clone(), rank(), count(), lambda who: give_up(ProcessLostError(who)))
     return Team(distributed.get_rank(), distributed.get_world_size())
+
+
+def give_up(error: ProcessLostError) -> None:
+    """End this process from whichever thread, as its main one may be waiting for an answer that does not come."""
+    print(f"nelbo: {error}{GO_ON}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def leave() -> None:
@@ -230,6 +253,8 @@ def leave() -> None:
     if count() > 1 and torch is not None and torch.distributed.is_initialized():
         with others_reached():
             torch.distributed.barrier()
+        if heart is not None:
+            heart.stop()
         torch.distributed.destroy_process_group()
 
 
@@ -246,4 +271,4 @@ def others_reached() -> Iterator[None]:
         if not TRANSPORT.search(str(error)):
             raise
         why = str(error).splitlines()[0]
-        raise ProcessLostError(f"another process of this run has stopped, or cannot be reached ({why})") from error
+        raise ProcessLostError(why) from error
