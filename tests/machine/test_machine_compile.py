@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from machine_helpers import Toy
+from machine_helpers import Toy, call
 from torch import nn
 
 from nelbo.errors import InputError
 from nelbo.models.ddpm import DDPM, DDPMOptions
 from nelbo.options import TrainingOptions
 from nelbo.training import Trainer
-from nelbo.training.compiling import compile_networks, wanted
+from nelbo.training.compiling import compile_networks, require_compilable, wanted
 
 SHAPE = (1, 8, 8)
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -112,9 +112,19 @@ def test_on_cuda_kernels_are_launched_as_graphs(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_what_cannot_be_compiled_is_refused_only_if_asked_for() -> None:
-    assert compile_networks(Toy(), TrainingOptions(minutes=10), CUDA, True) == ()
+    asked, not_asked = TrainingOptions(minutes=10, compile="on"), TrainingOptions(minutes=10)
+    assert compile_networks(Toy(), not_asked, CUDA, True) == ()
+    require_compilable(Toy(), not_asked, 1)
     with pytest.raises(InputError, match=r"--compile: only the network of a ddpm or vdm"):
-        compile_networks(Toy(), TrainingOptions(minutes=10, compile="on"), CPU, True)
+        require_compilable(Toy(), asked, 1)
     model = DDPM(DDPMOptions(widths=(8,), timesteps=20).resolved(SHAPE), SHAPE, 17)
-    with pytest.raises(InputError, match=r"--compile: not with --shard"):
-        compile_networks(model, TrainingOptions(minutes=10, compile="on", shard=True), CPU, False)
+    require_compilable(model, asked, 1)
+    with pytest.raises(InputError, match=r"--compile: cannot be on with --shard"):
+        require_compilable(model, asked.model_copy(update={"shard": True}), 2)
+
+
+def test_the_command_refuses_before_anything_is_written(here: Path) -> None:
+    answer = call("train", "gan", "--compile", "on", "--steps", "1", "--out", "run")
+    assert answer.code == 2
+    assert "--compile" in answer.err
+    assert not (here / "run").exists()

@@ -31,11 +31,12 @@ from nelbo.jobs._watch import Journal, Watcher, summary_writer
 from nelbo.jobs.run import Run, build_model, images_config, read_data
 from nelbo.models.base import GenerativeModel
 from nelbo.options import DataOptions, FamilyOptions, TrainingOptions
-from nelbo.processes import Team, join, shares_asked
+from nelbo.processes import Team, count, join, shares_asked
 from nelbo.report.paths import reachable, unused
 from nelbo.report.progress import bar, console
 from nelbo.training import Trainer, latest_checkpoint, load_weights, read_checkpoint
 from nelbo.training.checkpoint import shared
+from nelbo.training.compiling import require_compilable
 from nelbo.training.machine import conditions, default_dtype, keep_memory, pick_device
 
 DEFAULT_MINUTES = 10.0
@@ -167,6 +168,7 @@ def settled(request: Request, out: Path | None, resume: bool, init: Path | None)
     config, dataset = resolve(request)
     path = out or unused(Path("runs"), f"{config.family}-{config.images.name}", "")
     model = fresh_model(config)
+    require_compilable(model, config.training, count())
     if init is not None:
         initialise(model, Run(init))
     for note in dataset.notes:
@@ -282,7 +284,9 @@ def go_on(run: Run, request: Request) -> Work:
     else:
         require_unchanged(run, "; bring it back, or add --changed-data to go on with what is there now")
     config = config.model_copy(update={"training": training, "machine": conditions(training)})
-    return Work(run.path, config, run.dataset, fresh_model(config))
+    model = fresh_model(config)
+    require_compilable(model, training, count())
+    return Work(run.path, config, run.dataset, model)
 
 
 def require_unchanged(run: Run, mend: str = "") -> None:
@@ -371,8 +375,8 @@ def held(stack: ExitStack, path: Path) -> bytes:
 def announce(path: Path, config: RunConfig, dataset: Dataset, trainer: Trainer) -> None:
     """Say what is about to happen, for how long, and where."""
     training, model = config.training, trainer.model
-    count, unit = (training.minutes, "minute") if training.steps is None else (training.steps, "step")
-    length = f"{count:,.10g} {unit}{'' if count == 1 else 's'}"
+    amount, unit = (training.minutes, "minute") if training.steps is None else (training.steps, "step")
+    length = f"{amount:,.10g} {unit}{'' if amount == 1 else 's'}"
     channels, height, width = dataset.shape
     size = sum(p.numel() for p in model.parameters() if p.requires_grad)
     begun = f", from step {trainer.step:,} on" if trainer.step else ""

@@ -21,6 +21,20 @@ def wanted(options: TrainingOptions, device: torch.device) -> bool:
     return options.compile == "on" or (options.compile == "auto" and device.type == "cuda" and long)
 
 
+def require_compilable(model: GenerativeModel, options: TrainingOptions, processes: int) -> None:
+    """See to it that what is asked for can be done.
+
+    Raises:
+        InputError: this family cannot be compiled, or its weights are in shares.
+    """
+    if options.compile != "on":
+        return
+    if options.shard and processes > 1:
+        raise InputError("--compile", "cannot be on with --shard; leave one out")
+    if not model.compilable:
+        raise InputError("--compile", f"only the network of a ddpm or vdm can be, not of {model.family}; leave it out")
+
+
 def compile_networks(
     model: GenerativeModel, options: TrainingOptions, device: torch.device, alone: bool
 ) -> tuple[type[Exception], ...]:
@@ -34,17 +48,8 @@ def compile_networks(
 
     Returns:
         The errors by which the first step may say that it cannot be done; none where nothing is compiled.
-
-    Raises:
-        InputError: it is asked for, and this family cannot be compiled or its weights are in shares.
     """
-    if not wanted(options, device):
-        return ()
-    in_shares = options.shard and not alone
-    if in_shares or not model.compilable:
-        if options.compile == "on":
-            why = "not with --shard" if in_shares else f"only the network of a ddpm or vdm can be, not {model.family}"
-            raise InputError("--compile", f"{why}; leave it out")
+    if not model.compilable or not wanted(options, device) or (options.shard and not alone):
         return ()
     from torch._dynamo.exc import TorchDynamoException
 
