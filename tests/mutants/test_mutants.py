@@ -557,8 +557,8 @@ MUTANTS = [
         "constant dropped",
         "1/√d of q's gradient in attention in pieces",
         "nn/attention.py",
-        "return dq * q.shape[-1] ** -0.5",
-        "return dq",
+        "(dq, q.shape[-1] ** -0.5)",
+        "(dq, 1.0)",
         ("test_attention.py::test_pieces_change_nothing[2-1.0]",),
     ),
     Mutant(
