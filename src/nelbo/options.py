@@ -83,7 +83,7 @@ class TrainingOptions(Options):
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
     "Decay of the weights' moving average, reached after a warm-up of its own."
     precision: Literal["auto", "bf16", "fp32", "fp64"] = "auto"
-    "Of the network while training; auto takes bf16 where the machine computes in it. Scores are always fp32."
+    "Of the network while training; auto takes bf16 where the machine computes in it. 'nelbo score' is always fp32."
     compile: Literal["auto", "on", "off"] = "auto"
     "Compile the network of a ddpm or vdm (torch.compile); auto does on CUDA, in runs that are long enough to pay."
     shard: bool = False

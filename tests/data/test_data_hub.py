@@ -128,6 +128,21 @@ def test_a_bomb_in_a_table_is_not_decoded(tmp_path, monkeypatch):
             load(f"hf:{tmp_path / name}")
 
 
+def test_only_the_column_of_images_is_read_and_in_its_mode(tmp_path, monkeypatch):
+    """Beside it a column with a bomb in it; and a set that says that all images are RGB, of which some are grey."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    grey = random_pixels((6, 4, 5))
+    images = [Image.fromarray(image if i % 2 else np.stack([image] * 3, -1)) for i, image in enumerate(grey)]
+    kinds = datasets.Features({"mask": datasets.Image(), "image": datasets.Image(mode="RGB")})
+    table = datasets.Dataset.from_dict({"mask": [claims(100_000, 100_000)] * 6, "image": images}, features=kinds)
+    (tmp_path / "set").mkdir()
+    table.to_parquet(tmp_path / "set" / "train.parquet")
+    data = load(f"hf:{tmp_path / 'set'}")
+    assert data.shape == (3, 4, 5)
+    assert sorted(map(bytes, data.images.numpy()[:, 2])) == sorted(map(bytes, grey))
+
+
 def claims(width, height):
     """A PNG whose header says so, with no pixels."""
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)

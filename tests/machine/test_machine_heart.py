@@ -104,3 +104,11 @@ def test_a_store_that_hangs_is_an_alarm_and_one_that_is_closed_is_none(made: Any
     Heart(closed, 0, 3, none.append)
     long()
     assert none == []
+
+
+def test_one_that_never_beats_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heart, "BEAT", BEAT)
+    alarms: list[str] = []
+    Heart(Store(), 0, 2, alarms.append)
+    until(lambda: alarms)
+    assert alarms[0].startswith("process 1 has been silent")

@@ -20,7 +20,8 @@ from nelbo.rng import Stream, uniform
 
 FIXED_SEED = 0
 """Of the images that are scored; the same for every run."""
-CHUNK = 4096  # images
+CHUNK = 2**22
+"""Pixels that are drawn at a time."""
 
 
 def drawn(images: Tensor, L: int, seed: int, stream: Stream, step: int, indices: Iterable[int]) -> Tensor:
@@ -44,8 +45,9 @@ def binarised(dataset: Dataset) -> Dataset:
     if dataset.levels == 2:
         raise InputError("--binarize", f"{dataset.spec} has two levels already; leave it out")
     images = torch.from_numpy(allocate(tuple(dataset.images.shape), dataset.spec))
-    for first in range(0, len(images), CHUNK):
-        some = dataset.images[first : first + CHUNK]
+    few = max(1, CHUNK // dataset.dims)
+    for first in range(0, len(images), few):
+        some = dataset.images[first : first + few]
         indices = range(first, first + len(some))
         images[first : first + len(some)] = drawn(some, dataset.levels, FIXED_SEED, Stream.BINARIZE_FIXED, 0, indices)
     note = "binarised: training images anew at every step, val and test once with a fixed seed"

@@ -148,7 +148,9 @@ def usable_mode(image: Image.Image) -> str:
     if 0 in image.size:
         raise BadImageError("has no pixels")
     if max(image.size) > LONGEST:
-        raise BadImageError(f"has a side of {max(image.size)} pixels, which no image has")
+        raise BadImageError(
+            f"has a side of {max(image.size):,} pixels, and {LONGEST:,} is the most; cut it, or scale it"
+        )
     mode = MODES[image.mode]
     return WITH_ALPHA.get(mode, mode) if image.has_transparency_data else mode
 

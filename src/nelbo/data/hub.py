@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from nelbo.data.decode import BadImageError, header_of, opened, pixels_of, quiet_decoding
 from nelbo.data.options import Options
@@ -77,13 +77,13 @@ def read_table(table: Any, where: str, options: Options) -> tuple[Part, list[str
     key, label = column(table, IMAGE_COLUMNS), column(table, LABEL_COLUMNS)
     if key is None:
         raise InputError(where, f"has no column image or img; it has {', '.join(table.column_names)}")
-    table = undecoded(table, key)
+    cells, mode = undecoded(table, key), getattr(table.features[key], "mode", None)
     shapes: dict[tuple[int, int, int], int] = {}
     images = np.empty(0, np.uint8)
     with quiet_decoding(), progress_bar("reading images", len(table), options.progress) as step:
         for row in range(len(table)):
             try:
-                shape, pixels = shape_and_pixels(table[row][key])
+                shape, pixels = shape_and_pixels(cells[row][key], mode)
             except (BadImageError, OSError) as error:
                 raise InputError(f"{where}, row {row}", f"{error}; choose another set") from None
             if shape not in shapes:
@@ -99,15 +99,15 @@ def read_table(table: Any, where: str, options: Options) -> tuple[Part, list[str
 
 
 def undecoded(table: Any, key: str) -> Any:
-    """The table with its images as the files that they came in, so that none is decoded before its header is read."""
-    feature = table.features.get(key)
+    """This column alone, its images as the files that they came in: none is decoded before its header is read."""
+    feature = table.features[key]
     if type(feature).__name__ != "Image" or not hasattr(table, "cast_column"):
         return table
-    return table.cast_column(key, type(feature)(decode=False))
+    return table.select_columns([key]).cast_column(key, type(feature)(decode=False))
 
 
-def shape_and_pixels(cell: Any) -> tuple[tuple[int, int, int], Pixels]:
-    """(C, H, W) and the pixels of an image, or of a file's contents or path.
+def shape_and_pixels(cell: Any, mode: str | None) -> tuple[tuple[int, int, int], Pixels]:
+    """(C, H, W) and the pixels of an image, or of a file's contents or path, converted to the set's mode if it has one.
 
     Raises:
         BadImageError: it cannot be used.
@@ -117,7 +117,11 @@ def shape_and_pixels(cell: Any) -> tuple[tuple[int, int, int], Pixels]:
     if not isinstance(cell, Mapping) or not (cell.get("bytes") or cell.get("path")):
         raise BadImageError("is empty")
     with opened(cell.get("bytes") or Path(cell["path"])) as image:
-        return header_of(image).shape, pixels_of(image)
+        shape = header_of(image).shape
+        if mode is None:
+            return shape, pixels_of(image)
+        pixels = pixels_of(ImageOps.exif_transpose(image).convert(mode))
+        return (len(pixels), *shape[1:]), pixels
 
 
 def check_shape(shapes: dict[tuple[int, int, int], int], where: str, options: Options) -> None:

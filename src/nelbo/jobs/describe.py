@@ -59,8 +59,7 @@ def describe_data(options: DataOptions) -> dict[str, Any]:
 def describe_run(run: Run) -> dict[str, Any]:
     """A run: its settings, how far it is, and what its family has to say of itself."""
     config = run.config
-    folder = latest_checkpoint(run.path)
-    state = read_state(folder) if folder is not None else {"step": 0, "seconds": 0.0}
+    state = read_state(run.checkpoint) if latest_checkpoint(run.path) else {"step": 0, "seconds": 0.0}
     with torch.device("cpu"):
         model = build_model(config)
     plain = config.model_dump(mode="json", serialize_as_any=True)

@@ -10,7 +10,16 @@ from nelbo.config.files import RunConfig, merged, versions, write_run_config
 from nelbo.errors import InputError
 from nelbo.files import whole
 from nelbo.jobs.run import Run
-from nelbo.jobs.train import Request, Work, fresh_model, go_on, how_long, require_unchanged, together
+from nelbo.jobs.train import (
+    Request,
+    Work,
+    fresh_model,
+    go_on,
+    require_doable,
+    require_unchanged,
+    settled_recipe,
+    together,
+)
 from nelbo.models._diffusion import DiffusionModel
 from nelbo.models._distilled import DistillationOptions, Distilled
 from nelbo.options import TrainingOptions
@@ -75,6 +84,7 @@ def begun(source: Run, how: dict[str, Any], given: dict[str, Any], out: str | Pa
     steps = how["steps"]
     config = settings(source, merged(DistillationOptions, "distillation", how, {}, None), given)
     model = fresh_model(config)
+    require_doable(model, config.training)
     assert isinstance(model, Distilled)
     load_weights(model.teacher, source.checkpoint, "ema")
     model.begin()
@@ -99,10 +109,10 @@ def settings(source: Run, how: DistillationOptions, given: dict[str, Any]) -> Ru
     if not issubclass(family_module(config.family).MODEL, DiffusionModel):
         raise InputError(str(source.path), f"is a run of {config.family}; only ddpm and vdm walk in steps")
     require_unchanged(source)
-    own = {"minutes": None, "steps": None, "warmup": TrainingOptions().warmup}
+    own = {"minutes": None, "steps": None, "compile": "auto", "warmup": TrainingOptions().warmup}
     length = {} if {"minutes", "steps"} & set(given) else {"minutes": DEFAULT_MINUTES}
     recipe = {**config.training.model_dump(), **own, **length, **given}
-    training = how_long(merged(TrainingOptions, "training", recipe, {}, None))
+    training = settled_recipe(merged(TrainingOptions, "training", recipe, {}, None))
     pick_device(training.device)
     made = {"versions": versions(), "machine": conditions(training)}
     return config.model_copy(update={"training": training, "distillation": how, **made})

@@ -15,7 +15,7 @@ from nelbo.jobs._shares import shared_profile
 from nelbo.metrics import Profile
 from nelbo.models._diffusion import DiffusionModel
 from nelbo.models.base import GenerativeModel
-from nelbo.processes import rank
+from nelbo.processes import join, rank
 from nelbo.report.paths import free
 from nelbo.report.plots import profile_plot
 from nelbo.report.progress import bar
@@ -49,7 +49,7 @@ def write_profile(
         out: .png or .csv.
     """
     assert isinstance(model, DiffusionModel)
-    with bar("profile over t", len(images)) as progress:
+    with bar("profile over t", len(join().share(len(images)))) as progress:
         profile = shared_profile(
             model,
             images,

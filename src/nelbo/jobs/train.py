@@ -90,7 +90,8 @@ def train(
         The run.
 
     Raises:
-        InputError: anything that cannot be used; nothing has been written then.
+        InputError: anything that cannot be used; nothing has been written then. Also after training, on a process that
+            does not see the disk of the main one: there the run cannot be opened.
         Interrupted: stopped by a signal, after a checkpoint.
     """
     given = {"data": data, "minutes": minutes, "steps": steps, "seed": seed, "device": device}
@@ -168,7 +169,7 @@ def settled(request: Request, out: Path | None, resume: bool, init: Path | None)
     config, dataset = resolve(request)
     path = out or unused(Path("runs"), f"{config.family}-{config.images.name}", "")
     model = fresh_model(config)
-    require_compilable(model, config.training, count())
+    require_doable(model, config.training)
     if init is not None:
         initialise(model, Run(init))
     for note in dataset.notes:
@@ -190,7 +191,9 @@ def resolve(request: Request) -> tuple[RunConfig, Dataset]:
         if ours in request.training:
             in_file["training"] = {k: v for k, v in in_file["training"].items() if k != theirs}
     options: FamilyOptions = merged(kind, "model", request.model, in_file["model"], request.config)
-    training = how_long(merged(TrainingOptions, "training", request.training, in_file["training"], request.config))
+    training = settled_recipe(
+        merged(TrainingOptions, "training", request.training, in_file["training"], request.config)
+    )
     data = merged(DataOptions, "data", request.data, in_file["data"], request.config)
     pick_device(training.device)
     if training.tensorboard:
@@ -211,7 +214,7 @@ def resolve(request: Request) -> tuple[RunConfig, Dataset]:
     return config, dataset
 
 
-def how_long(training: TrainingOptions) -> TrainingOptions:
+def settled_recipe(training: TrainingOptions) -> TrainingOptions:
     """The recipe with one of minutes and steps set, and with shares if the launcher wants them.
 
     Raises:
@@ -273,7 +276,7 @@ def go_on(run: Run, request: Request) -> Work:
     fresh = {k: v for k, v in request.training.items() if k in EXTENDABLE}
     if {"minutes", "steps"} & set(fresh):
         fresh = {"minutes": None, "steps": None} | fresh
-    training = how_long(merged(TrainingOptions, "training", {**config.training.model_dump(), **fresh}, {}, None))
+    training = settled_recipe(merged(TrainingOptions, "training", {**config.training.model_dump(), **fresh}, {}, None))
     pick_device(training.device)
     if training.tensorboard:
         summary_writer()
@@ -285,7 +288,7 @@ def go_on(run: Run, request: Request) -> Work:
         require_unchanged(run, "; bring it back, or add --changed-data to go on with what is there now")
     config = config.model_copy(update={"training": training, "machine": conditions(training)})
     model = fresh_model(config)
-    require_compilable(model, training, count())
+    require_doable(model, training, request.training)
     return Work(run.path, config, run.dataset, model)
 
 
@@ -323,7 +326,6 @@ def named(value: Any) -> Any:
 def follow(work: Work, team: Team) -> None:
     """Train to the end, with a progress bar, metrics, and now and then a look at samples and ``val``."""
     path, config, dataset, model = work
-    require_shares(config, team)
     keep_memory()
     if not (config.training.shard and team.count > 1):  # shares go to the device as they are made
         model.to(pick_device(config.training.device))
@@ -354,15 +356,21 @@ def follow(work: Work, team: Team) -> None:
             watcher.bring_back()
 
 
-def require_shares(config: RunConfig, team: Team) -> None:
-    """See to it that every process has an image of each batch.
+def require_doable(model: GenerativeModel, training: TrainingOptions, asked: Mapping[str, Any] | None = None) -> None:
+    """See to it that every process has an image of each batch, and that what is to be compiled can be.
+
+    Args:
+        model: what is to be trained.
+        training: the recipe.
+        asked: the settings that were asked for, if the others are those of an old run.
 
     Raises:
-        InputError: there are more processes.
+        InputError: there are more processes, or compiling was asked for and cannot be.
     """
-    size = config.training.batch_size
-    if size < team.count:
-        raise InputError("--batch-size", f"{size} is less than the {team.count} processes that would share it")
+    if training.batch_size < count():
+        raise InputError("--batch-size", f"{training.batch_size} is less than the {count()} processes that share it")
+    if asked is None or "compile" in asked:
+        require_compilable(model, training, count())
 
 
 def held(stack: ExitStack, path: Path) -> bytes:

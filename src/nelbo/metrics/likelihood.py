@@ -108,7 +108,7 @@ def score_likelihood(
     """Estimate the bound of every image. Image i has the same noise whatever the batch, and however many are scored.
 
     Args:
-        model: the model, on its device; scored in float32, with nothing clipped.
+        model: the model, on its device; scored in torch's default type, with nothing clipped.
         images: integer levels, uint8, shape (n, C, H, W), n ≥ 1.
         seed: of the noise.
         timesteps: how many t per image and replicate; the family's default if None.

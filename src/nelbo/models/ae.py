@@ -52,11 +52,11 @@ class AE(GenerativeModel):
         self.register_buffer("seen", torch.zeros((), dtype=torch.float64))
 
     def encode(self, x_0: Tensor) -> Tensor:
-        """F(x) for images on [−1, 1], in float32, shape (B, latent)."""
+        """F(x) for images on [−1, 1], in torch's default type, shape (B, latent)."""
         return full(self.encoder(x_0))
 
     def decode(self, z: Tensor) -> Tensor:
-        """G(z) on the scale where levels fill [−1, 1], in float32, shape (B, C, H, W)."""
+        """G(z) on the scale where levels fill [−1, 1], in torch's default type, shape (B, C, H, W)."""
         return full(self.decoder(z))
 
     def loss(self, x: Tensor, draws: Draws) -> Tensor:

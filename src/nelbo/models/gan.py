@@ -165,7 +165,7 @@ class GAN(GenerativeModel):
         return 0.5 * strength * squared
 
     def slope(self, x: Tensor, cluster: Tensor | None) -> Tensor:
-        """‖∇_x ℓ(x)‖² of each image, shape (B,), in float32."""
+        """‖∇_x ℓ(x)‖² of each image, shape (B,), in torch's default type."""
         with torch.autocast(x.device.type, enabled=False), torch.enable_grad():
             x = x.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(self.critic(x, cluster).sum(), x, create_graph=self.training)

@@ -242,7 +242,7 @@ class HVAE(LikelihoodModel):
 
 
 def held(output: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean, and ln σ between ± ``SPREAD``, in float32."""
+    """Mean, and ln σ between ± ``SPREAD``, in torch's default type."""
     mean, log_std = full(output).chunk(2, dim=1)
     return mean, SPREAD * torch.tanh(log_std / SPREAD)
 

@@ -53,7 +53,7 @@ class VAE(LikelihoodModel):
     # The two laws
 
     def encode(self, x_0: Tensor) -> Gaussian:
-        """q(z|x) for images on [−1, 1], in float32, shapes (B, latent)."""
+        """q(z|x) for images on [−1, 1], in torch's default type, shapes (B, latent)."""
         mean, log_var = full(self.encoder(x_0)).chunk(2, dim=1)
         return Gaussian(mean, log_var.clamp(-20.0, 10.0).exp())
 

@@ -24,8 +24,9 @@ from nelbo.units import BITS_PER_NAT
 
 FEW, PIECE = 2**23, 2**20
 """So many scores are made at once, or where there are more, in pieces of so many."""
-HIGHEST = 100.0
-"""Powers of 2 that no score can pass, or else each row's largest is taken off first: 2^±100 are floats, with room."""
+HIGHEST = 60.0
+"""Powers of 2 that no score can pass, or else each row's largest is taken off first: half of what a float has room for,
+as the way back divides by sums of them, and gradients may be small."""
 SHORT = 128
 """In float32 the fused kernel pays from here on, in positions."""
 

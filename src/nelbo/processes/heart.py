@@ -51,8 +51,8 @@ class Heart:
             while not self.stopped.wait(BEAT):
                 own += 1
                 self.store.set(self.key(self.rank), str(own))
-                begun = [other for other in self.others if self.store.check([self.key(other)])]
-                heard = {other: self.store.get(self.key(other)) for other in begun}
+                keys = {other: self.key(other) for other in self.others}
+                heard = {other: self.store.get(key) if self.store.check([key]) else b"" for other, key in keys.items()}
                 self.waited = 0
                 for other, number in heard.items():
                     missed[other] = missed[other] + 1 if number == seen[other] != END else 0

@@ -61,7 +61,7 @@ def count() -> int:
 
 def place(devices: int) -> int:
     """Which of a machine's devices is this process's own."""
-    return int(os.environ.get("LOCAL_RANK", "0")) % devices
+    return int(os.environ.get("LOCAL_RANK", "0")) % max(1, devices)
 
 
 def shares_asked() -> bool:
@@ -268,7 +268,14 @@ def others_reached() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not TRANSPORT.search(str(error)):
+        if count() == 1 or not of_transport(error):
             raise
         why = str(error).splitlines()[0]
         raise ProcessLostError(why) from error
+
+
+def of_transport(error: RuntimeError) -> bool:
+    """Whether an error is of what goes between processes; a compiler's or a device's are of other types."""
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or (type(error) is RuntimeError and bool(TRANSPORT.search(str(error))))

@@ -59,6 +59,7 @@ def compile_networks(
     return (TorchDynamoException,)
 
 
-def give_up() -> None:
+def give_up(model: GenerativeModel) -> None:
     """Go on without what could not be compiled."""
-    torch.compiler.set_stance("force_eager")
+    for network in model.compilable:
+        network._compiled_call_impl = None

@@ -2,7 +2,7 @@
 
 The order of the data and all noise are functions of (seed, step), so that a run that stops at a checkpoint and goes on
 is the run that never stopped. They are also those of the whole batch: several processes, each with its share of it,
-take the step that one would.
+take the step that one would. Dropout alone is each process's own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -109,7 +109,8 @@ class Trainer:
         self.shares = options.shard and team.count > 1
         self.compiler_errors = compile_networks(model, options, model.device, team.count == 1)
         self.everywhere = everywhere(model) if self.shares else []
-        self.losses = losses_of(model, team, pick_device(options.device) if self.shares else None)
+        with others_reached():
+            self.losses = losses_of(model, team, pick_device(options.device) if self.shares else None)
         if self.shares:
             self.ema.split(model)
         self.parts = model.parts
@@ -193,9 +194,10 @@ class Trainer:
         loss.backward()
         loss = self.team.mean(loss.detach())
         for p in self.everywhere:
-            self.team.mean(torch.zeros_like(p) if p.grad is None else p.grad)
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+            self.team.mean(p.grad)
         norms = [clip(part.parameters, options.clip) for part in self.parts]
-        if (device.type == "cpu" or self.step % 10 == 0) and not all(map(torch.isfinite, (loss, *norms))):
+        if (device.type == "cpu" or (self.step + 1) % 10 == 0) and not all(map(torch.isfinite, (loss, *norms))):
             losses = self.team.together(losses.detach(), size)
             raise FloatingPointError(f"{self.what_is_wrong(losses)} at step {self.step + 1}")
         for optimizer in self.optimizers:
@@ -230,7 +232,7 @@ class Trainer:
                     if milestone or self.step % 50 == 0:
                         self.require_finite(loss)
                     images = self.step * self.options.batch_size
-                    with self.ema.at_hand(self.model, self.team.main) if milestone else nullcontext():
+                    with self.average_at_hand() if milestone else nullcontext():
                         yield Step(self.step, self.progress, loss, lr, self.seconds, images, milestone)
                     now = time.monotonic()
                     late = now - saved - min(CHECKPOINT_SECONDS, max(SOONEST, self.between))
@@ -253,6 +255,14 @@ class Trainer:
                 if signum:
                     self.team.greatest([0.0])  # launchers end the main one, which keeps, when the others have ended
                     raise Interrupted(int(signum), self.step)
+
+    @contextmanager
+    def average_at_hand(self) -> Iterator[None]:
+        """While this is entered, the main process has the average of now in ``ema.model``."""
+        with ExitStack() as stack:
+            with others_reached():
+                stack.enter_context(self.ema.at_hand(self.model, self.team.main))
+            yield
 
     # What is not finite
 
@@ -305,7 +315,7 @@ class Trainer:
 
     def go_uncompiled(self, error: Exception) -> None:
         """Go on without torch.compile, which cannot do it here; no step has been taken."""
-        give_up()
+        give_up(self.model)
         self.compiler_errors = ()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
