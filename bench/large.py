@@ -54,12 +54,12 @@ def write_images(folder: Path) -> int:
 
 
 def write_table(folder: Path) -> None:
-    """The PNGs in one Parquet file, as ``datasets`` writes them."""
+    """The PNGs in one Parquet file, as sets on the hub are kept."""
     import datasets
 
     datasets.config.HF_DATASETS_CACHE = folder / "cache"
-    paths = sorted(str(path) for path in (folder / "files").iterdir())
-    table = datasets.Dataset.from_dict({"image": paths}).cast_column("image", datasets.Image())
+    files = [path.read_bytes() for path in sorted((folder / "files").iterdir())]
+    table = datasets.Dataset.from_dict({"image": files}, features=datasets.Features({"image": datasets.Image()}))
     (folder / "table").mkdir()
     table.to_parquet(folder / "table" / "train.parquet")
 
