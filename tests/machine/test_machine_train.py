@@ -371,14 +371,24 @@ sys.exit(run(sys.argv[1:]))
 """
 
 
-def test_a_second_ctrl_c_leaves_at_once_and_breaks_nothing(here: Path) -> None:
-    """It comes while the checkpoint that the first one asked for is being written, which would take minutes."""
+@pytest.mark.parametrize("before_it", [signal.SIG_DFL, signal.SIG_IGN], ids=["in front", "in the background"])
+def test_a_second_ctrl_c_leaves_at_once_and_breaks_nothing(here: Path, before_it: signal.Handlers) -> None:
+    """It comes while the checkpoint that the first one asked for is being written, which would take minutes.
+
+    What a script's shell starts in the background has the signal ignored.
+    """
     words = ["train", "ddpm", *TINY, "--resume", "--out", "run", "--steps"]
     call_well(*words, "3")
     metrics = here / "run" / "metrics.jsonl"
     before = metrics.stat().st_size
     command = [sys.executable, "-c", SLOW_DISK, *words, "1000000"]
-    with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, before_it),
+    ) as process:
         assert process.stderr is not None
         while metrics.stat().st_size == before:  # the loop is under way, and watches for signals
             assert process.poll() is None

@@ -71,7 +71,7 @@ def test_pieces_change_nothing(size: int, scale: float, monkeypatch: pytest.Monk
     compare(InPieces.apply(*given), by_definition(*given), given, tolerance)
 
 
-@pytest.mark.parametrize("highest", [0.99, 1.01, 1.4])
+@pytest.mark.parametrize("highest", [0.99, 1.01, 2.4])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_scores_up_to_the_bound_are_neither_lost_nor_infinite(highest: float, sign: int) -> None:
     """All scores of a row just below, just above or far above the power of 2 from which the largest comes off first."""

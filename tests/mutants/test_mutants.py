@@ -567,7 +567,7 @@ MUTANTS = [
         "nn/attention.py",
         "        out -= out.amax(-1, keepdim=True)\n",
         "        pass\n",
-        ("test_attention.py::test_scores_up_to_the_bound_are_neither_lost_nor_infinite[1-1.4]",),
+        ("test_attention.py::test_scores_up_to_the_bound_are_neither_lost_nor_infinite[1-2.4]",),
     ),
     Mutant(
         "wrong weight",

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 ECHO_SECONDS = 2.0
 """Launchers pass on the signal that a terminal sends to all: so soon after the first, a second one is the same."""
+USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+"""What a second signal does where a shell has had it ignored, as of what it starts in the background."""
 
 
 class Interrupted(Exception):  # noqa: N818
@@ -34,7 +36,7 @@ def caught_signals(echo: float) -> Iterator[list[int]]:
         echo: seconds in which a second signal is the first one's echo, and is passed over.
     """
     caught: list[int] = []
-    old: dict[int, object] = {}
+    old: dict[signal.Signals, object] = {}
     first = 0.0
 
     def note(signum: int, frame: object) -> None:
@@ -44,6 +46,7 @@ def caught_signals(echo: float) -> Iterator[list[int]]:
             caught.append(signum)
         elif time.monotonic() - first > echo:
             for number, handler in old.items():
+                handler = USUAL[number] if handler == signal.SIG_IGN else handler
                 signal.signal(number, handler)  # type: ignore[arg-type]
             signal.raise_signal(signum)
 
