@@ -16,12 +16,14 @@ from nelbo.bounds import REVERSE_VARIANCES, denoising_weight
 from nelbo.bounds.continuous import continuous_weight, discrete_weight, latent_prior_term
 from nelbo.diffusion import Process
 from nelbo.diffusion.continuous import diffuse, from_eps, from_velocity, from_x_0, on_grid, rates
+from nelbo.errors import InputError
 from nelbo.likelihoods import to_unit
 from nelbo.models.ddpm import DDPM, DDPMOptions
-from nelbo.models.vdm import VDM, VDMOptions
+from nelbo.models.vdm import PROFILE_STEPS, VDM, VDMOptions
 from nelbo.nn.gamma import LearnedGamma, LinearGamma, split_gradient
-from nelbo.nn.levels import log_law, posterior_mean
-from nelbo.rng import Draws
+from nelbo.nn.levels import OUTPUTS, Posterior, inner_levels, log_law
+from nelbo.nn.unet import waves
+from nelbo.rng import Draws, Stream
 from nelbo.schedules import SCHEDULES
 
 CPU = torch.device("cpu")
@@ -197,32 +199,90 @@ def test_the_ends_get_the_losss_gradient_and_the_shape_its_squares() -> None:
         assert torch.allclose(parameter.grad, truth, rtol=1e-9, atol=1e-12)
 
 
+# What the network sees
+
+
+def test_waves_of_z_are_their_means_over_x() -> None:
+    """Against quadrature over x = z/√ᾱ + ε/√SNR; and without γ the waves themselves."""
+    gamma = torch.linspace(-13.0, 1.0, 15, dtype=torch.float64)
+    z = gaussians(15, 1, 2, 3)
+    signal, noise = rates(gamma, z)
+    eps = torch.linspace(-9, 9, 4001, dtype=torch.float64)
+    density = torch.exp(-0.5 * eps.square()) / (2 * torch.pi) ** 0.5 * (eps[1] - eps[0])
+    x = (z + noise * eps[:, None, None, None, None]) / signal
+    for n in range(4):
+        truth = [torch.tensordot(density, wave(2**n * np.pi * x), 1) for wave in (torch.sin, torch.cos)]
+        # Sums over a grid of 222 points a standard deviation integrate waves of up to 41 of them to round-off.
+        assert torch.allclose(torch.stack(waves(z, (n,), gamma)), torch.stack(truth), atol=1e-8)
+    angle = 4 * torch.pi * z
+    assert torch.allclose(torch.stack(waves(z, (2,))), torch.stack([angle.sin(), angle.cos()]))
+
+
 # The head over levels
+
+
+def some_laws(L: int, gamma: float) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """A network's output of laws narrower than the interval, levels well inside, z at γ, and its rates."""
+    generator = torch.Generator().manual_seed(0)
+    output = torch.randn(64, OUTPUTS, 3, 3, generator=generator, dtype=torch.float64)
+    output[:, :4] *= 0.3
+    output[:, 1] -= 0.98
+    output[:, 2] -= 1  # μ about 0, s about 0.1
+    x = torch.randint(L // 5, L - L // 5, (64, 1, 3, 3), generator=generator)
+    at = torch.full((64,), gamma, dtype=torch.float64)
+    eps = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    z = diffuse(to_unit(x, L).double(), at, eps)
+    return output, x, z, rates(at, z)
 
 
 @pytest.mark.parametrize("L", [17, 256])
 @pytest.mark.parametrize("gamma", [-13.3, -9.0, -5.0, 0.0, 5.0])
-def test_the_posterior_mean_is_the_mean_of_the_law(L: int, gamma: float) -> None:
-    generator = torch.Generator().manual_seed(0)
-    output = torch.randn(64, 4, 3, 3, generator=generator, dtype=torch.float64)
-    output[:, 1] -= 2  # laws narrower than the interval, whose ends the quick mean does not see
-    output[:, 0] *= 0.3
-    x = to_unit(torch.randint(1, L - 1, (64, 1, 3, 3), generator=generator), L).double()
-    x = x.clamp(-0.6, 0.6)
-    at = torch.full((64,), gamma, dtype=torch.float64)
-    z = diffuse(x, at, torch.randn(x.shape, generator=generator, dtype=torch.float64))
-    signal, noise = rates(at, z)
-    p = log_law(output, z, signal, noise, L).exp()
-    truth = (p * to_unit(torch.arange(L), L)).sum(-1)
-    quick = posterior_mean(output, z, signal, noise, L)
-    # The quick mean takes the Gaussian's ends to be far: a law of width 0.3 · e^-2 … e loses some mass there.
-    error = (quick - truth).abs()
+def test_the_posterior_is_the_law_over_all_levels(L: int, gamma: float) -> None:
+    """Its mean and its −ln P(x|z), from sums over the nearest levels, against the sum over every one."""
+    output, x, z, (signal, noise) = some_laws(L, gamma)
+    log_p = log_law(output, z, signal, noise, L)
+    posterior = Posterior.of(output, z, signal, noise, L)
+    # The quick sums take the Gaussians' ends to be far: a wide one loses some mass there.
+    error = (posterior.mean() - (log_p.exp() * to_unit(torch.arange(L), L)).sum(-1)).abs()
     assert float(error.median()) < 1e-5
     assert float(error.mean()) < 5e-3
+    truth = -log_p.gather(-1, x[..., None]).flatten(1).sum(1)
+    error = posterior.nll(x) - truth
+    assert float(error.median()) < 0.01  # of nine pixels
+    assert float(error.min()) > -0.01  # to spread mass over the ends must not pay
+
+
+@pytest.mark.parametrize("level", [0, 7])
+def test_the_outermost_levels_have_logits_of_their_own(level: int) -> None:
+    """Laws far from the ends, z near one of them: what a decoder costs there, against the sum over every level."""
+    output = 0.1 * gaussians(50, OUTPUTS, 1, 1)
+    output[:, 1] -= 1
+    output[:, 2:4] -= 2
+    x = torch.full((50, 1, 1, 1), level)
+    at = torch.full((50,), 1.0, dtype=torch.float64)
+    z = diffuse(to_unit(x, 8).double(), at, gaussians(50, 1, 1, 1, seed=1))
+    signal, noise = rates(at, z)
+    truth = -log_law(output, z, signal, noise, 8)[..., level].flatten()
+    assert torch.allclose(Posterior.of(output, z, signal, noise, 8).nll(x), truth, atol=0.02)
+
+
+@pytest.mark.parametrize("a", [1.01, 2.0, 5.0, 40.0, 1e4])
+def test_the_nearest_levels_have_the_sums_of_all(a: float) -> None:
+    """The mean and ln Σ of exp(−½ A (x_k − m)²) over levels, against a sum over all of 256."""
+    spacing = 2 / 255
+    levels = torch.arange(256, dtype=torch.float64) * spacing - 1
+    m = torch.linspace(-0.5, 0.5, 1001, dtype=torch.float64)
+    precision = torch.full_like(m, a / spacing**2)
+    exponent = -0.5 * precision[:, None] * (levels - m[:, None]).square()
+    mean, log_sum = inner_levels(m, precision, 256)
+    # Between two levels the first that is left out is 3.5 spacings away, with exp(−½ a 3.5²) √(a/2π) of the mass.
+    lost = 1.1 * np.exp(-0.5 * a * 3.5**2) * np.sqrt(a / (2 * np.pi)) + 1e-9
+    assert torch.allclose(mean, (exponent.softmax(-1) * levels).sum(-1), rtol=0, atol=3.5 * lost * spacing)
+    assert torch.allclose(log_sum, exponent.logsumexp(-1) - 0.5 * np.log(2 * np.pi / a), rtol=0, atol=lost)
 
 
 def test_the_law_is_normalised() -> None:
-    output, z = gaussians(5, 4, 2, 2), gaussians(5, 1, 2, 2, seed=1)
+    output, z = gaussians(5, OUTPUTS, 2, 2), gaussians(5, 1, 2, 2, seed=1)
     signal, noise = rates(torch.linspace(-13, 5, 5, dtype=torch.float64), z)
     total = log_law(output, z, signal, noise, 256).exp().sum(-1)
     assert torch.allclose(total, torch.ones_like(total), atol=1e-12)
@@ -302,7 +362,7 @@ def test_few_and_many_times_estimate_the_same(timesteps: int) -> None:
 @pytest.mark.parametrize(("head", "gamma"), [("levels", "linear"), ("v", "linear"), ("levels", "learned")])
 def test_the_loss_is_the_bound(head: str, gamma: str) -> None:
     """Reconstruction where there is a decoder to train, prior where there is an end to train, and diffusion always."""
-    model = vdm((1, 3, 3), 17, head=head, gamma=gamma)
+    model = vdm((1, 3, 3), 17, head=head, gamma=gamma, every_decoder=0)
     x = torch.from_numpy(np.random.default_rng(0).integers(0, 17, (1, 1, 3, 3), dtype=np.uint8)).repeat(4096, 1, 1, 1)
     with torch.no_grad():
         terms = model.estimate(x[:2048], Draws(1, 0, range(2048), 2048, CPU), 8).terms
@@ -316,6 +376,57 @@ def test_the_loss_is_the_bound(head: str, gamma: str) -> None:
         score = score + terms["prior"].double() / model.dims
     error = (loss.var() / len(loss) + score.var() / len(score)) ** 0.5
     assert abs(float(loss.mean() - score.mean())) < 3 * float(error)
+
+
+def test_a_decoder_at_every_t_is_added_to_the_loss() -> None:
+    """What λ adds, against −ln p(x|z_t) of the law over every level at the same z."""
+    x = torch.from_numpy(np.random.default_rng(0).integers(4, 13, (64, 1, 3, 3), dtype=np.uint8))
+    draws = Draws(0, 3, range(64), 64, CPU)
+    plain, more = vdm((1, 3, 3), 17, every_decoder=0), vdm((1, 3, 3), 17, every_decoder=0.7)
+    with torch.no_grad():
+        for model in (plain, more):  # laws far from the ends, s about 0.1, of which the quick sums lose nothing
+            model.network.head[-1].weight *= 0.1
+            model.network.head[-1].bias += torch.tensor([0, -0.98, -1, 0.7, 0, 0, 0, 0])
+    index, _ = plain.profile.draw(draws.spread(Stream.TRAIN_TIME))
+    gamma = plain.gamma((index - 1 + draws.uniform(Stream.TRAIN_PLACE)) / PROFILE_STEPS)[0]
+    z = diffuse(to_unit(x, 17), gamma, draws.normal(Stream.TRAIN_NOISE, (1, 3, 3)))
+    with torch.no_grad():
+        added = more.loss(x, draws) - plain.loss(x, draws)
+        truth = 0.7 * plain.decoder_nll(plain.ask(z, gamma), x, z, gamma) / 9
+    # Float32; 2e-3 of the second Gaussian's mass are beyond three and a half widths, where the quick sums stop.
+    assert torch.allclose(added, truth, atol=5e-3)
+    assert float(truth.mean()) > 0.5
+
+
+def test_a_decoder_at_t_costs_what_the_rest_of_the_bound_does() -> None:
+    """E[−ln p(x|z_s)] − E[−ln p(x|z_0)] = ∫_0^s of the diffusion term, for one pixel of two levels: any law of them.
+
+    So where nothing is lost between pixels, the decoder at s and the bound up to there want the same network.
+    """
+    gamma = torch.linspace(-12.0, 3.0, 3001, dtype=torch.float64)
+    output = torch.zeros(len(gamma), OUTPUTS, 1, 1, dtype=torch.float64)
+    output[:, -1] = 0.8  # P(1) = sigmoid(0.8)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(100)
+    nll, error = torch.zeros(2, len(gamma), dtype=torch.float64)
+    for level, p in ((0, 1 - torch.sigmoid(torch.tensor(0.8)).item()), (1, torch.sigmoid(torch.tensor(0.8)).item())):
+        x = torch.full((len(gamma), 1, 1, 1), level)
+        for node, weight in zip(nodes, weights / np.sqrt(2 * np.pi), strict=True):
+            eps = torch.full((len(gamma), 1, 1, 1), float(node), dtype=torch.float64)
+            z = diffuse(to_unit(x, 2).double(), gamma, eps)
+            posterior = Posterior.of(output, z, *rates(gamma, z), 2)
+            nll += p * weight * posterior.nll(x)
+            error += p * weight * (eps - from_x_0(posterior.mean(), z, gamma).eps).square().flatten()
+    rest = torch.trapezoid(0.5 * error, gamma)
+    # Quadrature over 100 nodes and 3,001 values of γ.
+    assert float(nll[-1] - nll[0]) == pytest.approx(float(rest), abs=1e-5)
+    assert float(rest) > 0.1
+
+
+@pytest.mark.parametrize("settings", [{"head": "v"}, {"gamma": "learned"}])
+def test_a_decoder_at_every_t_needs_a_law_and_a_straight_gamma(settings: dict[str, str]) -> None:
+    assert VDMOptions(**settings).resolved((1, 8, 8)).every_decoder == 0
+    with pytest.raises(InputError, match="--every-decoder: needs --head levels and --gamma linear; set it to 0"):
+        VDMOptions(every_decoder=0.5, **settings).resolved((1, 8, 8))
 
 
 def test_an_image_is_the_same_in_any_company() -> None:

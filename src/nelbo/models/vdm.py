@@ -18,6 +18,7 @@ from nelbo.bounds import VARIANCES, Bound, LossProfile, stratified
 from nelbo.bounds.continuous import continuous_weight, discrete_weight, latent_prior_term, squared_error
 from nelbo.diffusion import Denoised, Process
 from nelbo.diffusion.continuous import diffuse, from_velocity, from_x_0, on_grid, rates
+from nelbo.errors import InputError
 from nelbo.flow import ProbabilityFlow
 from nelbo.likelihoods import full, to_unit
 from nelbo.models._chain import ChainBound
@@ -25,7 +26,7 @@ from nelbo.models._diffusion import Chain, DiffusionModel
 from nelbo.models.base import Form
 from nelbo.nn import UNetOptions
 from nelbo.nn.gamma import LearnedGamma, LinearGamma, split_gradient
-from nelbo.nn.levels import OUTPUTS, log_law, posterior_mean
+from nelbo.nn.levels import OUTPUTS, Posterior, log_law
 from nelbo.rng import Draws, Stream
 from nelbo.units import bits_per_dim
 
@@ -50,6 +51,22 @@ class VDMOptions(UNetOptions):
     "γ(1), how little signal z_1 has."
     head: Literal["levels", "v"] = "levels"
     "What the network gives: a law over the levels of each pixel, or v."
+    fourier: tuple[Annotated[int, Field(ge=0, le=12)], ...] = (2, 3, 4, 5, 6)
+    "Powers n of the features sin(2ⁿ π x) and cos(2ⁿ π x) that the network sees beside z: their means given z."
+    every_decoder: Annotated[float, Field(ge=0, le=1000)] | None = None
+    "λ: training adds λ E[−ln p(x|z_t)], a decoder at every t; 0.3 if left out, 0 with --gamma learned or --head v."
+
+    def resolved(self, shape: tuple[int, int, int]) -> Self:
+        """The same settings with everything that depends on the data, or on other settings, filled in.
+
+        Raises:
+            InputError: a λ above 0 where γ is learned, which it would change, or where there is no law over levels.
+        """
+        possible = self.head == "levels" and self.gamma == "linear"
+        if self.every_decoder and not possible:
+            raise InputError("--every-decoder", "needs --head levels and --gamma linear; set it to 0")
+        share = (0.3 if possible else 0.0) if self.every_decoder is None else self.every_decoder
+        return super().resolved(shape).model_copy(update={"every_decoder": share})
 
 
 class VDM(DiffusionModel):
@@ -80,7 +97,7 @@ class VDM(DiffusionModel):
 
     def ask(self, z: Tensor, gamma: Tensor) -> Tensor:
         """The network's output at z, shape (B, C, H, W), and γ, shape (B,)."""
-        output: Tensor = self.network(z, ((gamma + 20.0) / 40.0).to(z.dtype))
+        output: Tensor = self.network(z, ((gamma + 20.0) / 40.0).to(z.dtype), gamma)
         return full(output)
 
     def denoise(self, z: Tensor, gamma: Tensor) -> Denoised:
@@ -91,8 +108,11 @@ class VDM(DiffusionModel):
         """x̂_0 and ε̂, from what the network gave at z and γ."""
         if self.options.head == "v":
             return from_velocity(output, z, gamma)
-        signal, noise = rates(gamma, z)
-        return from_x_0(posterior_mean(output, z, signal, noise, self.levels), z, gamma)
+        return from_x_0(self.posterior(output, z, gamma).mean(), z, gamma)
+
+    def posterior(self, output: Tensor, z: Tensor, gamma: Tensor) -> Posterior:
+        """P(k|z) of every pixel, from what a network with a head over levels gave at z and γ."""
+        return Posterior.of(output, z, *rates(gamma, z), self.levels)
 
     def decoder_nll(self, output: Tensor, x: Tensor, z_0: Tensor, gamma: Tensor) -> Tensor:
         """−ln p(x|z_0) of each image at γ, in nats, a law over all levels of each pixel  [VDM (8)].
@@ -114,6 +134,10 @@ class VDM(DiffusionModel):
     def loss(self, x: Tensor, draws: Draws) -> Tensor:
         """The bound in nats per dimension, from one t per image; one image in 32 also trains the decoder, at t = 0.
 
+        With λ, ``every_decoder``, the mean of λ −ln p(x|z_t) is added, over the same t: a bound that stopped at t would
+        have the decoder there, and the laws that cost it least have the best x̂_0 as well. A squared error sees only
+        their means, and while they are rough it tells less of what is wrong with them.
+
         A learned γ has its end points trained with the bound, and its shape to lower the bound's variance: the
         gradient of E[loss²], for each image 2 · loss times that of the loss (Kingma et al. 2021, section 5.1).
         """
@@ -128,8 +152,9 @@ class VDM(DiffusionModel):
         gamma_0 = ends[0].expand(int(few.sum()))
         z, z_0 = diffuse(x_0, gamma, eps), diffuse(x_0[few], gamma_0, eps[few])
         output, at_0 = torch.split(self.ask(torch.cat([z, z_0]), torch.cat([gamma, gamma_0])), [len(z), len(z_0)])
-        error = squared_error(eps, self.read(output, z, gamma).eps).double()
-        loss = continuous_weight(slope) * error / self.dims
+        posterior = self.posterior(output, z, gamma) if self.options.head == "levels" else None
+        seen = from_x_0(posterior.mean(), z, gamma) if posterior else from_velocity(output, z, gamma)
+        loss = continuous_weight(slope) * squared_error(eps, seen.eps).double() / self.dims
         if self.training:
             self.profile.update(*(draws.together(rows.detach()) for rows in (index, loss)))
         loss = loss * weight
@@ -138,6 +163,8 @@ class VDM(DiffusionModel):
         loss = loss.masked_scatter(few, loss[few] + DECODER_SHARE * nll / self.dims)
         if self.learned:
             loss = loss + latent_prior_term(x_0, ends[1]) / self.dims
+        if posterior and self.options.every_decoder:
+            loss = loss + self.options.every_decoder * posterior.nll(x).double() / self.dims
         return full(loss)
 
     # Scoring

@@ -31,6 +31,31 @@ def default_widths(height: int, width: int) -> tuple[int, ...]:
     return tuple(widths[:3]) if min(height, width) < LARGE else tuple(widths)
 
 
+def waves(x: Tensor, powers: tuple[int, ...], gamma: Tensor | None = None) -> list[Tensor]:
+    """sin(2ⁿ π x) and cos(2ⁿ π x): small differences between pixels, made large (Kingma et al. 2021, appendix C).
+
+    Of z at γ it is their means over the x that it may have come from, N(z/√ᾱ, 1/SNR) of them: the waves of z/√ᾱ times
+    exp(−½ (2ⁿ π)²/SNR), as for the cones of Barron et al. 2021. So a wave is gone where noise would make it a lottery,
+    and those of a few levels' length do no harm.
+
+    Args:
+        x: shape (B, C, H, W).
+        powers: n.
+        gamma: γ = −ln SNR of each image, shape (B,); None to take x as it is.
+
+    Returns:
+        Two for each power, shape (B, C, H, W).
+    """
+    found = []
+    if gamma is not None:
+        var = gamma.double().exp().reshape(-1, 1, 1, 1)
+        x = x * torch.sqrt(1 + var).to(x.dtype)  # 1/ᾱ = 1 + 1/SNR
+    for frequency in [2.0**power * torch.pi for power in powers]:
+        size = 1.0 if gamma is None else torch.exp(-0.5 * frequency**2 * var).to(x.dtype)
+        found += [size * torch.sin(frequency * x), size * torch.cos(frequency * x)]
+    return found
+
+
 class UNetOptions(FamilyOptions):
     """The settings of a U-Net, for a family to add its own to."""
 
@@ -85,8 +110,7 @@ class UNet(nn.Module):
         fine_blocks: the same at the finest; as at the others if None.
         attention: which resolutions attend to themselves, as indices into ``widths``.
         dropout: in [0, 1).
-        fourier: powers n of the features sin(2ⁿ π x) and cos(2ⁿ π x) that stand beside x (Kingma et al. 2021,
-            appendix C): small differences between pixels, made large.
+        fourier: powers n of the :func:`waves` that stand beside x.
 
     Raises:
         InputError: a width or a number of blocks below 1, or an attention index outside ``widths``.
@@ -133,11 +157,10 @@ class UNet(nn.Module):
         self.head = nn.Sequential(ChannelNorm(finest), nn.SiLU(), zeroed(nn.Conv2d(finest, out_channels, 3, padding=1)))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """x, shape (B, C, H, W), and time, shape (B,) in [0, 1] → shape (B, out_channels, H, W)."""
+    def forward(self, x: Tensor, time: Tensor, gamma: Tensor | None = None) -> Tensor:
+        """x, shape (B, C, H, W), time, shape (B,) in [0, 1], and γ for the waves → shape (B, out_channels, H, W)."""
         height, width = x.shape[-2:]
-        angles = [2.0**power * torch.pi * x for power in self.fourier]
-        x = torch.cat([x, *(wave for angle in angles for wave in (angle.sin(), angle.cos()))], dim=1)
+        x = torch.cat([x, *waves(x, self.fourier, gamma)], dim=1)
         multiple = 2**self.halvings
         embedding = self.embedding(time)
         x = F.pad(x, (0, -width % multiple, 0, -height % multiple))
