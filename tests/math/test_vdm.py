@@ -22,7 +22,7 @@ from nelbo.models.ddpm import DDPM, DDPMOptions
 from nelbo.models.vdm import PROFILE_STEPS, VDM, VDMOptions
 from nelbo.nn.gamma import LearnedGamma, LinearGamma, split_gradient
 from nelbo.nn.levels import OUTPUTS, Posterior, inner_levels, log_law
-from nelbo.nn.unet import waves
+from nelbo.nn.unet import Waves
 from nelbo.rng import Draws, Stream
 from nelbo.schedules import SCHEDULES
 
@@ -213,9 +213,9 @@ def test_waves_of_z_are_their_means_over_x() -> None:
     for n in range(4):
         truth = [torch.tensordot(density, wave(2**n * np.pi * x), 1) for wave in (torch.sin, torch.cos)]
         # Sums over a grid of 222 points a standard deviation integrate waves of up to 41 of them to round-off.
-        assert torch.allclose(torch.stack(waves(z, (n,), gamma)), torch.stack(truth), atol=1e-8)
+        assert torch.allclose(torch.stack(Waves((n,), fading=True)(z, gamma)), torch.stack(truth), atol=1e-8)
     angle = 4 * torch.pi * z
-    assert torch.allclose(torch.stack(waves(z, (2,))), torch.stack([angle.sin(), angle.cos()]))
+    assert torch.allclose(torch.stack(Waves((2,), fading=False)(z, gamma)), torch.stack([angle.sin(), angle.cos()]))
 
 
 # The head over levels

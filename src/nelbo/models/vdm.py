@@ -89,7 +89,8 @@ class VDM(DiffusionModel):
         self.learned = options.gamma == "learned"
         kind = LearnedGamma if self.learned else LinearGamma
         self.gamma: LearnedGamma | LinearGamma = kind(options.gamma_min, options.gamma_max)
-        self.network = options.network(shape[0], shape[0] * (OUTPUTS if options.head == "levels" else 1))
+        outputs = OUTPUTS if options.head == "levels" else 1
+        self.network = options.network(shape[0], shape[0] * outputs, fading=True)
         # A learned shape of γ does what the profile would do: it evens out the loss over t.
         self.profile = LossProfile(PROFILE_STEPS, floor=1.0 if self.learned else 0.1)
 

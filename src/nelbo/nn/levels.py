@@ -47,7 +47,7 @@ class Law(NamedTuple):
 
         s is between a hundredth of the levels' spacing, 2/(L − 1), and e³.
         """
-        outputs, n = output.reshape(len(output), OUTPUTS, -1, *output.shape[2:]), len(GAUSSIANS)
+        outputs, n = output.contiguous().reshape(len(output), OUTPUTS, -1, *output.shape[2:]), len(GAUSSIANS)
         mu, log_s, weight = outputs[:, : 3 * n].chunk(3, dim=1)
         mu_0, log_s_0 = output.new_tensor(GAUSSIANS).T.reshape(2, n, 1, 1, 1)
         log_s = (log_s + log_s_0).clamp(math.log(0.02 / (L - 1)), 3.0)
@@ -127,11 +127,11 @@ def inner_levels(m: Tensor, precision: Tensor, L: int) -> tuple[Tensor, Tensor]:
     nearest = torch.round((m.detach() + 1) / spacing) * spacing - 1
     f, a = (m - nearest) / spacing, precision * spacing**2
     up, down = torch.exp(a * (f - 0.5)), torch.exp(-a * (f + 0.5))
-    both = up * down
-    up_2, down_2 = up.square() * both, down.square() * both
-    up_3, down_3 = up_2 * up * both.square(), down_2 * down * both.square()
-    total = 1 + up + down + up_2 + down_2 + up_3 + down_3
-    shift = (up - down + 2 * (up_2 - down_2) + 3 * (up_3 - down_3)) / total
+    # Σ_j of u^j + d^j and of j (u^j − d^j), j = 1, 2, 3, from the sum, the difference and the product of u and d.
+    plus, minus, both = up + down, up - down, up * down
+    square, cube = plus.square(), both * both * both
+    total = 1 + plus + both * (square - 2 * both) + cube * plus * (square - 3 * both)
+    shift = minus * (1 + 2 * both * plus + 3 * cube * (square - both)) / total
     log_sum = torch.log(total) - 0.5 * a * f.square() + 0.5 * torch.log(a / (2 * torch.pi))
     narrow = a > 1.0
     return torch.where(narrow, nearest + spacing * shift, m), torch.where(narrow, log_sum, torch.zeros_like(m))

@@ -31,31 +31,6 @@ def default_widths(height: int, width: int) -> tuple[int, ...]:
     return tuple(widths[:3]) if min(height, width) < LARGE else tuple(widths)
 
 
-def waves(x: Tensor, powers: tuple[int, ...], gamma: Tensor | None = None) -> list[Tensor]:
-    """sin(2ⁿ π x) and cos(2ⁿ π x): small differences between pixels, made large (Kingma et al. 2021, appendix C).
-
-    Of z at γ it is their means over the x that it may have come from, N(z/√ᾱ, 1/SNR) of them: the waves of z/√ᾱ times
-    exp(−½ (2ⁿ π)²/SNR), as for the cones of Barron et al. 2021. So a wave is gone where noise would make it a lottery,
-    and those of a few levels' length do no harm.
-
-    Args:
-        x: shape (B, C, H, W).
-        powers: n.
-        gamma: γ = −ln SNR of each image, shape (B,); None to take x as it is.
-
-    Returns:
-        Two for each power, shape (B, C, H, W).
-    """
-    found = []
-    if gamma is not None:
-        var = gamma.double().exp().reshape(-1, 1, 1, 1)
-        x = x * torch.sqrt(1 + var).to(x.dtype)  # 1/ᾱ = 1 + 1/SNR
-    for frequency in [2.0**power * torch.pi for power in powers]:
-        size = 1.0 if gamma is None else torch.exp(-0.5 * frequency**2 * var).to(x.dtype)
-        found += [size * torch.sin(frequency * x), size * torch.cos(frequency * x)]
-    return found
-
-
 class UNetOptions(FamilyOptions):
     """The settings of a U-Net, for a family to add its own to."""
 
@@ -81,7 +56,7 @@ class UNetOptions(FamilyOptions):
         chosen = {"widths": widths, "attention": attention, "blocks": blocks, "fine_blocks": fine}
         return self.model_copy(update=chosen)
 
-    def network(self, in_channels: int, out_channels: int) -> UNet:
+    def network(self, in_channels: int, out_channels: int, fading: bool = False) -> UNet:
         """The network that these settings, resolved, describe."""
         return UNet(
             in_channels,
@@ -92,7 +67,42 @@ class UNetOptions(FamilyOptions):
             attention=self.attention or (),
             dropout=self.dropout,
             fourier=self.fourier,
+            fading=fading,
         )
+
+
+class Waves(nn.Module):
+    """sin(2ⁿ π x) and cos(2ⁿ π x): small differences between pixels, made large (Kingma et al. 2021, appendix C).
+
+    Of z at γ, if they fade, it is their means over the x that it may have come from, N(z/√ᾱ, 1/SNR) of them: the waves
+    of z/√ᾱ times exp(−½ (2ⁿ π)²/SNR), as for the cones of Barron et al. 2021. So a wave is gone where noise would
+    make it a lottery, and those of a few levels' length do no harm.
+
+    Args:
+        powers: n.
+        fading: whether they do. The frequencies are then kept with the weights, so that weights which were trained on
+            waves that did not are refused.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, powers: tuple[int, ...], fading: bool) -> None:
+        super().__init__()
+        self.fading = fading
+        frequencies = torch.pi * 2.0 ** torch.tensor(powers, dtype=torch.float64)
+        self.register_buffer("frequencies", frequencies, persistent=fading)
+
+    def forward(self, x: Tensor, gamma: Tensor | None) -> list[Tensor]:
+        """Two of each power, shape (B, C, H, W) as x; γ = −ln SNR, shape (B,), where they fade."""
+        if not self.fading or gamma is None:
+            return [wave(frequency * x) for frequency in self.frequencies for wave in (torch.sin, torch.cos)]
+        var = gamma.double().exp().reshape(-1, 1, 1, 1)
+        y = x * torch.sqrt(1 + var).to(x.dtype)  # 1/ᾱ = 1 + 1/SNR
+        found = []
+        for frequency in self.frequencies:
+            size = torch.exp(-0.5 * frequency.square() * var).to(x.dtype)
+            found += [size * torch.sin(frequency * y), size * torch.cos(frequency * y)]
+        return found
 
 
 class UNet(nn.Module):
@@ -110,7 +120,8 @@ class UNet(nn.Module):
         fine_blocks: the same at the finest; as at the others if None.
         attention: which resolutions attend to themselves, as indices into ``widths``.
         dropout: in [0, 1).
-        fourier: powers n of the :func:`waves` that stand beside x.
+        fourier: powers n of the :class:`Waves` that stand beside x.
+        fading: whether these fade with the noise.
 
     Raises:
         InputError: a width or a number of blocks below 1, or an attention index outside ``widths``.
@@ -126,6 +137,7 @@ class UNet(nn.Module):
         attention: tuple[int, ...],
         dropout: float,
         fourier: tuple[int, ...] = (),
+        fading: bool = False,
         fine_blocks: int | None = None,
     ) -> None:
         super().__init__()
@@ -139,7 +151,7 @@ class UNet(nn.Module):
         finest, embedding = widths[0], 4 * widths[0]
         self.halvings = len(widths) - 1
         self.embedding = TimeEmbedding(embedding)
-        self.fourier = fourier
+        self.waves = Waves(fourier, fading)
         self.stem = nn.Conv2d(in_channels * (1 + 2 * len(fourier)), finest, 3, padding=1)
 
         def stages(extra: int = 0) -> nn.ModuleList:
@@ -160,7 +172,7 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, time: Tensor, gamma: Tensor | None = None) -> Tensor:
         """x, shape (B, C, H, W), time, shape (B,) in [0, 1], and γ for the waves → shape (B, out_channels, H, W)."""
         height, width = x.shape[-2:]
-        x = torch.cat([x, *waves(x, self.fourier, gamma)], dim=1)
+        x = torch.cat([x, *self.waves(x, gamma)], dim=1)
         multiple = 2**self.halvings
         embedding = self.embedding(time)
         x = F.pad(x, (0, -width % multiple, 0, -height % multiple))
