@@ -15,6 +15,7 @@ normalised over every level.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple, Self
 
@@ -55,8 +56,12 @@ class Law(NamedTuple):
 
     def inner(self, x: Tensor, L: int) -> Tensor:
         """ln of what the Gaussians give the level at x, shape (B, C, H, W), their densities times the spacing."""
-        density = 0.5 * torch.log(self.inv_var / (2 * torch.pi)) - 0.5 * self.inv_var * (x[:, None] - self.mu).square()
-        return (self.weight + density).logsumexp(1) + math.log(2.0 / (L - 1))
+        # One Gaussian after the other: with every level beside it, x is what fills the memory.
+        parts = (
+            weight + 0.5 * torch.log(inv_var / (2 * torch.pi)) - 0.5 * inv_var * (x - mu).square()
+            for mu, inv_var, weight in zip(*(part.unbind(1) for part in self[:3]), strict=True)
+        )
+        return functools.reduce(torch.logaddexp, parts) + math.log(2.0 / (L - 1))
 
 
 class Posterior(NamedTuple):
@@ -142,6 +147,6 @@ def log_law(output: Tensor, z: Tensor, signal: Tensor, noise: Tensor, L: int) ->
     law = Law(*(part[..., None] for part in Law.of(output, L)))
     spacing = 2.0 / (L - 1)
     x = torch.arange(L, device=z.device, dtype=z.dtype) * spacing - 1
-    prior = torch.cat([law.low, law.inner(x.expand(1, 1, 1, 1, L), L)[..., 1:-1], law.high], dim=-1)
+    prior = torch.cat([law.low, law.inner(x, L)[..., 1:-1], law.high], dim=-1)
     likelihood = -0.5 * ((signal / noise).square()[..., None]) * ((z / signal)[..., None] - x).square()
     return (prior + likelihood).log_softmax(-1)
