@@ -281,6 +281,18 @@ def test_the_nearest_levels_have_the_sums_of_all(a: float) -> None:
     assert torch.allclose(log_sum, exponent.logsumexp(-1) - 0.5 * np.log(2 * np.pi / a), rtol=0, atol=lost)
 
 
+def test_no_image_has_a_law_too() -> None:
+    """A process's share of a batch may have none that trains the decoder."""
+    none = torch.zeros(0, 1, 2, 2)
+    assert log_law(torch.zeros(0, OUTPUTS, 2, 2), none, none[:, :, :1, :1], none[:, :, :1, :1], 17).shape == (
+        0,
+        1,
+        2,
+        2,
+        17,
+    )
+
+
 def test_the_law_is_normalised() -> None:
     output, z = gaussians(5, OUTPUTS, 2, 2), gaussians(5, 1, 2, 2, seed=1)
     signal, noise = rates(torch.linspace(-13, 5, 5, dtype=torch.float64), z)

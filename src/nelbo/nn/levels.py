@@ -48,7 +48,8 @@ class Law(NamedTuple):
 
         s is between a hundredth of the levels' spacing, 2/(L − 1), and e³.
         """
-        outputs, n = output.contiguous().reshape(len(output), OUTPUTS, -1, *output.shape[2:]), len(GAUSSIANS)
+        channels, n = output.shape[1] // OUTPUTS, len(GAUSSIANS)
+        outputs = output.contiguous().reshape(len(output), OUTPUTS, channels, *output.shape[2:])
         mu, log_s, weight = outputs[:, : 3 * n].chunk(3, dim=1)
         mu_0, log_s_0 = output.new_tensor(GAUSSIANS).T.reshape(2, n, 1, 1, 1)
         log_s = (log_s + log_s_0).clamp(math.log(0.02 / (L - 1)), 3.0)
