@@ -113,7 +113,7 @@ def test_weights_in_shares_take_the_same_steps(here: Path, family: str) -> None:
 def test_a_learned_gamma_is_kept_whole_beside_shares(here: Path) -> None:
     """It is of float64 beside float32, whose rounding of 1e-7 a step is what two processes may differ by after 20."""
     words = ["train", "vdm", *SMALL["vdm"], "--gamma", "learned", "--batch-size", "8", "--precision", "fp32"]
-    words += ["--clip", "0.01", "--lr", "0.001", "--steps", "20", "--device", "cpu", "--out"]
+    words += ["--clip", "0.01", "--lr", "0.001", "--warmup", "20", "--steps", "20", "--device", "cpu", "--out"]
     call_well(*words, "one")
     shared(2, *words, "two", "--shard")
     gamma = [Run(here / name).model("raw", "cpu").gamma.state_dict() for name in ("one", "two")]
