@@ -1,0 +1,91 @@
+"""The package as a user installs it: a wheel in a fresh environment, with what it depends on and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import nelbo
+
+ROOT = Path(__file__).parents[2]
+TRAINING = ("--data", "digits", "--steps", "20", "--widths", "8", "8", "--device", "cpu")
+
+
+class Installed(NamedTuple):
+    """A fresh environment that holds the wheel.
+
+    Attributes:
+        program: its ``nelbo``.
+        python: its interpreter.
+        folder: an empty folder outside the checkout to work in.
+    """
+
+    program: Path
+    python: Path
+    folder: Path
+
+    def run(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run ``nelbo`` with these words; it has to end with this code."""
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        done = subprocess.run([self.program, *words], cwd=self.folder, env=clean, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+        return done
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """The wheel, built from the checkout and installed with the versions of constraints.txt."""
+    place = tmp_path_factory.mktemp("wheel")
+    pip = ("-m", "pip", "--quiet", "--disable-pip-version-check")
+    copy = place / "checkout"  # a build leaves folders beside its sources
+    shutil.copytree(ROOT / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    subprocess.run([sys.executable, *pip, "wheel", "--no-deps", "--wheel-dir", place, copy], check=True)
+    (wheel,) = place.glob("nelbo-*.whl")
+    assert wheel.name.startswith(f"nelbo-{nelbo.__version__}-")
+    subprocess.run([sys.executable, "-m", "venv", place / "venv"], check=True)
+    python = place / "venv" / "bin" / "python"
+    subprocess.run([python, *pip, "install", "--constraint", ROOT / "constraints.txt", wheel], check=True)
+    (place / "work").mkdir()
+    return Installed(place / "venv" / "bin" / "nelbo", python, place / "work")
+
+
+def test_the_wheel_trains_samples_and_scores_outside_the_checkout(installed: Installed) -> None:
+    run = installed.run("train", "ddpm", *TRAINING, "--out", "run").stdout.strip()
+    picture = installed.run("sample", run, "-n", "4", "--steps", "5").stdout.strip()
+    assert (installed.folder / picture).read_bytes().startswith(b"\x89PNG")
+    score = json.loads(installed.run("score", run, "--limit", "8", "--json").stdout)
+    assert 0 < score["bits_per_dim"] < 100
+    assert score["bits_per_dim"] == pytest.approx(sum(term["bits_per_dim"] for term in score["terms"].values()))
+    page = installed.run("compare", run, "--out", "report").stdout.strip()  # its template is a file of the package
+    assert "<html" in (installed.folder / page).read_text(encoding="utf-8")
+
+
+def test_nothing_but_its_dependencies_came_with_it(installed: Installed) -> None:
+    others = ("pytest", "diffusers", "torchvision", "datasets")
+    code = f"import importlib.util as u; print([name for name in {others} if u.find_spec(name)])"
+    words = [installed.python, "-c", code]
+    done = subprocess.run(words, cwd=installed.folder, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("words", "extra"),
+    [
+        (("train", "ddpm", *TRAINING, "--tensorboard", "--out", "board"), "nelbo[tensorboard]"),
+        (("train", "ddpm", "--data", "hf:name", "--steps", "1", "--out", "hub"), "nelbo[hub]"),
+    ],
+)
+def test_an_extra_that_is_not_there_is_one_line(installed: Installed, words: tuple[str, ...], extra: str) -> None:
+    error = installed.run(*words, code=2).stderr
+    assert error.count("\n") == 1
+    assert f"pip install '{extra}'" in error
+    assert not (installed.folder / words[-1]).exists()
