@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -11,10 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 
 import nelbo
+from nelbo import data as nelbo_data
 
 ROOT = Path(__file__).parents[2]
+PIP = ("-m", "pip", "--quiet", "--disable-pip-version-check")
 TRAINING = ("--data", "digits", "--steps", "20", "--widths", "8", "8", "--device", "cpu")
 
 
@@ -43,17 +47,16 @@ class Installed(NamedTuple):
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     """The wheel, built from the checkout and installed with the versions of constraints.txt."""
     place = tmp_path_factory.mktemp("wheel")
-    pip = ("-m", "pip", "--quiet", "--disable-pip-version-check")
     copy = place / "checkout"  # a build leaves folders beside its sources
     shutil.copytree(ROOT / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
-    subprocess.run([sys.executable, *pip, "wheel", "--no-deps", "--wheel-dir", place, copy], check=True)
+    subprocess.run([sys.executable, *PIP, "wheel", "--no-deps", "--wheel-dir", place, copy], check=True)
     (wheel,) = place.glob("nelbo-*.whl")
     assert wheel.name.startswith(f"nelbo-{nelbo.__version__}-")
     subprocess.run([sys.executable, "-m", "venv", place / "venv"], check=True)
     python = place / "venv" / "bin" / "python"
-    subprocess.run([python, *pip, "install", "--constraint", ROOT / "constraints.txt", wheel], check=True)
+    subprocess.run([python, *PIP, "install", "--constraint", ROOT / "constraints.txt", wheel], check=True)
     (place / "work").mkdir()
     return Installed(place / "venv" / "bin" / "nelbo", python, place / "work")
 
@@ -89,3 +92,34 @@ def test_an_extra_that_is_not_there_is_one_line(installed: Installed, words: tup
     assert error.count("\n") == 1
     assert f"pip install '{extra}'" in error
     assert not (installed.folder / words[-1]).exists()
+
+
+@pytest.fixture(scope="module")
+def extended(installed: Installed) -> Installed:
+    """The same environment with a family that a package of its own registers."""
+    example = installed.folder.parent / "example"
+    shutil.copytree(ROOT / "examples" / "nelbo-independent", example, ignore=shutil.ignore_patterns("*.egg-info"))
+    subprocess.run([installed.python, *PIP, "install", "--no-deps", example], check=True)
+    return installed
+
+
+def test_a_family_of_another_package_trains_samples_and_scores(extended: Installed) -> None:
+    assert "Every pixel by itself" in extended.run("train", "--help").stdout
+    assert "--smoothing" in extended.run("train", "independent", "--help").stdout
+    recipe = ("--steps", "300", "--batch-size", "256", "--lr", "0.1", "--weight-decay", "0", "--smoothing", "0")
+    run = extended.run("train", "independent", *recipe, "--device", "cpu", "--out", "theirs").stdout.strip()
+    extended.run("sample", run, "-n", "4", "--out", "theirs.png")
+    score = json.loads(extended.run("score", run, "--split", "train", "--json").stdout)
+    # The best that a law of independent pixels can do is the sum of their entropies.
+    x = nelbo_data.load("digits").split("train").flatten(1)
+    shares = torch.nn.functional.one_hot(x.long(), 17).double().mean(0)
+    entropy = -torch.special.xlogy(shares, shares).sum() / math.log(2) / x.shape[1]
+    assert 0 <= score["bits_per_dim"] - float(entropy) < 0.02
+
+
+def test_a_run_of_a_family_that_is_not_installed_names_the_package(extended: Installed) -> None:
+    run = extended.run("train", "independent", "--steps", "2", "--device", "cpu", "--out", "orphan").stdout.strip()
+    subprocess.run([extended.python, *PIP, "uninstall", "--yes", "nelbo-independent"], check=True)
+    error = extended.run("info", run, code=2).stderr
+    assert error.count("\n") == 1
+    assert "pip install nelbo-independent==0.1.0" in error

@@ -1,26 +1,54 @@
-"""The families there are: one module each in ``nelbo/models``, found without importing any of them. A name that
-begins with _ is no family.
+"""The families there are, by name: nelbo's own, and those that other packages register.
 
-A family's module has ``OPTIONS`` (its settings, with a ``resolved(shape)``), ``MODEL`` (built from options, shape and
-levels), and a docstring whose first line says what it is.
+A family is a module with ``OPTIONS`` (its settings, with a ``resolved(shape)``) and ``MODEL`` (built from options,
+shape and levels). Another package registers its module as an entry point:
+
+    [project.entry-points."nelbo.families"]
+    name = "package.module"
+
+None is imported before it is asked for.
 """
 
 from __future__ import annotations
 
 import ast
 import importlib
+from functools import cache
+from importlib.metadata import Distribution, entry_points
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 from nelbo.errors import InputError, nearest
 
+OURS = ("ae", "ddpm", "gan", "hvae", "vae", "vdm")
+GROUP = "nelbo.families"
 MODELS = Path(__file__).parent.parent / "models"
-NOT_FAMILIES = {"base"}
+
+
+class Family(NamedTuple):
+    """Where a family comes from.
+
+    Attributes:
+        module: its module.
+        package: the distribution that registers it; None for nelbo's own.
+    """
+
+    module: str
+    package: Distribution | None = None
+
+
+@cache
+def families() -> dict[str, Family]:
+    """Every family by name, in the order of the names. No other package's family takes the name of one of nelbo's."""
+    theirs = {entry.name: Family(entry.value, entry.dist) for entry in entry_points(group=GROUP)}
+    ours = {name: Family(f"nelbo.models.{name}") for name in OURS}
+    return dict(sorted((theirs | ours).items()))
 
 
 def family_names() -> list[str]:
     """Every family, by name."""
-    return sorted(path.stem for path in MODELS.glob("*.py") if path.stem[0] != "_" and path.stem not in NOT_FAMILIES)
+    return list(families())
 
 
 def family_word(name: str, where: str = "FAMILY") -> str:
@@ -36,25 +64,42 @@ def family_word(name: str, where: str = "FAMILY") -> str:
 
 
 def family_summary(name: str) -> str:
-    """The first line of the module's docstring."""
-    file = MODELS / f"{family_word(name)}.py"
+    """One line on a family: the first of its module's docstring, or the summary of the package that registers it."""
+    package = families()[family_word(name)].package
+    if package is not None:
+        return f"{package.metadata['Summary'] or name} (from {package.name} {package.version})"
+    file = MODELS / f"{name}.py"
     tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
     return (ast.get_docstring(tree) or name).splitlines()[0]
+
+
+def family_versions(name: str) -> dict[str, str]:
+    """The package that a family comes from, and its version; nothing of nelbo's own."""
+    package = families()[name].package
+    return {} if package is None else {package.name: package.version}
 
 
 def family_module(name: str) -> ModuleType:
     """The family's module.
 
     Raises:
-        InputError: there is no such family.
-        TypeError: its file is not what CONTRIBUTING says.
+        InputError: there is no such family, or its package cannot be imported.
+        TypeError: its module is not what a family's has to be.
     """
-    module = importlib.import_module(f"nelbo.models.{family_word(name)}")
+    place, package = families()[family_word(name)]
+    try:
+        module = importlib.import_module(place)
+    except ImportError as error:
+        if package is None:
+            raise
+        raise InputError(
+            "FAMILY", f"{name!r} of {package.name} {package.version} cannot be imported: {error}"
+        ) from None
     model = getattr(module, "MODEL", None)
     if model is None or not hasattr(module, "OPTIONS"):
-        raise TypeError(f"models/{name}.py must define OPTIONS and MODEL")
+        raise TypeError(f"{place} must define OPTIONS and MODEL")
     if missing := getattr(model, "__abstractmethods__", None):
-        raise TypeError(f"models/{name}.py: MODEL must define {', '.join(sorted(missing))}")
+        raise TypeError(f"{place}: MODEL must define {', '.join(sorted(missing))}")
     if getattr(model, "family", None) != name:
-        raise TypeError(f"models/{name}.py: MODEL.family must be {name!r}")
+        raise TypeError(f"{place}: MODEL.family must be {name!r}")
     return module

@@ -13,7 +13,7 @@ import tomli_w
 from pydantic import Field
 
 from nelbo.config.check import checked
-from nelbo.config.families import family_module, family_names, family_word
+from nelbo.config.families import family_module, family_names, family_versions, family_word
 from nelbo.errors import InputError, nearest
 from nelbo.files import replace_text
 from nelbo.models._distilled import DistillationOptions
@@ -23,6 +23,7 @@ CONFIG = "config.toml"
 FORMAT = 1
 SECTIONS = ("data", "model", "training")
 RECORDED = ("format", "images", "versions", "machine", "distillation")
+KNOWN_VERSIONS = ("nelbo", "torch", "numpy", "python")
 YOUNGER = {"optimizer": "adamw"}
 """Settings of training that older runs do not record, and how those were trained."""
 
@@ -52,9 +53,10 @@ class RunConfig(Options):
     machine: dict[str, str] = Field(default_factory=dict)
 
 
-def versions() -> dict[str, str]:
-    """What the run was made with."""
-    return {name: version(name) for name in ("nelbo", "torch", "numpy")} | {"python": platform.python_version()}
+def versions(family: str) -> dict[str, str]:
+    """What a run of this family is made with; the package that brings the family too, if it is not nelbo."""
+    ours = {name: version(name) for name in ("nelbo", "torch", "numpy")}
+    return {**ours, "python": platform.python_version(), **family_versions(family)}
 
 
 def run_config_text(config: RunConfig) -> str:
@@ -102,6 +104,14 @@ def made_by(recorded: Any) -> str:
     return f"; the run was made by nelbo {theirs}, and this is {ours}: pip install nelbo=={theirs} reads it"
 
 
+def brought_by(values: Mapping[str, Any]) -> str:
+    """Which other package brought the family of a run, as the end of a message, if the run says so."""
+    recorded = values.get("versions")
+    others = recorded.items() if isinstance(recorded, dict) else ()
+    needed = [f"{name}=={number}" for name, number in others if name not in KNOWN_VERSIONS]
+    return f"; it comes with another package: pip install {' '.join(needed)}" if needed else ""
+
+
 def settings(values: dict[str, Any], path: Path) -> RunConfig:
     """The settings, each of them checked.
 
@@ -110,7 +120,8 @@ def settings(values: dict[str, Any], path: Path) -> RunConfig:
     """
     family = values.get("family")
     if family not in family_names():
-        raise InputError(f"{path}: family", f"{family!r} is not a family of this nelbo ({', '.join(family_names())})")
+        known = ", ".join(family_names())
+        raise InputError(f"{path}: family", f"{family!r} is not a family here ({known}){brought_by(values)}")
     model = checked(
         family_module(family).OPTIONS, table(values, "model", path), lambda field: f"{path}: [model] {field}"
     )

@@ -114,7 +114,7 @@ def settings(source: Run, how: DistillationOptions, given: dict[str, Any]) -> Ru
     recipe = {**config.training.model_dump(), **own, **length, **given}
     training = settled_recipe(merged(TrainingOptions, "training", recipe, {}, None))
     pick_device(training.device)
-    made = {"versions": versions(), "machine": conditions(training)}
+    made = {"versions": versions(config.family), "machine": conditions(training)}
     return config.model_copy(update={"training": training, "distillation": how, **made})
 
 

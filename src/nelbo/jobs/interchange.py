@@ -48,7 +48,7 @@ def import_folder(
         model=options,
         training=TrainingOptions(minutes=10.0),
         images=images(options, folder, data),
-        versions=versions(),
+        versions=versions("ddpm"),
     )
     require_shapes(options, pipeline, folder)
     model = build_model(config)

@@ -208,7 +208,7 @@ def resolve(request: Request) -> tuple[RunConfig, Dataset]:
         model=options.resolved(dataset.shape),
         training=training,
         images=images_config(dataset),
-        versions=versions(),
+        versions=versions(family),
         machine=conditions(training),
     )
     return config, dataset

@@ -1,0 +1,69 @@
+"""Every pixel by itself: p(x) = ∏_d p_d(x_d), a law over the levels for each data dimension d.
+
+The likelihood is exact. Its best value is the sum of the pixels' own entropies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from nelbo.bounds import Bound
+from nelbo.errors import InputError
+from nelbo.likelihoods import to_unit
+from nelbo.models.base import Form, Frame, LikelihoodModel, SampleSettings
+from nelbo.options import FamilyOptions
+from nelbo.rng import Draws, Stream, uniform
+
+
+class IndependentOptions(FamilyOptions):
+    """The settings of the family."""
+
+    smoothing: Annotated[float, Field(ge=0)] = 1e-3
+    "What training adds of the squared logits: it keeps levels that were never seen from −∞."
+
+
+class Independent(LikelihoodModel):
+    """A table of logits, shape (C, H, W, L)."""
+
+    family = "independent"
+
+    def __init__(self, options: IndependentOptions, shape: tuple[int, int, int], levels: int) -> None:
+        super().__init__(shape, levels)
+        self.options = options
+        self.logits = nn.Parameter(torch.zeros(*shape, levels))
+
+    def nll(self, x: Tensor) -> Tensor:
+        """−ln p(x) of integer levels, shape (B, C, H, W), in nats, shape (B,)."""
+        log_p = self.logits.log_softmax(-1).expand(len(x), *self.logits.shape)
+        return -log_p.gather(-1, x.long()[..., None]).flatten(1).sum(1)
+
+    def loss(self, x: Tensor, draws: Draws) -> Tensor:
+        return self.nll(x) / self.dims + self.options.smoothing * self.logits.square().mean()
+
+    def estimate(self, x: Tensor, draws: Draws, timesteps: int) -> Bound:
+        return Bound({"reconstruction": self.nll(x)}, evaluations=1)
+
+    @property
+    def forms(self) -> Mapping[str, Form]:
+        return {"exact": Form(self.estimate, counts=None)}
+
+    def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
+        self.describe_sampling(settings)
+        u = uniform(seed, Stream.SAMPLE, 0, indices, self.shape).to(self.logits)
+        below = self.logits.softmax(-1).cumsum(-1) < u[..., None]
+        x = to_unit(below.sum(-1).clamp(max=self.levels - 1), self.levels)
+        yield Frame(1, 1, x, x)
+
+    def describe_sampling(self, settings: SampleSettings) -> str:
+        given = (settings.sampler, settings.steps, settings.eta, settings.temperature)
+        if any(value is not None for value in given):
+            raise InputError("--sampler", "every pixel is drawn from its own law, and there is nothing to set")
+        return "each pixel from its own law"
+
+
+OPTIONS, MODEL = IndependentOptions, Independent
