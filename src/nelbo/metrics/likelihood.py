@@ -5,7 +5,7 @@ s_i² its variance over r:
 
     bound       = (1/n) Σ_i ȳ_i
     stderr_mc²  = (1/n²) Σ_i s_i²/R             the Monte-Carlo error with these images fixed: more evaluations lower it
-    stderr²     = var_i(ȳ_i)/n                  both together
+    stderr²     = var_i(ȳ_i)/n                  both together; stderr_mc² where that estimate is larger
     stderr_data² = stderr² − stderr_mc²         the sampling error over images: only more images lower it
 
 The t of one replicate are stratified, hence correlated; replicates are independent, so s_i² is unbiased all the same.
@@ -81,14 +81,17 @@ class LikelihoodScore:
         return bits_per_dim(math.sqrt(float(y.var(1).sum()) / replicates) / n, self.dims)
 
     def stderr(self, name: str = TOTAL) -> float | None:
-        """Both errors together, in bits/dim; None for a single image."""
+        """Both errors together, in bits/dim, never less than :meth:`stderr_mc`; None for a single image."""
+        if self.n == 1:
+            return None
         y = self.estimates(name)
-        return bits_per_dim(float(y.mean(1).std()) / math.sqrt(self.n), self.dims) if self.n > 1 else None
+        over_images = bits_per_dim(float(y.mean(1).std()) / math.sqrt(self.n), self.dims)
+        return max(over_images, self.stderr_mc(name))
 
     def stderr_data(self, name: str = TOTAL) -> float | None:
         """The sampling error over images, in bits/dim; None for a single image."""
         both = self.stderr(name)
-        return None if both is None else math.sqrt(max(0.0, both**2 - self.stderr_mc(name) ** 2))
+        return None if both is None else math.sqrt(both**2 - self.stderr_mc(name) ** 2)
 
 
 @torch.no_grad()
