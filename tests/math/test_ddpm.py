@@ -344,7 +344,9 @@ def test_both_errors_together_are_no_less_than_one() -> None:
     """Of images that are alike, the variance over them is all Monte Carlo, and its estimate falls below half the time."""
     scores = [synthetic(n, 2, seed, of_images=0.0) for n in (2, 5, 30) for seed in range(40)]
     assert all(score.stderr() >= score.stderr_mc() for score in scores)
-    below = [score.estimates().mean(1).var() / score.n < score.estimates().var(1).sum() / 2 / score.n**2 for score in scores]
+    below = [
+        score.estimates().mean(1).var() / score.n < score.estimates().var(1).sum() / 2 / score.n**2 for score in scores
+    ]
     assert 20 < sum(bool(it) for it in below) < 100
     for score, less in zip(scores, below, strict=True):
         assert (score.stderr_data() == 0) == bool(less)

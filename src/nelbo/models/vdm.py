@@ -256,7 +256,7 @@ class VDM(DiffusionModel):
         T = self.options.timesteps
         if T:
             index, share = stratified(u[:, :, 0], torch.full((T,), 1.0 / T, dtype=torch.float64))
-            return (index + 1) / T, share
+            return (index + 1).double() / T, share
         edges = self.profile.edges.to(u) / PROFILE_STEPS
         piece, share = stratified(u[:, :, 0], self.profile.probabilities())
         width = (edges[1:] - edges[:-1])[piece]
