@@ -341,7 +341,7 @@ def test_standard_errors_are_their_formulas() -> None:
 
 
 def test_both_errors_together_are_no_less_than_one() -> None:
-    """Of images that are alike, the variance over them is all Monte Carlo, and its estimate falls below half the time."""
+    """Of images that are alike, the variance over them is all Monte Carlo, and its estimate is below half the time."""
     scores = [synthetic(n, 2, seed, of_images=0.0) for n in (2, 5, 30) for seed in range(40)]
     assert all(score.stderr() >= score.stderr_mc() for score in scores)
     below = [

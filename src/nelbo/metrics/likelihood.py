@@ -26,6 +26,10 @@ from nelbo.rng import Draws
 from nelbo.units import bits_per_dim
 
 TOTAL = "total"
+FEW, ENOUGH = 10, 40
+"""An error that so few images make is uncertain, where there are enough to share it."""
+MATTERS = 0.1
+"""Of the total's Monte-Carlo error, what a term's must be for its own certainty to matter."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,19 @@ class LikelihoodScore:
         """The sampling error over images, in bits/dim; None for a single image."""
         both = self.stderr(name)
         return None if both is None else math.sqrt(both**2 - self.stderr_mc(name) ** 2)
+
+    def warnings(self) -> list[str]:
+        """A line for each term whose Monte-Carlo error is itself uncertain, as few images make nearly all of it."""
+        lines, least = [], MATTERS * self.stderr_mc()
+        for name in self.terms:
+            variance = self.estimates(name).var(1).sort(descending=True).values
+            held = int((variance.cumsum(0) < 0.9 * variance.sum()).sum()) + 1
+            if self.n >= ENOUGH and held < FEW and self.stderr_mc(name) > least:
+                lines.append(
+                    f"{name}: {held} of {self.n:,} images make 90% of its Monte-Carlo variance, so its error may be far"
+                    " too small; take more --replicates"
+                )
+        return lines
 
 
 @torch.no_grad()
