@@ -92,7 +92,7 @@ def test_kernel_distance_is_its_definition_and_its_error_the_jackknifes(n: int, 
 
 
 def test_the_second_order_variance_is_unbiased() -> None:
-    """(ab + 1)³ centred is a³b³ + 3 (a² − 1)(b² − 1) + 3ab, of mean square 15² + 9·2² + 9 + 6·3² where a, b ~ N(0, 1)."""
+    """(ab + 1)³ centred is a³b³ + 3 (a² − 1)(b² − 1) + 3ab, of mean square 15² + 9·2² + 9 + 6·3² for normal a, b."""
     n, m = 12, 9
     found = []
     for seed in range(3000):

@@ -101,7 +101,7 @@ class ChainBound(NamedTuple):
 
     @property
     def rare_draws(self) -> int:
-        """How many more draws of x_1 a reconstruction takes, because few of them hold it; see :mod:`nelbo.bounds.rare`."""
+        """How many more x_1 a reconstruction is estimated from, where few of them hold it: :mod:`nelbo.bounds.rare`."""
         low, high = RARE
         rare = self.pixel_decoder is not None and low <= crossing(self.process.schedule, self.levels) <= high
         return RARE_DRAWS if rare else 0
