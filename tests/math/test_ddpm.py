@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 from nelbo.diffusion import Velocity
+from nelbo.errors import InputError
 from nelbo.likelihoods import to_unit
 from nelbo.metrics.likelihood import LikelihoodScore, score_likelihood
 from nelbo.models.base import SampleSettings
@@ -382,7 +383,7 @@ def test_bits_are_per_true_pixel_and_channel(shape: tuple[int, int, int], dims: 
 
 
 def test_one_replicate_is_refused() -> None:
-    with pytest.raises(ValueError, match="2 replicates"):
+    with pytest.raises(InputError, match="replicates: 1 is less than 2"):
         score_likelihood(ddpm((1, 2, 2), 3), images(1, (1, 2, 2), 3), replicates=1)
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from nelbo.bounds import Bound
+from nelbo.models._checks import Images, checked_images, checked_int, checked_seed
 from nelbo.models.base import LikelihoodModel
 from nelbo.rng import Draws
 from nelbo.units import bits_per_dim
@@ -114,7 +115,7 @@ class LikelihoodScore:
 @torch.no_grad()
 def score_likelihood(
     model: LikelihoodModel,
-    images: Tensor,
+    images: Images,
     *,
     seed: int = 0,
     timesteps: int | None = None,
@@ -129,7 +130,7 @@ def score_likelihood(
 
     Args:
         model: the model, on its device; scored in torch's default type, with nothing clipped.
-        images: integer levels, uint8, shape (n, C, H, W), n ≥ 1.
+        images: integer levels 0 … L−1, shape (n, C, H, W), n ≥ 1, in a tensor or a NumPy array.
         seed: of the noise.
         timesteps: how many t per image and replicate; the family's default if None.
         replicates: R ≥ 2, or the Monte-Carlo error is unknown.
@@ -138,13 +139,16 @@ def score_likelihood(
         k: samples in one logarithm of the importance-weighted form.
         rows: of the images, those to score, with the noise that they have among all; all if None.
         progress: called with the number of images done so far, as a share of n · R.
+
+    Raises:
+        InputError: no such images, or a number or a form that the model does not have.
     """
-    if replicates < 2:
-        raise ValueError("a Monte-Carlo error needs at least 2 replicates")
+    images, written = checked_images(model, images), model.form(form)
+    checked_int("replicates", replicates, 2)
+    checked_int("batch", batch, 1)
+    checked_seed(seed)
     was_training = model.training
     model.eval()
-    forms = model.forms
-    written = forms[form or next(iter(forms))]
     count = model.count(written, timesteps, k)
     parts: list[list[Bound]] = []
     rows = range(len(images)) if rows is None else rows
