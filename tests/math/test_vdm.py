@@ -564,7 +564,8 @@ def test_the_same_network_has_the_same_bound_in_ddpms_code(gamma: str) -> None:
 
 
 def test_continuous_time_has_no_trajectories() -> None:
-    assert list(vdm().forms) == ["denoising", "ode", "ode-uniform"]
+    assert list(vdm().forms) == ["denoising", "ode"]
+    assert list(vdm(head="v").forms) == ["denoising", "ode", "ode-uniform"]
     assert "trajectory" in vdm().in_steps(4).forms
     assert vdm().options.timesteps == 0  # in_steps left it alone
 

@@ -12,7 +12,7 @@ from nelbo.bounds.entropy import entropy_difference, entropy_terms
 from nelbo.bounds.hierarchy import Climb, Decoder, Descent, bottom_up_terms, climb, descend, top_down_terms
 from nelbo.bounds.importance import importance_weighted
 from nelbo.bounds.rare import RARE, RARE_DRAWS, crossing, shifted
-from nelbo.bounds.terms import Bound
+from nelbo.bounds.terms import SOLVER, Bound
 from nelbo.bounds.timesteps import LossProfile, harmonic, stratified
 from nelbo.bounds.trajectory import trajectory_terms
 from nelbo.bounds.variances import VARIANCES, FixedVariance, LearnedVariance, ReverseVariance
@@ -22,6 +22,7 @@ __all__ = [
     "RARE",
     "RARE_DRAWS",
     "REVERSE_VARIANCES",
+    "SOLVER",
     "VARIANCES",
     "WEIGHTS",
     "Bound",

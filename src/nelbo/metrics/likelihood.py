@@ -5,10 +5,11 @@ s_i² its variance over r:
 
     bound       = (1/n) Σ_i ȳ_i
     stderr_mc²  = (1/n²) Σ_i s_i²/R             the Monte-Carlo error with these images fixed: more evaluations lower it
-    stderr²     = var_i(ȳ_i)/n                  both together; stderr_mc² where that estimate is larger
+    stderr²     = var_i(ȳ_i)/n                  both together
     stderr_data² = stderr² − stderr_mc²         the sampling error over images: only more images lower it
 
 The t of one replicate are stratified, hence correlated; replicates are independent, so s_i² is unbiased all the same.
+stderr_mc also holds a solver's error, where there is one, and stderr is never less than it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nelbo.bounds import Bound
+from nelbo.bounds import SOLVER, Bound
 from nelbo.models._checks import Images, checked_images, checked_int, checked_seed
 from nelbo.models.base import LikelihoodModel
 from nelbo.rng import Draws
@@ -77,13 +78,26 @@ class LikelihoodScore:
         mine, theirs = self.estimates(), other.estimates()
         if mine.shape != theirs.shape or self.dims != other.dims:
             raise ValueError("only scores of the same images with as many replicates can be paired")
-        return LikelihoodScore({"difference": mine - theirs}, self.dims, self.evaluations + other.evaluations)
+        solved = [score.beside[SOLVER] for score in (self, other) if SOLVER in score.beside]
+        beside = {SOLVER: torch.stack(solved).square().sum(0).sqrt()} if solved else {}
+        return LikelihoodScore({"difference": mine - theirs}, self.dims, self.evaluations + other.evaluations, beside)
 
     def stderr_mc(self, name: str = TOTAL) -> float:
-        """The Monte-Carlo error with these images fixed, in bits/dim."""
+        """The Monte-Carlo error with these images fixed, and the solver's where there is one, in bits/dim."""
         y = self.estimates(name)
         n, replicates = y.shape
-        return bits_per_dim(math.sqrt(float(y.var(1).sum()) / replicates) / n, self.dims)
+        drawn = math.sqrt(float(y.var(1).sum()) / replicates) / n
+        return bits_per_dim(math.hypot(drawn, self.solver_error(name)), self.dims)
+
+    def solver_error(self, name: str = TOTAL) -> float:
+        """How far a solver's tolerance may have moved the mean, in nats per image; 0 where nothing was solved.
+
+        What the tolerance changes in each image has a mean, and a spread that leaves the mean uncertain: the larger.
+        """
+        if SOLVER not in self.beside or name not in (TOTAL, "flow"):
+            return 0.0
+        change = self.beside[SOLVER].mean(1)
+        return max(abs(float(change.mean())), float(change.square().mean().sqrt()) / math.sqrt(self.n))
 
     def stderr(self, name: str = TOTAL) -> float | None:
         """Both errors together, in bits/dim, never less than :meth:`stderr_mc`; None for a single image."""
