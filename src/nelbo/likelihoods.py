@@ -12,14 +12,36 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nelbo.errors import InputError
+
 
 def to_unit(levels: Tensor, L: int) -> Tensor:
     """Map integer levels 0 … L−1 onto [−1, 1], in float32, or the default type if that is another.
 
     >>> to_unit(torch.tensor([0, 8, 16]), 17).tolist()
     [-1.0, 0.0, 1.0]
+
+    Raises:
+        InputError: floats, which are no levels.
     """
+    if levels.is_floating_point():
+        raise InputError("images", float_levels(levels, L))
     return full(levels) * (2.0 / (L - 1)) - 1.0
+
+
+def float_levels(x: Tensor, L: int) -> str:
+    """Why floats are no levels, and what makes levels of them, for a message."""
+    kind = str(x.dtype).removeprefix("torch.")
+    if x.is_complex() or not x.numel() or not bool(x.isfinite().all()):
+        return f"is {kind}, not integer levels 0 … {L - 1}" + ("" if x.is_complex() else ", and not all finite")
+    low, high = float(x.min()), float(x.max())
+    if low >= 0 and high <= 1:
+        mend = f"(images * {L - 1}).round().to(torch.uint8)"
+    elif low >= -1 and high <= 1:
+        mend = f"((images + 1) * {(L - 1) / 2:g}).round().to(torch.uint8)"
+    else:
+        mend = "images.to(torch.uint8), if they are whole"
+    return f"is {kind} from {low:g} to {high:g}, not integer levels 0 … {L - 1}; they are made by {mend}"
 
 
 def full(x: Tensor) -> Tensor:

@@ -32,6 +32,8 @@ class Stream(IntEnum):
     SAMPLE_ACCEPT = 10
     SAMPLE_CLUSTER = 11
     SCORE_CLUSTER = 12
+    SCORE_RARE = 13
+    SCORE_RARE_PLACE = 14
 
 
 def generator(seed: int, stream: Stream, step: int, index: int) -> np.random.Generator:

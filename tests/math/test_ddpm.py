@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 from nelbo.diffusion import Velocity
+from nelbo.errors import InputError
 from nelbo.likelihoods import to_unit
 from nelbo.metrics.likelihood import LikelihoodScore, score_likelihood
 from nelbo.models.base import SampleSettings
@@ -340,6 +341,18 @@ def test_standard_errors_are_their_formulas() -> None:
     assert one.stderr_data() is None
 
 
+def test_both_errors_together_are_no_less_than_one() -> None:
+    """Of images that are alike, the variance over them is all Monte Carlo, and its estimate is below half the time."""
+    scores = [synthetic(n, 2, seed, of_images=0.0) for n in (2, 5, 30) for seed in range(40)]
+    assert all(score.stderr() >= score.stderr_mc() for score in scores)
+    below = [
+        score.estimates().mean(1).var() / score.n < score.estimates().var(1).sum() / 2 / score.n**2 for score in scores
+    ]
+    assert 20 < sum(bool(it) for it in below) < 100
+    for score, less in zip(scores, below, strict=True):
+        assert (score.stderr_data() == 0) == bool(less)
+
+
 def test_standard_errors_keep_images_and_noise_apart() -> None:
     """Over 400 sets: stderr² averages to (σ_i² + σ_n²/R)/n, stderr_mc² to σ_n²/(Rn), stderr_data² to σ_i²/n."""
     n, R, scale = 30, 3, 5 * LN_2
@@ -370,7 +383,7 @@ def test_bits_are_per_true_pixel_and_channel(shape: tuple[int, int, int], dims: 
 
 
 def test_one_replicate_is_refused() -> None:
-    with pytest.raises(ValueError, match="2 replicates"):
+    with pytest.raises(InputError, match="replicates: 1 is less than 2"):
         score_likelihood(ddpm((1, 2, 2), 3), images(1, (1, 2, 2), 3), replicates=1)
 
 

@@ -252,6 +252,21 @@ def test_the_posterior_is_the_law_over_all_levels(L: int, gamma: float) -> None:
     assert float(error.min()) > -0.01  # to spread mass over the ends must not pay
 
 
+def test_x_0_is_the_mean_within_the_levels_and_not_past_their_ends() -> None:
+    """Against the sum over all 17 levels: a Gaussian of s = 0.1 at 0, and one of s = 0.7 at 1.5, at little SNR."""
+    z, L = gaussians(30, 1, 1, 1), 17
+    signal, noise = rates(torch.full((30,), 3.0, dtype=torch.float64), z)
+    found = {}
+    for name, mu, log_s in (("within", 0.0, np.log(0.1)), ("past", 1.5, np.log(0.7))):
+        output = torch.zeros(30, OUTPUTS, 1, 1, dtype=torch.float64)
+        output[:, 0], output[:, 2] = mu, log_s + 1.2
+        output[:, 5], output[:, 6:] = -30, -30  # neither the narrow Gaussian nor the outermost levels
+        exact = (log_law(output, z, signal, noise, L).exp() * to_unit(torch.arange(L), L)).sum(-1)
+        found[name] = (Posterior.of(output, z, signal, noise, L).mean() - exact).abs()
+    assert float(found["within"].max()) < 1e-6
+    assert float(found["past"].min()) > 0.05
+
+
 @pytest.mark.parametrize("level", [0, 7])
 def test_the_outermost_levels_have_logits_of_their_own(level: int) -> None:
     """Laws far from the ends, z near one of them: what a decoder costs there, against the sum over every level."""
@@ -564,7 +579,8 @@ def test_the_same_network_has_the_same_bound_in_ddpms_code(gamma: str) -> None:
 
 
 def test_continuous_time_has_no_trajectories() -> None:
-    assert list(vdm().forms) == ["denoising", "ode", "ode-uniform"]
+    assert list(vdm().forms) == ["denoising", "ode"]
+    assert list(vdm(head="v").forms) == ["denoising", "ode", "ode-uniform"]
     assert "trajectory" in vdm().in_steps(4).forms
     assert vdm().options.timesteps == 0  # in_steps left it alone
 

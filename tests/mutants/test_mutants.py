@@ -295,8 +295,8 @@ MUTANTS = [
         "reversed integral",
         "the sum at s, not at t",
         "models/vdm.py",
-        "return (index + 1) / T, share",
-        "return index / T, share",
+        "return (index + 1).double() / T, share",
+        "return index.double() / T, share",
         ("test_vdm.py::test_every_term_is_its_integral_and_nothing_is_clipped[6]",),
     ),
     Mutant(

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+SOLVER = "solver"
+"""Beside a bound: what another tolerance of a solver changes in each image's total, in nats."""
+
 
 @dataclass(frozen=True)
 class Bound:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from nelbo.data import Dataset
-from nelbo.errors import InputError, nearest
+from nelbo.errors import InputError
 from nelbo.jobs.run import Run, read_data
+from nelbo.models._checks import checked_int
 from nelbo.models.base import Form, GenerativeModel, LikelihoodModel
 from nelbo.options import DataOptions
 
@@ -19,10 +20,9 @@ def require_numbers(replicates: int, limit: int | None, batch: int | None, seed:
         InputError: a number out of its range.
     """
     for option, value, least in (("--replicates", replicates, 2), ("--limit", limit, 1), ("--batch-size", batch, 1)):
-        if value is not None and value < least:
-            raise InputError(option, f"{value} is less than {least}")
-    if not 0 <= seed < 2**63:
-        raise InputError("--seed", f"{seed} is not between 0 and 2^63")
+        if value is not None:
+            checked_int(option, value, least)
+    checked_int("--seed", seed, 0, 2**63 - 1)
 
 
 def chosen_data(run: Run, options: DataOptions | None) -> Dataset:
@@ -69,14 +69,10 @@ def chosen_form(model: LikelihoodModel, name: str) -> Form:
     Raises:
         InputError: the family has none.
     """
-    if name not in model.forms:
-        known = ", ".join(model.forms)
-        raise InputError(
-            "--form",
-            f"{name!r} is not a form of the bound of this {model.family}{nearest(name, model.forms)} (forms: {known}"
-            + f"{model.more_forms})",
-        )
-    return model.forms[name]
+    try:
+        return model.form(name)
+    except InputError as error:
+        raise InputError("--form", error.problem) from None
 
 
 def chosen_timesteps(model: LikelihoodModel, asked: int | None, form: Form) -> int:

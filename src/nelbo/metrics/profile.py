@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nelbo.models._checks import Images, checked_images, checked_int, checked_seed
 from nelbo.models._diffusion import DiffusionModel
 from nelbo.rng import Draws
 from nelbo.units import bits_per_dim
@@ -43,7 +44,7 @@ class Profile:
 @torch.no_grad()
 def score_profile(
     model: DiffusionModel,
-    images: Tensor,
+    images: Images,
     *,
     pieces: int = 32,
     replicates: int = 1,
@@ -56,14 +57,21 @@ def score_profile(
 
     Args:
         model: a diffusion model, on its device.
-        images: integer levels, uint8, shape (n, C, H, W).
+        images: integer levels 0 … L−1, shape (n, C, H, W), n ≥ 1, in a tensor or a NumPy array.
         pieces: K, of t.
         replicates: independent estimates of each piece.
         seed: of the noise.
         batch: images at a time.
         rows: of the images, those to score, with the noise that they have among all; all if None.
         progress: called with the number of images done, as a share of n · replicates.
+
+    Raises:
+        InputError: no such images, or a number out of its range.
     """
+    images = checked_images(model, images)
+    for where, value in (("pieces", pieces), ("replicates", replicates), ("batch", batch)):
+        checked_int(where, value, 1)
+    checked_seed(seed)
     was_training = model.training
     model.eval()
     edges, total = torch.empty(0), []

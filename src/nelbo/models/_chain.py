@@ -5,6 +5,7 @@ All have the same expectation for each image, but for the entropy form: see :mod
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
@@ -13,16 +14,20 @@ import torch
 from torch import Tensor
 
 from nelbo.bounds import (
+    RARE,
+    RARE_DRAWS,
     Bound,
     ReverseVariance,
     consistency_prior_term,
     consistency_term,
+    crossing,
     entropy_difference,
     entropy_terms,
     harmonic,
     importance_weighted,
     neighbours,
     prior_term,
+    shifted,
     stratified,
     trajectory_terms,
 )
@@ -42,6 +47,7 @@ class ChainBound(NamedTuple):
         decoder: levels of shape (B, C, H, W) and x_1 in float32 → −ln p(x|x_1) in nats, shape (B,).
         levels: L.
         shape: (C, H, W).
+        pixel_decoder: the same as the decoder, pixel by pixel, shape (B, C, H, W), where its costs may be rare.
     """
 
     process: Process
@@ -50,6 +56,7 @@ class ChainBound(NamedTuple):
     decoder: Callable[[Tensor, Tensor], Tensor]
     levels: int
     shape: tuple[int, int, int]
+    pixel_decoder: Callable[[Tensor, Tensor], Tensor] | None = None
 
     @property
     def T(self) -> int:  # noqa: N802
@@ -86,11 +93,35 @@ class ChainBound(NamedTuple):
     # The forms
 
     def start(self, x: Tensor, draws: Draws) -> tuple[Tensor, Iterator[Tensor], Tensor]:
-        """x_0 in float64, the noise of this estimate, and the reconstruction from the first of it."""
+        """x_0 in float64, the noise of this estimate, and the reconstruction."""
         x_0 = to_unit(x, self.levels).double()
         noise = (row.double() for row in draws.normals(Stream.SCORE_NOISE, self.shape))
         first = torch.ones(len(x), dtype=torch.long, device=x.device)
-        return x_0, noise, self.decode(x, self.process.diffuse(x_0, first, next(noise)))
+        return x_0, noise, self.reconstruction(x, x_0, self.process.diffuse(x_0, first, next(noise)), draws)
+
+    @property
+    def rare_draws(self) -> int:
+        """How many more x_1 a reconstruction is estimated from, where few of them hold it: :mod:`nelbo.bounds.rare`."""
+        low, high = RARE
+        rare = self.pixel_decoder is not None and low <= crossing(self.process.schedule, self.levels) <= high
+        return RARE_DRAWS if rare else 0
+
+    def reconstruction(self, x: Tensor, x_0: Tensor, x_1: Tensor, draws: Draws) -> Tensor:
+        """E[−ln p_θ(x_0|x_1)] of each image, from one x_1; where few of them hold it, from weighed ones beside it.
+
+        The estimate is b + mean of w (cost − b). What it starts from, b, is the cost at x_1 with no pixel paying more
+        than ln L, so that the weights bear on little of a cost that is paid in every draw.
+        """
+        if self.pixel_decoder is None or not self.rare_draws:
+            return self.decode(x, x_1)
+        base = self.pixel_decoder(x, full(x_1)).clamp(max=math.log(self.levels)).double().flatten(1).sum(1)
+        a, first = crossing(self.process.schedule, self.levels), torch.ones(len(x), dtype=torch.long, device=x.device)
+        places = draws.uniform(Stream.SCORE_RARE_PLACE, (self.rare_draws, *self.shape))
+        excess = torch.zeros_like(base)
+        for u, noise in zip(places.unbind(1), draws.normals(Stream.SCORE_RARE, self.shape), strict=False):
+            eps, log_weight = shifted(noise, u, a)
+            excess += log_weight.exp() * (self.decode(x, self.process.diffuse(x_0, first, eps)) - base)
+        return base + excess / self.rare_draws
 
     def steps(self, draws: Draws, timesteps: int) -> Iterator[tuple[Tensor, Tensor]]:
         """``timesteps`` stratified t among 2 … T for each image, each with the number of terms that it stands for.
@@ -105,11 +136,11 @@ class ChainBound(NamedTuple):
             yield from zip((index + 2).unbind(1), weight.unbind(1), strict=True)
 
     def evaluations(self, timesteps: int) -> int:
-        """One for the reconstruction, and one for each t of the sum."""
-        return 1 + (timesteps if self.T > 1 else 0)
+        """One for the reconstruction, or several, and one for each t of the sum."""
+        return 1 + self.rare_draws + (timesteps if self.T > 1 else 0)
 
     def denoising(self, x: Tensor, draws: Draws, timesteps: int) -> Bound:
-        """−ln p(x_0) ≤ prior + diffusion + reconstruction  [DDPM (5)]: stratified t for the sum, one draw of x_1."""
+        """−ln p(x_0) ≤ prior + diffusion + reconstruction  [DDPM (5)]: stratified t for the sum."""
         x_0, noise, reconstruction = self.start(x, draws)
         diffusion = torch.zeros_like(reconstruction)
         for t, weight in self.steps(draws, timesteps):
@@ -143,7 +174,7 @@ class ChainBound(NamedTuple):
         return edges.double(), torch.cat(parts, 1)
 
     def consistency(self, x: Tensor, draws: Draws, timesteps: int) -> Bound:
-        """The consistency form, x_t integrated out: stratified t for the sum, one draw of x_1."""
+        """The consistency form, x_t integrated out: stratified t for the sum."""
         x_0, noise, reconstruction = self.start(x, draws)
         diffusion = torch.zeros_like(reconstruction)
         for after, weight in self.steps(draws, timesteps):

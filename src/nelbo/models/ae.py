@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nelbo.likelihoods import full, to_unit
+from nelbo.models._checks import Images, checked_images
 from nelbo.models._latent import ROWS, between, in_one_step, said, tempered
 from nelbo.models.base import Frame, GenerativeModel, SampleSettings
 from nelbo.nn.autoencoder import AutoencoderOptions, Decoder, Encoder
@@ -80,15 +81,17 @@ class AE(GenerativeModel):
         self.code_cov.copy_(within + keep * (1 - keep) * between @ between.T)
         self.code_mean.copy_(keep * self.code_mean + (1 - keep) * mean)
 
-    def measures(self, images: Tensor, start: int = 0, batch: int = 256) -> dict[str, Tensor]:
+    def measures(self, images: Images, start: int = 0, batch: int = 256) -> dict[str, Tensor]:
         """The squared error of the reconstruction, per dimension and on the scale where levels fill [−1, 1]."""
+        images = checked_images(self, images)
         parts = []
         for x in torch.split(images, batch):
             x_0 = to_unit(x.to(self.device), self.levels)
             parts.append((x_0 - self.decode(self.encode(x_0))).square().flatten(1).mean(1).cpu())
         return {"squared_error": torch.cat(parts)}
 
-    def views(self, images: Tensor) -> list[tuple[str, Tensor, int]]:
+    def views(self, images: Images) -> list[tuple[str, Tensor, int]]:
+        images = checked_images(self, images)
         x_0 = to_unit(images.to(self.device), self.levels)
         z = self.encode(x_0)
         lines = between(z[:ROWS], z[-ROWS:].flip(0), len(x_0))

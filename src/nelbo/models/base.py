@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from nelbo.bounds import Bound
-from nelbo.errors import InputError
+from nelbo.errors import InputError, nearest
 from nelbo.likelihoods import to_levels
+from nelbo.models._checks import Images, checked_images, checked_int, checked_seed, require_sampling
 from nelbo.rng import Draws
 
 
@@ -161,7 +162,7 @@ class GenerativeModel(nn.Module, ABC):
     why_no_bound = ""
     """Why this family has no bound, if it has none: the end of a sentence."""
 
-    def measures(self, images: Tensor, start: int = 0) -> dict[str, Tensor]:
+    def measures(self, images: Images, start: int = 0) -> dict[str, Tensor]:
         """What a family without a bound measures of each image, integer levels of shape (n, C, H, W): name → (n,).
 
         Args:
@@ -170,11 +171,11 @@ class GenerativeModel(nn.Module, ABC):
         """
         return {}
 
-    def views(self, images: Tensor) -> list[tuple[str, Tensor, int]]:
+    def views(self, images: Images) -> list[tuple[str, Tensor, int]]:
         """Pictures of how the model works, from a few unseen images: title, images on [−1, 1], columns."""
         return []
 
-    def diagnostics(self, images: Tensor) -> dict[str, object]:
+    def diagnostics(self, images: Images) -> dict[str, object]:
         """What else unseen images show of the model: name → value."""
         return {}
 
@@ -201,8 +202,12 @@ class GenerativeModel(nn.Module, ABC):
 
         Returns:
             Integer levels, uint8, shape (n, C, H, W).
+
+        Raises:
+            InputError: a number out of its range, or a setting that this family has no use for.
         """
         settings = settings or SampleSettings()
+        require_sampling(n, seed, start, batch, settings)
         parts = []
         for first in range(start, start + n, batch):
             *_, last = self.frames(range(first, min(first + batch, start + n)), seed, settings)
@@ -215,6 +220,8 @@ class LikelihoodModel(GenerativeModel):
 
     more_forms = ""
     """How a model of this family comes to have more :attr:`forms`, for a message."""
+    why_not_forms: Mapping[str, str] = {}
+    """Forms that a model of this family might be expected to have, and why it has not, for a message."""
 
     @property
     def default_timesteps(self) -> int:
@@ -249,16 +256,37 @@ class LikelihoodModel(GenerativeModel):
     def forms(self) -> Mapping[str, Form]:
         """Every way in which this family's bound can be estimated, by name; the first is the default."""
 
+    def form(self, name: str | None) -> Form:
+        """The form of this name; the first if None.
+
+        Raises:
+            InputError: the family has none.
+        """
+        forms = self.forms
+        if name is not None and name not in forms:
+            why = f" ({self.why_not_forms[name]})" if name in self.why_not_forms else nearest(name, forms)
+            known = f"forms: {', '.join(forms)}{self.more_forms}"
+            raise InputError("form", f"{name!r} is not a form of the bound of this {self.family}{why} ({known})")
+        return forms[name or next(iter(forms))]
+
     def count(self, form: Form, timesteps: int | None, k: int) -> int:
-        """What ``form.estimate`` is to be told: k, the number of t, or nothing (0)."""
+        """What ``form.estimate`` is to be told: k, the number of t, or nothing (0).
+
+        Raises:
+            InputError: it is out of its range.
+        """
         if form.counts == "k":
-            return k
-        return timesteps or self.default_timesteps if form.counts == "timesteps" else 0
+            return checked_int("k", k, 1)
+        if form.counts is None:
+            return 0
+        return (
+            self.default_timesteps if timesteps is None else checked_int("timesteps", timesteps, 1, self.all_timesteps)
+        )
 
     @torch.no_grad()
     def bound(
         self,
-        x: Tensor,
+        x: Images,
         *,
         seed: int = 0,
         timesteps: int | None = None,
@@ -269,16 +297,20 @@ class LikelihoodModel(GenerativeModel):
         """The negative ELBO of each image, term by term, in nats: −ln p(x) ≤ E[total].
 
         Args:
-            x: integer levels 0 … L−1, shape (B, C, H, W).
+            x: integer levels 0 … L−1, shape (B, C, H, W), B ≥ 1, in a tensor or a NumPy array.
             seed: of the Monte-Carlo noise; image i of the batch has the same noise whatever B.
             timesteps: how many t to evaluate per image and replicate; the family's default if None.
             replicates: independent estimates to average.
             form: how the bound is written, one of :attr:`forms`; the first if None.
             k: samples (of a diffusion: trajectories) in one logarithm of the importance-weighted form.
+
+        Raises:
+            InputError: x is no such images, or a number or a form that the model does not have.
         """
-        forms = self.forms
-        written = forms[form or next(iter(forms))]
+        x, written = checked_images(self, x, "x"), self.form(form)
         count = self.count(written, timesteps, k)
+        checked_seed(seed)
+        checked_int("replicates", replicates, 1)
         runs = [
             written.estimate(x.to(self.device), Draws(seed, r, range(len(x)), len(x), self.device), count)
             for r in range(replicates)

@@ -141,6 +141,11 @@ class DDPM(DiffusionModel):
         denoised, log_std = self.ask(x_1, torch.ones(len(x), dtype=torch.long, device=x.device))
         return self.decoder_nll(x, denoised.x_0, log_std)
 
+    def pixel_nll(self, x: Tensor, x_1: Tensor) -> Tensor:
+        """−ln p_θ(x_0|x_1) of each pixel and channel, in nats, float64, shape (B, C, H, W)."""
+        denoised, log_std = self.ask(x_1, torch.ones(len(x), dtype=torch.long, device=x.device))
+        return -DiscretizedNormal(denoised.x_0, log_std.exp(), self.levels).log_prob(x)
+
     # Training
 
     def loss(self, x: Tensor, draws: Draws) -> Tensor:
@@ -208,7 +213,9 @@ class DDPM(DiffusionModel):
     @property
     def chain_bound(self) -> ChainBound:
         """The chain whose bound is scored."""
-        return ChainBound(self.process, self.variance, self.denoise, self.decode, self.levels, self.shape)
+        return ChainBound(
+            self.process, self.variance, self.denoise, self.decode, self.levels, self.shape, self.pixel_nll
+        )
 
     def estimate(self, x: Tensor, draws: Draws, timesteps: int) -> Bound:
         return self.chain_bound.denoising(x, draws, timesteps)

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from nelbo.divergences import js_lower_bound, total_variation_lower_bound
 from nelbo.errors import InputError
 from nelbo.likelihoods import full, to_unit
+from nelbo.models._checks import Images, checked_images
 from nelbo.models._latent import ROWS, in_one_step, said, tempered
 from nelbo.models.base import Frame, GenerativeModel, Part, SampleSettings
 from nelbo.nn.autoencoder import Decoder, PyramidOptions
@@ -173,13 +174,14 @@ class GAN(GenerativeModel):
 
     # What D knows
 
-    def measures(self, images: Tensor, start: int = 0, batch: int = 256) -> dict[str, Tensor]:
+    def measures(self, images: Images, start: int = 0, batch: int = 256) -> dict[str, Tensor]:
         """What D says of unseen images and of as many samples, and the divergence that it proves.
 
         With cross-entropy: D(x), D(G(z)) and ½ V + ln 2, whose expectation is at most JS(data, G). With hinge: ℓ and
         1 − ½ L_D, at most total variation. With wgan-gp ℓ and its gap, neither a bound nor a probability. D is told the
         cluster that each image and each sample itself falls in, as what it proves has to be a function of x alone.
         """
+        images = checked_images(self, images)
         real, drawn = (torch.cat(parts) for parts in zip(*self.answers(images, start, batch), strict=True))
         if self.options.loss == "wgan-gp":
             return {"critic_of_images": real, "critic_of_samples": drawn, "critic_gap": real - drawn}
@@ -208,7 +210,8 @@ class GAN(GenerativeModel):
         return self.clusters.drawn(uniform(seed, stream, 0, indices).to(self.device))
 
     @torch.no_grad()
-    def views(self, images: Tensor) -> list[tuple[str, Tensor, int]]:
+    def views(self, images: Images) -> list[tuple[str, Tensor, int]]:
+        images = checked_images(self, images)
         if self.clusters is None:
             return []
         x_0 = to_unit(images.to(self.device), self.levels)
@@ -217,8 +220,9 @@ class GAN(GenerativeModel):
         return [("images, and under each samples from its cluster", torch.cat([x_0, drawn]), len(x_0))]
 
     @torch.no_grad()
-    def diagnostics(self, images: Tensor) -> dict[str, object]:
+    def diagnostics(self, images: Images) -> dict[str, object]:
         """How much samples vary beside images, and how often D is right about both, on up to a thousand."""
+        images = checked_images(self, images)
         images = images[:1000].to(self.device)
         x_0 = to_unit(images, self.levels)
         drawn, given = (float(x.var(0, correction=0).mean()) for x in (self.unseen(range(len(x_0))), x_0))

@@ -19,6 +19,7 @@ from nelbo.bounds import Bound, Climb, Descent, bottom_up_terms, climb, descend,
 from nelbo.diffusion import Gaussian
 from nelbo.errors import InputError
 from nelbo.likelihoods import full, to_unit
+from nelbo.models._checks import Images, checked_images
 from nelbo.models._latent import LatentOptions, PixelLaw, in_one_step, said, tempered
 from nelbo.models.base import Form, Frame, LikelihoodModel, SampleSettings
 from nelbo.nn.autoencoder import PyramidOptions
@@ -173,8 +174,9 @@ class HVAE(LikelihoodModel):
         return Bound({"importance_weighted": importance_weighted(torch.stack(costs))}, evaluations=k)
 
     @torch.no_grad()
-    def diagnostics(self, images: Tensor, batch: int = 256) -> dict[str, object]:
+    def diagnostics(self, images: Images, batch: int = 256) -> dict[str, object]:
         """Which levels say nothing of the image; only top-down levels are divergences, and can be asked."""
+        images = checked_images(self, images)
         if not self.downwards:
             return {}
         parts = []
@@ -193,8 +195,9 @@ class HVAE(LikelihoodModel):
         which = "no level says anything" if len(silent) == self.options.depth else f"levels {silent} say nothing"
         return [f"posterior collapse: {which} about x; try --kl-warmup or --free-bits"]
 
-    def views(self, images: Tensor) -> list[tuple[str, Tensor, int]]:
+    def views(self, images: Images) -> list[tuple[str, Tensor, int]]:
         """What each level holds: the upper ones from q, those below at their means under p."""
+        images = checked_images(self, images)
         x, columns = images.to(self.device), len(images)
         noise = [torch.zeros(columns, *size, device=x.device) for size in self.ladder.maps]
         rows, latents = [to_unit(x, self.levels)], []

@@ -16,6 +16,7 @@ from nelbo.bounds import Bound, importance_weighted
 from nelbo.diffusion import Gaussian
 from nelbo.divergences import kl_normal
 from nelbo.likelihoods import full, to_unit
+from nelbo.models._checks import Images, checked_images
 from nelbo.models._latent import ROWS, LatentOptions, Law, PixelLaw, between, in_one_step, said, tempered
 from nelbo.models.base import Form, Frame, LikelihoodModel, SampleSettings
 from nelbo.nn.autoencoder import AutoencoderOptions, Decoder, Encoder
@@ -114,8 +115,9 @@ class VAE(LikelihoodModel):
         return Bound({"importance_weighted": importance_weighted(torch.stack(costs))}, evaluations=k)
 
     @torch.no_grad()
-    def diagnostics(self, images: Tensor, batch: int = 256) -> dict[str, object]:
+    def diagnostics(self, images: Images, batch: int = 256) -> dict[str, object]:
         """KL of each dimension of z in nats, averaged over the images, and how many are active."""
+        images = checked_images(self, images)
         parts = [self.encode(to_unit(x.to(self.device), self.levels)) for x in torch.split(images, batch)]
         mean, var = (torch.cat(part).double().cpu() for part in zip(*parts, strict=True))
         kl = kl_normal(mean, var, torch.zeros_like(mean), torch.ones_like(var)).mean(0)
@@ -127,7 +129,8 @@ class VAE(LikelihoodModel):
         dead = "posterior collapse: no dimension of z says anything about x; try --kl-warmup or --free-bits"
         return [dead] if found["active_units"] == 0 else []
 
-    def views(self, images: Tensor) -> list[tuple[str, Tensor, int]]:
+    def views(self, images: Images) -> list[tuple[str, Tensor, int]]:
+        images = checked_images(self, images)
         x_0 = to_unit(images.to(self.device), self.levels)
         q, columns = self.encode(x_0), len(x_0)
         lines = between(q.mean[:ROWS], q.mean[-ROWS:].flip(0), columns)

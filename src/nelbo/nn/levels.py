@@ -3,14 +3,16 @@
 The network gives, for each pixel, a law over its L levels: two Gaussians over the inner ones, a broad one and one that
 starts narrow and near the brightest, where a stroke's inside is, and a logit for each of the two outermost, where real
 pixels crowd. z = √ᾱ x + √(1−ᾱ) ε has the likelihood N(y; x, 1/SNR) in y = z/√ᾱ; times the law and normalised it is a
-posterior over levels, whose mean is x̂_0:
+posterior over levels, near whose mean x̂_0 is:
 
-    P(k|z) ∝ P(k) exp(−½ SNR (y − x_k)²),   x̂_0 = Σ_k x_k P(k|z)
+    P(k|z) ∝ P(k) exp(−½ SNR (y − x_k)²),   x̂_0 ≈ Σ_k x_k P(k|z)
 
 Inside, a Gaussian times a Gaussian is a Gaussian with precision A = 1/s² + SNR and mean m = (μ/s² + SNR y)/A. Where it
 is wider than the spacing of the levels, its sum over levels is its integral; where it is narrower, only the nearest
-seven count: so x̂_0 costs a few operations per pixel and no sum over all levels. The law itself, for the decoder, is
-normalised over every level.
+seven count, about m clamped to [−1, 1]: so x̂_0 costs a few operations per pixel and no sum over all levels. Where a
+Gaussian reaches past the ends, that is not the mean: trained networks put it there, and x̂_0 is up to 0.25 off E[x|z]
+(docs/forms.md). The bound does not rest on it: any function of z may be x̂_0, and the law of the decoder is normalised
+over every level.
 """
 
 from __future__ import annotations
@@ -107,7 +109,7 @@ class Posterior(NamedTuple):
         )
 
     def mean(self) -> Tensor:
-        """x̂_0 = E[x | z], shape (B, C, H, W)."""
+        """x̂_0, shape (B, C, H, W): E[x|z] where the Gaussians lie within the levels, else near it."""
         return (self.logits.softmax(1) * self.means).sum(1)
 
     def nll(self, x: Tensor) -> Tensor:
