@@ -48,6 +48,9 @@ class DataOptions(Options):
     binarize: bool = False
     "Draw each pixel as 0 or 1 with its level as probability: training images anew at every step, the others once."
 
+    layout: Literal["nhw", "nhwc", "nchw", "hwc", "chw"] | None = None
+    "The axes of a .npy or .npz whose shape can be read in two ways: n images, h rows, w columns, c channels."
+
     @property
     def height_width(self) -> tuple[int, int] | None:
         """``size`` as (H, W)."""

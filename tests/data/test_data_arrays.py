@@ -93,7 +93,7 @@ def test_headers_that_lie(tmp_path, data, match):
 
 
 def test_pixels_beyond_the_levels_are_refused(tmp_path):
-    np.save(tmp_path / "a.npy", random_pixels((9, 4, 4), top=2).astype(bool))
+    np.save(tmp_path / "a.npy", random_pixels((9, 5, 5), top=2).astype(bool))
     data = bytearray((tmp_path / "a.npy").read_bytes())
     data[-1] = 7  # no bool
     (tmp_path / "a.npy").write_bytes(data)

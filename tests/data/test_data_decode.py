@@ -40,14 +40,14 @@ def test_every_mode_is_read_without_loss(tmp_path, mode, kind):
     )
     found, header = both(path)
     assert np.array_equal(found, pixels.transpose(2, 0, 1))
-    assert not header.binary
+    assert header.levels == 256
 
 
 def test_one_bit(tmp_path):
     bits = random_pixels((5, 9), top=2).astype(bool)
     Image.fromarray(bits).save(tmp_path / "a.png")
     found, header = both(tmp_path / "a.png")
-    assert header.binary
+    assert header.levels == 2
     assert np.array_equal(found[0], bits * 255)
 
 

@@ -9,19 +9,18 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
-from nelbo.data.dataset import SPLITS
-from nelbo.data.raw import ALL, Part, Pixels, Raw, named_labels
+from nelbo.data.axes import Array, as_images, is_ambiguous
+from nelbo.data.keys import LEVELS, Keys, choose
+from nelbo.data.options import Layout
+from nelbo.data.raw import ALL, Part, Raw, named_labels
 from nelbo.data.room import memory
 from nelbo.errors import InputError
-
-Array = NDArray[np.generic]
 
 DAMAGED = (
     zipfile.BadZipFile,
@@ -37,11 +36,12 @@ DAMAGED = (
 DEFLATE_MOST = 1032  # deflate cannot compress further than this, so a member that claims more is a lie
 
 
-def read_npy(path: Path) -> Raw:
+def read_npy(path: Path, layout: Layout | None = None) -> Raw:
     """Read an array of images.
 
     Args:
         path: a ``.npy`` file of uint8 or bool, ``(N, H, W)``, ``(N, H, W, C)`` or ``(N, C, H, W)``, 1 to 4 channels.
+        layout: what its axes are, where the shape does not say.
 
     Returns:
         its images; bool has 2 levels.
@@ -56,15 +56,17 @@ def read_npy(path: Path) -> Raw:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         raise InputError(where, f"cannot be read: {error.strerror or error}") from None
-    return Raw(path.stem, where, {ALL: Part(as_images(values, where))}, levels=levels_of([values]))
+    return Raw(path.stem, where, {ALL: Part(as_images(values, where, layout))}, levels=levels_of([values]))
 
 
-def read_npz(path: Path) -> Raw:
+def read_npz(path: Path, layout: Layout | None = None) -> Raw:
     """Read an archive of arrays.
 
     Args:
-        path: a ``.npz`` file with ``images`` and perhaps ``labels``; or ``x_train``, ``x_test`` and perhaps ``x_val``,
-            each perhaps with its ``y_``; or exactly one array.
+        path: a ``.npz`` file with ``images`` and perhaps ``labels`` and ``levels``; or ``x_train`` and perhaps
+            ``x_val``, ``x_test``, each perhaps with its ``y_``, or ``train_images``, ``train_labels`` and so on; or
+            exactly one array that can be images.
+        layout: what the axes of its images are, where the shape does not say.
 
     Returns:
         its images, in splits if it names them.
@@ -76,7 +78,9 @@ def read_npz(path: Path) -> Raw:
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            keys = choose(list(sizes), where)
+            shapes = {key: shape_of(archive, info) for key, info in sizes.items()}
+            levels = stated_levels(archive, sizes, shapes, where)
+            keys = choose({key: shape for key, shape in shapes.items() if levels is None or key != LEVELS}, where)
             used = [key for pair in keys.values() for key in pair if key is not None]
             arrays = {key: read_member(archive, sizes[key], f"{where} ({key})") for key in used}
     except InputError:
@@ -85,34 +89,55 @@ def read_npz(path: Path) -> Raw:
         raise InputError(where, f"cannot be read: {error.strerror or error}") from None
     except DAMAGED as error:
         raise InputError(where, f"is truncated or corrupt ({error}); get it again") from None
-    unused = sorted(set(sizes) - set(used))
+    unused = sorted(set(sizes) - set(used) - ({LEVELS} if levels else set()))
     notes = (f"not used: {', '.join(unused)}",) if unused else ()
-    parts, classes = label_parts(arrays, keys, where)
-    levels = levels_of([arrays[images] for images, _ in keys.values()])
-    return Raw(path.stem, where, parts, classes, levels, notes)
+    images = [arrays[key] for key, _ in keys.values()]
+    layout = layout or common_layout(images, keys, arrays)
+    parts, classes = label_parts(arrays, keys, where, layout)
+    return Raw(path.stem, where, parts, classes, levels or levels_of(images), notes)
 
 
-def choose(names: list[str], where: str) -> dict[str, tuple[str, str | None]]:
-    """Which keys are images and which their labels: split → (images, labels or None)."""
+def shape_of(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[int, ...] | None:
+    """The shape that a member's header states; None if it has no header that is read."""
+    if info.file_size > min(memory(), DEFLATE_MOST * (info.compress_size + 1)):
+        return None
+    try:
+        with archive.open(info) as stream:
+            return check_header(cast(BinaryIO, stream), info.file_size, info.filename)
+    except (InputError, OSError, *DAMAGED):
+        return None
 
-    def pair(images: str, labels: str) -> tuple[str, str | None]:
-        return images, labels if labels in names else None
 
-    if "images" in names:
-        return {ALL: pair("images", "labels")}
-    if "x_train" in names and "x_test" in names:
-        return {split: pair(f"x_{split}", f"y_{split}") for split in SPLITS if f"x_{split}" in names}
-    if len(names) == 1:
-        return {ALL: (names[0], None)}
-    listed = ", ".join(sorted(names)) or "no arrays"
-    raise InputError(where, f"has {listed}; name them images (and labels), or x_train, y_train, x_test, y_test")
+def stated_levels(
+    archive: zipfile.ZipFile,
+    sizes: Mapping[str, zipfile.ZipInfo],
+    shapes: Mapping[str, tuple[int, ...] | None],
+    where: str,
+) -> int | None:
+    """The number of levels that the archive states, as samples of nelbo do; None if it states none."""
+    if shapes.get(LEVELS) not in ((), (1,)):
+        return None
+    value = read_member(archive, sizes[LEVELS], f"{where} ({LEVELS})").reshape(-1)[0]
+    if not isinstance(value, np.integer) or not 2 <= value <= 256:
+        raise InputError(f"{where} ({LEVELS})", f"is {value}, not a whole number from 2 to 256; save the right one")
+    return int(value)
+
+
+def common_layout(images: Sequence[Array], keys: Keys, arrays: Mapping[str, Array]) -> Layout | None:
+    """``nhw`` if one array of three axes is certain to be grey images, by its shape or by having a label for each."""
+    if any(values.ndim != 3 for values in images):
+        return None
+    counted = any(label is not None and arrays[label].size == len(arrays[key]) > 1 for key, label in keys.values())
+    return "nhw" if counted or any(not is_ambiguous(values) for values in images) else None
 
 
 def label_parts(
-    arrays: Mapping[str, Array], keys: Mapping[str, tuple[str, str | None]], where: str
+    arrays: Mapping[str, Array], keys: Keys, where: str, layout: Layout | None
 ) -> tuple[dict[str, Part], tuple[str, ...]]:
     """Images with their labels as indices into the classes of all splits."""
-    parts = {split: Part(as_images(arrays[images], f"{where} ({images})")) for split, (images, _) in keys.items()}
+    parts = {
+        split: Part(as_images(arrays[images], f"{where} ({images})", layout)) for split, (images, _) in keys.items()
+    }
     found = {split: arrays[labels].reshape(-1) for split, (_, labels) in keys.items() if labels is not None}
     if not found:
         return parts, ()
@@ -122,7 +147,10 @@ def label_parts(
         if values.dtype.kind not in "iubUS" or len(values) != len(parts[split].images):
             images, key = keys[split]
             problem = f"{len(values)} of type {values.dtype} for {len(parts[split].images)} images"
-            raise InputError(f"{where} ({key})", f"are not one whole number or name for each of {images}: {problem}")
+            raise InputError(
+                f"{where} ({key})",
+                f"are not one whole number or name for each of {images}: {problem}; leave it out of the file",
+            )
     index, classes = named_labels(np.concatenate(list(found.values())))
     pieces = np.split(index, np.cumsum([len(values) for values in found.values()])[:-1])
     return {split: Part(parts[split].images, piece) for split, piece in zip(found, pieces, strict=True)}, classes
@@ -145,8 +173,12 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> 
             raise InputError(where, f"is truncated or corrupt ({error}); save it again") from None
 
 
-def check_header(stream: BinaryIO, size: int, where: str) -> None:
-    """Compare what a .npy header claims with the bytes that are there, before anything is allocated."""
+def check_header(stream: BinaryIO, size: int, where: str) -> tuple[int, ...]:
+    """Compare what a .npy header claims with the bytes that are there, before anything is allocated.
+
+    Returns:
+        the shape that it states.
+    """
     try:
         version = np.lib.format.read_magic(stream)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -162,26 +194,7 @@ def check_header(stream: BinaryIO, size: int, where: str) -> None:
     if any(length < 0 for length in shape) or claimed != present:
         problem = f"its header claims {claimed} bytes of {dtype} and there are {present}"
         raise InputError(where, f"is truncated or corrupt: {problem}; save it again")
-
-
-def as_images(values: Array, where: str) -> Pixels:
-    """An array as uint8, ``(N, C, H, W)``, by what its shape allows; bool becomes 0 and 1."""
-    if values.dtype.kind == "f":
-        raise InputError(where, f"is {values.dtype}; for values in [0, 1] save (x*255).round().astype('uint8')")
-    if values.dtype not in (np.uint8, np.bool_):
-        raise InputError(where, f"is {values.dtype}; for values from 0 to 255 save x.astype('uint8')")
-    pixels = cast(Pixels, values.view(np.uint8))
-    shape = " x ".join(map(str, values.shape))
-    if pixels.ndim == 3:
-        return pixels[:, None]
-    if pixels.ndim != 4:
-        raise InputError(where, f"has the shape {shape}; images are (N, H, W), (N, H, W, C) or (N, C, H, W)")
-    first, last = 1 <= pixels.shape[1] <= 4, 1 <= pixels.shape[3] <= 4
-    if first and last:
-        raise InputError(where, f"has the shape {shape}, where channels may come first or last; drop or pad an axis")
-    if not first and not last:
-        raise InputError(where, f"has the shape {shape}, without an axis of 1 to 4 channels; drop or merge channels")
-    return pixels if first else pixels.transpose(0, 3, 1, 2)
+    return shape
 
 
 def levels_of(arrays: list[Array]) -> int:

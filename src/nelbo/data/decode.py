@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +15,21 @@ from PIL import Image, UnidentifiedImageError
 from nelbo.data.raw import Pixels
 from nelbo.data.shaping import to_planes
 
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-EXTENSIONS = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"))
+AVIF = importlib.util.find_spec("PIL._avif") is not None
+"""Whether this Pillow reads AVIF."""
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", *(("AVIF",) if AVIF else ()))
+EXTENSIONS = frozenset(
+    (
+        *(".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff"),
+        *(".pbm", ".pgm", ".ppm", ".pnm"),
+        *((".avif",) if AVIF else ()),
+    )
+)
 MODES = {"1": "L", "L": "L", "LA": "LA", "RGB": "RGB", "RGBA": "RGBA", "P": "RGB", "PA": "RGBA"}
 WITH_ALPHA = {"L": "LA", "RGB": "RGBA"}
+SIGNATURES = ((0, b"\x89PNG\r\n\x1a\n"), (0, b"\xff\xd8\xff"), (0, b"GIF87a"), (0, b"GIF89a"), (8, b"WEBPVP8"))
+"""Bytes that nothing else begins with, and where they stand. Not TIFF's: raw photographs begin like it."""
+GREY_LEVELS = {"L;2": 4, "L;4": 16}
 CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 
 LONGEST = 65_535
@@ -46,17 +58,31 @@ class Header:
     Args:
         channels: 1 to 4.
         size: (H, W) as it is looked at, with its EXIF orientation applied.
-        binary: it has one bit per pixel.
+        levels: the number of values a pixel can take; decoding stretches them over 0 … 255.
     """
 
     channels: int
     size: tuple[int, int]
-    binary: bool
+    levels: int
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
         return self.channels, *self.size
+
+
+def looks_like_image(path: Path) -> bool:
+    """Whether a file is to be read as an image: by its extension, or else by its first bytes."""
+    if path.suffix.lower() in EXTENSIONS:
+        return True
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(16)
+    except OSError:
+        return False
+    return any(start[at:].startswith(mark) for at, mark in SIGNATURES) or (
+        AVIF and start[4:12] in (b"ftypavif", b"ftypavis")
+    )
 
 
 @contextmanager
@@ -84,7 +110,8 @@ def read_pixels(path: Path) -> Pixels:
         path: the file.
 
     Returns:
-        uint8, ``(C, H, W)``: 1-bit pixels as 0 and 255, palettes as colours, alpha kept, EXIF orientation applied.
+        uint8, ``(C, H, W)``: fewer levels stretched over 0 … 255, palettes as colours, alpha kept, EXIF orientation
+        applied.
 
     Raises:
         BadImageError: it cannot be used.
@@ -100,7 +127,7 @@ def header_of(image: Image.Image) -> Header:
     if image.format == "TIFF" and hasattr(image, "tag_v2"):
         width, height = image.tag_v2[WIDTH], image.tag_v2[HEIGHT]  # some versions of Pillow have turned size already
     size = (width, height) if orientation(image) >= 5 else (height, width)
-    return Header(CHANNELS[mode], size, image.mode == "1")
+    return Header(CHANNELS[mode], size, levels_of(image))
 
 
 def pixels_of(image: Image.Image) -> Pixels:
@@ -124,6 +151,8 @@ def opened(file: Path | bytes) -> Iterator[Image.Image]:
         # A stream, not a path: Pillow maps uncompressed files that have a path, and some versions garble TIFF then.
         stream = BytesIO(file) if isinstance(file, bytes) else file.open("rb")
         with stream, Image.open(stream, formats=FORMATS) as image:
+            if image.format == "AVIF":
+                check_avif_depth(file)
             yield image
     except BadImageError:
         raise
@@ -161,11 +190,40 @@ def has_deep_samples(image: Image.Image) -> bool:
         return True
     if image.format == "TIFF" and hasattr(image, "tag_v2"):
         return max(image.tag_v2.get(BITS_PER_SAMPLE, (8,))) > 8
-    arguments = [tile[3] for tile in getattr(image, "tile", [])]
-    flat = [each for some in arguments for each in (some if isinstance(some, tuple) else (some,))]
+    flat = decoder_arguments(image)
     if image.format == "PPM":
         return any(isinstance(each, int) and each > 255 for each in flat)
     return image.format == "PNG" and any(isinstance(each, str) and ";16" in each for each in flat)
+
+
+def decoder_arguments(image: Image.Image) -> list[object]:
+    """What Pillow tells its decoder: the packing of a PNG's samples, the greatest value of a PPM's."""
+    arguments = [tile[3] for tile in getattr(image, "tile", [])]
+    return [each for some in arguments for each in (some if isinstance(some, tuple) else (some,))]
+
+
+def levels_of(image: Image.Image) -> int:
+    """The number of values a pixel can take: by the bit depth of a grey PNG, the greatest value of a PGM or PPM."""
+    if image.mode == "1":
+        return 2
+    arguments = decoder_arguments(image)
+    if image.format == "PNG":
+        return next((GREY_LEVELS[each] for each in arguments if isinstance(each, str) and each in GREY_LEVELS), 256)
+    if image.format == "PPM":
+        return next((each + 1 for each in arguments if type(each) is int and 0 < each < 255), 256)
+    return 256
+
+
+def check_avif_depth(file: Path | bytes) -> None:
+    """Pillow halves deeper AVIF in silence; the box av1C says in its third byte what it has. Raises BadImageError."""
+    if isinstance(file, bytes):
+        data = file
+    else:
+        with file.open("rb") as stream:
+            data = stream.read(1 << 16)
+    at = data.find(b"av1C")
+    if at >= 0 and data[at + 6 : at + 7] and data[at + 6] & 0x40:
+        raise BadImageError("has more than 8 bits per channel; convert it to 8-bit grey or RGB")
 
 
 def orientation(image: Image.Image) -> int:

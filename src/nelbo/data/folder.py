@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,25 +38,25 @@ def read_folder(folder: Path, options: Options) -> Raw:
     Raises:
         InputError: there are no images, one cannot be used, or they differ in size or channels.
     """
-    found = scan(folder)
+    found, passed = scan(folder)
     paths = [path for each in found.values() for path in each.paths]
     bad: dict[Path, str] = {}
     with quiet_decoding():
         headers = for_each(paths, read_header, "reading headers", options, bad)
         check_alike(folder, headers, options)
         kept, images = decode(folder, headers, options, bad)
-    binary = all(headers[path].binary for path in kept)
-    if binary:  # one bit was read as 0 and 255; scaling may have made greys of it
+    levels, mixed = common_levels(Counter(headers[path].levels for path in kept))
+    if levels < 256:  # fewer levels were read as 0 to 255; scaling may have made others of them
         for image in images:
-            np.greater_equal(image, 128, out=image.view(np.bool_))
+            image[...] = (image.astype(np.uint16) * (levels - 1) + 127) // 255
     classes, notes = classes_of(found)
     return Raw(
         name=folder.resolve().name or "folder",
         where=str(folder),
         parts=parts_of(found, kept, images, classes),
         classes=classes,
-        levels=2 if binary else 256,
-        notes=(*notes, *notes_on(folder, headers, bad, len(paths), options)),
+        levels=levels,
+        notes=(*notes, *passed, *mixed, *notes_on(folder, headers, bad, len(paths), options)),
     )
 
 
@@ -83,6 +84,23 @@ def for_each(
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise InputError(str(path), f"{result}; or give --skip-bad to leave such files out")
     return done
+
+
+def common_levels(counts: Mapping[int, int]) -> tuple[int, list[str]]:
+    """The levels that images of these levels share: the most that any has, if it holds the values of all, else 256.
+
+    Args:
+        counts: number of levels → number of images.
+
+    Returns:
+        the levels, and a note if the images differ in them.
+    """
+    most = max(counts)
+    levels = most if all((most - 1) % (each - 1) == 0 for each in counts) else 256
+    if len(counts) == 1:
+        return levels, []
+    shares = ", ".join(f"{count} of {each} levels" for each, count in sorted(counts.items()))
+    return levels, [f"images differ in bit depth ({shares}): all are read as {levels} levels, the fewer stretched"]
 
 
 def check_alike(folder: Path, headers: Mapping[Path, Header], options: Options) -> None:

@@ -17,12 +17,12 @@ from nelbo.data.progress import progress_bar
 from nelbo.data.raw import ALL, Part, Pixels, Raw
 from nelbo.data.room import allocate
 from nelbo.data.shaping import require_fit, shape_pixels, shaping_notes
+from nelbo.data.words import split_of
 from nelbo.errors import InputError
 
 PREFIX = "hf:"
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
-SPLIT_NAMES = {"train": "train", "validation": "val", "valid": "val", "val": "val", "test": "test"}
 
 
 def read_hub(name: str, options: Options) -> Raw:
@@ -49,7 +49,7 @@ def read_hub(name: str, options: Options) -> Raw:
     except Exception as error:  # the package raises its own errors and those of the network
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError("--data", f"hf:{name} cannot be loaded ({reason}); check the name and the network") from None
-    tables = {SPLIT_NAMES[split]: table for split, table in loaded.items() if split in SPLIT_NAMES}
+    tables = {meant: table for split, table in loaded.items() if (meant := split_of(split)) is not None}
     if "train" not in tables or len(tables) == 1:
         tables = {ALL: next(iter(tables.values() if tables else loaded.values()))}
     unused = [split for split in loaded if not any(loaded[split] is table for table in tables.values())]

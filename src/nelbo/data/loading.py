@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from nelbo.data.arrays import as_images, read_npy, read_npz
+from nelbo.data.arrays import read_npy, read_npz
 from nelbo.data.assemble import assemble
+from nelbo.data.axes import as_images
 from nelbo.data.binarize import binarised
 from nelbo.data.dataset import Dataset
-from nelbo.data.decode import EXTENSIONS
+from nelbo.data.decode import looks_like_image
 from nelbo.data.folder import read_folder
 from nelbo.data.hub import PREFIX, read_hub
 from nelbo.data.idx import read_idx
 from nelbo.data.named import DIGITS, read_named
-from nelbo.data.options import Fit, Options
+from nelbo.data.options import Fit, Layout, Options
 from nelbo.data.raw import ALL, Part, Raw
 from nelbo.data.shaping import shape_part, shaping_notes
 from nelbo.data.sources import SOURCES
@@ -35,6 +36,7 @@ def load(
     binarize: bool = False,
     root: Path | None = None,
     progress: bool | None = None,
+    layout: Layout | None = None,
 ) -> Dataset:
     """Load images.
 
@@ -50,6 +52,7 @@ def load(
         binarize: draw every pixel as 0 or 1 with its level as probability, see :mod:`nelbo.data.binarize`.
         root: the folder in which named sets are looked for and kept; None: ``$NELBO_DATA``, then the user's cache.
         progress: show bars on stderr; None: if stderr is a terminal.
+        layout: the axes of an array, where its shape does not say: ``nhw``, ``nhwc``, ``nchw``, ``hwc`` or ``chw``.
 
     Returns:
         the images with their splits.
@@ -64,7 +67,7 @@ def load(
         >>> {name: len(digits.split(name)) for name in digits.bounds}
         {'train': 1259, 'val': 179, 'test': 359}
     """
-    options = Options(size, fit, channels, levels, holdout, skip_bad, progress)
+    options = Options(size, fit, channels, levels, holdout, skip_bad, progress, layout)
     dataset = assemble(read(spec, root, options), spec, options)
     return binarised(dataset) if binarize else dataset
 
@@ -80,33 +83,33 @@ def read(spec: str, root: Path | None, options: Options) -> Raw:
         if not spec or not path.exists():
             known = f"the names are {', '.join(NAMES)}; for your own images give a path that exists, or hf:NAME"
             raise InputError("--data", f"{spec!r} is neither a name nor a path{nearest(spec, NAMES)} ({known})")
-        return read_folder(path, options) if path.is_dir() else shaped(read_file(path), options)
+        return read_folder(path, options) if path.is_dir() else shaped(read_file(path, options.layout), options)
     except OSError as error:
         raise InputError(str(path), f"cannot be read: {error.strerror or error}") from None
 
 
-def read_file(path: Path) -> Raw:
+def read_file(path: Path, layout: Layout | None) -> Raw:
     """Read a file by what its first bytes say it is."""
     with path.open("rb") as stream:
         start = stream.read(8)
     if start.startswith(b"\x93NUMPY"):
-        return read_npy(path)
+        return read_npy(path, layout)
     if start.startswith(b"PK"):
-        return read_npz(path)
+        return read_npz(path, layout)
     if start.startswith((b"\x1f\x8b", b"\0\0\x08")):
-        return read_idx_file(path)
-    if path.suffix.lower() in EXTENSIONS:
+        return read_idx_file(path, layout)
+    if looks_like_image(path):
         raise InputError(str(path), "is a single image; give the folder that holds the images")
     raise InputError(str(path), "is of no known kind; give a folder of images, or a .npy, .npz or IDX file")
 
 
-def read_idx_file(path: Path) -> Raw:
+def read_idx_file(path: Path, layout: Layout | None) -> Raw:
     """Read a single IDX file of images, without labels."""
     values = read_idx(path).values
     if values.ndim < 3:
         raise InputError(str(path), f"has {values.ndim} axis, so it holds labels; give the file of images")
     name = path.name.removesuffix(".gz")
-    return Raw(name, str(path), {ALL: Part(as_images(values, str(path)))})
+    return Raw(name, str(path), {ALL: Part(as_images(values, str(path), "nhw" if values.ndim == 3 else layout))})
 
 
 def shaped(raw: Raw, options: Options) -> Raw:

@@ -9,6 +9,8 @@ from nelbo.errors import InputError, nearest
 
 Fit = Literal["crop", "pad", "resize"]
 FITS: tuple[str, ...] = get_args(Fit)
+Layout = Literal["nhw", "nhwc", "nchw", "hwc", "chw"]
+LAYOUTS: tuple[str, ...] = get_args(Layout)
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Options:
         holdout: the share of the distinct images that goes to each split that the source does not name.
         skip_bad: leave images out that cannot be read, rather than stop.
         progress: show a bar on stderr; None: if stderr is a terminal.
+        layout: the axes of an array, where its shape does not say: n images, h rows, w columns, c channels.
 
     Raises:
         InputError: a value is out of its range.
@@ -35,6 +38,7 @@ class Options:
     holdout: float = 0.1
     skip_bad: bool = False
     progress: bool | None = None
+    layout: Layout | None = None
 
     def __post_init__(self) -> None:
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
@@ -47,5 +51,8 @@ class Options:
             raise InputError("--channels", f"{self.channels} is not 1, 2, 3 or 4")
         if self.levels is not None and not 2 <= self.levels <= 256:
             raise InputError("--levels", f"{self.levels} is not between 2 and 256")
+        if self.layout is not None and self.layout not in LAYOUTS:
+            listed = ", ".join(LAYOUTS)
+            raise InputError("--layout", f"{self.layout!r} is none of {listed}{nearest(self.layout, LAYOUTS)}")
         if not 0 < self.holdout < 0.5:
             raise InputError("--holdout", f"{self.holdout} is not between 0 and 0.5 (the usual is 0.1)")

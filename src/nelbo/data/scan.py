@@ -1,18 +1,35 @@
-"""What a folder holds: images, classes and splits, by its layout alone."""
+"""What a folder holds: images, classes and splits, by its layout and the first bytes of its files."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nelbo.data.decode import EXTENSIONS
+from nelbo.data.decode import EXTENSIONS, looks_like_image
 from nelbo.data.raw import ALL
+from nelbo.data.words import split_of
 from nelbo.errors import InputError
 
-SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+NOT_DATA = frozenset(
+    (
+        *("@eadir", "#recycle", "@recycle", "@recently-snapshot", "__macosx", "lost+found", "$recycle.bin"),
+        *(
+            "system volume information",
+            "thumbs.db",
+            "ehthumbs.db",
+            "desktop.ini",
+            "picasa.ini",
+            "icon\r",
+            "__pycache__",
+        ),
+        *(".thumbnails", ".ds_store", ".ipynb_checkpoints", ".trash", ".git", ".cache"),
+    )
+)
+"""Files and folders that systems and programs leave among images, in lower case."""
 
 
 @dataclass(frozen=True)
@@ -30,68 +47,136 @@ class Found:
     mixed: bool = False
 
 
-def scan(folder: Path) -> dict[str, Found]:
+@dataclass(frozen=True)
+class Tree:
+    """A folder and what is below it.
+
+    Args:
+        images: the images directly in it, in natural order.
+        below: its subfolders by name, in natural order.
+        passed: how many of its entries were passed over, by kind.
+    """
+
+    images: list[Path]
+    below: dict[str, Tree]
+    passed: Counter[str]
+
+    def walk(self) -> Iterator[Path]:
+        """All images, those of the folder itself first."""
+        yield from self.images
+        for tree in self.below.values():
+            yield from tree.walk()
+
+    def all_passed(self) -> Counter[str]:
+        """What was passed over, here and below."""
+        return sum((tree.all_passed() for tree in self.below.values()), start=self.passed)
+
+    def classes(self) -> dict[str, Tree]:
+        """The subfolders that have images, at any depth."""
+        return {name: tree for name, tree in self.below.items() if any(tree.walk())}
+
+
+def scan(folder: Path) -> tuple[dict[str, Found], list[str]]:
     """Find the images of a folder.
 
-    Subfolders called ``train`` and ``val`` (also ``valid``, ``validation``) or ``test`` are splits. Otherwise each
-    direct subfolder with images, at any depth, is a class. Hidden files and other extensions are passed over.
+    Subfolders whose names mean train, val or test (:mod:`nelbo.data.words`) are splits. Otherwise each direct subfolder
+    with images, at any depth, is a class. Files are taken for images by their extension or their first bytes.
 
     Args:
         folder: where to look.
 
     Returns:
-        ``{"all": found}``, or found by split.
+        ``{"all": found}``, or found by split; and notes on what was passed over.
 
     Raises:
-        InputError: a folder cannot be read, there are no images, or two subfolders claim one split.
+        InputError: a folder cannot be read, there are no images, or its names can be read as splits and as classes.
     """
-    direct, below = survey(folder)
-    if not direct and not below:
+    tree = look(folder, frozenset())
+    below, passed = tree.classes(), listed(tree.all_passed())
+    if not tree.images and not below:
         kinds = ", ".join(sorted(extension[1:] for extension in EXTENSIONS))
-        raise InputError(str(folder), f"has no images; files ending in {kinds} are read, also in subfolders")
-    if direct or "train" not in below or len(below) < 2 or not SPLIT_FOLDERS.keys() >= below.keys():
-        return {ALL: classify(direct, below)}
-    found: dict[str, Found] = {}
-    for name in below:
-        split = SPLIT_FOLDERS[name]
-        if split in found:
-            raise InputError(str(folder), f"has two folders for the split {split}; keep one")
-        found[split] = classify(*survey(folder / name))
-    return found
+        seen = f" (passed over: {passed})" if passed else ""
+        raise InputError(str(folder), f"has no images; files ending in {kinds} are read, also in subfolders{seen}")
+    splits = split_folders(folder, tree, below)
+    groups = [tree, *(below[name] for name in splits.values())]
+    empty = {name: each for group in groups for name, each in group.below.items() if not any(each.walk())}
+    notes = [f"no images in the folder {name} ({listed(each.all_passed()) or 'empty'})" for name, each in empty.items()]
+    if passed:
+        notes.append(f"passed over: {passed}")
+    if not splits:
+        return {ALL: classify(tree)}, notes
+    return {split: classify(below[name]) for split, name in splits.items()}, notes
 
 
-def survey(folder: Path) -> tuple[list[Path], dict[str, list[Path]]]:
-    """The images directly in a folder, and those in each of its subfolders that has any."""
-    files, folders = entries(folder)
-    below = {path.name: list(walk(path, {os.path.realpath(folder)})) for path in folders}
-    return files, {name: paths for name, paths in below.items() if paths}
+def split_folders(folder: Path, tree: Tree, below: Mapping[str, Tree]) -> dict[str, str]:
+    """Which subfolder is which split; none if no name means one. Raises InputError if they can be read both ways."""
+    meant = {name: split for name in below if (split := split_of(name)) is not None}
+    for split in dict.fromkeys(meant.values()):
+        same = [name for name in meant if meant[name] == split]
+        if len(same) > 1:
+            problem = f"has {len(same)} folders for the split {split}: {', '.join(same)}"
+            raise InputError(str(folder), f"{problem}; keep one, or rename them if they are classes")
+    if not meant:
+        check_not_deeper(folder, below)
+        return {}
+    others = [name for name in below if name not in meant]
+    if tree.images or others:
+        beside = others[0] if others else tree.images[0].name
+        names = ", ".join(meant)
+        mend = f"to read them as splits, move {beside} away; to read them as classes, rename {names}"
+        raise InputError(str(folder), f"has {names} beside {beside}, which can be splits or classes; {mend}")
+    if "train" not in meant.values():
+        names = ", ".join(meant)
+        mend = f"to read them as splits, add a folder train; to read them as classes, rename {names}"
+        raise InputError(str(folder), f"has {names} but no folder train, so they can be splits or classes; {mend}")
+    return {split: name for name, split in meant.items()}
 
 
-def walk(folder: Path, above: set[str]) -> Iterator[Path]:
-    """All images below a folder; a link that leads back up is not followed."""
+def check_not_deeper(folder: Path, below: Mapping[str, Tree]) -> None:
+    """Splits inside a class folder, or one folder too deep, would be mixed: an InputError."""
+    for name, tree in below.items():
+        meant = {split_of(each): each for each in tree.classes() if split_of(each) is not None}
+        if len(meant) > 1:
+            names = " and ".join(meant.values())
+            mend = f"give {folder / name}, or put {names} on top with the classes in them"
+            raise InputError(str(folder), f"has {names} inside {name}, which would be mixed; {mend}")
+
+
+def look(folder: Path, above: frozenset[str]) -> Tree:
+    """A folder and what is below it; a link that leads back up is not followed."""
+    tree = Tree([], {}, Counter())
     real = os.path.realpath(folder)
     if real in above:
-        return
-    files, folders = entries(folder)
-    yield from files
-    for path in folders:
-        yield from walk(path, above | {real})
-
-
-def entries(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The images and the folders directly in a folder, hidden ones left out, in natural order."""
+        return tree
     try:
-        seen = sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=natural)
+        seen = sorted(folder.iterdir(), key=natural)
     except OSError as error:
         raise InputError(str(folder), f"cannot be read: {error.strerror or error}") from None
-    return [p for p in seen if p.suffix.lower() in EXTENSIONS and p.is_file()], [p for p in seen if p.is_dir()]
+    for path in seen:
+        if path.name.lower() in NOT_DATA:
+            tree.passed[path.name.strip()] += 1
+        elif path.name.startswith("."):
+            tree.passed["hidden"] += 1
+        elif path.is_dir():
+            tree.below[path.name] = look(path, above | {real})
+        elif path.is_file() and looks_like_image(path):
+            tree.images.append(path)
+        else:
+            kind = path.suffix.lower() or "without an extension"
+            tree.passed[kind if path.is_file() else f"{kind} (no file, or a broken link)"] += 1
+    return tree
 
 
-def classify(direct: list[Path], below: dict[str, list[Path]]) -> Found:
+def listed(passed: Mapping[str, int]) -> str:
+    """Kinds and their counts, most frequent first."""
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(passed.items(), key=lambda item: (-item[1], item[0])))
+
+
+def classify(tree: Tree) -> Found:
     """Images in subfolders have classes, unless others lie beside the subfolders."""
-    paths = [*direct, *(path for some in below.values() for path in some)]
-    classes = None if direct else tuple(name for name, some in below.items() for _ in some)
-    return Found(tuple(paths), classes, mixed=bool(direct and below))
+    below = tree.classes()
+    names = [name for name, each in below.items() for _ in each.walk()]
+    return Found(tuple(tree.walk()), None if tree.images else tuple(names), mixed=bool(tree.images and below))
 
 
 def natural(path: Path) -> tuple[list[tuple[int, int, str]], str]:

@@ -41,6 +41,7 @@ def read_data(options: DataOptions) -> Dataset:
         holdout=options.holdout,
         skip_bad=options.skip_bad,
         binarize=options.binarize,
+        layout=options.layout,
     )
 
 

@@ -1,0 +1,39 @@
+"""The words by which people name splits, in folders, in the keys of archives and on the hub."""
+
+from __future__ import annotations
+
+import re
+
+SPLIT_WORDS = {
+    "train": ("train", "training", "trn"),
+    "val": ("val", "valid", "validation", "dev", "development", "eval", "evaluation"),
+    "test": ("test", "testing", "tst"),
+}
+SPLIT_OF = {word: split for split, words in SPLIT_WORDS.items() for word in words}
+IMAGES, LABELS = "images", "labels"
+ROLE_OF = {
+    **dict.fromkeys(("images", "image", "imgs", "img", "x"), IMAGES),
+    **dict.fromkeys(("labels", "label", "targets", "target", "y"), LABELS),
+}
+
+
+def split_of(name: str) -> str | None:
+    """The split that a name means, without regard to case: ``train``, ``val``, ``test``, or None."""
+    return SPLIT_OF.get(name.lower())
+
+
+def split_and_role(key: str) -> tuple[str | None, str] | None:
+    """What the key of an array says: ``x_train`` and ``Train_Images`` give ``("train", "images")``.
+
+    Args:
+        key: the name of an array in an archive.
+
+    Returns:
+        (split or None, ``images`` or ``labels``); the name of a split alone means its images. None for other keys.
+    """
+    words = [word for word in re.split(r"[^a-z]+", key.lower()) if word]
+    splits = [SPLIT_OF[word] for word in words if word in SPLIT_OF]
+    roles = [ROLE_OF[word] for word in words if word in ROLE_OF]
+    if not words or len(splits) + len(roles) < len(words) or len(splits) > 1 or len(roles) > 1:
+        return None
+    return splits[0] if splits else None, roles[0] if roles else IMAGES
