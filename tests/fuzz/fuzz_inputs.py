@@ -20,7 +20,7 @@ from PIL import Image
 
 from nelbo.config.files import read_run_config, read_user_config
 from nelbo.data.arrays import read_npz
-from nelbo.data.decode import BadImageError, quiet_decoding
+from nelbo.data.decode import AVIF, BadImageError, quiet_decoding
 from nelbo.data.folder import read_folder
 from nelbo.data.idx import read_idx
 from nelbo.data.options import Options
@@ -109,6 +109,8 @@ def npz_files() -> list[bytes]:
     found = []
     for arrays in (
         {"images": np.arange(48, dtype=np.uint8).reshape(3, 4, 4), "labels": np.array([0, 1, 2])},
+        {"images": np.arange(48, dtype=np.uint8).reshape(3, 4, 4), "levels": np.int64(48)},
+        {"arr_0": np.arange(60, dtype=np.uint8).reshape(5, 4, 3), "arr_1": np.arange(5)},
         {"x_train": np.zeros((3, 4, 4, 3), np.uint8), "x_test": np.ones((2, 4, 4, 3), bool)},
     ):
         for save in (np.savez, np.savez_compressed):
@@ -155,6 +157,7 @@ def pictures() -> list[bytes]:
         ("RGB", "WEBP"),
         ("RGB", "TIFF"),
         ("L", "PPM"),
+        *((("RGB", "AVIF"),) if AVIF else ()),
     ):
         stream = io.BytesIO()
         Image.new(mode, (5, 4), 1).save(stream, kind)

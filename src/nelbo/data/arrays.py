@@ -9,21 +9,18 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
-from nelbo.data.advice import advice
+from nelbo.data.axes import Array, as_images, is_ambiguous
 from nelbo.data.keys import LEVELS, Keys, choose
 from nelbo.data.options import Layout
-from nelbo.data.raw import ALL, Part, Pixels, Raw, named_labels
+from nelbo.data.raw import ALL, Part, Raw, named_labels
 from nelbo.data.room import memory
 from nelbo.errors import InputError
-
-Array = NDArray[np.generic]
 
 DAMAGED = (
     zipfile.BadZipFile,
@@ -102,6 +99,8 @@ def read_npz(path: Path, layout: Layout | None = None) -> Raw:
 
 def shape_of(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[int, ...] | None:
     """The shape that a member's header states; None if it has no header that is read."""
+    if info.file_size > min(memory(), DEFLATE_MOST * (info.compress_size + 1)):
+        return None
     try:
         with archive.open(info) as stream:
             return check_header(cast(BinaryIO, stream), info.file_size, info.filename)
@@ -124,14 +123,12 @@ def stated_levels(
     return int(value)
 
 
-def common_layout(images: Iterable[Array], keys: Keys, arrays: Mapping[str, Array]) -> Layout | None:
+def common_layout(images: Sequence[Array], keys: Keys, arrays: Mapping[str, Array]) -> Layout | None:
     """``nhw`` if one array of three axes is certain to be grey images, by its shape or by having a label for each."""
-    flat = [values for values in images if values.ndim == 3]
-    counted = any(
-        label is not None and arrays[key].ndim == 3 and arrays[label].size == len(arrays[key]) > 1
-        for key, label in keys.values()
-    )
-    return "nhw" if counted or any(not is_ambiguous(values) for values in flat) else None
+    if any(values.ndim != 3 for values in images):
+        return None
+    counted = any(label is not None and arrays[label].size == len(arrays[key]) > 1 for key, label in keys.values())
+    return "nhw" if counted or any(not is_ambiguous(values) for values in images) else None
 
 
 def label_parts(
@@ -198,52 +195,6 @@ def check_header(stream: BinaryIO, size: int, where: str) -> tuple[int, ...]:
         problem = f"its header claims {claimed} bytes of {dtype} and there are {present}"
         raise InputError(where, f"is truncated or corrupt: {problem}; save it again")
     return shape
-
-
-def as_images(values: Array, where: str, layout: Layout | None = None) -> Pixels:
-    """An array as uint8, ``(N, C, H, W)``, by what its shape or ``layout`` says; bool becomes 0 and 1."""
-    if values.dtype not in (np.uint8, np.bool_):
-        raise InputError(where, advice(values))
-    pixels = cast(Pixels, values.view(np.uint8))
-    shape = " x ".join(map(str, values.shape))
-    if layout is not None and len(layout) == pixels.ndim:
-        return arranged(pixels, where, layout)
-    if pixels.ndim == 3:
-        if is_ambiguous(pixels):
-            raise InputError(where, f"has the shape {shape}, {readings(pixels.shape)}")
-        return pixels[:, None]
-    if pixels.ndim != 4:
-        raise InputError(where, f"has the shape {shape}; images are (N, H, W), (N, H, W, C) or (N, C, H, W)")
-    first, last = 1 <= pixels.shape[1] <= 4, 1 <= pixels.shape[3] <= 4
-    if first and last:
-        raise InputError(where, f"has the shape {shape}, where channels may come first or last; add --layout nchw|nhwc")
-    if not first and not last:
-        raise InputError(where, f"has the shape {shape}, without an axis of 1 to 4 channels; drop or merge channels")
-    return pixels if first else pixels.transpose(0, 3, 1, 2)
-
-
-def is_ambiguous(values: Array) -> bool:
-    """Whether an array of three axes can be one image with its channels first or last, as well as grey images."""
-    return values.shape[0] in (1, 3, 4) or values.shape[2] in (1, 3, 4)
-
-
-def readings(shape: tuple[int, ...]) -> str:
-    """Both ways to read three axes, and the option that says which."""
-    a, b, c = shape
-    one = (f"{a}x{b}", c, "hwc") if c in (1, 3, 4) else (f"{b}x{c}", a, "chw")
-    grey, single = f"{a} grey images of {b}x{c} (--layout nhw)", f"one image of {one[0]} with {one[1]} channels"
-    return f"which can be {grey} or {single} (--layout {one[2]}); add the one that it is"
-
-
-def arranged(pixels: Pixels, where: str, layout: Layout) -> Pixels:
-    """An array whose axes are known as ``(N, C, H, W)``."""
-    for axis in "nc":
-        if axis not in layout:
-            pixels, layout = pixels[None], cast(Layout, axis + layout)
-    found = pixels.transpose([layout.index(axis) for axis in "nchw"])
-    if found.shape[1] > 4:
-        raise InputError("--layout", f"{where} has {found.shape[1]} channels by this layout, and 4 is the most")
-    return found
 
 
 def levels_of(arrays: list[Array]) -> int:

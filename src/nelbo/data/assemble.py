@@ -120,7 +120,11 @@ def check_levels(images: Pixels, raw: Raw, asked: int | None) -> int:
 def few_levels(images: Pixels, levels: int, asked: int | None) -> list[str]:
     """A note where pixels look as if they had fewer levels than the 256 that their type allows."""
     top = int(images.max())
-    if asked is not None or levels < 256 or not 1 <= top < 128:
+    if asked is not None or levels < 256:
+        return []
+    if top == 255 and all(bool(np.all((image == 0) | (image == 255))) for image in images):
+        return ["every pixel is 0 or 255, yet they count as 256 levels, which flatters bits/dim: --binarize makes it 2"]
+    if not 1 <= top < 128:
         return []
     what = f"no pixel is above {top}, yet they count as 256 levels"
     return [f"{what}, which flatters bits/dim: if there are {top + 1}, add --levels {top + 1}"]

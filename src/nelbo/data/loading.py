@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from nelbo.data.arrays import as_images, read_npy, read_npz
+from nelbo.data.arrays import read_npy, read_npz
 from nelbo.data.assemble import assemble
+from nelbo.data.axes import as_images
 from nelbo.data.binarize import binarised
 from nelbo.data.dataset import Dataset
 from nelbo.data.decode import looks_like_image

@@ -123,12 +123,12 @@ def split_folders(folder: Path, tree: Tree, below: Mapping[str, Tree]) -> dict[s
     if tree.images or others:
         beside = others[0] if others else tree.images[0].name
         names = ", ".join(meant)
-        mend = f"if {names} are splits, move {beside} away; if they are classes, rename them"
+        mend = f"to read them as splits, move {beside} away; to read them as classes, rename {names}"
         raise InputError(str(folder), f"has {names} beside {beside}, which can be splits or classes; {mend}")
     if "train" not in meant.values():
         names = ", ".join(meant)
-        mend = "if they are splits, add a folder train; if they are classes, rename them; or give one of them as data"
-        raise InputError(str(folder), f"has {names} but no folder train; {mend}")
+        mend = f"to read them as splits, add a folder train; to read them as classes, rename {names}"
+        raise InputError(str(folder), f"has {names} but no folder train, so they can be splits or classes; {mend}")
     return {split: name for name, split in meant.items()}
 
 
