@@ -107,24 +107,29 @@ def test_any_setting_of_the_weights_that_is_changed_is_refused(
     whole = tomllib.loads((run / "config.toml").read_text())
     for place, value in fields(Run(run).state["settings"]):
         if not isinstance(value, dict) and value is not None:
-            for other in altered(value):
+            for other in [each for each in altered(value) if each != value][:2]:
                 (run / "config.toml").write_text(tomli_w.dumps(with_field(whole, place, other)))
                 answer = call("info", run)
                 assert (answer.code, answer.out) == (2, ""), (place, other)
-                assert place[-1] in answer.err, (place, other, answer.err)
+                assert place[-1].replace("_", "-") in answer.err.replace("_", "-"), (place, other, answer.err)
                 require_plain(answer, (place, other))
 
 
-@pytest.mark.parametrize("family", ["vdm", "gan"])
-def test_any_field_of_the_state_may_be_changed(trained: dict[str, Path], here: Path, family: str) -> None:
+def test_any_field_of_the_state_may_be_changed(trained: dict[str, Path], here: Path) -> None:
+    """What info reads is resumed from, too."""
+    family = "vdm"
     run = Path(shutil.copytree(trained[family], here / "run"))
     path = Run(run).checkpoint / "state.json"
     whole = json.loads(path.read_text())
     for place, value in fields(whole):
-        for other in (*altered(value), None, -1, float("nan"), [], {}):
+        if place[:2] in (("settings", "model"), ("settings", "images")) and value is not whole["settings"][place[1]]:
+            continue  # compared with config.toml, as above
+        for other in (altered(value)[0], None, -1, float("nan")):
             path.write_text(json.dumps(with_field(whole, place, other)))
-            for words in list(commands(run, family))[:: len(COMMANDS)]:  # info, and resuming
-                require_plain(call(*words), (words, place, other))
+            answer = call("info", run)
+            require_plain(answer, (place, other))
+            if answer.code == 0:
+                require_plain(call("train", family, "--out", run, "--resume", "--steps", "2"), (place, other))
 
 
 def forget(run: Path) -> None:
