@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -134,10 +135,69 @@ def test_samples_that_were_measured_are_shown(runs: dict[str, Path], here: Path)
     assert vae["samples"]["features_sha256"][:12] in Path("report/index.html").read_text()
 
 
+@pytest.fixture
+def pair(runs: dict[str, Path], here: Path) -> tuple[Path, Path]:
+    """A ddpm that was scored on 20 and on 30 images, and a vae that was scored on 10: nothing in common."""
+    ddpm = Path(shutil.copytree(runs["ddpm"], here / "ddpm"))
+    vae = Path(shutil.copytree(runs["vae"], here / "vae"))
+    call_well("score", vae, "--limit", "10", "--device", "cpu")
+    return ddpm, vae
+
+
+def test_scores_of_other_images_are_neither_ranked_nor_subtracted(pair: tuple[Path, Path]) -> None:
+    """One line says so, on the page, in JSON and on stderr, with each run's data, split and n."""
+    answer = call_well("compare", *pair, "--json")
+    found = json.loads(answer.out)
+    assert found["differences"] == []
+    said = "(ddpm: digits 1×8×8, 17 levels, test, 30 images; vae: digits 1×8×8, 17 levels, test, 10 images)"
+    assert said in found["unlike"]
+    assert "--score" in found["unlike"]
+    page = Path("compare/index.html").read_text()
+    assert said in answer.err
+    assert said in page
+    assert "under one protocol" not in page
+    assert "digits 1×8×8, test, 10" in page
+
+
+def test_the_widest_images_in_common_are_shown(pair: tuple[Path, Path]) -> None:
+    """Of 20 and 30 beside 10 and 20: both on 20, with their difference."""
+    call_well("score", pair[1], "--limit", "20", "--device", "cpu")
+    found = json.loads(call_well("compare", *pair, "--json").out)
+    assert [run["score"]["n"] for run in found["runs"]] == [20, 20]
+    assert found["unlike"] is None
+    assert len(found["differences"]) == 1
+    assert "under one protocol" in Path("compare/index.html").read_text()
+
+
+@pytest.mark.parametrize(("more", "n"), [((), 30), (("--limit", "15"), 15)])
+def test_what_is_missing_is_scored_when_asked(pair: tuple[Path, Path], more: tuple[str, ...], n: int) -> None:
+    """Under one protocol, as 'score' does it; what is kept is not computed again."""
+    before = {file: file.stat().st_mtime_ns for run in pair for file in (run / "scores").glob("*.json")}
+    found = json.loads(call_well("compare", *pair, "--score", *more, "--json").out)
+    assert found["unlike"] is None
+    for run, facts in zip(pair, found["runs"], strict=True):
+        expected = json.loads(call_well("score", run, "--limit", str(n), "--json").out)
+        assert facts["score"] == expected | {"file": facts["score"]["file"]}
+        assert (expected["n"], expected["seed"], expected["split"]) == (n, 0, "test")
+    assert all(file.stat().st_mtime_ns == time for file, time in before.items())
+    assert [pair["n"] for pair in found["differences"]] == [n]
+
+
+def test_runs_of_different_data_are_not_ranked(pair: tuple[Path, Path], colour_run: Path) -> None:
+    """3×10×14 beside 1×8×8, scored or not."""
+    colour = Path(shutil.copytree(colour_run, "colour_run"))
+    for more in ((), ("--score", "--limit", "1")):
+        found = json.loads(call_well("compare", pair[0], colour, *more, "--json").out)
+        assert "colour 3×10×14, 256 levels, test" in found["unlike"]
+        assert "different data do not compare" in found["unlike"]
+        assert found["differences"] == []
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         ((), "RUN"),
+        (("RUN", "--limit", "3"), "--limit"),
         (("nowhere",), "nowhere"),
         (("RUN", "--out", "mine"), "--out"),
         (("RUN", "--split", "tets"), "--split"),

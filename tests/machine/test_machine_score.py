@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,59 @@ def test_per_image_rows_average_to_the_total(own_run: Path, here: Path) -> None:
     for row in rows:
         parts = sum(float(row[f"{name}_nats"]) for name in found["terms"])
         assert parts == pytest.approx(float(row["total_nats"]), abs=1e-5)
+
+
+def test_per_image_says_which_image_it_is(here: Path) -> None:
+    """Path, class and split of each, whatever the names hold, and the strangest first when asked."""
+    pixels, random = {}, np.random.default_rng(0)
+    for k in range(24):
+        folder = here / "pictures" / ('a,"b"' if k % 2 else "new\nline")
+        folder.mkdir(parents=True, exist_ok=True)
+        name = os.fsdecode(b"caf\xe9 %d.png" % k) if k < 4 else f"{k}.png"
+        image = random.integers(0, 256, (6, 6), dtype=np.uint8)
+        Image.fromarray(image).save(folder / name)
+        pixels[f"{folder.name}/{name}"] = image
+    train_tiny(here / "run", "--data", "pictures", steps=1)
+    call_well("score", "run", "--split", "all", "--per-image", "rows.csv", "--sort")
+    with open("rows.csv", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rows = list(csv.DictReader(file))
+    data = load("pictures")
+    assert sorted(row["source"] for row in rows) == sorted(pixels)
+    for row in rows:
+        image = data.images[int(row["image"])]
+        assert np.array_equal(image[0].numpy(), pixels[row["source"]])
+        assert row["label"] == row["source"].split("/")[0]
+        start, stop = data.bounds[row["split"]]
+        assert start <= int(row["image"]) < stop
+    totals = [float(row["total_nats"]) for row in rows]
+    assert totals == sorted(totals, reverse=True)
+
+
+def test_per_image_has_the_row_of_an_array(here: Path) -> None:
+    """Through splits, duplicates and shaping: the row of the file that was read."""
+    images = np.random.default_rng(0).integers(0, 256, (30, 6, 6), dtype=np.uint8)
+    images[7] = images[3]
+    np.save("images.npy", images)
+    data = load("images.npy", channels=3)
+    assert sorted(int(data.origin("all", i)[0]) for i in range(30)) == list(range(30))
+    for split in data.bounds:
+        for i, image in enumerate(data.split(split)):
+            row, label, said = data.origin(split, i)
+            assert np.array_equal(image[0].numpy(), images[int(row)])
+            assert (label, said) == ("", split)
+
+
+def test_per_image_has_the_row_of_a_named_set(own_run: Path, here: Path) -> None:
+    """Of digits: the row in scikit-learn's array, with its label."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    call_well("score", own_run, "--limit", "5", "--per-image", "rows.csv")
+    with open("rows.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            shown = load("digits").split("test")[int(row["image"])][0].numpy()
+            assert np.array_equal(shown, bunch.images[int(row["source"])])
+            assert (row["label"], row["split"]) == (str(bunch.target[int(row["source"])]), "test")
 
 
 def test_per_image_makes_its_folder(own_run: Path, here: Path) -> None:

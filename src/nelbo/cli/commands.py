@@ -101,6 +101,7 @@ def score(
     baseline: Path | None = None,
     replicates: AtLeastTwo | None = None,
     per_image: Path | None = None,
+    sort: Annotated[bool, Parameter(negative="")] = False,
     profile: Path | None = None,
     against: str | None = None,
     samples: AtLeastOne | None = None,
@@ -147,7 +148,9 @@ def score(
     replicates
         Independent estimates per image, from which the Monte-Carlo error is known; 2 unless told.
     per_image
-        Write every image's terms to this CSV file.
+        Write every image's path (or row in its array), label, split and terms to this CSV file.
+    sort
+        With --per-image: the strangest image first, by its total.
     profile
         Draw where in t the bits are into this PNG file, or write it into this CSV file.
     against
@@ -194,7 +197,7 @@ def score(
         | {"--features": features, "--neighbours": neighbours},
         {"--limit": limit, "--form": form, "--timesteps": timesteps, "--k": k, "--T": T, "--baseline": baseline}
         | {"--replicates": replicates, "--per-image": per_image, "--profile": profile, "--against": against}
-        | {"--data": data.data if data.model_fields_set else None},
+        | {"--sort": sort or None, "--data": data.data if data.model_fields_set else None},
     )
     if samples is not None:
         settings = SampleSettings(sampler, steps, temperature=temperature)
@@ -211,6 +214,7 @@ def score(
             baseline=baseline,
             replicates=replicates or 2,
             per_image=per_image,
+            sort=sort,
             profile=profile,
             against=against,
             **shared,  # type: ignore[arg-type]
@@ -264,6 +268,8 @@ def compare(
     *runs: Path,
     out: Path = Path("compare"),
     split: str = "test",
+    score: Annotated[bool, Parameter(negative="")] = False,
+    limit: AtLeastOne | None = None,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
     """Put runs side by side on one HTML page: bits/dim and terms, samples from the same seeds, training curves.
@@ -275,17 +281,24 @@ def compare(
     Parameters
     ----------
     runs
-        The directories that 'train' made, each scored before by 'nelbo score'.
+        The directories that 'train' made, each scored before by 'nelbo score', or now with --score.
     out
         The folder that gets index.html and compare.json.
     split
         Whose scores to show.
+    score
+        Score what is missing, so that all runs of the same data are measured on the same images.
+    limit
+        With --score: the first so many images; as many as any of the runs was scored on before, if left out.
     json_
         Print what compare.json holds, and nothing else.
     """
     from nelbo.jobs.compare import compare as put
+    from nelbo.report.progress import console
 
-    found = put(runs, out, split=split)
+    found = put(runs, out, split=split, score=score, limit=limit)
+    if found["unlike"]:
+        console().print(found["unlike"])
     print(json.dumps(found) if json_ else out / "index.html")
 
 

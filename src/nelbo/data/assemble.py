@@ -46,6 +46,7 @@ def assemble(raw: Raw, spec: str, options: Options) -> Dataset:
         levels=levels,
         sha256=fingerprint(tensor, bounds, levels),
         notes=(*raw.notes, *notes, *few_levels(images, levels, options.levels)),
+        sources=gather_sources(plan),
     )
 
 
@@ -104,6 +105,14 @@ def gather_labels(plan: Plan) -> torch.Tensor | None:
     """The labels in the order of the images, or None if any part has none."""
     pieces = [part.labels[rows] for part, rows in plan.values() if part.labels is not None]
     return torch.from_numpy(np.concatenate(pieces)) if len(pieces) == len(plan) else None
+
+
+def gather_sources(plan: Plan) -> list[str | int]:
+    """Where each image comes from, in the order of the images."""
+    sources: list[str | int] = []
+    for part, rows in plan.values():
+        sources += rows.tolist() if part.sources is None else [part.sources[row] for row in rows]
+    return sources
 
 
 def check_levels(images: Pixels, raw: Raw, asked: int | None) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -28,6 +28,7 @@ class Dataset:
         sha256: identifies the data and its splits (:func:`fingerprint`).
         notes: one line for each thing that was done to the data and that a user should know.
         grey: where ``images`` are binarised, what they were drawn from, and its levels: training draws anew.
+        sources: of each image, its path in the folder or its row in the array; ``()`` if unknown.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Dataset:
     sha256: str
     notes: tuple[str, ...] = ()
     grey: tuple[Tensor, int] | None = field(default=None, repr=False)
+    sources: Sequence[str | int] = field(default=(), repr=False)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -88,6 +90,21 @@ class Dataset:
         """
         start, stop = self._rows(name)
         return None if self.labels is None else self.labels[start:stop]
+
+    def origin(self, name: str, index: int) -> tuple[str | int, str, str]:
+        """Where an image comes from.
+
+        Args:
+            name: ``train``, ``val``, ``test`` or ``all``.
+            index: of the image in that split.
+
+        Returns:
+            Its path or row in the source, the name of its class (empty without labels), and its split.
+        """
+        row = self._rows(name)[0] + index
+        label = "" if self.labels is None else self.classes[int(self.labels[row])]
+        split = next(split for split, (start, stop) in self.bounds.items() if start <= row < stop)
+        return self.sources[row] if self.sources else "", label, split
 
     def _rows(self, name: str) -> tuple[int, int]:
         if name == "all":

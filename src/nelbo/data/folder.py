@@ -53,7 +53,7 @@ def read_folder(folder: Path, options: Options) -> Raw:
     return Raw(
         name=folder.resolve().name or "folder",
         where=str(folder),
-        parts=parts_of(found, kept, images, classes),
+        parts=parts_of(folder, found, kept, images, classes),
         classes=classes,
         levels=levels,
         notes=(*notes, *passed, *mixed, *notes_on(folder, headers, bad, len(paths), options)),
@@ -162,7 +162,7 @@ def classes_of(found: Mapping[str, Found]) -> tuple[tuple[str, ...], list[str]]:
 
 
 def parts_of(
-    found: Mapping[str, Found], paths: Sequence[Path], images: Pixels, classes: tuple[str, ...]
+    folder: Path, found: Mapping[str, Found], paths: Sequence[Path], images: Pixels, classes: tuple[str, ...]
 ) -> dict[str, Part]:
     """Cut the images into splits, whose files lie one split after another, and give them their labels."""
     index = {label: number for number, label in enumerate(classes)}
@@ -175,7 +175,8 @@ def parts_of(
             raise InputError("--skip-bad", f"{what} can be read, so nothing is left; mend the files")
         labels = [index[each.classes[row]] for row in kept] if classes and each.classes else None
         part = images[start : start + len(kept)]
-        parts[split] = Part(part, None if labels is None else np.asarray(labels, dtype=np.int64))
+        sources = [name(each.paths[row], folder) for row in kept]
+        parts[split] = Part(part, None if labels is None else np.asarray(labels, dtype=np.int64), sources)
         start += len(kept)
     return parts
 

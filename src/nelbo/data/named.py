@@ -26,7 +26,7 @@ def read_digits() -> Raw:
     images = bunch.images.astype(np.uint8)[:, None]
     labels = bunch.target.astype(np.int64)
     rows = stratified(labels, test=0.2, val=0.1, seed=0)
-    parts = {name: Part(images[index], labels[index]) for name, index in rows.items()}
+    parts = {name: Part(images[index], labels[index], index.tolist()) for name, index in rows.items()}
     return Raw(DIGITS, DIGITS, parts, classes=tuple("0123456789"), levels=17, published=True)
 
 
@@ -54,7 +54,7 @@ def read_named(name: str, root: Path | None, progress: bool | None) -> Raw:
     cut = source.train - source.held
     parts = {
         "train": Part(train.images[:cut], train.labels[:cut]),
-        "val": Part(train.images[cut:], train.labels[cut:]),
+        "val": Part(train.images[cut:], train.labels[cut:], range(cut, source.train)),
         "test": parts["test"],
     }
     return Raw(name, name, parts, classes=source.classes, notes=tuple(notes), published=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +20,12 @@ class Part:
     Args:
         images: uint8, ``(N, C, H, W)``.
         labels: int64, ``(N,)``, or None.
+        sources: of each image, its path in the folder or its row in the array; None: its row here.
     """
 
     images: Pixels
     labels: NDArray[np.int64] | None = None
+    sources: Sequence[str | int] | None = None
 
 
 @dataclass(frozen=True, eq=False)

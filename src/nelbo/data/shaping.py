@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -106,7 +107,7 @@ def shape_part(part: Part, options: Options, levels: int, where: str) -> Part:
     images = allocate((len(part.images), *target), where)
     for row, pixels in enumerate(part.images):
         images[row] = shape_pixels(pixels, options, levels)
-    return Part(images, part.labels)
+    return replace(part, images=images)
 
 
 def require_fit(sizes: Iterable[tuple[int, int]], options: Options) -> None:

@@ -1,25 +1,16 @@
-"""A score as one JSON object, as a file in RUN/scores, and as a table of images."""
+"""A score as one JSON object, and as a file in RUN/scores."""
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from nelbo.files import whole
 from nelbo.jobs._shares import shared_measures
 from nelbo.metrics import LikelihoodScore
 from nelbo.models.base import Form, GenerativeModel
-from nelbo.units import bits_per_dim
-
-
-def key_of(asked: dict[str, Any]) -> str:
-    """A short name for what was asked."""
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def stored(path: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
@@ -97,15 +88,3 @@ def against_baseline(result: LikelihoodScore, other: LikelihoodScore) -> dict[st
         "stderr_data": difference.stderr_data(),
         "stderr": difference.stderr(),
     }
-
-
-def write_per_image(result: LikelihoodScore, out: Path) -> None:
-    """One row per image: index, then each term and the total in nats and in bits/dim."""
-    names = [*result.terms, "total"]
-    columns = {name: result.estimates(name).mean(1).tolist() for name in names}
-    with whole(out) as aside, aside.open("x", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["image", *(f"{name}_{unit}" for name in names for unit in ("nats", "bits_per_dim"))])
-        for i in range(result.n):
-            values = ((columns[name][i], bits_per_dim(columns[name][i], result.dims)) for name in names)
-            table.writerow([i, *(f"{value:.6f}" for pair in values for value in pair)])

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from nelbo.errors import InputError, nearest
 from nelbo.files import replace_text
+from nelbo.jobs._digest import digests
+from nelbo.jobs._protocol import images_of, kept_scores, scores_of, unlike, widest
 from nelbo.jobs._shares import opened, shared_profile, shared_samples
 from nelbo.jobs.describe import describe_run
 from nelbo.jobs.run import Run
@@ -36,16 +38,25 @@ STRIPS, COLUMNS = 4, 8
 SPLITS = ("train", "val", "test", "all")
 
 
-def compare(paths: Sequence[str | Path], out: str | Path = "compare", *, split: str = "test") -> dict[str, Any]:
+def compare(
+    paths: Sequence[str | Path],
+    out: str | Path = "compare",
+    *,
+    split: str = "test",
+    score: bool = False,
+    limit: int | None = None,
+) -> dict[str, Any]:
     """Compare runs by what RUN/scores holds and by samples from the same seeds. Running it twice gives the same page.
 
     Args:
         paths: the run directories.
         out: the folder that gets ``index.html`` and ``compare.json``; it must not exist, or be such a folder.
         split: whose scores to show.
+        score: score what is missing, so that runs of the same data are measured on the same images.
+        limit: with ``score``: the first so many images; as many as any of the runs was scored on before, if None.
 
     Returns:
-        What ``compare.json`` holds.
+        What ``compare.json`` holds; ``unlike`` says why the runs are not ranked, where they are of different images.
 
     Raises:
         InputError: no runs, one that cannot be read, or a folder with something else in it.
@@ -55,14 +66,17 @@ def compare(paths: Sequence[str | Path], out: str | Path = "compare", *, split: 
     if split not in SPLITS:
         known = ", ".join(SPLITS)
         raise InputError("--split", f"{split!r} is not a split{nearest(split, SPLITS)} (splits: {known})")
+    if limit is not None and not (score and limit >= 1):
+        raise InputError("--limit", "is how many images --score takes, at least 1; add --score, or leave it out")
     folder = Path(out)
     if not (folder / "compare.json").exists():
         free(folder, "--out")
         reachable(folder, "--out")
     runs = [opened(path) for path in paths]
     models = [run.model() for run in runs]
-    found = [facts(run, model, split) for run, model in zip(runs, models, strict=True)]
-    whole = {"runs": found, "differences": differences(runs, found)}
+    scores = scores_of(runs, models, split, score, limit)
+    found = [facts(run, model, split, own) for run, model, own in zip(runs, models, scores, strict=True)]
+    whole = {"runs": found, "differences": differences(runs, found), "unlike": unlike(found)}
     pictures, views = [], []
     with bar("drawing samples", len(runs)) as progress:
         for run, model in zip(runs, models, strict=True):
@@ -75,22 +89,26 @@ def compare(paths: Sequence[str | Path], out: str | Path = "compare", *, split: 
     return whole
 
 
-def facts(run: Run, model: GenerativeModel, split: str) -> dict[str, Any]:
+def facts(run: Run, model: GenerativeModel, split: str, score: dict[str, Any] | None) -> dict[str, Any]:
     """What the page says of one run."""
-    known = describe_run(run)
+    known, images = describe_run(run), run.config.images
     if isinstance(model, LikelihoodModel):
-        score = best_score(run, split, (next(iter(model.forms.values())).kind,))
-        why = None if score else f"not scored yet: nelbo score {run.path}"
+        why = None if score else f"not scored yet: nelbo score {run.path}, or add --score"
     else:
-        score, why = best_score(run, split, ("none",)), f"no bits/dim: {model.why_no_bound}"
+        why = f"no bits/dim: {model.why_no_bound}"
     return {
         "name": run.path.name,
         "family": run.config.family,
+        "data": images.name,
+        "data_sha256": images.sha256,
+        "shape": list(images.shape),
+        "levels": images.levels,
+        "split": split,
         "step": known["step"],
         "parameters": known["parameters"],
         "training_seconds": known["training_seconds"],
         "score": score,
-        "samples": best_score(run, split, ("samples",)),
+        "samples": widest(kept_scores(run, split, "samples")),
         "why": why,
         "sampling": model.describe_sampling(SampleSettings()),
         "evaluations_per_sample": model.sample_evaluations,
@@ -106,10 +124,11 @@ def over_t(run: Run, model: GenerativeModel, split: str) -> dict[str, list[float
         return None
     asked = {
         "family": run.config.family,
-        "data_sha256": run.config.images.sha256,
+        "data_sha256": run.dataset.sha256,
         "split": split,
         "n": len(images),
         "step": run.step,
+        **digests(run, "ema"),
         "pieces": PIECES,
     }
 
@@ -129,20 +148,6 @@ def over_t(run: Run, model: GenerativeModel, split: str) -> dict[str, list[float
     return {name: found[name] for name in ("edges", "bits", "stderr")}
 
 
-def best_score(run: Run, split: str, kinds: tuple[str, ...]) -> dict[str, Any] | None:
-    """Of the latest checkpoint's scores of these kinds on the run's own data, the one on the most images."""
-    found = []
-    for file in sorted((run.path / "scores").glob(f"{split}-*.json")):
-        try:
-            score = json.loads(file.read_text())
-        except ValueError:
-            continue
-        own = score.get("data_sha256") == run.config.images.sha256 and score.get("step") == run.step
-        if own and score.get("kind") in kinds and "T" not in score:
-            found.append(score | {"file": file.name})
-    return max(found, key=lambda score: (score["n"], score.get("samples", score.get("evaluations", 0))), default=None)
-
-
 def differences(runs: Sequence[Run], found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """run − other of each pair that was scored on the same images, image by image, in bits/dim, with its error.
 
@@ -153,7 +158,7 @@ def differences(runs: Sequence[Run], found: Sequence[dict[str, Any]]) -> list[di
     for (one, a), (other, b) in combinations(zip(found, each, strict=True), 2):
         if a is None or b is None or len(a) != len(b):
             continue
-        if one["score"]["data_sha256"] != other["score"]["data_sha256"]:
+        if images_of(one["score"]) != images_of(other["score"]):
             continue
         difference = bits_per_dim(1.0, one["score"]["dims"]) * (a - b)
         stderr = float(difference.std(ddof=1)) / len(a) ** 0.5 if len(a) > 1 else None

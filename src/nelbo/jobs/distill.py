@@ -7,6 +7,7 @@ from typing import Any
 
 from nelbo.config.families import family_module
 from nelbo.config.files import RunConfig, merged, versions, write_run_config
+from nelbo.config.trained import weight_settings
 from nelbo.errors import InputError
 from nelbo.files import whole
 from nelbo.jobs.run import Run
@@ -93,7 +94,8 @@ def begun(source: Run, how: dict[str, Any], given: dict[str, Any], out: str | Pa
     with whole(out) as aside:  # with a checkpoint from the start: nothing else holds the teacher
         aside.mkdir()
         write_run_config(aside, config)
-        Trainer(model, source.dataset.for_training[0], config.training, aside).save()
+        images = source.dataset.for_training[0]
+        Trainer(model, images, config.training, aside, settings=weight_settings(config)).save()
     return Work(out, config, source.dataset, model)
 
 

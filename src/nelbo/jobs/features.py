@@ -18,6 +18,7 @@ from nelbo.config.files import CONFIG
 from nelbo.data import Dataset
 from nelbo.errors import InputError
 from nelbo.files import naming, replace_text, write_synced
+from nelbo.jobs._digest import digests
 from nelbo.jobs.run import Run, read_data
 from nelbo.likelihoods import to_unit
 from nelbo.metrics.inception import inception
@@ -208,8 +209,14 @@ def codes(path: Path, dataset: Dataset, device: str) -> Features:
         raise InputError("--features", f"{path} is a run of {run.config.family!r}; give an ae, or learnt features")
     if (model.shape, model.levels) != (dataset.shape, dataset.levels):
         raise InputError("--features", f"{path} is for {model.shape} images of {model.levels} levels")
-    digest = hashlib.sha256((run.checkpoint / "ema.safetensors").read_bytes()).hexdigest()
-    about = {"name": f"ae-{run.config.images.name}", "sha256": digest, "run": str(path)}
+    known = digests(run, "ema")
+    about = {
+        "name": f"ae-{run.config.images.name}",
+        "sha256": known["weights_sha256"],
+        "run": str(path),
+        "data_sha256": run.config.images.sha256,
+        "model_sha256": known["model_sha256"],
+    }
     return Features(
-        about["name"], digest, about, lambda x: model.encode(to_unit(x.to(model.device), model.levels)), None
+        about["name"], about["sha256"], about, lambda x: model.encode(to_unit(x.to(model.device), model.levels)), None
     )

@@ -9,6 +9,7 @@ import torch
 from nelbo.config.check import checked
 from nelbo.config.families import family_module
 from nelbo.config.files import ImagesConfig, RunConfig, versions, write_run_config
+from nelbo.config.trained import weight_settings
 from nelbo.errors import InputError
 from nelbo.files import whole
 from nelbo.interchange import Pipeline, read_pipeline, write_pipeline
@@ -57,7 +58,9 @@ def import_folder(
     with whole(out) as aside:
         aside.mkdir()
         write_run_config(aside, config)
-        Trainer(model, torch.zeros(1, dtype=torch.uint8), config.training, aside).save()
+        Trainer(
+            model, torch.zeros(1, dtype=torch.uint8), config.training, aside, settings=weight_settings(config)
+        ).save()
     return Run(out)
 
 

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from nelbo.errors import InputError
 from nelbo.files import whole
+from nelbo.jobs._digest import digests
+from nelbo.jobs._question import chosen_data
 from nelbo.jobs._shares import opened, shared_rows
 from nelbo.jobs.features import INCEPTION, Features, open_features
 from nelbo.jobs.sample import collect
@@ -69,7 +71,7 @@ def score_samples(
         free(neighbours, "--neighbours")
         reachable(neighbours, "--neighbours")
     run, settings = opened(path), settings or SampleSettings()
-    dataset = run.dataset
+    dataset = chosen_data(run, None)
     unseen = dataset.split(split)
     if len(unseen) < LEAST:
         raise InputError("--split", f"{split} has {len(unseen)} images, too few to measure")
@@ -87,7 +89,10 @@ def score_samples(
         "seed": seed,
         "features": space.name,
         "features_sha256": space.sha256,
+        **{f"features_{name}": space.about[name] for name in ("data_sha256", "model_sha256") if name in space.about},
         "sampling": model.describe_sampling(settings),
+        "sampling_settings": settings._asdict(),
+        **digests(run, weights),
     }
 
     def answer() -> dict[str, Any]:

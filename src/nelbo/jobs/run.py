@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from nelbo.config.families import family_module
-from nelbo.config.files import ImagesConfig, RunConfig, made_by, read_run_config
+from nelbo.config.files import CONFIG, ImagesConfig, RunConfig, made_by, read_run_config
+from nelbo.config.trained import require_trained
 from nelbo.data import Dataset
 from nelbo.data import load as load_data
 from nelbo.errors import InputError, nearest
@@ -18,7 +20,7 @@ from nelbo.models._distilled import Distilled
 from nelbo.models.base import GenerativeModel
 from nelbo.options import DataOptions
 from nelbo.training import latest_checkpoint, load_weights
-from nelbo.training.checkpoint import step_of
+from nelbo.training.checkpoint import read_state, step_of
 from nelbo.training.machine import Sizing, keep_memory, pick_device
 
 WEIGHTS = {"ema": "ema", "raw": "model"}
@@ -83,7 +85,7 @@ class Run:
         path: the directory that ``train`` made.
 
     Raises:
-        InputError: it is not a run, or its settings cannot be read.
+        InputError: it is not a run, its settings cannot be read, or they are not those of its latest checkpoint.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -91,6 +93,9 @@ class Run:
         if not self.path.is_dir():
             raise InputError(str(path), "there is no such run directory; make one with 'nelbo train'")
         self.config = read_run_config(self.path)
+        latest = latest_checkpoint(self.path)
+        if latest is not None:
+            require_trained(self.config, read_state(latest).get("settings", {}), self.path, latest)
 
     @cached_property
     def checkpoint(self) -> Path:
@@ -110,9 +115,25 @@ class Run:
         return step_of(self.checkpoint)
 
     @cached_property
+    def state(self) -> dict[str, Any]:
+        """state.json of the latest checkpoint."""
+        return read_state(self.checkpoint)
+
+    @cached_property
     def dataset(self) -> Dataset:
-        """The data that the run was trained on."""
-        return read_data(self.config.data)
+        """The data that the run was trained on, as they are now.
+
+        Raises:
+            InputError: they cannot be read, or they are the same and config.toml says otherwise.
+        """
+        dataset, recorded = read_data(self.config.data), self.config.images
+        found = images_config(dataset)
+        for field in ("shape", "levels", "counts"):
+            said, real = getattr(recorded, field), getattr(found, field)
+            if recorded.sha256 == found.sha256 and said != real:
+                where = f"{self.path / CONFIG}: [images] {field}"
+                raise InputError(where, f"is {said}, and the data of that hash have {real}; set it back")
+        return dataset
 
     def model(self, weights: str = "ema", device: str = "auto") -> GenerativeModel:
         """The trained model, ready to sample and score.

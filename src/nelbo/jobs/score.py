@@ -11,9 +11,12 @@ from typing import Any, cast
 import numpy as np
 from torch import Tensor
 
+from nelbo.errors import InputError
 from nelbo.files import replace_text, whole
-from nelbo.jobs._answer import against_baseline, condition, key_of, own_measures, stored, summarise, write_per_image
+from nelbo.jobs._answer import against_baseline, condition, own_measures, stored, summarise
+from nelbo.jobs._digest import digest_of, digests
 from nelbo.jobs._question import Estimation, baseline_model, chosen_data, refuse_for_no_bound, require_numbers
+from nelbo.jobs._rows import write_per_image
 from nelbo.jobs._shares import opened, shared_score
 from nelbo.jobs.against import detection, require_against, require_two_sets
 from nelbo.jobs.profile import require_profile, write_profile
@@ -46,6 +49,7 @@ def score(
     device: str = "auto",
     batch: int | None = None,
     per_image: Path | None = None,
+    sort: bool = False,
     profile: Path | None = None,
     against: str | None = None,
     again: bool = False,
@@ -68,7 +72,8 @@ def score(
         weights: ``ema`` or ``raw``.
         device: where to compute.
         batch: images at a time; what is quickest on the device if None.
-        per_image: also write each image's terms to this CSV file.
+        per_image: also write each image's origin, label, split and terms to this CSV file.
+        sort: order its rows by the total, the strangest image first.
         profile: also draw where in t the bits are, into this PNG file (or write it, into a CSV file).
         against: a split of the run's own data: how well the score tells the other data from it (AUROC).
         again: score even if the same score is in RUN/scores/.
@@ -82,6 +87,8 @@ def score(
     require_numbers(replicates, limit, batch, seed)
     if per_image is not None:
         free(per_image, "--per-image")
+    elif sort:
+        raise InputError("--sort", "orders the rows of --per-image; add that, or leave it out")
     if against is not None:
         require_against(against, data is not None and "data" in data.model_fields_set)
     run = opened(path)
@@ -98,6 +105,7 @@ def score(
         "weights": weights,
         "step": run.step,
         "seed": seed,
+        **digests(run, weights),
     }
     if not isinstance(model, LikelihoodModel):
         options = {"--form": form, "--timesteps": timesteps, "--k": k, "--T": T, "--baseline": baseline}
@@ -112,9 +120,11 @@ def score(
         opponent = opened(baseline)
         other = baseline_model(opponent, run, weights, device, how)
         asked |= {"baseline_run": str(baseline), "baseline_step": opponent.step}
+        asked |= {f"baseline_{name}": value for name, value in digests(opponent, weights).items()}
     if against is not None:
-        require_two_sets(dataset, chosen_data(run, None), split, against, limit)
-        asked["against_split"] = against
+        own = chosen_data(run, None)
+        require_two_sets(dataset, own, split, against, limit)
+        asked |= {"against_split": against, "against_sha256": own.sha256}
 
     def measure(model: LikelihoodModel, images: Tensor, label: str = "") -> LikelihoodScore:
         return shared_score(
@@ -141,7 +151,7 @@ def score(
             told = detection(run, bounded, (images, result), (normal, of_normal), seed=seed, batch=batch)
             summary["against"] = {"split": against} | told
         if per_image is not None and rank() == 0:
-            write_per_image(result, per_image)
+            write_per_image(result, dataset, split, per_image, sort=sort)
         return summary | {EACH: result.estimates("total").mean(1)}
 
     summary = kept(run, asked, again or per_image is not None, answer)
@@ -153,9 +163,10 @@ def score(
 def kept(run: Run, asked: dict[str, Any], again: bool, answer: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What RUN/scores holds for what was asked, or the answer, kept there. ``again`` asks anew.
 
+    What was asked has the digests of all that the answer depends on, and the file's name is the digest of it all.
     The nats of each image, under ``EACH`` in the answer, are kept beside it as .npy, to compare two runs by.
     """
-    file = run.path / "scores" / f"{asked['split']}-{key_of(asked)}.json"
+    file = run.path / "scores" / f"{asked['split']}-{digest_of(asked)[:12]}.json"
     team = join()
     known = None if again else json.loads(team.from_main(lambda: json.dumps(stored(file, asked)).encode()))
     if known is not None:

@@ -23,6 +23,7 @@ from nelbo.config.files import (
     versions,
     write_run_config,
 )
+from nelbo.config.trained import weight_settings
 from nelbo.data import Dataset
 from nelbo.data.loading import NAMES
 from nelbo.errors import InputError
@@ -338,7 +339,7 @@ def follow(work: Work, team: Team) -> None:
         if checkpoint is None:
             with console().status("looking at the training images"):
                 model.prepare(images, grey_levels or model.levels, config.training.seed)
-        trainer = Trainer(model, images, config.training, path, grey_levels, team)
+        trainer = Trainer(model, images, config.training, path, grey_levels, team, weight_settings(config))
         if checkpoint is not None:
             trainer.restore(checkpoint, folder or path)
         if not team.main:

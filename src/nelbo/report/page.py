@@ -33,6 +33,7 @@ def page(kept: dict[str, Any], pictures: list[Image.Image], views: list[list[tup
             for run, picture, shown in zip(runs, pictures, views, strict=True)
         ],
         differences=kept["differences"],
+        unlike=kept["unlike"],
         measures=sorted(
             {name for run in runs if run["samples"] for name in run["samples"]["quality"]}, key=measure_order
         ),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -105,7 +106,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     """state.json of a checkpoint.
 
     Raises:
-        InputError: it is missing, not JSON, or of a later format.
+        InputError: it is missing, not JSON, of a later format, or of another step than the folder's name says.
     """
     path = folder / "state.json"
     try:
@@ -116,6 +117,8 @@ def read_state(folder: Path) -> dict[str, Any]:
         raise damaged(path, f"cannot be read ({error})") from None
     if not is_state(state):
         raise damaged(path, "is not a checkpoint's state")
+    if NAME.fullmatch(folder.name) and state["step"] != step_of(folder):
+        raise damaged(path, f"is of step {state['step']}, and its folder is {folder.name}")
     if state.get("format") != FORMAT:
         raise InputError(
             str(path), f"has format {state.get('format')}, and this nelbo reads format {FORMAT}; update it"
@@ -132,6 +135,10 @@ def is_state(state: Any) -> bool:
         type(state.get("step")) is int
         and state["step"] >= 0
         and type(state.get("seconds")) in (int, float)
+        and 0 <= state["seconds"] < math.inf
+        and type(state.get("falls", 0)) is int
+        and state.get("falls", 0) >= 0
+        and isinstance(state.get("settings", {}), dict)
         and all(isinstance(f, dict) and type(f.get("bytes")) is int and isinstance(f.get("sha256"), str) for f in files)
     )
 

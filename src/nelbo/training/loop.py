@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -85,6 +85,7 @@ class Trainer:
         options: the recipe; one of ``minutes`` and ``steps`` is set.
         run: the run directory, for checkpoints.
         team: the processes that share each batch; all begin with the main one's weights, and it alone keeps them.
+        settings: what the weights depend on, kept in every checkpoint.
 
     Attributes:
         trouble: why the last checkpoint could not be written, or None.
@@ -100,8 +101,10 @@ class Trainer:
         run: Path,
         grey_levels: int | None = None,
         team: Team = ALONE,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.model, self.images, self.options, self.run_folder = model, images, options, run
+        self.settings = dict(settings or {})
         self.grey_levels, self.team = grey_levels, team
         self.mine = team.share(options.batch_size)
         team.same(model.state_dict().values())
@@ -354,6 +357,7 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "falls": self.falls,
+            "settings": self.settings,
             "random": {"seed": self.options.seed, "step": self.step},
             "data": {"epoch": places // len(self.images), "position": places % len(self.images)},
         }

@@ -1,0 +1,34 @@
+"""What a kept number depends on, as digests: other weights, settings, images or code make another key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib.metadata import version
+from typing import Any
+
+from nelbo.config.trained import weight_settings
+from nelbo.jobs.run import WEIGHTS, Run
+
+REVISION = 1
+"""Of the code that measures. Raise it by one with every change after which the same weights and images give another
+number: in a bound or its estimator, in the noise of a seed, in a sampler's defaults, in a distance."""
+
+
+def digest_of(value: Any) -> str:
+    """The SHA-256 of a JSON value, whatever the order of its fields."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def digests(run: Run, weights: str) -> dict[str, str]:
+    """What identifies a run's model and the code that measures it.
+
+    Args:
+        run: the run; its weights have to be loaded first, which compares them with the hash that state.json has.
+        weights: ``ema`` or ``raw``.
+    """
+    return {
+        "weights_sha256": run.state["files"][WEIGHTS[weights]]["sha256"],
+        "model_sha256": digest_of(weight_settings(run.config)),
+        "code": f"{version('nelbo')}, revision {REVISION}",
+    }

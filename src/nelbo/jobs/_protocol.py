@@ -1,0 +1,96 @@
+"""Which kept scores of several runs stand beside each other: those of the same images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from nelbo.jobs._digest import digests
+from nelbo.jobs.run import Run
+from nelbo.jobs.score import score
+from nelbo.models.base import GenerativeModel, LikelihoodModel
+
+Score = dict[str, Any]
+
+IMAGES = ("data_sha256", "split", "n")
+"""What says which images a score is of. The hash holds their shape and levels."""
+ESTIMATE = (*IMAGES, "form", "timesteps", "k", "replicates", "seed")
+"""What tells the scores of one model on its own data from each other."""
+
+
+def kept_scores(run: Run, split: str, kind: str) -> list[Score]:
+    """What RUN/scores holds of this kind on the run's own data, of its latest averaged weights and by this code."""
+    own = {"data_sha256": run.config.images.sha256, "weights": "ema", "kind": kind, **digests(run, "ema")}
+    scores = []
+    for file in sorted((run.path / "scores").glob(f"{split}-*.json")):
+        try:
+            known = json.loads(file.read_text())
+        except (OSError, ValueError):
+            continue
+        if isinstance(known, dict) and "T" not in known and all(known.get(name) == own[name] for name in own):
+            scores.append(known | {"file": file.name})
+    return scores
+
+
+def widest(scores: Sequence[Score]) -> Score | None:
+    """The score of the most images, and of these the one that took the most samples or evaluations."""
+    return max(scores, key=lambda each: (each["n"], each.get("samples", each.get("evaluations", 0))), default=None)
+
+
+def images_of(known: Score) -> tuple[Any, ...]:
+    """Which images a score is of."""
+    return tuple(known[name] for name in IMAGES)
+
+
+def scores_of(
+    runs: Sequence[Run], models: Sequence[GenerativeModel], split: str, compute: bool, limit: int | None
+) -> list[Score | None]:
+    """The score to show of each run: of the same images, if there are such scores.
+
+    Args:
+        runs, models: the runs, and their models.
+        split: of the data.
+        compute: measure every bound under one protocol: the same images for runs of the same data, the family's first
+            form, the default number of t and replicates, seed 0. What is kept is not measured again.
+        limit: the first so many images; as many as any run of the same data was scored on before, if None; the whole
+            split if there is none.
+    """
+    kinds = [next(iter(m.forms.values())).kind if isinstance(m, LikelihoodModel) else "none" for m in models]
+    kept = [kept_scores(run, split, kind) for run, kind in zip(runs, kinds, strict=True)]
+    bounded = [i for i, kind in enumerate(kinds) if kind != "none"]
+    if compute:
+        most: dict[str, int] = {}
+        for i in bounded:
+            data = runs[i].config.images.sha256
+            most[data] = max([most.get(data, 0), *(each["n"] for each in kept[i])])
+        for i in bounded:
+            asked = score(runs[i].path, split=split, limit=limit or most[runs[i].config.images.sha256] or None)
+            own = kept_scores(runs[i], split, kinds[i])
+            kept[i] = [each for each in own if all(each.get(name) == asked.get(name) for name in ESTIMATE)]
+    scored = [{images_of(each) for each in kept[i]} for i in bounded if kept[i]]
+    common = set.intersection(*scored) if scored else set()
+    if common:
+        best = max(common, key=lambda images: images[-1])
+        for i in bounded:
+            kept[i] = [each for each in kept[i] if images_of(each) == best]
+    return [widest(own) for own in kept]
+
+
+def unlike(facts: Sequence[dict[str, Any]]) -> str | None:
+    """Why the runs are no ranking, in one line; None where all of them are of the same images.
+
+    Args:
+        facts: of each run its name, data, data_sha256, shape, levels and split, and its score.
+    """
+    data = {run["data_sha256"] for run in facts}
+    scores = {run["name"]: run["score"] for run in facts if run["score"] and run["score"]["bits_per_dim"] is not None}
+    if len(data) < 2 and len({images_of(known) for known in scores.values()}) < 2:
+        return None
+    listed = "; ".join(
+        f"{run['name']}: {run['data']} {'×'.join(map(str, run['shape']))}, {run['levels']} levels, {run['split']}, "
+        + (f"{scores[run['name']]['n']:,} images" if run["name"] in scores else "not scored")
+        for run in facts
+    )
+    fix = "bits/dim of different data do not compare" if len(data) > 1 else "add --score to score all on the same"
+    return f"not of the same images, so neither ranked nor subtracted ({listed}); {fix}"

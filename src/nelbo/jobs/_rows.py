@@ -1,0 +1,39 @@
+"""A score as a table of images: where each comes from, and what it costs."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from nelbo.data import Dataset
+from nelbo.files import whole
+from nelbo.metrics import LikelihoodScore
+from nelbo.units import bits_per_dim
+
+
+def write_per_image(result: LikelihoodScore, dataset: Dataset, split: str, out: Path, *, sort: bool = False) -> None:
+    """One row per image: what it is, then each term and the total in nats and in bits/dim.
+
+    ``image`` is its index in the split that was scored, ``source`` its path in the folder or its row in the array;
+    ``label`` is empty without labels. The file is UTF-8; a path that is not keeps its bytes (``surrogateescape``).
+
+    Args:
+        result: the score of the first images of a split.
+        dataset: the images.
+        split: train, val, test or all.
+        out: the file, which must not exist.
+        sort: the highest total first, rather than in the order of the split.
+    """
+    names = [*result.terms, "total"]
+    columns = {name: result.estimates(name).mean(1).tolist() for name in names}
+    rows = range(result.n)
+    if sort:
+        rows = sorted(rows, key=lambda i: -columns["total"][i])  # type: ignore[assignment]
+    numbers = [f"{name}_{unit}" for name in names for unit in ("nats", "bits_per_dim")]
+    with whole(out) as aside, aside.open("x", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        table = csv.writer(file)
+        table.writerow(["image", "source", "label", "split", *numbers])
+        for i in rows:
+            values = ((columns[name][i], bits_per_dim(columns[name][i], result.dims)) for name in names)
+            origin = dataset.origin(split, i)
+            table.writerow([i, *origin, *(f"{value:.6f}" for pair in values for value in pair)])
