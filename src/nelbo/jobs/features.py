@@ -170,7 +170,7 @@ def open_features(where: Path | None, dataset: Dataset, device: str = "auto") ->
     if (folder / CONFIG).is_file():
         return codes(folder, dataset, device)
     try:
-        about = json.loads((folder / ABOUT).read_text())
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         weights = (folder / WEIGHTS).read_bytes()
         shape, levels, classes = tuple(about["shape"]), about["levels"], len(about["classes"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -17,6 +17,7 @@ from nelbo.models._diffusion import DiffusionModel
 from nelbo.models._distilled import Distilled
 from nelbo.models.base import GenerativeModel
 from nelbo.options import DataOptions
+from nelbo.streams import as_text
 from nelbo.training import latest_checkpoint, load_weights
 from nelbo.training.checkpoint import step_of
 from nelbo.training.machine import Sizing, keep_memory, pick_device
@@ -71,7 +72,7 @@ def images_config(dataset: Dataset) -> ImagesConfig:
         shape=dataset.shape,
         levels=dataset.levels,
         counts={name: stop - start for name, (start, stop) in dataset.bounds.items()},
-        classes=dataset.classes,
+        classes=tuple(map(as_text, dataset.classes)),
     )
 
 

@@ -34,6 +34,7 @@ from nelbo.options import DataOptions, FamilyOptions, TrainingOptions
 from nelbo.processes import Team, count, join, shares_asked
 from nelbo.report.paths import reachable, unused
 from nelbo.report.progress import bar, console
+from nelbo.streams import as_text
 from nelbo.training import Trainer, latest_checkpoint, load_weights, read_checkpoint
 from nelbo.training.checkpoint import shared
 from nelbo.training.compiling import require_compilable
@@ -201,6 +202,8 @@ def resolve(request: Request) -> tuple[RunConfig, Dataset]:
     if data.data and data.data not in NAMES and Path(data.data).expanduser().exists():
         # The run has to find them from any working directory.
         data = data.model_copy(update={"data": str(Path(data.data).expanduser().resolve())})
+    if data.data and as_text(data.data) != data.data:
+        raise InputError("--data", f"{data.data}: this name is no text in UTF-8, so no run can record it; rename it")
     dataset = read_data(data)
     config = RunConfig(
         family=family,
