@@ -15,6 +15,7 @@ from machine_helpers import call, call_well, train_tiny
 from PIL import Image
 
 from nelbo.jobs.run import Run, load
+from nelbo.jobs.sample import real_images
 from nelbo.metrics import score_profile
 from nelbo.report.pictures import grid
 
@@ -72,6 +73,11 @@ def test_the_samples_are_those_of_the_runs(runs: dict[str, Path], here: Path) ->
         expected = grid(model.sample(36), model.levels)
         shown = Image.open(io.BytesIO(base64.b64decode(text)))
         assert shown.tobytes() == expected.tobytes()
+    (text,) = re.findall(
+        r'src="data:image/png;base64,([^"]+)" alt="real images, digits, test"', Path("report/index.html").read_text()
+    )
+    real = grid(real_images(Run(runs["vae"]).dataset, "test", 36), 17)
+    assert Image.open(io.BytesIO(base64.b64decode(text))).tobytes() == real.tobytes()
 
 
 def test_the_page_needs_nothing_else_and_is_the_same_again(runs: dict[str, Path], here: Path) -> None:

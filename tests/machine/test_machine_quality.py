@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shlex
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from machine_helpers import call, call_well
 from PIL import Image
 
 from nelbo.data import load
-from nelbo.jobs.features import moved, open_features
+from nelbo.jobs.features import learning_seconds, moved, open_features
 from nelbo.metrics.distances import frechet_distance
 from nelbo.metrics.inception import to_rgb
 from nelbo.metrics.quality import in_batches
@@ -149,6 +152,60 @@ def test_what_cannot_be_measured_is_said(run: Path, learnt: Path, here: Path) ->
         answer = call("score", run, "--samples", "50", "--features", weights)
         assert (answer.code, len(answer.err.strip().splitlines())) == (2, 1)
         assert "does not hold the network" in answer.err
+
+
+def said_command(message: str) -> list[str]:
+    """The words of the command that a message names, without ``nelbo``."""
+    found = re.search(
+        r"(nelbo (?:train|features) .*?) \((?:it stops after 5 minutes|about \d+ (?:s|minutes) here)", message
+    )
+    assert found, message
+    return shlex.split(found[1])[1:]
+
+
+def test_without_labels_the_command_that_is_named_works(here: Path) -> None:
+    """What 'score --samples' and 'features' name is run as it stands, but for its 5 minutes, and then measured in."""
+    np.save(here / "my plain.npy", np.random.default_rng(0).integers(0, 17, (240, 9, 12)).astype(np.uint8))
+    reading = ("--data", "my plain.npy", "--levels", "17", "--size", "8x8", "--fit", "crop")
+    call_well("train", "vae", *reading, "--steps", "2", "--widths", "8", "8", "--out", "r", *DEVICE)
+    for asked in (("score", "r", "--samples", "24"), ("features", *reading)):
+        answer = call(*asked)
+        assert (answer.code, len(answer.err.splitlines())) == (2, 1)
+        assert "nelbo features" not in answer.err, "one command, not one that names another"
+        words = said_command(answer.err)
+        assert words[words.index("--minutes") + 1] == "5"
+        words[words.index("--minutes") + 1] = "0.02"
+        run = call_well(*words, *DEVICE).out.strip()
+        assert f"--features '{run}'" in answer.err
+        found = json.loads(call_well("score", "r", "--samples", "24", "--features", run, "--json", *DEVICE).out)
+        assert "FD-ae-my plain" in found["quality"]
+
+
+def test_with_labels_the_command_that_is_named_works(here: Path) -> None:
+    """It reads the data as the run does, or else the features are of other images."""
+    random = np.random.default_rng(0)
+    for k in range(240):
+        (here / "in" / f"class {k % 2}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (9, 12), dtype=np.uint8)).save(
+            here / "in" / f"class {k % 2}" / f"{k}.png"
+        )
+    reading = ("--data", "in", "--size", "8x8", "--fit", "crop")
+    call_well("train", "vae", *reading, "--steps", "2", "--widths", "8", "8", "--out", "r", *DEVICE)
+    for more in ((), ("--features", "learnt here")):
+        answer = call("score", "r", "--samples", "24", *more, *DEVICE)
+        assert (answer.code, len(answer.err.splitlines())) == (2, 1)
+        call_well(*said_command(answer.err), *DEVICE)
+        found = json.loads(call_well("score", "r", "--samples", "24", *more, "--json", *DEVICE).out)
+        assert "FD-in" in found["quality"]
+
+
+def test_the_time_that_is_named_is_the_time_it_takes(here: Path) -> None:
+    """Within a factor of four, as others may be busy on this machine: the time of a step, times their number."""
+    dataset = load("digits")
+    said = learning_seconds(dataset, "cpu")
+    started = time.monotonic()
+    call_well("features", "--data", "digits", "--out", "learnt", *DEVICE)
+    assert 0.25 < said / (time.monotonic() - started) < 4
 
 
 def test_images_are_moved_whole() -> None:

@@ -65,7 +65,7 @@ def sample(
         Of ae, vae, hvae and gan: the spread of z, 1 being the prior's own; below it images are more typical and differ
         less.
     real
-        Put real images beside the samples.
+        Put real images beside the samples, evenly from all classes of the test split, by the seed.
     seed
         Image i of a seed is always the same image.
     weights

@@ -73,7 +73,7 @@ def score_samples(
     unseen = dataset.split(split)
     if len(unseen) < LEAST:
         raise InputError("--split", f"{split} has {len(unseen)} images, too few to measure")
-    space = open_features(features, dataset, device)
+    space = open_features(features, dataset, device, run.config.data)
     model = run.model(weights, device)
     asked = {
         "family": run.config.family,

@@ -7,7 +7,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
+from nelbo.data import Dataset
 from nelbo.errors import InputError
 from nelbo.jobs._shares import opened
 from nelbo.likelihoods import to_levels
@@ -16,6 +18,7 @@ from nelbo.processes import join, rank
 from nelbo.report.paths import free, unused
 from nelbo.report.pictures import beside, grid, save_gif, save_images
 from nelbo.report.progress import bar
+from nelbo.rng import permutation
 
 GIF_FRAMES = 60
 NOT_WRITTEN = (".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy", ".pt")
@@ -42,7 +45,7 @@ def draw(
             a new .png in RUN/samples/ if None.
         seed: image i of a seed is always the same.
         settings: sampler, steps, η, clipping.
-        real: put real images of the test split beside the samples (.png only).
+        real: put real images of the test split beside the samples, evenly from its classes (.png only).
         weights: ``ema`` or ``raw``.
         device: where to compute.
         batch: images at a time.
@@ -75,11 +78,29 @@ def draw(
         sheet = grid(images, model.levels)
         if not real:
             return sheet
-        theirs = run.dataset.split("test")[:n]
+        theirs = real_images(run.dataset, "test", n, seed)
         return beside(grid(theirs, model.levels), "real images", sheet, f"drawn by {model.family}")
 
     save_images(images, model.levels, out, render)
     return out, how
+
+
+def real_images(dataset: Dataset, split: str, n: int, seed: int = 0) -> Tensor:
+    """n images of a split in random order, from all its classes as evenly as they allow; all, if there are no more.
+
+    Args:
+        dataset: the images.
+        split: where to take them from.
+        n: how many.
+        seed: which ones.
+    """
+    images, labels = dataset.split(split), dataset.split_labels(split)
+    order = torch.from_numpy(permutation(seed, 0, len(images)))
+    if labels is not None:
+        of_class = F.one_hot(labels[order], len(dataset.classes)).cumsum(0)
+        turn = of_class.gather(1, labels[order, None])[:, 0]  # the k-th of its class has turn k
+        order = order[turn.argsort(stable=True)[:n].sort().values]
+    return images[order[:n]]
 
 
 @torch.no_grad()

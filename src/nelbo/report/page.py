@@ -17,13 +17,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def page(kept: dict[str, Any], pictures: list[Image.Image], views: list[list[tuple[str, Image.Image]]]) -> str:
+def page(
+    kept: dict[str, Any],
+    pictures: list[Image.Image],
+    views: list[list[tuple[str, Image.Image]]],
+    reals: dict[str, Image.Image],
+) -> str:
     """The page, the same for the same input.
 
     Args:
         kept: what compare.json holds: of each run its name, facts, scores and validation curve; paired differences.
         pictures: each run's samples.
         views: each run's other pictures, with titles.
+        reals: real images, by the name of their data.
     """
     runs = kept["runs"]
     environment = Environment(loader=PackageLoader("nelbo.report"), autoescape=select_autoescape())
@@ -33,6 +39,7 @@ def page(kept: dict[str, Any], pictures: list[Image.Image], views: list[list[tup
             run | {"picture": data_uri(picture), "views": [(title, data_uri(each)) for title, each in shown]}
             for run, picture, shown in zip(runs, pictures, views, strict=True)
         ],
+        reals={name: data_uri(picture) for name, picture in reals.items()},
         differences=kept["differences"],
         measures=sorted(
             {name for run in runs if run["samples"] for name in run["samples"]["quality"]}, key=measure_order
