@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import re
 import shlex
@@ -19,9 +20,12 @@ from PIL import Image
 
 from nelbo.data import load
 from nelbo.jobs.features import learning_seconds, moved, open_features
+from nelbo.jobs.run import Run
+from nelbo.likelihoods import to_unit
 from nelbo.metrics.distances import frechet_distance
 from nelbo.metrics.inception import to_rgb
 from nelbo.metrics.quality import in_batches
+from nelbo.models.gan import GAN
 
 DEVICE = ("--device", "cpu")
 
@@ -152,6 +156,62 @@ def test_what_cannot_be_measured_is_said(run: Path, learnt: Path, here: Path) ->
         answer = call("score", run, "--samples", "50", "--features", weights)
         assert (answer.code, len(answer.err.strip().splitlines())) == (2, 1)
         assert "does not hold the network" in answer.err
+
+
+class FewImages(GAN):
+    """A generator that draws nothing but these images, with a hundredth of noise."""
+
+    images: torch.Tensor
+
+    def draw(self, z: torch.Tensor, cluster: torch.Tensor | None = None) -> torch.Tensor:
+        row = (1000 * z[:, 0].abs()).long() % len(self.images)
+        return (self.images[row] + 0.01 * z[:, 1].reshape(-1, 1, 1, 1)).clamp(-1, 1)
+
+
+@pytest.mark.parametrize(("kept", "said"), [("one image", "samples vary 0.0"), ("one class", "0.0"), ("all", None)])
+def test_collapse_is_judged_by_pixels_and_by_classes(
+    run: Path, learnt: Path, here: Path, monkeypatch: pytest.MonkeyPatch, kept: str, said: str | None
+) -> None:
+    """Zeros alone differ as pixels do; all images of training together are no collapse. Nor is it said after 5 steps."""
+    data = load("digits")
+    labels = data.split_labels("train")
+    assert labels is not None
+    images = to_unit(data.split("train"), 17)
+    rows = {"one image": images[:1], "one class": images[labels == 3], "all": images}[kept]
+    monkeypatch.setattr(FewImages, "images", rows, raising=False)
+    monkeypatch.setattr(importlib.import_module("nelbo.models.gan"), "MODEL", FewImages)
+    asked = ("score", run, "--samples", "200", "--features", learnt, "--json", "--again", *DEVICE)
+    assert json.loads(call_well(*asked).out)["ailments"] == []
+    monkeypatch.setattr(Run, "step", 400)
+    found = json.loads(call_well(*asked).out)
+    own = json.loads(call_well("score", run, "--again", "--json", *DEVICE).out)["ailments"]
+    if said is None:
+        assert found["ailments"] == []
+        assert not [line for line in own if "collapse" in line]
+        return
+    (line,) = found["ailments"]
+    assert line.startswith("mode collapse: ")
+    assert said in line
+    assert ("classes" in line) == (kept == "one class")
+    assert bool(own) == (kept == "one image"), "without a classifier, pixels are all there is to judge by"
+    assert line in call_well(*(word for word in asked if word not in ("--json", "--again"))).out
+
+
+def test_a_bound_below_nothing_proves_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        GAN, "measures", lambda self, images, start=0: {"jensen_shannon_at_least": torch.full((len(images),), -0.334)}
+    )
+    found = json.loads(call_well("score", run, "--again", "--json", *DEVICE).out)["measures"]
+    assert found["jensen_shannon_at_least"] == {
+        "value": 0.0,
+        "stderr": pytest.approx(0.0),
+        "estimate": pytest.approx(-0.334),
+    }
+    assert "0 (nothing proved)" in call_well("score", run, *DEVICE).out
+    said = call_well("train", "gan", "--steps", "2", "--widths", "8", "8", "--out", "new", *DEVICE).err
+    assert "jensen shannon at least 0.000 (nothing proved)" in said
+    assert "-0.334" not in said
+    assert "collapse" not in said
 
 
 def said_command(message: str) -> list[str]:

@@ -131,7 +131,9 @@ def score(
 
     def answer() -> dict[str, Any]:
         result = measure(bounded, images)
-        summary = summarise(result, asked, dataset.levels, bounded.forms[how.form]) | condition(bounded, images)
+        summary = summarise(result, asked, dataset.levels, bounded.forms[how.form]) | condition(
+            bounded, images, run.step
+        )
         if other is not None:
             summary["baseline"] = against_baseline(result, measure(other, images, " with the baseline"))
         if against is not None:

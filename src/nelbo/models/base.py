@@ -158,6 +158,9 @@ class GenerativeModel(nn.Module, ABC):
         """Network evaluations that an image takes to draw, unless told otherwise."""
         return 1
 
+    earliest_warning = 0
+    """The step before which it is too early for :meth:`ailments`: an untrained model has them all."""
+
     why_no_bound = ""
     """Why this family has no bound, if it has none: the end of a sentence."""
 
