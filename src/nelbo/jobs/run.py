@@ -45,6 +45,19 @@ def read_data(options: DataOptions) -> Dataset:
     )
 
 
+def data_spec(data: object) -> str:
+    """A SPEC as Python is given one: a name or a path.
+
+    Raises:
+        InputError: anything else, such as an array.
+    """
+    if isinstance(data, str | Path):
+        return str(data)
+    mend = "np.save('images.npy', images) and data='images.npy'"
+    kind = type(data).__name__
+    raise InputError("data", f"a run records where its images are, and a {kind} is nowhere; {mend} keep it")
+
+
 def build_model(config: RunConfig) -> GenerativeModel:
     """The model that the settings describe, with fresh weights.
 
@@ -91,6 +104,12 @@ class Run:
         if not self.path.is_dir():
             raise InputError(str(path), "there is no such run directory; make one with 'nelbo train'")
         self.config = read_run_config(self.path)
+
+    def __repr__(self) -> str:
+        """What it is of, and how far it is."""
+        folder = latest_checkpoint(self.path)
+        how_far = "no checkpoint yet" if folder is None else f"step {step_of(folder):,}"
+        return f"<nelbo run {str(self.path)!r}: {self.config.family} on {self.config.images.name}, {how_far}>"
 
     @cached_property
     def checkpoint(self) -> Path:

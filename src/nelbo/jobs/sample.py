@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Unpack
 
 import torch
 from PIL import Image
@@ -12,8 +13,9 @@ from torch.nn import functional as F
 from nelbo.data import Dataset
 from nelbo.errors import InputError
 from nelbo.jobs._shares import opened
+from nelbo.jobs.run import Run
 from nelbo.likelihoods import to_levels
-from nelbo.models.base import Frame, GenerativeModel, SampleSettings
+from nelbo.models.base import Frame, GenerativeModel, SampleKeywords, SampleSettings
 from nelbo.processes import join, rank
 from nelbo.report.paths import free, unused
 from nelbo.report.pictures import beside, grid, save_gif, save_images
@@ -22,6 +24,39 @@ from nelbo.rng import permutation
 
 GIF_FRAMES = 60
 NOT_WRITTEN = (".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy", ".pt")
+
+
+def sample(
+    run: str | Path | Run,
+    n: int = 64,
+    *,
+    seed: int = 0,
+    batch: int = 64,
+    weights: str = "ema",
+    device: str = "auto",
+    settings: SampleSettings | None = None,
+    **chosen: Unpack[SampleKeywords],
+) -> Tensor:
+    """Draw n images from a run: the same as ``nelbo sample``, as a tensor.
+
+    Args:
+        run: the run, or its directory.
+        n: how many.
+        seed: image i of a seed is always the same image.
+        batch: how many at a time; changes nothing but speed and memory.
+        weights: ``ema``, the moving average, or ``raw``.
+        device: where to compute.
+        settings: how to draw; the family's defaults if None.
+        chosen: any field of :class:`~nelbo.models.base.SampleSettings` by name, ``steps=20``.
+
+    Returns:
+        Integer levels, uint8, shape (n, C, H, W).
+
+    Raises:
+        InputError: anything that cannot be used.
+    """
+    model = (run if isinstance(run, Run) else Run(run)).model(weights, device)
+    return model.sample(n, seed=seed, batch=batch, settings=settings, **chosen)
 
 
 def draw(

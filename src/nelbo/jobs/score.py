@@ -17,7 +17,7 @@ from nelbo.jobs._question import Estimation, baseline_model, chosen_data, refuse
 from nelbo.jobs._shares import opened, shared_score
 from nelbo.jobs.against import detection, require_against, require_two_sets
 from nelbo.jobs.profile import require_profile, write_profile
-from nelbo.jobs.run import Run
+from nelbo.jobs.run import Run, data_spec
 from nelbo.metrics import LikelihoodScore
 from nelbo.models.base import LikelihoodModel
 from nelbo.options import DataOptions
@@ -32,7 +32,7 @@ EACH = "each"
 def score(
     path: str | Path,
     *,
-    data: DataOptions | None = None,
+    data: DataOptions | str | Path | None = None,
     split: str = "test",
     limit: int | None = None,
     form: str | None = None,
@@ -54,7 +54,7 @@ def score(
 
     Args:
         path: the run directory.
-        data: other data than the run's own, of the same shape and levels.
+        data: other data than the run's own, of the same shape and levels: a SPEC, or with how to read it.
         split: train, val or test.
         limit: score the first so many images only.
         form: how the bound is written, one of the family's forms; its first (``denoising`` of a diffusion) if None.
@@ -82,6 +82,8 @@ def score(
     require_numbers(replicates, limit, batch, seed)
     if per_image is not None:
         free(per_image, "--per-image")
+    if data is not None and not isinstance(data, DataOptions):
+        data = DataOptions(data=data_spec(data))
     if against is not None:
         require_against(against, data is not None and "data" in data.model_fields_set)
     run = opened(path)

@@ -28,7 +28,7 @@ from nelbo.data.loading import NAMES
 from nelbo.errors import InputError
 from nelbo.files import is_empty, sole
 from nelbo.jobs._watch import Journal, Watcher, summary_writer
-from nelbo.jobs.run import Run, build_model, images_config, read_data
+from nelbo.jobs.run import Run, build_model, data_spec, images_config, read_data
 from nelbo.models.base import GenerativeModel
 from nelbo.options import DataOptions, FamilyOptions, TrainingOptions
 from nelbo.processes import Team, count, join, shares_asked
@@ -58,7 +58,7 @@ class Request:
 
 def train(
     family: str,
-    data: str | None = None,
+    data: str | Path | None = None,
     *,
     out: str | Path | None = None,
     minutes: float | None = None,
@@ -95,7 +95,13 @@ def train(
             does not see the disk of the main one: there the run cannot be opened.
         Interrupted: stopped by a signal, after a checkpoint.
     """
-    given = {"data": data, "minutes": minutes, "steps": steps, "seed": seed, "device": device}
+    given = {
+        "data": None if data is None else data_spec(data),
+        "minutes": minutes,
+        "steps": steps,
+        "seed": seed,
+        "device": device,
+    }
     options |= {name: value for name, value in given.items() if value is not None}
     in_data = {name: options.pop(name) for name in list(options) if name in DataOptions.model_fields}
     in_training = {name: options.pop(name) for name in list(options) if name in TrainingOptions.model_fields}

@@ -65,8 +65,8 @@ def collapse_line(found: Mapping[str, object]) -> str | None:
     signs = (
         ("variance", LEFT, "samples vary {:.2f} times as much as images"),
         ("distance", LEFT**0.5, "two samples lie {:.2f} times as far apart as two images"),
-        ("features", LEFT, "samples' features vary {:.2f} times as much as those of images"),
         ("classes", LEFT, "beyond one, samples have {:.2f} times as many classes as images"),
+        ("features", LEFT, "samples' features vary {:.2f} times as much as those of images"),
     )
     for name, least, words in signs:
         value = found.get(f"{name}_of_samples_over_images")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,16 @@ class SampleSettings(NamedTuple):
     eta: float | None = None
     clip: bool = True
     temperature: float | None = None
+
+
+class SampleKeywords(TypedDict, total=False):
+    """The fields of :class:`SampleSettings`, as keyword arguments."""
+
+    sampler: str | None
+    steps: int | None
+    eta: float | None
+    clip: bool
+    temperature: float | None
 
 
 class Frame(NamedTuple):
@@ -191,7 +201,14 @@ class GenerativeModel(nn.Module, ABC):
 
     @torch.no_grad()
     def sample(
-        self, n: int, *, seed: int = 0, start: int = 0, batch: int = 64, settings: SampleSettings | None = None
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        start: int = 0,
+        batch: int = 64,
+        settings: SampleSettings | None = None,
+        **chosen: Unpack[SampleKeywords],
     ) -> Tensor:
         """Draw n images.
 
@@ -201,11 +218,16 @@ class GenerativeModel(nn.Module, ABC):
             start: index of the first.
             batch: how many at a time; changes nothing but speed and memory.
             settings: how to draw; the family's defaults if None.
+            chosen: any field of :class:`SampleSettings` by name, ``steps=20``, over what ``settings`` says.
 
         Returns:
             Integer levels, uint8, shape (n, C, H, W).
+
+        Raises:
+            InputError: a setting that this family has no use for.
         """
-        settings = settings or SampleSettings()
+        settings = SampleSettings(**{**(settings or SampleSettings())._asdict(), **chosen})
+        self.describe_sampling(settings)  # refuses what it has no use for, also where n is 0
         parts = []
         for first in range(start, start + n, batch):
             *_, last = self.frames(range(first, min(first + batch, start + n)), seed, settings)
