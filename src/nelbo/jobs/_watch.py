@@ -170,5 +170,5 @@ class Watcher:
         folder = self.trainer.run_folder / "samples"
         with whole(folder / f"step-{step.step:08d}.png") as aside:
             grid(images, model.levels).save(aside)
-        if not self.progress.console.is_terminal:
+        if self.progress.disable:
             console().print(f"{100 * step.progress:.0f}% · step {step.step:,} · {step.seconds:.0f} s{self.val}")
