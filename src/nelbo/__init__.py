@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nelbo.errors import InputError
-    from nelbo.jobs import Run, compare, load, score, train
+    from nelbo.jobs import Run, compare, load, sample, score, train
 
-__all__ = ["InputError", "Run", "compare", "load", "score", "train"]
+__all__ = ["InputError", "Run", "compare", "load", "sample", "score", "train"]
 __version__ = "0.1.0"
 
 
@@ -31,3 +31,8 @@ def __getattr__(name: str) -> Any:
 
         return getattr(jobs, name)
     raise AttributeError(f"module 'nelbo' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """What is public, and the version."""
+    return sorted([*__all__, "__version__"])

@@ -6,12 +6,14 @@ import os
 import sys
 
 from nelbo.processes import count
+from nelbo.streams import accept_any_text
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
     from nelbo.cli import run
 
+    accept_any_text()
     code = run(sys.argv[1:])
     if count() > 1:
         # At once: threads that still listen to a process that has gone would abort this one on its way out.

@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "nelbo"
 
 FLOORS = [
     ["errors"],
-    ["files", "options", "processes", "rng", "units", "divergences", "likelihoods", "schedules"],
+    ["files", "options", "processes", "rng", "units", "divergences", "likelihoods", "schedules", "streams"],
     ["diffusion", "markov"],
     ["bounds"],
     ["analytic", "samplers", "flow", "inference", "nn"],

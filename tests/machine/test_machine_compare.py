@@ -16,6 +16,7 @@ from machine_helpers import call, call_well, train_tiny
 from PIL import Image
 
 from nelbo.jobs.run import Run, load
+from nelbo.jobs.sample import real_images
 from nelbo.metrics import score_profile
 from nelbo.report.pictures import grid
 
@@ -73,6 +74,11 @@ def test_the_samples_are_those_of_the_runs(runs: dict[str, Path], here: Path) ->
         expected = grid(model.sample(36), model.levels)
         shown = Image.open(io.BytesIO(base64.b64decode(text)))
         assert shown.tobytes() == expected.tobytes()
+    (text,) = re.findall(
+        r'src="data:image/png;base64,([^"]+)" alt="real images, digits, test"', Path("report/index.html").read_text()
+    )
+    real = grid(real_images(Run(runs["vae"]).dataset, "test", 36), 17)
+    assert Image.open(io.BytesIO(base64.b64decode(text))).tobytes() == real.tobytes()
 
 
 def test_the_page_needs_nothing_else_and_is_the_same_again(runs: dict[str, Path], here: Path) -> None:
@@ -94,6 +100,52 @@ def test_the_page_needs_nothing_else_and_is_the_same_again(runs: dict[str, Path]
         assert any(kind in title for title in titles)
     shown = json.loads(call_well("compare", runs["vae"], "--out", "three", "--json").out)
     assert [run["family"] for run in shown["runs"]] == ["vae"]
+
+
+class Tables(HTMLParser):
+    """Of each table the headings, and of each row the labels of its cells, once for each column that a cell spans."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.headings: list[list[str]] = []
+        self.rows: list[list[list[str]]] = []
+        self.in_heading = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        known = dict(attrs)
+        self.in_heading = tag == "th"
+        if tag == "table":
+            self.headings.append([])
+            self.rows.append([])
+        elif tag == "tr":
+            self.rows[-1].append([])
+        elif tag == "td":
+            self.rows[-1][-1] += [known["data-label"] or ""] * int(known.get("colspan") or 1)
+
+    def handle_data(self, data: str) -> None:
+        if self.in_heading and data.strip():
+            self.headings[-1].append(data.strip())
+
+
+def test_on_a_narrow_screen_every_cell_says_its_column(runs: dict[str, Path], here: Path) -> None:
+    """Rows are stacked by style alone: the label of a cell is the heading of its column, or none where it spans two."""
+    call_well("score", runs["vae"], "--limit", "30")
+    call_well("score", runs["vae"], "--samples", "30", "--features", runs["ae"], "--device", "cpu")
+    call_well("compare", *runs.values(), "--out", "report")
+    text = Path("report/index.html").read_text(encoding="utf-8")
+    tables = Tables()
+    tables.feed(text)
+    assert len(tables.headings) == 3  # runs, differences, samples
+    for headings, rows in zip(tables.headings, tables.rows, strict=True):
+        labelled = [row for row in rows if row]
+        assert labelled
+        for row in labelled:
+            assert len(row) == len(headings)
+            assert all(label in (heading, "") for label, heading in zip(row, headings, strict=True))
+            assert row.count("") in (0, 2)
+    narrow = text[text.index("@media screen and (max-width:") : text.index("@page")]
+    assert "content: attr(data-label)" in narrow
+    assert "thead" in narrow
 
 
 def test_two_scores_of_the_same_images_have_a_difference(runs: dict[str, Path], here: Path) -> None:
@@ -131,7 +183,7 @@ def test_samples_that_were_measured_are_shown(runs: dict[str, Path], here: Path)
     distance = vae["samples"]["quality"]["FD-ae-digits"]["value"]
     assert f"{distance:,.3f}" in Path("report/index.html").read_text()
     speed = vae["samples"]["samples"] / vae["samples"]["drawing_seconds"]
-    assert f"<td>{speed:,.1f}</td>" in Path("report/index.html").read_text()
+    assert f">{speed:,.1f}</td>" in Path("report/index.html").read_text()
     assert vae["samples"]["features_sha256"][:12] in Path("report/index.html").read_text()
 
 

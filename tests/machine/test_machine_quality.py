@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
+import re
+import shlex
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -15,10 +19,13 @@ from machine_helpers import call, call_well
 from PIL import Image
 
 from nelbo.data import load
-from nelbo.jobs.features import moved, open_features
+from nelbo.jobs.features import learning_seconds, moved, open_features
+from nelbo.jobs.run import Run
+from nelbo.likelihoods import to_unit
 from nelbo.metrics.distances import frechet_distance
 from nelbo.metrics.inception import to_rgb
 from nelbo.metrics.quality import in_batches
+from nelbo.models.gan import GAN
 
 DEVICE = ("--device", "cpu")
 
@@ -149,6 +156,113 @@ def test_what_cannot_be_measured_is_said(run: Path, learnt: Path, here: Path) ->
         answer = call("score", run, "--samples", "50", "--features", weights)
         assert (answer.code, len(answer.err.strip().splitlines())) == (2, 1)
         assert "does not hold the network" in answer.err
+
+
+class FewImages(GAN):
+    """A generator that draws nothing but these images, with a hundredth of noise."""
+
+    images: torch.Tensor
+
+    def draw(self, z: torch.Tensor, cluster: torch.Tensor | None = None) -> torch.Tensor:
+        row = (1000 * z[:, 0].abs()).long() % len(self.images)
+        return (self.images[row] + 0.01 * z[:, 1].reshape(-1, 1, 1, 1)).clamp(-1, 1)
+
+
+@pytest.mark.parametrize(("kept", "said"), [("one image", "samples vary 0.0"), ("one class", "0.0"), ("all", None)])
+def test_collapse_is_judged_by_pixels_and_by_classes(
+    run: Path, learnt: Path, here: Path, monkeypatch: pytest.MonkeyPatch, kept: str, said: str | None
+) -> None:
+    """Threes alone differ as pixels do; all images of training are no collapse. Nothing is said after 5 steps."""
+    data = load("digits")
+    labels = data.split_labels("train")
+    assert labels is not None
+    images = to_unit(data.split("train"), 17)
+    rows = {"one image": images[:1], "one class": images[labels == 3], "all": images}[kept]
+    monkeypatch.setattr(FewImages, "images", rows, raising=False)
+    monkeypatch.setattr(importlib.import_module("nelbo.models.gan"), "MODEL", FewImages)
+    asked = ("score", run, "--samples", "200", "--features", learnt, "--json", "--again", *DEVICE)
+    assert json.loads(call_well(*asked).out)["ailments"] == []
+    monkeypatch.setattr(Run, "step", 400)
+    found = json.loads(call_well(*asked).out)
+    own = json.loads(call_well("score", run, "--again", "--json", *DEVICE).out)["ailments"]
+    if said is None:
+        assert found["ailments"] == []
+        assert not [line for line in own if "collapse" in line]
+        return
+    (line,) = found["ailments"]
+    assert line.startswith("mode collapse: ")
+    assert said in line
+    assert ("classes" in line) == (kept == "one class")
+    assert bool(own) == (kept == "one image"), "without a classifier, pixels are all there is to judge by"
+    assert line in call_well(*(word for word in asked if word not in ("--json", "--again"))).out
+
+
+def test_a_bound_below_nothing_proves_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        GAN, "measures", lambda self, images, start=0: {"jensen_shannon_at_least": torch.full((len(images),), -0.334)}
+    )
+    found = json.loads(call_well("score", run, "--again", "--json", *DEVICE).out)["measures"]
+    proved = found["jensen_shannon_at_least"]
+    assert (proved["value"], proved["estimate"]) == (0.0, pytest.approx(-0.334))
+    assert "0 (nothing proved)" in call_well("score", run, *DEVICE).out
+    said = call_well("train", "gan", "--steps", "2", "--widths", "8", "8", "--out", "new", *DEVICE).err
+    assert "jensen shannon at least 0.000 (nothing proved)" in said
+    assert "-0.334" not in said
+    assert "collapse" not in said
+
+
+def said_command(message: str) -> list[str]:
+    """The words of the command that a message names, without ``nelbo``."""
+    found = re.search(
+        r"(nelbo (?:train|features) .*?) \((?:it stops after 5 minutes|about \d+ (?:s|minutes) here)", message
+    )
+    assert found, message
+    return shlex.split(found[1])[1:]
+
+
+def test_without_labels_the_command_that_is_named_works(here: Path) -> None:
+    """What 'score --samples' and 'features' name is run as it stands, but for its 5 minutes, and then measured in."""
+    np.save(here / "my plain.npy", np.random.default_rng(0).integers(0, 17, (240, 9, 12)).astype(np.uint8))
+    reading = ("--data", "my plain.npy", "--levels", "17", "--size", "8x8", "--fit", "crop")
+    call_well("train", "vae", *reading, "--steps", "2", "--widths", "8", "8", "--out", "r", *DEVICE)
+    for asked in (("score", "r", "--samples", "24"), ("features", *reading)):
+        answer = call(*asked)
+        assert (answer.code, len(answer.err.splitlines())) == (2, 1)
+        assert "nelbo features" not in answer.err, "one command, not one that names another"
+        words = said_command(answer.err)
+        assert words[words.index("--minutes") + 1] == "5"
+        words[words.index("--minutes") + 1] = "0.02"
+        run = call_well(*words, *DEVICE).out.strip()
+        assert f"--features '{run}'" in answer.err
+        found = json.loads(call_well("score", "r", "--samples", "24", "--features", run, "--json", *DEVICE).out)
+        assert "FD-ae-my plain" in found["quality"]
+
+
+def test_with_labels_the_command_that_is_named_works(here: Path) -> None:
+    """It reads the data as the run does, or else the features are of other images."""
+    random = np.random.default_rng(0)
+    for k in range(240):
+        (here / "in" / f"class {k % 2}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (9, 12), dtype=np.uint8)).save(
+            here / "in" / f"class {k % 2}" / f"{k}.png"
+        )
+    reading = ("--data", "in", "--size", "8x8", "--fit", "crop")
+    call_well("train", "vae", *reading, "--steps", "2", "--widths", "8", "8", "--out", "r", *DEVICE)
+    for more in ((), ("--features", "learnt here")):
+        answer = call("score", "r", "--samples", "24", *more, *DEVICE)
+        assert (answer.code, len(answer.err.splitlines())) == (2, 1)
+        call_well(*said_command(answer.err), *DEVICE)
+        found = json.loads(call_well("score", "r", "--samples", "24", *more, "--json", *DEVICE).out)
+        assert "FD-in" in found["quality"]
+
+
+def test_the_time_that_is_named_is_the_time_it_takes(here: Path) -> None:
+    """Within a factor of four, as others may be busy on this machine: the time of a step, times their number."""
+    dataset = load("digits")
+    said = learning_seconds(dataset, "cpu")
+    started = time.monotonic()
+    call_well("features", "--data", "digits", "--out", "learnt", *DEVICE)
+    assert 0.25 < said / (time.monotonic() - started) < 4
 
 
 def test_images_are_moved_whole() -> None:

@@ -12,6 +12,8 @@ from machine_helpers import call, call_well, listing, train_tiny
 from PIL import Image
 
 import nelbo
+from nelbo.data import Dataset
+from nelbo.jobs.sample import real_images
 from nelbo.models.base import SampleSettings
 from nelbo.report.pictures import grid, picture
 
@@ -178,7 +180,74 @@ def test_alpha_is_kept_from_end_to_end(here: Path) -> None:
     assert drawn(here / "r", "a.npz", "-n", "2").shape == (2, 4, 5, 4)
     call_well("sample", "r", "-n", "2", "--out", "a.png", "--real")
     call_well("sample", "r", "-n", "2", "--out", "a.gif")
+    call_well("sample", "r", "-n", "2", "--out", "folder")
+    with Image.open("folder/000001.png") as one, Image.open("a.gif") as film, Image.open("a.png") as both:
+        assert np.array_equal(np.asarray(one), drawn(here / "r", "b.npz", "-n", "2")[1]), "files keep their alpha"
+        assert both.mode == "RGB"
+        assert film.convert("RGBA").getextrema()[3] == (255, 255), "no hole in the animation"
     call_well("score", "r")
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_transparent_images_are_shown_before_a_board(channels: int) -> None:
+    """α c + (1 − α) board, by hand, at the middle of squares: c where α = 1, the board's greys where α = 0."""
+    image = torch.full((1, channels, 6, 6), 100, dtype=torch.uint8)
+    image[:, -1, :, :3], image[:, -1, :, 3:5], image[:, -1, :, 5:] = 0, 255, 51
+    shown = grid(image, 256, 1)
+    assert shown.mode == ("L" if channels == 2 else "RGB")
+    cells = np.asarray(shown).reshape(*np.asarray(shown).shape[:2], -1)[..., 0]
+    tile = (shown.width - 2 * 6) // 6  # a pixel of the image, and a square of the board
+    cells = cells[6 + tile // 2 :: tile, 6 + tile // 2 :: tile][:6, :6].astype(int)
+    board = np.where(np.indices((6, 6)).sum(0) % 2, 153, 204)
+    assert np.array_equal(cells[:, :3], board[:, :3])
+    assert (cells[:, 3:5] == 100).all()
+    assert (np.abs(cells[:, 5] - (0.2 * 100 + 0.8 * board[:, 5])) <= 1).all()
+
+
+def labelled(counts: dict[str, int], labels: bool = True) -> Dataset:
+    """Images whose one pixel is their row, sorted by class, all of them in ``test``."""
+    n = sum(counts.values())
+    classes = torch.arange(len(counts)).repeat_interleave(torch.tensor(list(counts.values())))
+    return Dataset(
+        "toy",
+        "toy",
+        torch.arange(n, dtype=torch.uint8).reshape(n, 1, 1, 1),
+        classes if labels else None,
+        tuple(counts) if labels else (),
+        {"train": (0, 0), "val": (0, 0), "test": (0, n)},
+        256,
+        "",
+    )
+
+
+def test_real_images_are_of_all_classes_as_evenly_as_can_be() -> None:
+    data = labelled({"a": 100, "b": 50, "c": 2, "d": 30})
+    for n, expected in ((8, [2, 2, 2, 2]), (20, [6, 6, 2, 6]), (2, None), (182, [100, 50, 2, 30]), (500, None)):
+        rows = real_images(data, "test", n, seed=3).flatten()
+        assert len(rows.unique()) == len(rows) == min(n, 182)
+        assert data.labels is not None
+        counts = torch.bincount(data.labels[rows.long()], minlength=4)
+        assert expected is None or counts.tolist() == expected
+        assert n > 2 or int(counts.max()) == 1
+    draws = [real_images(data, "test", 20, seed).flatten().tolist() for seed in (0, 0, 1)]
+    assert draws[0] == draws[1] != draws[2]
+    assert draws[0] != sorted(draws[0])
+
+
+def test_real_images_without_labels_are_drawn_by_the_seed() -> None:
+    """Means of 50 of the rows 0 … 199: of mean 99.5 and standard error 7.07, the finite set taken into account."""
+    data = labelled({"": 200}, labels=False)
+    draws = [real_images(data, "test", 50, seed).flatten().double() for seed in range(20)]
+    assert all(len(rows.unique()) == 50 for rows in draws)
+    assert abs(float(torch.stack(draws).mean()) - 99.5) < 4 * 7.07 / 20**0.5
+
+
+def test_the_real_images_of_a_grid_are_those(digits_run: Path) -> None:
+    call_well("sample", digits_run, "-n", "9", "--seed", "5", "--out", "a.png", "--real")
+    expected = grid(real_images(nelbo.Run(digits_run).dataset, "test", 9, seed=5), 17)
+    with Image.open("a.png") as both:
+        left = both.crop((0, both.height - expected.height, expected.width, both.height))
+        assert np.array_equal(np.asarray(left), np.asarray(expected))
 
 
 @pytest.mark.parametrize(

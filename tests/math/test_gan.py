@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nelbo.divergences import discriminator_value, js_discrete, total_variation_discrete
 from nelbo.errors import InputError
+from nelbo.models._collapse import class_ratio, collapse_line
 from nelbo.models.base import SampleSettings
 from nelbo.models.gan import GAMES, GAN, PENALTY_EVERY, GANOptions
 from nelbo.nn.critic import Critic
@@ -270,6 +271,50 @@ def test_collapse_and_a_beaten_generator_are_said() -> None:
     assert found["variance_of_samples_over_images"] == pytest.approx(1.0, rel=0.02)
     (line,) = model.ailments(found)
     assert "has won" in line
+
+
+class Nearly(nn.Module):
+    """Almost the same image, whatever z; one sample in five is far from all others."""
+
+    def __init__(self, outliers: bool) -> None:
+        super().__init__()
+        self.outliers = outliers
+        self.anything = nn.Parameter(torch.zeros(1))
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = 0.01 * z[:, :1]
+        if self.outliers:
+            x = torch.where(z[:, :1] > 0.8, 3.0 * torch.sign(z[:, 1:2]), x)
+        return x.reshape(-1, 1, 1, 1).expand(-1, *SHAPE)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("outliers", [False, True])
+def test_samples_that_are_all_but_equal_have_collapsed_and_that_is_all_that_is_said(outliers: bool) -> None:
+    """36 of them, whatever a few others are; that D then tells them from images is no second fault."""
+    model, x = known_game("non-saturating", torch.tensor([9.0, 9.0, -9.0, 9.0, 9.0], dtype=torch.float64))
+    count = 400 if outliers else 36
+    few = x[:: N // count][:count]
+    few = few[few[:, 0, 0, 0] != 2]  # D is right about all of them
+    model.generator = Nearly(outliers)
+    model.critic = OnePixel(torch.tensor([9.0, 9.0, -9.0, 9.0, 9.0], dtype=torch.float64))
+    found = model.diagnostics(few)
+    assert outliers or found["discriminator_right"] == 1.0
+    (line,) = model.ailments(found)
+    assert line.startswith("mode collapse: ")
+    assert (found["variance_of_samples_over_images"] < 0.25) is not outliers  # type: ignore[operator]
+    assert found["distance_of_samples_over_images"] < 0.05  # type: ignore[operator]
+
+
+def test_how_many_classes_there_are() -> None:
+    """exp(H) − 1 of shares ½, ½ is 1, of ten equal ones 9, of one class 0."""
+    ten, two, one = torch.arange(100) % 10, torch.arange(100) % 2, torch.zeros(100, dtype=torch.int64)
+    assert class_ratio(two, ten) == pytest.approx(1 / 9)
+    assert class_ratio(one, ten) == pytest.approx(0.0, abs=1e-12)
+    assert class_ratio(ten, ten) == pytest.approx(1.0)
+    assert class_ratio(ten, one) is None
+    assert collapse_line({"classes_of_samples_over_images": 1 / 9}) is not None
+    assert collapse_line({"classes_of_samples_over_images": 0.5, "variance_of_samples_over_images": None}) is None
 
 
 def test_players_are_optimised_apart() -> None:

@@ -22,6 +22,7 @@ from nelbo import __version__
 from nelbo.cli.families import train_app
 from nelbo.errors import InputError
 from nelbo.processes import GO_ON, ElsewhereError, ProcessLostError, count, leave, rank
+from nelbo.streams import close_quietly
 
 SAME = ("sample", "score", "features", "compare", "info", "distill", "export")
 COMMANDS = {name: name for name in SAME} | {"import": "import_"}
@@ -92,6 +93,7 @@ def answered(argv: Sequence[str]) -> int:
     try:
         build_app(argv)(list(argv), exit_on_error=False, print_error=False)
         leave()
+        sys.stdout.flush()  # here, where a closed pipe and a full disk can still be answered for
     except InputError as error:
         return complain(str(error))
     except cyclopts.CycloptsError as error:
@@ -99,7 +101,7 @@ def answered(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        close_quietly(sys.stdout)
         return 0
     except OSError as error:
         if os.environ.get("NELBO_TRACEBACK"):
@@ -108,7 +110,7 @@ def answered(argv: Sequence[str]) -> int:
     except Exception as error:
         if type(error).__name__ == "Interrupted":
             if rank() == 0:
-                print(f"nelbo: {error}; go on with --resume", file=sys.stderr)
+                say(f"{error}; go on with --resume")
             return 128 + int(error.signum)  # type: ignore[attr-defined]
         if isinstance(error, ElsewhereError):
             return error.code
@@ -128,8 +130,16 @@ def complain(message: str, code: int = 2) -> int:
     if rank():
         time.sleep(PATIENCE)
         message = f"process {rank()} on {platform.node()}: {message}"
-    print("nelbo: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    say(" ".join(message.split()))
     return code
+
+
+def say(line: str) -> None:
+    """Print one line on stderr, if it can be written."""
+    try:
+        print(f"nelbo: {line}", file=sys.stderr, flush=True)
+    except OSError:
+        close_quietly(sys.stderr)
 
 
 def complain_of_file(error: OSError) -> int:

@@ -65,7 +65,7 @@ def sample(
         Of ae, vae, hvae and gan: the spread of z, 1 being the prior's own; below it images are more typical and differ
         less.
     real
-        Put real images beside the samples.
+        Put real images beside the samples, evenly from all classes of the test split, by the seed.
     seed
         Image i of a seed is always the same image.
     weights
@@ -182,14 +182,13 @@ def score(
     batch_size
         Images at a time; changes speed and memory only. What is quickest on the device if left out.
     """
-    from rich.console import Console
-
     from nelbo.jobs.quality import require_samples, score_samples
     from nelbo.jobs.score import score as measure
     from nelbo.models.base import SampleSettings
     from nelbo.report.tables import score_table, score_title
+    from nelbo.streams import Speaker
 
-    out = Console(highlight=False, markup=False, emoji=False)
+    out = Speaker(width=200)  # a terminal that is narrower than the table wraps it; no number is cut off
     shared = {"split": split, "seed": seed, "weights": weights, "device": device, "again": again, "batch": batch_size}
     require_samples(
         samples,

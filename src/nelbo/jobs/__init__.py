@@ -3,8 +3,8 @@
 from nelbo.jobs.compare import compare
 from nelbo.jobs.describe import describe
 from nelbo.jobs.run import Run, load
-from nelbo.jobs.sample import draw
+from nelbo.jobs.sample import draw, sample
 from nelbo.jobs.score import score
 from nelbo.jobs.train import train
 
-__all__ = ["Run", "compare", "describe", "draw", "load", "score", "train"]
+__all__ = ["Run", "compare", "describe", "draw", "load", "sample", "score", "train"]

@@ -12,6 +12,9 @@ from nelbo.jobs._shares import shared_measures
 from nelbo.metrics import LikelihoodScore
 from nelbo.models.base import Form, GenerativeModel
 
+AT_LEAST = "_at_least"
+"""How the name of a bound from below ends; what it bounds is a divergence, and never negative."""
+
 
 def stored(path: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
     """The score in this file, if it is one, and whole."""
@@ -61,21 +64,28 @@ def own_measures(model: GenerativeModel, images: Tensor, asked: dict[str, Any], 
         "why": model.why_no_bound,
         "terms": {},
         "bits_per_dim": None,
-        "measures": {
-            name: {
-                "value": float(each.mean()),
-                "stderr": float(each.std()) / len(each) ** 0.5 if len(each) > 1 else None,
-            }
-            for name, each in found.items()
-        },
-        **condition(model, images),
+        "measures": {name: own_measure(name, each) for name, each in found.items()},
+        **condition(model, images, asked["step"]),
     }
 
 
-def condition(model: GenerativeModel, images: Tensor) -> dict[str, Any]:
-    """What else these images show of the model, and what is wrong with it."""
+def own_measure(name: str, each: Tensor) -> dict[str, float | None]:
+    """The mean of a measure and its error. A bound from below of what is never negative is at least 0.
+
+    Where its estimate is negative, 0 is all that is proved, and the estimate stands beside it.
+    """
+    mean = float(each.mean())
+    stderr = float(each.std()) / len(each) ** 0.5 if len(each) > 1 else None
+    if name.endswith(AT_LEAST) and mean < 0:
+        return {"value": 0.0, "stderr": stderr, "estimate": mean}
+    return {"value": mean, "stderr": stderr}
+
+
+def condition(model: GenerativeModel, images: Tensor, step: int) -> dict[str, Any]:
+    """What else these images show of the model, and, when it is not too early to say, what is wrong with it."""
     found = model.diagnostics(images)
-    return {**({"diagnostics": found} if found else {}), "ailments": model.ailments(found)}
+    ailments = model.ailments(found) if step >= model.earliest_warning else []
+    return {**({"diagnostics": found} if found else {}), "ailments": ailments}
 
 
 def against_baseline(result: LikelihoodScore, other: LikelihoodScore) -> dict[str, float | None]:

@@ -15,10 +15,12 @@ from nelbo.config.files import CONFIG, RunConfig, write_run_config
 from nelbo.data import Dataset
 from nelbo.errors import InputError
 from nelbo.files import naming, whole
+from nelbo.jobs._answer import condition, own_measure
 from nelbo.metrics import score_likelihood
 from nelbo.models.base import LikelihoodModel
 from nelbo.report.pictures import grid
 from nelbo.report.progress import console, training_note
+from nelbo.report.tables import measure_text
 from nelbo.training import Step, Trainer
 
 LOG_STEPS = 10
@@ -155,16 +157,18 @@ class Watcher:
             self.journal.write(step.step, {"val_bits_per_dim": bound.bits(), "val_stderr": bound.stderr() or 0.0})
         val = self.dataset.split("val")[:VAL_IMAGES]
         with torch.no_grad():
-            found = {f"val_{name}": float(each.mean()) for name, each in model.measures(val).items()}
-            ailments = model.ailments(model.diagnostics(val))
-        if found:
-            self.journal.write(step.step, found)
-            self.val = "".join(f" · {name.removeprefix('val_').replace('_', ' ')} {v:.3f}" for name, v in found.items())
+            measures = {name: own_measure(name, each) for name, each in model.measures(val).items()}
+            ailments = condition(model, val, step.step)["ailments"]
+        if measures:
+            self.journal.write(step.step, {f"val_{name}": found["value"] or 0.0 for name, found in measures.items()})
+            self.val = "".join(
+                f" · {name.replace('_', ' ')} {measure_text(found, '.3f')}" for name, found in measures.items()
+            )
         for line in ailments:
             console().print(f"step {step.step:,}: {line}", soft_wrap=True)
         images = model.sample(GRID_IMAGES, settings=model.glance)
         folder = self.trainer.run_folder / "samples"
         with whole(folder / f"step-{step.step:08d}.png") as aside:
             grid(images, model.levels).save(aside)
-        if not self.progress.console.is_terminal:
+        if self.progress.disable:
             console().print(f"{100 * step.progress:.0f}% · step {step.step:,} · {step.seconds:.0f} s{self.val}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from nelbo.data import Dataset
 from nelbo.errors import InputError, nearest
 from nelbo.files import replace_text
 from nelbo.jobs._digest import digests
@@ -20,6 +21,7 @@ from nelbo.jobs._protocol import images_of, kept_scores, scores_of, unlike, wide
 from nelbo.jobs._shares import opened, shared_profile, shared_samples
 from nelbo.jobs.describe import describe_run
 from nelbo.jobs.run import Run
+from nelbo.jobs.sample import real_images
 from nelbo.jobs.score import kept
 from nelbo.likelihoods import to_levels
 from nelbo.models._diffusion import DiffusionModel
@@ -77,14 +79,17 @@ def compare(
     scores = scores_of(runs, models, split, score, limit)
     found = [facts(run, model, split, own) for run, model, own in zip(runs, models, scores, strict=True)]
     whole = {"runs": found, "differences": differences(runs, found), "unlike": unlike(found)}
-    pictures, views = [], []
+    pictures, views, reals = [], [], {}
     with bar("drawing samples", len(runs)) as progress:
         for run, model in zip(runs, models, strict=True):
             pictures.append(grid(shared_samples(model, SAMPLES), model.levels))
-            views.append(inside(model, unseen(run, split, SHOWN)))
+            real = unseen(run, lambda dataset: real_images(dataset, split, SAMPLES))
+            views.append(inside(model, None if real is None else real[:SHOWN]))
+            if real is not None:
+                reals[f"{run.dataset.name}, {split}"] = grid(real, model.levels)
             progress.advance(progress.task_ids[0])
     if rank() == 0:
-        replace_text(folder / "index.html", page(whole, pictures, views))
+        replace_text(folder / "index.html", page(whole, pictures, views, reals))
         replace_text(folder / "compare.json", json.dumps(whole, indent=1))
     return whole
 
@@ -119,7 +124,7 @@ def facts(run: Run, model: GenerativeModel, split: str, score: dict[str, Any] | 
 
 def over_t(run: Run, model: GenerativeModel, split: str) -> dict[str, list[float]] | None:
     """bits/dim of each piece of t on a few images, kept in RUN/scores; None where the bound has no t."""
-    images = unseen(run, split, PROFILED)
+    images = unseen(run, lambda dataset: dataset.split(split)[:PROFILED])
     if not isinstance(model, DiffusionModel) or not model.has_t or images is None:
         return None
     asked = {
@@ -178,10 +183,10 @@ def totals(run: Run, score: dict[str, Any] | None) -> np.ndarray | None:
     return each if each.shape == (score["n"],) and each.dtype.kind == "f" else None
 
 
-def unseen(run: Run, split: str, count: int) -> Tensor | None:
-    """The first images of a split; None where the data are not at hand any more, for any of the processes."""
+def unseen(run: Run, choose: Callable[[Dataset], Tensor]) -> Tensor | None:
+    """Images of the run's data; None where the data are not at hand any more, for any of the processes."""
     try:
-        found: Tensor | None = run.dataset.split(split)[:count]
+        found: Tensor | None = choose(run.dataset)
     except InputError:
         found = None
     (missing,) = join().greatest([found is None])

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +22,7 @@ from nelbo.config.files import CONFIG
 from nelbo.data import Dataset
 from nelbo.errors import InputError
 from nelbo.files import naming, replace_text, write_synced
+from nelbo.jobs._advice import codes_instead, data_words, pasteable
 from nelbo.jobs._digest import digests
 from nelbo.jobs.run import Run, read_data
 from nelbo.likelihoods import to_unit
@@ -86,15 +91,16 @@ def learn_features(
         reachable(out, "--out")
     dataset = read_data(data)
     labels = dataset.split_labels("train")
-    if labels is None or len(dataset.classes) < 2:
-        raise InputError(
-            "--data", f"{dataset.name} has no labels; train an ae on it and give that run to --features instead"
-        )
+    if labels is None or not has_classes(dataset):
+        mend = codes_instead(data, dataset.name)
+        raise InputError("--data", f"{dataset.name} has no labels to learn features from; {mend}")
     place = pick_device(device)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        model = Classifier(dataset.shape[0], default_widths(*dataset.shape[1:]), len(dataset.classes)).to(place)
-        fit(model, dataset, labels, epochs, seed)
+        model = fresh(dataset).to(place)
+        with bar("learning features", epochs * steps_of(dataset)) as progress:
+            for _ in fit(model, dataset, labels, epochs, seed):
+                progress.advance(progress.task_ids[0])
     weights = safetensors.torch.save({name: value.contiguous().cpu() for name, value in model.state_dict().items()})
     about = {
         "format": FORMAT,
@@ -116,25 +122,60 @@ def learn_features(
     return folder, about
 
 
-def fit(model: Classifier, dataset: Dataset, labels: Tensor, epochs: int, seed: int) -> None:
-    """Cross-entropy with AdamW, a learning rate that rises and falls once, and images moved by up to two pixels."""
+def has_classes(dataset: Dataset) -> bool:
+    """Whether there is something to tell apart."""
+    return dataset.labels is not None and len(dataset.classes) > 1
+
+
+def fresh(dataset: Dataset) -> Classifier:
+    """A classifier that has learnt nothing yet."""
+    return Classifier(dataset.shape[0], default_widths(*dataset.shape[1:]), len(dataset.classes))
+
+
+def learning_seconds(dataset: Dataset, device: str) -> float:
+    """About how long :func:`learn_features` takes here: a few steps are timed, on copies of one image."""
+    place = pick_device(device)
+    with torch.random.fork_rng([]):
+        model = fresh(dataset).to(place)
+        few = replace(
+            dataset,
+            images=dataset.images[:1].expand(BATCH, -1, -1, -1),
+            bounds={"train": (0, BATCH)},
+        )
+        labels, times = torch.zeros(BATCH, dtype=torch.int64), []
+        for _ in range(2):  # the first step waits for memory
+            started = time.monotonic()
+            list(fit(model, few, labels, 1, 0))
+            times.append(time.monotonic() - started)
+    return times[-1] * EPOCHS * steps_of(dataset)
+
+
+def steps_of(dataset: Dataset) -> int:
+    """Steps of an epoch."""
+    return max(1, len(dataset.split("train")) // BATCH)
+
+
+def fit(model: Classifier, dataset: Dataset, labels: Tensor, epochs: int, seed: int) -> Iterator[None]:
+    """Cross-entropy with AdamW, a learning rate that rises and falls once, and images moved by up to two pixels.
+
+    Yields after each step.
+    """
     images = dataset.split("train")
     device = next(model.parameters()).device
-    steps = max(1, len(images) // BATCH)
+    steps = steps_of(dataset)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=epochs * steps + 1)
-    with bar("learning features", epochs * steps) as progress:
-        for epoch in range(epochs):
-            order = torch.from_numpy(permutation(seed, epoch, len(images)))
-            for rows in torch.split(order[: steps * BATCH], BATCH):
-                x = moved(to_unit(images[rows], dataset.levels)).to(device)
-                with autocast(device, "auto"):
-                    loss = F.cross_entropy(model(x), labels[rows].to(device), label_smoothing=0.02)
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                schedule.step()
-                progress.advance(progress.task_ids[0])
+    for epoch in range(epochs):
+        order = torch.from_numpy(permutation(seed, epoch, len(images)))
+        for rows in torch.split(order[: steps * BATCH], BATCH):
+            x = moved(to_unit(images[rows], dataset.levels)).to(device)
+            with autocast(device, "auto"):
+                loss = F.cross_entropy(model(x), labels[rows].to(device), label_smoothing=0.02)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            schedule.step()
+            yield
 
 
 def moved(x: Tensor) -> Tensor:
@@ -158,8 +199,16 @@ def accuracy(model: Classifier, dataset: Dataset, split: str) -> float:
     return float((found == labels).double().mean())
 
 
-def open_features(where: Path | None, dataset: Dataset, device: str = "auto") -> Features:
+def open_features(
+    where: Path | None, dataset: Dataset, device: str = "auto", data: DataOptions | None = None
+) -> Features:
     """The features in this folder, of this ``ae``, Inception's, or in the usual place of the data.
+
+    Args:
+        where: the folder, the run, or ``inception``; the usual place if None.
+        dataset: the images to be measured.
+        device: where to compute.
+        data: how the images were read, for the message that says how to make what is missing.
 
     Raises:
         InputError: there are none, they cannot be read, or are of images of another shape.
@@ -171,11 +220,11 @@ def open_features(where: Path | None, dataset: Dataset, device: str = "auto") ->
     if (folder / CONFIG).is_file():
         return codes(folder, dataset, device)
     try:
-        about = json.loads((folder / ABOUT).read_text())
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         weights = (folder / WEIGHTS).read_bytes()
         shape, levels, classes = tuple(about["shape"]), about["levels"], len(about["classes"])
     except (OSError, ValueError, KeyError, TypeError):
-        mend = f"train them with 'nelbo features --data {dataset.spec}'"
+        mend = how_to_make(where, dataset, device, data or DataOptions(data=dataset.spec))
         raise InputError("--features", f"there are no features of {dataset.name} in {folder}; {mend}") from None
     if (shape, levels) != (dataset.shape, dataset.levels):
         raise InputError("--features", f"{folder} is for {shape} images of {levels} levels, not {dataset.shape}")
@@ -194,6 +243,19 @@ def open_features(where: Path | None, dataset: Dataset, device: str = "auto") ->
 
     return Features(
         about["name"], about["sha256"], about, lambda x: model.features(unit(x)), lambda x: model(unit(x)).softmax(1)
+    )
+
+
+def how_to_make(where: Path | None, dataset: Dataset, device: str, data: DataOptions) -> str:
+    """The command that makes features of these images, and about how long it takes here."""
+    if not has_classes(dataset):
+        return f"it has no labels to learn them from, and {codes_instead(data, dataset.name)}"
+    there = where is not None and os.path.lexists(where)
+    words = ["features", *data_words(data), *([] if where is None or there else ["--out", str(where)])]
+    seconds = learning_seconds(dataset, device)
+    length = f"{max(1, seconds):.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
+    return f"make them with: {pasteable(words)} (about {length} here, by the time of a step)" + (
+        ", and leave --features out" if there else ""
     )
 
 

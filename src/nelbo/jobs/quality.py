@@ -19,6 +19,7 @@ from nelbo.jobs.sample import collect
 from nelbo.jobs.score import kept
 from nelbo.metrics.manifold import nearest
 from nelbo.metrics.quality import measure_modes, measure_quality
+from nelbo.models._collapse import TOO_EARLY, class_ratio, collapse_line, spread, variance_ratio
 from nelbo.models.base import SampleSettings
 from nelbo.processes import rank
 from nelbo.report.paths import free, reachable
@@ -26,6 +27,8 @@ from nelbo.report.pictures import beside, grid
 
 SHOWN = 48
 DRAWN_AT_ONCE = 64
+SPREAD = 1000
+"""Samples and images, at most, whose pixels are compared for collapse."""
 LEAST = 20
 
 
@@ -75,7 +78,7 @@ def score_samples(
     unseen = dataset.split(split)
     if len(unseen) < LEAST:
         raise InputError("--split", f"{split} has {len(unseen)} images, too few to measure")
-    space = open_features(features, dataset, device)
+    space = open_features(features, dataset, device, run.config.data)
     model = run.model(weights, device)
     asked = {
         "family": run.config.family,
@@ -105,7 +108,7 @@ def score_samples(
             {"kind": "samples", "terms": {}, "bits_per_dim": None}
             | asked
             | seconds
-            | measured(space, drawn, unseen, dataset.split("train"))
+            | measured(space, drawn, unseen, dataset.split("train"), run.step)
         )
 
     return kept(run, asked, again or neighbours is not None, answer)
@@ -124,9 +127,10 @@ def require_samples(samples: int | None, needing: Mapping[str, Any], refusing: M
             raise InputError(option, "is for measuring images, and --samples measures samples; leave one out")
 
 
-def measured(space: Features, drawn: Tensor, unseen: Tensor, train: Tensor) -> dict[str, Any]:
+def measured(space: Features, drawn: Tensor, unseen: Tensor, train: Tensor, step: int) -> dict[str, Any]:
     """Everything that the feature space says of the samples."""
-    found = measure_quality(*(shared_rows(space.embed, images) for images in (drawn, unseen, train)))
+    features = [shared_rows(space.embed, images) for images in (drawn, unseen, train)]
+    found = measure_quality(*features)
     fd, kd = ("FID", "KID") if space.name == INCEPTION else (f"FD-{space.name}", f"KD-{space.name}")
     quality = {
         fd: found.fd._asdict(),
@@ -134,10 +138,20 @@ def measured(space: Features, drawn: Tensor, unseen: Tensor, train: Tensor) -> d
         **{name: {"value": value, "stderr": None} for name, value in found.manifold._asdict().items()},
         "memorisation": found.memorisation._asdict(),
     }
+    spreads = spread(drawn[:SPREAD].float(), unseen[:SPREAD].float())
+    spreads["features_of_samples_over_images"] = variance_ratio(*features[:2])
+    answer = {"quality": quality, "diagnostics": spreads, "ailments": warnings(spreads, step)}
     if space.classify is None:
-        return {"quality": quality}
-    modes = measure_modes(shared_rows(space.classify, drawn), shared_rows(space.classify, unseen))
-    return {"quality": quality, "modes": modes._asdict()}
+        return answer
+    classes = [shared_rows(space.classify, images) for images in (drawn, unseen)]
+    spreads["classes_of_samples_over_images"] = class_ratio(*(p.argmax(1) for p in classes))
+    return answer | {"modes": measure_modes(*classes)._asdict(), "ailments": warnings(spreads, step)}
+
+
+def warnings(spreads: dict[str, object], step: int) -> list[str]:
+    """What is wrong with samples that differ this much after so many steps of training."""
+    line = collapse_line(spreads)
+    return [] if line is None or step < TOO_EARLY else [line]
 
 
 def draw_neighbours(drawn: Tensor, train: Tensor, levels: int, out: Path) -> None:

@@ -19,6 +19,7 @@ from nelbo.models._diffusion import DiffusionModel
 from nelbo.models._distilled import Distilled
 from nelbo.models.base import GenerativeModel
 from nelbo.options import DataOptions
+from nelbo.streams import as_text
 from nelbo.training import latest_checkpoint, load_weights
 from nelbo.training.checkpoint import read_state, step_of
 from nelbo.training.machine import Sizing, keep_memory, pick_device
@@ -45,6 +46,19 @@ def read_data(options: DataOptions) -> Dataset:
         binarize=options.binarize,
         layout=options.layout,
     )
+
+
+def data_spec(data: object) -> str:
+    """A SPEC as Python is given one: a name or a path.
+
+    Raises:
+        InputError: anything else, such as an array.
+    """
+    if isinstance(data, str | Path):
+        return str(data)
+    mend = "np.save('images.npy', images) and data='images.npy'"
+    kind = type(data).__name__
+    raise InputError("data", f"a run records where its images are, and a {kind} is nowhere; {mend} keep it")
 
 
 def build_model(config: RunConfig) -> GenerativeModel:
@@ -74,7 +88,7 @@ def images_config(dataset: Dataset) -> ImagesConfig:
         shape=dataset.shape,
         levels=dataset.levels,
         counts={name: stop - start for name, (start, stop) in dataset.bounds.items()},
-        classes=dataset.classes,
+        classes=tuple(map(as_text, dataset.classes)),
     )
 
 
@@ -96,6 +110,12 @@ class Run:
         latest = latest_checkpoint(self.path)
         if latest is not None:
             require_trained(self.config, read_state(latest).get("settings", {}), self.path, latest)
+
+    def __repr__(self) -> str:
+        """What it is of, and how far it is."""
+        folder = latest_checkpoint(self.path)
+        how_far = "no checkpoint yet" if folder is None else f"step {step_of(folder):,}"
+        return f"<nelbo run {str(self.path)!r}: {self.config.family} on {self.config.images.name}, {how_far}>"
 
     @cached_property
     def checkpoint(self) -> Path:

@@ -3,22 +3,60 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Unpack
 
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
+from nelbo.data import Dataset
 from nelbo.errors import InputError
 from nelbo.jobs._shares import opened
+from nelbo.jobs.run import Run
 from nelbo.likelihoods import to_levels
-from nelbo.models.base import Frame, GenerativeModel, SampleSettings
+from nelbo.models.base import Frame, GenerativeModel, SampleKeywords, SampleSettings
 from nelbo.processes import join, rank
 from nelbo.report.paths import free, unused
 from nelbo.report.pictures import beside, grid, save_gif, save_images
 from nelbo.report.progress import bar
+from nelbo.rng import permutation
 
 GIF_FRAMES = 60
 NOT_WRITTEN = (".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy", ".pt")
+
+
+def sample(
+    run: str | Path | Run,
+    n: int = 64,
+    *,
+    seed: int = 0,
+    batch: int = 64,
+    weights: str = "ema",
+    device: str = "auto",
+    settings: SampleSettings | None = None,
+    **chosen: Unpack[SampleKeywords],
+) -> Tensor:
+    """Draw n images from a run: the same as ``nelbo sample``, as a tensor.
+
+    Args:
+        run: the run, or its directory.
+        n: how many.
+        seed: image i of a seed is always the same image.
+        batch: how many at a time; changes nothing but speed and memory.
+        weights: ``ema``, the moving average, or ``raw``.
+        device: where to compute.
+        settings: how to draw; the family's defaults if None.
+        chosen: any field of :class:`~nelbo.models.base.SampleSettings` by name, ``steps=20``.
+
+    Returns:
+        Integer levels, uint8, shape (n, C, H, W).
+
+    Raises:
+        InputError: anything that cannot be used.
+    """
+    model = (run if isinstance(run, Run) else Run(run)).model(weights, device)
+    return model.sample(n, seed=seed, batch=batch, settings=settings, **chosen)
 
 
 def draw(
@@ -42,7 +80,7 @@ def draw(
             a new .png in RUN/samples/ if None.
         seed: image i of a seed is always the same.
         settings: sampler, steps, η, clipping.
-        real: put real images of the test split beside the samples (.png only).
+        real: put real images of the test split beside the samples, evenly from its classes (.png only).
         weights: ``ema`` or ``raw``.
         device: where to compute.
         batch: images at a time.
@@ -75,11 +113,29 @@ def draw(
         sheet = grid(images, model.levels)
         if not real:
             return sheet
-        theirs = run.dataset.split("test")[:n]
+        theirs = real_images(run.dataset, "test", n, seed)
         return beside(grid(theirs, model.levels), "real images", sheet, f"drawn by {model.family}")
 
     save_images(images, model.levels, out, render)
     return out, how
+
+
+def real_images(dataset: Dataset, split: str, n: int, seed: int = 0) -> Tensor:
+    """n images of a split in random order, from all its classes as evenly as they allow; all, if there are no more.
+
+    Args:
+        dataset: the images.
+        split: where to take them from.
+        n: how many.
+        seed: which ones.
+    """
+    images, labels = dataset.split(split), dataset.split_labels(split)
+    order = torch.from_numpy(permutation(seed, 0, len(images)))
+    if labels is not None:
+        of_class = F.one_hot(labels[order], len(dataset.classes)).cumsum(0)
+        turn = of_class.gather(1, labels[order, None])[:, 0]  # the k-th of its class has turn k
+        order = order[turn.argsort(stable=True)[:n].sort().values]
+    return images[order[:n]]
 
 
 @torch.no_grad()

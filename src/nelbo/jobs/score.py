@@ -20,7 +20,7 @@ from nelbo.jobs._rows import write_per_image
 from nelbo.jobs._shares import opened, shared_score
 from nelbo.jobs.against import detection, require_against, require_two_sets
 from nelbo.jobs.profile import require_profile, write_profile
-from nelbo.jobs.run import Run
+from nelbo.jobs.run import Run, data_spec
 from nelbo.metrics import LikelihoodScore
 from nelbo.models.base import LikelihoodModel
 from nelbo.options import DataOptions
@@ -35,7 +35,7 @@ EACH = "each"
 def score(
     path: str | Path,
     *,
-    data: DataOptions | None = None,
+    data: DataOptions | str | Path | None = None,
     split: str = "test",
     limit: int | None = None,
     form: str | None = None,
@@ -58,7 +58,7 @@ def score(
 
     Args:
         path: the run directory.
-        data: other data than the run's own, of the same shape and levels.
+        data: other data than the run's own, of the same shape and levels: a SPEC, or with how to read it.
         split: train, val or test.
         limit: score the first so many images only.
         form: how the bound is written, one of the family's forms; its first (``denoising`` of a diffusion) if None.
@@ -89,6 +89,8 @@ def score(
         free(per_image, "--per-image")
     elif sort:
         raise InputError("--sort", "orders the rows of --per-image; add that, or leave it out")
+    if data is not None and not isinstance(data, DataOptions):
+        data = DataOptions(data=data_spec(data))
     if against is not None:
         require_against(against, data is not None and "data" in data.model_fields_set)
     run = opened(path)
@@ -141,7 +143,9 @@ def score(
 
     def answer() -> dict[str, Any]:
         result = measure(bounded, images)
-        summary = summarise(result, asked, dataset.levels, bounded.forms[how.form]) | condition(bounded, images)
+        summary = summarise(result, asked, dataset.levels, bounded.forms[how.form]) | condition(
+            bounded, images, run.step
+        )
         summary["ailments"] = [*summary["ailments"], *result.warnings()]
         if other is not None:
             summary["baseline"] = against_baseline(result, measure(other, images, " with the baseline"))

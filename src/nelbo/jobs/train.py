@@ -29,12 +29,13 @@ from nelbo.data.loading import NAMES
 from nelbo.errors import InputError
 from nelbo.files import is_empty, sole
 from nelbo.jobs._watch import Journal, Watcher, summary_writer
-from nelbo.jobs.run import Run, build_model, images_config, read_data
+from nelbo.jobs.run import Run, build_model, data_spec, images_config, read_data
 from nelbo.models.base import GenerativeModel
 from nelbo.options import DataOptions, FamilyOptions, TrainingOptions
 from nelbo.processes import Team, count, join, shares_asked
 from nelbo.report.paths import reachable, unused
 from nelbo.report.progress import bar, console
+from nelbo.streams import as_text
 from nelbo.training import Trainer, latest_checkpoint, load_weights, read_checkpoint
 from nelbo.training.checkpoint import shared
 from nelbo.training.compiling import require_compilable
@@ -58,7 +59,7 @@ class Request:
 
 def train(
     family: str,
-    data: str | None = None,
+    data: str | Path | None = None,
     *,
     out: str | Path | None = None,
     minutes: float | None = None,
@@ -95,7 +96,13 @@ def train(
             does not see the disk of the main one: there the run cannot be opened.
         Interrupted: stopped by a signal, after a checkpoint.
     """
-    given = {"data": data, "minutes": minutes, "steps": steps, "seed": seed, "device": device}
+    given = {
+        "data": None if data is None else data_spec(data),
+        "minutes": minutes,
+        "steps": steps,
+        "seed": seed,
+        "device": device,
+    }
     options |= {name: value for name, value in given.items() if value is not None}
     in_data = {name: options.pop(name) for name in list(options) if name in DataOptions.model_fields}
     in_training = {name: options.pop(name) for name in list(options) if name in TrainingOptions.model_fields}
@@ -202,6 +209,8 @@ def resolve(request: Request) -> tuple[RunConfig, Dataset]:
     if data.data and data.data not in NAMES and Path(data.data).expanduser().exists():
         # The run has to find them from any working directory.
         data = data.model_copy(update={"data": str(Path(data.data).expanduser().resolve())})
+    if data.data and as_text(data.data) != data.data:
+        raise InputError("--data", f"{data.data}: this name is no text in UTF-8, so no run can record it; rename it")
     dataset = read_data(data)
     config = RunConfig(
         family=family,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,16 @@ class SampleSettings(NamedTuple):
     eta: float | None = None
     clip: bool = True
     temperature: float | None = None
+
+
+class SampleKeywords(TypedDict, total=False):
+    """The fields of :class:`SampleSettings`, as keyword arguments."""
+
+    sampler: str | None
+    steps: int | None
+    eta: float | None
+    clip: bool
+    temperature: float | None
 
 
 class Frame(NamedTuple):
@@ -159,6 +169,9 @@ class GenerativeModel(nn.Module, ABC):
         """Network evaluations that an image takes to draw, unless told otherwise."""
         return 1
 
+    earliest_warning = 0
+    """The step before which it is too early for :meth:`ailments`: an untrained model has them all."""
+
     why_no_bound = ""
     """Why this family has no bound, if it has none: the end of a sentence."""
 
@@ -189,7 +202,14 @@ class GenerativeModel(nn.Module, ABC):
 
     @torch.no_grad()
     def sample(
-        self, n: int, *, seed: int = 0, start: int = 0, batch: int = 64, settings: SampleSettings | None = None
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        start: int = 0,
+        batch: int = 64,
+        settings: SampleSettings | None = None,
+        **chosen: Unpack[SampleKeywords],
     ) -> Tensor:
         """Draw n images.
 
@@ -199,6 +219,7 @@ class GenerativeModel(nn.Module, ABC):
             start: index of the first.
             batch: how many at a time; changes nothing but speed and memory.
             settings: how to draw; the family's defaults if None.
+            chosen: any field of :class:`SampleSettings` by name, ``steps=20``, over what ``settings`` says.
 
         Returns:
             Integer levels, uint8, shape (n, C, H, W).
@@ -206,8 +227,9 @@ class GenerativeModel(nn.Module, ABC):
         Raises:
             InputError: a number out of its range, or a setting that this family has no use for.
         """
-        settings = settings or SampleSettings()
+        settings = SampleSettings(**{**(settings or SampleSettings())._asdict(), **chosen})
         require_sampling(n, seed, start, batch, settings)
+        self.describe_sampling(settings)  # refuses what it has no use for, also where n is 0
         parts = []
         for first in range(start, start + n, batch):
             *_, last = self.frames(range(first, min(first + batch, start + n)), seed, settings)

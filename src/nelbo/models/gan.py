@@ -25,6 +25,7 @@ from nelbo.divergences import js_lower_bound, total_variation_lower_bound
 from nelbo.errors import InputError
 from nelbo.likelihoods import full, to_unit
 from nelbo.models._checks import Images, checked_images
+from nelbo.models._collapse import TOO_EARLY, collapse_line, spread
 from nelbo.models._latent import ROWS, in_one_step, said, tempered
 from nelbo.models.base import Frame, GenerativeModel, Part, SampleSettings
 from nelbo.nn.autoencoder import Decoder, PyramidOptions
@@ -34,8 +35,6 @@ from nelbo.rng import Draws, Stream, normal, uniform
 
 PENALTY_EVERY = 4
 """The gradient penalty is taken at one step in so many, and counts as many times (Karras et al. 2020, lazy R1)."""
-SPREAD_LEFT = 0.25
-"""Samples whose variance is less than this share of the images' are said to have collapsed."""
 SURE = 0.99
 """A discriminator that is right about this share of unseen images and samples has won, and teaches nothing."""
 
@@ -103,6 +102,7 @@ class GAN(GenerativeModel):
 
     family = "gan"
     why_no_bound = "a GAN can draw images and cannot say how likely one is"
+    earliest_warning = TOO_EARLY
 
     def __init__(self, options: GANOptions, shape: tuple[int, int, int], levels: int) -> None:
         super().__init__(shape, levels)
@@ -221,26 +221,24 @@ class GAN(GenerativeModel):
 
     @torch.no_grad()
     def diagnostics(self, images: Images) -> dict[str, object]:
-        """How much samples vary beside images, and how often D is right about both, on up to a thousand."""
+        """How much samples differ beside images, and how often D is right about both, on up to a thousand."""
         images = checked_images(self, images)
         images = images[:1000].to(self.device)
         x_0 = to_unit(images, self.levels)
-        drawn, given = (float(x.var(0, correction=0).mean()) for x in (self.unseen(range(len(x_0))), x_0))
+        found = spread(self.unseen(range(len(x_0))), x_0)
         real, seen = (torch.cat(parts) for parts in zip(*self.answers(images, 0, 256), strict=True))
         right = float(torch.cat([real > 0, seen < 0]).double().mean())
-        judged = {} if self.options.loss == "wgan-gp" else {"discriminator_right": right}
-        return {"variance_of_samples_over_images": drawn / given if given else None, **judged}
+        return found if self.options.loss == "wgan-gp" else found | {"discriminator_right": right}
 
     def ailments(self, found: Mapping[str, object]) -> list[str]:
-        """Collapse: samples that hardly differ. Divergence: a discriminator that is never wrong."""
-        spread, right = found["variance_of_samples_over_images"], found.get("discriminator_right", 0.0)
-        lines = []
-        if isinstance(spread, float) and spread < SPREAD_LEFT:
-            lines.append(f"mode collapse: samples vary {spread:.2f} times as much as images; raise --r1 or lower --lr")
+        """Collapse: samples that hardly differ. Where they do, divergence: a discriminator that is never wrong."""
+        collapsed, right = collapse_line(found), found.get("discriminator_right")
+        if collapsed is not None:
+            return [f"{collapsed}; raise --r1 or lower --lr"]
         if isinstance(right, float) and right > SURE:
             share = f"{100 * right:.0f}% of unseen images and samples"
-            lines.append(f"the discriminator has won, it is right about {share}; raise --r1 or lower --critic-lr")
-        return lines
+            return [f"the discriminator has won, it is right about {share}; raise --r1 or lower --critic-lr"]
+        return []
 
     # Sampling
 

@@ -11,27 +11,35 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from PIL import Image
 
 from nelbo.report.plots import curves_plot, over_t_plot, terms_plot
+from nelbo.streams import as_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def page(kept: dict[str, Any], pictures: list[Image.Image], views: list[list[tuple[str, Image.Image]]]) -> str:
+def page(
+    kept: dict[str, Any],
+    pictures: list[Image.Image],
+    views: list[list[tuple[str, Image.Image]]],
+    reals: dict[str, Image.Image],
+) -> str:
     """The page, the same for the same input.
 
     Args:
         kept: what compare.json holds: of each run its name, facts, scores and validation curve; paired differences.
         pictures: each run's samples.
         views: each run's other pictures, with titles.
+        reals: real images, by the name of their data.
     """
     runs = kept["runs"]
     environment = Environment(loader=PackageLoader("nelbo.report"), autoescape=select_autoescape())
     environment.filters["number"] = number
-    return environment.get_template("compare.html").render(
+    text: str = environment.get_template("compare.html").render(
         runs=[
             run | {"picture": data_uri(picture), "views": [(title, data_uri(each)) for title, each in shown]}
             for run, picture, shown in zip(runs, pictures, views, strict=True)
         ],
+        reals={name: data_uri(picture) for name, picture in reals.items()},
         differences=kept["differences"],
         unlike=kept["unlike"],
         measures=sorted(
@@ -41,6 +49,7 @@ def page(kept: dict[str, Any], pictures: list[Image.Image], views: list[list[tup
         over_t=svg(over_t_plot, runs, "over_t"),
         parts=svg(terms_plot, [run for run in runs if run["score"] and run["score"]["terms"]], "score"),
     )
+    return as_text(text)
 
 
 def measure_order(name: str) -> tuple[bool, str]:
@@ -62,7 +71,7 @@ def data_uri(picture: Image.Image) -> str:
 
 def svg(plot: Callable[[dict[str, Any]], Figure], runs: list[dict[str, Any]], what: str) -> str:
     """A plot of what the runs have under this name, as an SVG element; nothing where none has it."""
-    found = {run["name"]: run[what] for run in runs if run[what]}
+    found = {as_text(run["name"]): run[what] for run in runs if run[what]}
     if not found:
         return ""
     import matplotlib as mpl

@@ -14,7 +14,9 @@ from nelbo.files import whole
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 GRID_SIDE = 640
-INK, PAPER = 40, 255
+CHECKS = 6
+"""Squares of the board behind a transparent image, along its shorter side."""
+LIGHT, DARK = 204, 153
 
 
 def picture(image: Tensor, levels: int) -> Image.Image:
@@ -29,13 +31,27 @@ def picture(image: Tensor, levels: int) -> Image.Image:
     return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array, MODES[image.shape[0]])
 
 
+def over_checks(tile: Image.Image) -> Image.Image:
+    """The picture itself, or where it has alpha what is seen of it before a board of grey squares."""
+    if tile.mode not in ("LA", "RGBA"):
+        return tile
+    side = max(1, min(tile.size) // CHECKS)
+    rows, columns = np.ogrid[: tile.height, : tile.width]
+    board = np.where((rows // side + columns // side) % 2, DARK, LIGHT).astype(np.uint8)
+    seen = Image.alpha_composite(Image.fromarray(board).convert("RGBA"), tile.convert("RGBA"))
+    return seen.convert(tile.mode.removesuffix("A"))
+
+
 def grid(images: Tensor, levels: int, columns: int | None = None) -> Image.Image:
-    """Images in rows, a thin gap between them, small ones enlarged without smoothing.
+    """Images in rows, a thin gap between them, small ones enlarged without smoothing, transparent ones before a board.
 
     Args:
         images: integer levels, uint8, shape (n, C, H, W), n ≥ 1.
         levels: L.
         columns: images in a row; near a square of pixels if None.
+
+    Returns:
+        A picture in greys (C = 1, 2) or in RGB (C = 3, 4).
     """
     n, channels, height, width = images.shape
     columns = columns or max(1, min(n, round(math.sqrt(n * height / width))))
@@ -43,12 +59,13 @@ def grid(images: Tensor, levels: int, columns: int | None = None) -> Image.Image
     scale = max(1, GRID_SIDE // (max(columns * width, rows * height)))
     gap = max(1, scale * min(height, width) // 16)
     tile = (width * scale, height * scale)
-    paper = (PAPER,) * channels if channels > 1 else PAPER
-    sheet = Image.new(MODES[channels], (columns * (tile[0] + gap) + gap, rows * (tile[1] + gap) + gap), paper)
+    sheet = Image.new(
+        MODES[channels].removesuffix("A"), (columns * (tile[0] + gap) + gap, rows * (tile[1] + gap) + gap), "white"
+    )
     for k, image in enumerate(images):
         row, column = divmod(k, columns)
         place = (gap + column * (tile[0] + gap), gap + row * (tile[1] + gap))
-        sheet.paste(picture(image, levels).resize(tile, Image.Resampling.NEAREST), place)
+        sheet.paste(over_checks(picture(image, levels).resize(tile, Image.Resampling.NEAREST)), place)
     return sheet
 
 

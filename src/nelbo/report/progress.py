@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from nelbo.processes import rank
+from nelbo.streams import Speaker
 from nelbo.training import Step
 
 
-def console() -> Console:
+def console() -> Speaker:
     """Where messages for people go: stderr, so that stdout holds results alone; only the main process speaks."""
-    return Console(file=sys.stderr, highlight=False, markup=False, emoji=False, soft_wrap=True, quiet=rank() > 0)
+    return Speaker(stderr=True, soft_wrap=True, quiet=rank() > 0)
 
 
 @contextmanager
 def bar(title: str, total: float) -> Iterator[Progress]:
-    """A progress bar with one task, ``title``; not drawn where stderr is no terminal."""
+    """A progress bar with one task, ``title``; drawn on a terminal and in a notebook."""
     out = console()
     columns = (
         TextColumn("{task.description}"),
@@ -31,7 +30,7 @@ def bar(title: str, total: float) -> Iterator[Progress]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=out, disable=out.quiet or not out.is_terminal, transient=False) as progress:
+    with Progress(*columns, console=out, disable=not out.shows_bars, transient=False) as progress:
         progress.add_task(title, total=total, note="")
         yield progress
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
@@ -52,8 +53,13 @@ def measures_table(measures: dict[str, dict[str, float | None]]) -> Table:
     for name in ("measure", "value", "± s.e."):
         table.add_column(name, justify="left" if name == "measure" else "right")
     for name, found in measures.items():
-        table.add_row(name, f"{found['value']:.6g}", error(found["stderr"]))
+        table.add_row(name, measure_text(found, ".6g"), error(found["stderr"]))
     return table
+
+
+def measure_text(found: Mapping[str, float | None], digits: str) -> str:
+    """A measure as a format like ``.3f`` writes it; a bound whose estimate is below 0 proves nothing."""
+    return f"{found['value']:{digits}}" + (" (nothing proved)" if "estimate" in found else "")
 
 
 def modes_rows(score: dict[str, Any]) -> dict[str, dict[str, float | None]]:
