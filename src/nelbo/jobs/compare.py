@@ -15,9 +15,10 @@ from torch import Tensor
 
 from nelbo.errors import InputError, nearest
 from nelbo.files import replace_text
-from nelbo.jobs._shares import opened, shared_profile, shared_samples
+from nelbo.jobs._shares import opened, shared_profile
 from nelbo.jobs.describe import describe_run
 from nelbo.jobs.run import Run
+from nelbo.jobs.sample import collect
 from nelbo.jobs.score import kept
 from nelbo.likelihoods import to_levels
 from nelbo.models._diffusion import DiffusionModel
@@ -64,11 +65,11 @@ def compare(paths: Sequence[str | Path], out: str | Path = "compare", *, split: 
     found = [facts(run, model, split) for run, model in zip(runs, models, strict=True)]
     whole = {"runs": found, "differences": differences(runs, found)}
     pictures, views = [], []
-    with bar("drawing samples", len(runs)) as progress:
-        for run, model in zip(runs, models, strict=True):
-            pictures.append(grid(shared_samples(model, SAMPLES), model.levels))
+    for run, model in zip(runs, models, strict=True):
+        drawn, _ = collect(model, SAMPLES, 0, SampleSettings(), SAMPLES, keep_frames=False, of=f" of {run.path.name}")
+        pictures.append(grid(drawn, model.levels))
+        with bar(f"how {run.path.name} works", None):
             views.append(inside(model, unseen(run, split, SHOWN)))
-            progress.advance(progress.task_ids[0])
     if rank() == 0:
         replace_text(folder / "index.html", page(whole, pictures, views))
         replace_text(folder / "compare.json", json.dumps(whole, indent=1))
@@ -114,7 +115,7 @@ def over_t(run: Run, model: GenerativeModel, split: str) -> dict[str, list[float
     }
 
     def answer() -> dict[str, Any]:
-        profile = shared_profile(model, images, pieces=PIECES)
+        profile = shared_profile(model, images, f"profile over t of {run.path.name}", pieces=PIECES)
         bits, stderr = profile.bits()
         return asked | {
             "kind": "profile",

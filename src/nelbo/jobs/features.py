@@ -122,6 +122,7 @@ def fit(model: Classifier, dataset: Dataset, labels: Tensor, epochs: int, seed: 
     steps = max(1, len(images) // BATCH)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=epochs * steps + 1)
+    done = 0
     with bar("learning features", epochs * steps) as progress:
         for epoch in range(epochs):
             order = torch.from_numpy(permutation(seed, epoch, len(images)))
@@ -133,7 +134,8 @@ def fit(model: Classifier, dataset: Dataset, labels: Tensor, epochs: int, seed: 
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 schedule.step()
-                progress.advance(progress.task_ids[0])
+                done += 1
+                progress.move(done)
 
 
 def moved(x: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from nelbo.models.base import SampleSettings
 from nelbo.processes import rank
 from nelbo.report.paths import free, reachable
 from nelbo.report.pictures import beside, grid
+from nelbo.report.progress import bar
 
 SHOWN = 48
 DRAWN_AT_ONCE = 64
@@ -121,7 +122,10 @@ def require_samples(samples: int | None, needing: Mapping[str, Any], refusing: M
 
 def measured(space: Features, drawn: Tensor, unseen: Tensor, train: Tensor) -> dict[str, Any]:
     """Everything that the feature space says of the samples."""
-    found = measure_quality(*(shared_rows(space.embed, images) for images in (drawn, unseen, train)))
+    sets = {"samples": drawn, "images": unseen, "training images": train}
+    rows = [shared_rows(space.embed, images, f"features of {len(images):,} {name}") for name, images in sets.items()]
+    with bar("distances and neighbours", None):
+        found = measure_quality(*rows)
     fd, kd = ("FID", "KID") if space.name == INCEPTION else (f"FD-{space.name}", f"KD-{space.name}")
     quality = {
         fd: found.fd._asdict(),
@@ -131,7 +135,7 @@ def measured(space: Features, drawn: Tensor, unseen: Tensor, train: Tensor) -> d
     }
     if space.classify is None:
         return {"quality": quality}
-    modes = measure_modes(shared_rows(space.classify, drawn), shared_rows(space.classify, unseen))
+    modes = measure_modes(*(shared_rows(space.classify, images, "classes") for images in (drawn, unseen)))
     return {"quality": quality, "modes": modes._asdict()}
 
 

@@ -348,12 +348,14 @@ def follow(work: Work, team: Team) -> None:
         if checkpoint is not None:
             write_run_config(path, config)
         announce(path, config, dataset, trainer)
-        with bar("training", 1.0) as progress, Journal(path, config.training.tensorboard) as journal:
+        shown = bar("training", 1.0, trainer.progress, lines=False)
+        with shown as progress, Journal(path, config.training.tensorboard) as journal:
             watcher = Watcher(trainer, dataset, journal, progress, config)
             for step in trainer:
                 watcher.see(step)
             watcher.tell()
             watcher.bring_back()
+            watcher.sum_up()
 
 
 def require_doable(model: GenerativeModel, training: TrainingOptions, asked: Mapping[str, Any] | None = None) -> None:
