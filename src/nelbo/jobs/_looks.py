@@ -15,7 +15,7 @@ from nelbo.options import TrainingOptions
 
 SHARE = 0.05
 """Looks take at most this share of the time of training."""
-FREE_SECONDS = 5.0
+FREE_SECONDS = 20.0
 """Of a run by --steps, which may end in seconds, they may take so long all together in any case."""
 
 
