@@ -35,7 +35,7 @@ def shared_score(model: LikelihoodModel, images: Tensor, title: str, replicates:
     """The score of all images, as :func:`~nelbo.metrics.score_likelihood`, with a progress bar."""
     team, n = join(), len(images)
     rows = team.share(n)
-    with bar(title, replicates * len(rows)) as progress, inside_batches(model, progress, how) as move:
+    with bar(title, replicates * len(rows)) as progress, inside_batches(model, progress, len(rows), how) as move:
         own = score_likelihood(
             model,
             images,
@@ -52,12 +52,15 @@ def shared_score(model: LikelihoodModel, images: Tensor, title: str, replicates:
 
 
 @contextmanager
-def inside_batches(model: LikelihoodModel, progress: Bar, how: Mapping[str, Any]) -> Iterator[Callable[[int], None]]:
+def inside_batches(
+    model: LikelihoodModel, progress: Bar, n: int, how: Mapping[str, Any]
+) -> Iterator[Callable[[int], None]]:
     """Move the bar also while a batch is at work, which may take minutes, by the images that went through the network.
 
     Args:
         model: its networks, where it names them.
-        progress: of images.
+        progress: of images, those of each replicate one after another.
+        n: images of a replicate.
         how: form, timesteps, k and batch, as :func:`shared_score` is told.
 
     Yields:
@@ -71,7 +74,7 @@ def inside_batches(model: LikelihoodModel, progress: Bar, how: Mapping[str, Any]
     def see(network: nn.Module, given: Any, found: Tensor) -> None:
         nonlocal seen
         seen += len(found)
-        progress.move(done + min(0.95, seen / (each * how["batch"])) * how["batch"])
+        progress.move(done + min(seen / each, 0.95 * min(how["batch"], n - done % n)))
 
     def move(now: int) -> None:
         nonlocal done, seen, each
