@@ -1,4 +1,4 @@
-"""Where the time goes: looks have a share of it, runs by the clock end on time, and long work says how long it takes."""
+"""Where the time goes: looks have a share of it, runs by the clock end on time, long work says how long it takes."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def watched(folder: Path, model: Slow, **recipe: Any) -> Watcher:
 
 
 @pytest.fixture
-def slow_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+def slow_disk(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Every checkpoint takes three seconds."""
     clock, honest = Clock(), loop.write_checkpoint
 
@@ -95,7 +95,7 @@ def slow_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
         return honest(*given)
 
     monkeypatch.setattr(loop, "write_checkpoint", write)
-    yield clock
+    return clock
 
 
 @pytest.mark.parametrize("factor", [0.3, 1.0, 10.0], ids="an evaluation is {} of an image's step".format)
