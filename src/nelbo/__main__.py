@@ -15,8 +15,9 @@ def main() -> None:
 
     accept_any_text()
     code = run(sys.argv[1:])
-    if count() > 1:
-        # At once: threads that still listen to a process that has gone would abort this one on its way out.
+    if count() > 1 or code > 128:
+        # At once: threads that still listen to a process that has gone would abort this one on its way out, and after a
+        # signal nobody waits for threads that still read or write.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -74,7 +74,7 @@ class TrainingOptions(Options):
     optimizer: Literal["muon", "adamw"] = "muon"
     "Of matrices and convolutions; everything else, and both players of a gan, are trained by AdamW."
     lr: Annotated[float, Field(gt=0)] = 2e-3
-    "Highest learning rate, of either optimiser."
+    "Highest learning rate, of either optimiser. With --resume it may be another one from there on."
     warmup: Annotated[int, Field(ge=0)] = 100
     "Steps over which the learning rate rises from zero."
     decay: Annotated[float, Field(ge=0, le=1)] = 0.6

@@ -235,7 +235,7 @@ def test_resume_accepts_what_the_run_was_begun_with(own_run: Path) -> None:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("--lr", "0.5"), ("--batch-size", "9"), ("--timesteps", "31"), ("--data", "mnist"), ("--seed", "1")],
+    [("--weight-decay", "0.5"), ("--batch-size", "9"), ("--timesteps", "31"), ("--data", "mnist"), ("--seed", "1")],
 )
 def test_resume_with_another_setting_is_refused(own_run: Path, option: str, value: str) -> None:
     before = listing(own_run)
@@ -247,11 +247,11 @@ def test_resume_with_another_setting_is_refused(own_run: Path, option: str, valu
 
 def test_resume_looks_into_the_config_file_too(own_run: Path, here: Path) -> None:
     """A setting in --config is a setting: it must not be passed over in silence."""
-    (here / "mine.toml").write_text("[training]\nlr = 0.5\n")
+    (here / "mine.toml").write_text("[training]\nclip = 0.5\n")
     before = listing(own_run)
     answer = call("train", "ddpm", "--out", own_run, "--resume", "--config", "mine.toml")
     assert answer.code == 2
-    assert "lr" in answer.err
+    assert "--clip" in answer.err
     assert listing(own_run) == before
 
 
@@ -264,6 +264,29 @@ def test_resume_on_other_data_is_refused(here: Path) -> None:
     assert answer.code == 2
     assert "pictures" in answer.err
     assert listing(here / "r") == before
+
+
+def rates(run: Path) -> list[float]:
+    """The learning rate of each step that was logged."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row["lr"] for row in rows if "lr" in row]
+
+
+def test_a_longer_run_says_that_the_learning_rate_goes_up(here: Path) -> None:
+    """By hand, with lr = 0.1, no warm-up, decay = 1: 0.1/10 at the last of 10 steps, 0.1/2 after 10 of 20."""
+    recipe = ("--lr", "0.1", "--warmup", "0", "--decay", "1")
+    train_tiny(here / "low", *recipe, steps=10)
+    shutil.copytree(here / "low", here / "high")
+    words = ("train", "ddpm", "--resume", "--steps", "20", "--out")
+    said = call_well(*words, "high").err
+    assert "come down to 0.01, goes back up to 0.05" in said
+    assert rates(here / "high")[-1] == pytest.approx(0.1 / 20)
+    assert "--lr 0.01 would go on at the low rate" in said
+    said = call_well(*words, "low", "--lr", "0.01").err
+    assert "goes back up" not in said
+    assert rates(here / "low")[-1] == pytest.approx(0.01 / 20)
+    assert tomllib.loads((here / "low" / "config.toml").read_text())["training"]["lr"] == 0.01
+    assert "goes back up" not in call_well(*words, "low").err, "the run is done"
 
 
 def test_init_begins_with_the_averaged_weights(digits_run: Path, here: Path) -> None:
@@ -340,6 +363,26 @@ def test_a_run_that_diverges_says_so(here: Path) -> None:
     for folder in (here / "r").glob("checkpoints/step-*"):
         for value in read_checkpoint(folder).tensors["model"].values():
             assert bool(value.isfinite().all())
+
+
+def test_a_run_that_diverged_at_once_begins_anew_with_another_recipe(here: Path) -> None:
+    bad = ("--lr", "1e30", "--warmup", "0")
+    answer = call("train", "ddpm", *TINY, "--steps", "12", *bad, "--out", "r")
+    assert answer.code == 1
+    assert "try a lower --lr, with --resume" in answer.err
+    assert not list((here / "r").glob("checkpoints/step-*"))
+    answer = call("train", "ddpm", *TINY, "--steps", "12", "--lr", "1e-3", "--out", "r")
+    assert answer.code == 2
+    assert "add --resume to begin anew in it" in answer.err
+    answer = call("train", "ddpm", "--timesteps", "31", "--out", "r", "--resume")
+    assert answer.code == 2
+    assert "delete r, which has no checkpoint" in answer.err
+    better = ("--lr", "1e-3", "--warmup", "2", "--ema", "0.9")
+    call_well("train", "ddpm", *TINY, "--steps", "12", *better, "--out", "r", "--resume")
+    call_well("train", "ddpm", *TINY, "--steps", "12", *better, "--out", "straight")
+    same_tensors(tensors_of(here / "r"), tensors_of(here / "straight"))
+    recipe = tomllib.loads((here / "r" / "config.toml").read_text())["training"]
+    assert (recipe["lr"], recipe["warmup"], recipe["ema"]) == (1e-3, 2, 0.9)
 
 
 def begin(out: Path, stderr: int) -> subprocess.Popen[bytes]:

@@ -20,6 +20,7 @@ from cyclopts import App, Parameter
 
 from nelbo import __version__
 from nelbo.cli.families import train_app
+from nelbo.cli.stopping import Stopped, stopping
 from nelbo.errors import InputError
 from nelbo.processes import GO_ON, ElsewhereError, ProcessLostError, count, leave, rank
 from nelbo.streams import close_quietly
@@ -91,13 +92,16 @@ def run(argv: Sequence[str]) -> int:
 def answered(argv: Sequence[str]) -> int:
     """Run one command line in this process; returns the exit code."""
     try:
-        build_app(argv)(list(argv), exit_on_error=False, print_error=False)
+        with stopping():
+            build_app(argv)(list(argv), exit_on_error=False, print_error=False)
         leave()
         sys.stdout.flush()  # here, where a closed pipe and a full disk can still be answered for
     except InputError as error:
         return complain(str(error))
     except cyclopts.CycloptsError as error:
         return complain(one_line(error))
+    except Stopped as error:
+        return complain(str(error), 128 + error.signum)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nelbo.jobs.run import Run
 from nelbo.metrics import LikelihoodScore, Profile, score_likelihood, score_profile
@@ -16,7 +17,10 @@ from nelbo.metrics.quality import in_batches
 from nelbo.models._diffusion import DiffusionModel
 from nelbo.models.base import GenerativeModel, LikelihoodModel
 from nelbo.processes import join
-from nelbo.report.progress import bar
+from nelbo.report.progress import Bar, bar
+
+ROWS = 64
+"""Images of which features are computed at a time."""
 
 
 def opened(path: str | Path) -> Run:
@@ -31,13 +35,13 @@ def shared_score(model: LikelihoodModel, images: Tensor, title: str, replicates:
     """The score of all images, as :func:`~nelbo.metrics.score_likelihood`, with a progress bar."""
     team, n = join(), len(images)
     rows = team.share(n)
-    with bar(title, replicates * len(rows)) as progress:
+    with bar(title, replicates * len(rows)) as progress, inside_batches(model, progress, len(rows), how) as move:
         own = score_likelihood(
             model,
             images,
             rows=rows,
             replicates=replicates,
-            progress=lambda done: progress.update(progress.task_ids[0], completed=done),
+            progress=move,
             **how,
         )
         terms, beside = (
@@ -47,18 +51,53 @@ def shared_score(model: LikelihoodModel, images: Tensor, title: str, replicates:
     return replace(own, terms=terms, beside=beside, evaluations=int(evaluations))
 
 
-def shared_profile(model: DiffusionModel, images: Tensor, **how: Any) -> Profile:
-    """The profile of all images, as :func:`~nelbo.metrics.score_profile`."""
+@contextmanager
+def inside_batches(
+    model: LikelihoodModel, progress: Bar, n: int, how: Mapping[str, Any]
+) -> Iterator[Callable[[int], None]]:
+    """Move the bar also while a batch is at work, which may take minutes, by the images that went through the network.
+
+    Args:
+        model: its networks, where it names them.
+        progress: of images, those of each replicate one after another.
+        n: images of a replicate.
+        how: form, timesteps, k and batch, as :func:`shared_score` is told.
+
+    Yields:
+        What is to be told how many images are done.
+    """
+    form = model.forms[how["form"]]
+    steps = model.count(form, how["timesteps"], how["k"])
+    each = float(steps if form.counts == "timesteps" else max(1, steps) * (model.all_timesteps or 1))
+    done = seen = 0
+
+    def see(network: nn.Module, given: Any, found: Tensor) -> None:
+        nonlocal seen
+        seen += len(found)
+        progress.move(done + min(seen / each, 0.95 * min(how["batch"], n - done % n)))
+
+    def move(now: int) -> None:
+        nonlocal done, seen, each
+        if seen:
+            each = seen / (now - done)
+        done, seen = now, 0
+        progress.move(done)
+
+    hooks = [network.register_forward_hook(see) for network in model.compilable]
+    try:
+        yield move
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def shared_profile(model: DiffusionModel, images: Tensor, title: str, **how: Any) -> Profile:
+    """The profile of all images, as :func:`~nelbo.metrics.score_profile`, with a progress bar."""
     team = join()
-    own = score_profile(model, images, rows=team.share(len(images)), **how)
+    rows = team.share(len(images))
+    with bar(title, len(rows)) as progress:
+        own = score_profile(model, images, rows=rows, progress=progress.move, **how)
     return replace(own, nats=team.together(own.nats, len(images)))
-
-
-def shared_samples(model: GenerativeModel, n: int) -> Tensor:
-    """The first n images of seed 0, integer levels, uint8, shape (n, C, H, W)."""
-    team = join()
-    share = team.share(n)
-    return team.together(model.sample(len(share), start=share.start), n)
 
 
 @torch.no_grad()
@@ -66,12 +105,17 @@ def shared_measures(model: GenerativeModel, images: Tensor) -> dict[str, Tensor]
     """What a family without a bound measures of each image, as :meth:`GenerativeModel.measures`."""
     team, n = join(), len(images)
     share = team.share(n)
-    own = model.eval().measures(images[share.start : share.stop], share.start)
+    with bar(f"measuring {n:,} images", None):
+        own = model.eval().measures(images[share.start : share.stop], share.start)
     return {name: team.together(values, n) for name, values in own.items()}
 
 
-def shared_rows(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """What ``function`` makes of each image, as :func:`~nelbo.metrics.quality.in_batches`."""
+def shared_rows(function: Callable[[Tensor], Tensor], images: Tensor, title: str) -> Tensor:
+    """What ``function`` makes of each image, as :func:`~nelbo.metrics.quality.in_batches`, with a progress bar."""
     team = join()
-    share = team.share(len(images))
-    return team.together(in_batches(function, images[share.start : share.stop]), len(images))
+    share, parts = team.share(len(images)), []
+    with bar(title, len(share)) as progress:
+        for part in torch.split(images[share.start : share.stop], ROWS):
+            parts.append(in_batches(function, part))
+            progress.move(sum(map(len, parts)))
+    return team.together(torch.cat(parts), len(images))

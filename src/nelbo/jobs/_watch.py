@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import Progress
 
 from nelbo.config.files import CONFIG, RunConfig, write_run_config
 from nelbo.data import Dataset
 from nelbo.errors import InputError
 from nelbo.files import naming, whole
 from nelbo.jobs._answer import condition, own_measure
+from nelbo.jobs._looks import Looks, Size, grid_sizes, val_sizes
+from nelbo.likelihoods import to_levels
 from nelbo.metrics import score_likelihood
 from nelbo.models.base import LikelihoodModel
 from nelbo.report.pictures import grid
-from nelbo.report.progress import console, training_note
+from nelbo.report.progress import Bar, console, training_note
 from nelbo.report.tables import measure_text
 from nelbo.training import Step, Trainer
 
 LOG_STEPS = 10
-VAL_IMAGES = 128
-GRID_IMAGES = 36
+FIRST_STEPS = 3
+"""So many steps are timed before a run by the clock is told how far it will come."""
+FEW_STEPS = 300
+"""Fewer steps than this teach a model next to nothing."""
+PIECE_SECONDS = 1.0
+"""About so long is one batch of ``val``: between two, a look that takes too long is given up."""
 
 
 def summary_writer() -> Any:
@@ -85,18 +90,22 @@ class Journal:
 class Watcher:
     """Looks at a training run from outside: logs, moves the bar, draws samples and scores ``val`` at milestones."""
 
-    def __init__(
-        self, trainer: Trainer, dataset: Dataset, journal: Journal, progress: Progress, config: RunConfig
-    ) -> None:
+    def __init__(self, trainer: Trainer, dataset: Dataset, journal: Journal, progress: Bar, config: RunConfig) -> None:
         self.trainer, self.dataset, self.journal, self.progress = trainer, dataset, journal, progress
         self.config = config
-        self.last = (time.monotonic(), trainer.step)
+        self.looks = Looks(trainer.options, trainer.clock)
+        self.begun = trainer.seconds
+        self.last = (trainer.clock(), trainer.step)
+        self.first: list[float] = []
+        self.ailing: dict[str, str] = {}
         self.val = ""
         self.said: str | None = None
 
     def see(self, step: Step) -> None:
         """Take in one step. What cannot be written is said, and training goes on."""
         self.tell()
+        if len(self.first) < FIRST_STEPS:
+            self.expect(step)
         try:
             written = self.note(step)
         except OSError as error:
@@ -122,18 +131,46 @@ class Watcher:
         if step.step % LOG_STEPS and not step.milestone:
             return False
         self.bring_back()
-        if step.milestone:
-            self.look(step)
-        loss, now = float(step.loss), time.monotonic()
-        rate = (step.step - self.last[1]) * self.trainer.options.batch_size / max(1e-9, now - self.last[0])
-        self.last = (now, step.step)
+        loss, now = float(step.loss), self.trainer.clock()
+        steps, seconds = step.step - self.last[1], max(1e-9, now - self.last[0])
+        rate = steps * self.trainer.options.batch_size / seconds
+        if steps > 0:
+            self.looks.evaluation = 1 / rate
+        try:
+            if step.milestone:
+                self.trainer.signals.abandonable(lambda: self.look(step))
+        finally:
+            self.last = (self.trainer.clock(), step.step)
         self.journal.write(
             step.step,
             {"loss": loss, "lr": step.lr, "images_per_second": round(rate, 1), "seconds": round(step.seconds, 2)},
         )
         note = training_note(step, loss, rate) + self.val
-        self.progress.update(self.progress.task_ids[0], completed=step.progress, note=note)
+        self.progress.move(step.progress, note=note)
         return True
+
+    def expect(self, step: Step) -> None:
+        """Time the first steps; say so early where a run by the clock will have too few of them."""
+        options, before = self.trainer.options, sum(self.first)
+        float(step.loss)  # waits for the device
+        self.first.append(self.trainer.clock() - self.last[0] - before)
+        took = self.first[-1]
+        if took > PIECE_SECONDS and not self.trainer.compiler_errors:  # what a first step has to prepare is less
+            self.first += [took] * (FIRST_STEPS - len(self.first))
+        if len(self.first) < FIRST_STEPS or options.minutes is None:
+            return
+        took = min(self.first)
+        self.looks.evaluation = took / options.batch_size
+        self.trainer.after = self.last_look()
+        steps = step.step + int((60 * options.minutes - step.seconds) / took)
+        if steps >= FEW_STEPS:
+            return
+        ways = ["smaller images (--size)", f"--minutes {round(FEW_STEPS * took / 60 + 0.5)} or more"]
+        ways += ["a smaller --batch-size"] * (options.batch_size > 1)
+        ways += ["a GPU"] * (self.trainer.model.device.type == "cpu")
+        about = f"a step takes {took:.2g} s here, so {options.minutes:g} minutes are about {max(1, steps)} steps"
+        why = f"it takes some hundreds to learn anything; what helps: {', '.join(ways[:-1])}, or {ways[-1]}"
+        console().print(f"{about}; {why}", soft_wrap=True)
 
     def bring_back(self) -> None:
         """Where the run directory was deleted under the run, make it anew with what it takes to open it.
@@ -148,27 +185,107 @@ class Watcher:
             line = f"{place} was deleted under the run; it is made anew, and training goes on"
             console().print(f"step {self.trainer.step:,}: {line}", soft_wrap=True)
 
+    # Looks
+
     def look(self, step: Step) -> None:
-        """Score some ``val`` images, always the same with the same noise, and draw a grid."""
-        model = self.trainer.ema.model
-        if isinstance(model, LikelihoodModel):
-            bound = score_likelihood(model, self.dataset.split("val")[:VAL_IMAGES])
-            self.val = f" · val {bound.bits():.3f} bits/dim"
-            self.journal.write(step.step, {"val_bits_per_dim": bound.bits(), "val_stderr": bound.stderr() or 0.0})
-        val = self.dataset.split("val")[:VAL_IMAGES]
-        with torch.no_grad():
-            measures = {name: own_measure(name, each) for name, each in model.measures(val).items()}
-            ailments = condition(model, val, step.step)["ailments"]
-        if measures:
-            self.journal.write(step.step, {f"val_{name}": found["value"] or 0.0 for name, found in measures.items()})
-            self.val = "".join(
-                f" · {name.replace('_', ' ')} {measure_text(found, '.3f')}" for name, found in measures.items()
-            )
-        for line in ailments:
-            console().print(f"step {step.step:,}: {line}", soft_wrap=True)
-        images = model.sample(GRID_IMAGES, settings=model.glance)
-        folder = self.trainer.run_folder / "samples"
-        with whole(folder / f"step-{step.step:08d}.png") as aside:
-            grid(images, model.levels).save(aside)
+        """Score some ``val`` images, always the same with the same noise, and draw a grid: what the time allows."""
+        minutes, ended = self.trainer.options.minutes, step.progress >= 1.0
+        left = self.looks.left((60 * minutes if ended and minutes else step.seconds) - self.begun)
+        sizes = self.val_sizes, self.grid_sizes
+        val = self.looks.choose("val", sizes[0], left / 2)
+        if val is not None:
+            self.look_at_val(step, val, left / 2)
+            left -= self.looks.cost("val", val)
+        drawn = self.looks.choose("grid", sizes[1], left)
+        if drawn is not None:
+            self.look_at_samples(step, drawn, left)
+        self.trainer.after = 0.0 if ended else self.last_look()
         if self.progress.disable:
             console().print(f"{100 * step.progress:.0f}% · step {step.step:,} · {step.seconds:.0f} s{self.val}")
+
+    @property
+    def val_sizes(self) -> list[Size]:
+        """How many ``val`` images may be scored, the largest first."""
+        model = self.trainer.ema.model
+        found = val_sizes(model.default_timesteps if isinstance(model, LikelihoodModel) else 1)
+        return [size for size in found if size.images <= max(16, len(self.dataset.split("val")))] or found[-1:]
+
+    @property
+    def grid_sizes(self) -> list[Size]:
+        """How many images may be drawn, in how many steps, the largest first."""
+        model = self.trainer.ema.model
+        return grid_sizes(model.glance.steps or 1)
+
+    def last_look(self) -> float:
+        """Seconds that the look after the last step will take; of a run by steps, whose time is not told, 0."""
+        minutes = self.trainer.options.minutes
+        if minutes is None:
+            return 0.0
+        left = self.looks.left(60 * minutes - self.begun)
+        chosen = {kind: self.looks.choose(kind, sizes, left / 2) for kind, sizes in self.kinds()}
+        return sum(self.looks.cost(kind, size) for kind, size in chosen.items() if size is not None)
+
+    def kinds(self) -> list[tuple[str, list[Size]]]:
+        """The kinds of looks, and their sizes."""
+        return [("val", self.val_sizes), ("grid", self.grid_sizes)]
+
+    @torch.no_grad()
+    def look_at_val(self, step: Step, size: Size, limit: float) -> None:
+        """Score so many ``val`` images, and say what ails the model when that has changed."""
+        model, images = self.trainer.ema.model, self.dataset.split("val")[: size.images]
+        with self.looks.timed("val", size, limit) as tell:
+            if isinstance(model, LikelihoodModel):
+                image = self.looks.cost("val", size) / (2 * size.images)
+                bound = score_likelihood(
+                    model,
+                    images,
+                    timesteps=size.each,
+                    batch=max(1, min(size.images, int(PIECE_SECONDS / max(image, 1e-9)))),
+                    progress=lambda done: tell(done / (2 * len(images))),
+                )
+                self.val = f" · val {bound.bits():.3f} bits/dim"
+                values = {"val_bits_per_dim": bound.bits(), "val_stderr": bound.stderr() or 0.0}
+                self.journal.write(step.step, values | {"val_images": len(images)})
+            measures = {name: own_measure(name, each) for name, each in model.measures(images).items()}
+            self.complain(step, condition(model, images, step.step)["ailments"])
+            tell(1.0)
+        if measures:
+            self.journal.write(step.step, {f"val_{name}": found["value"] or 0.0 for name, found in measures.items()})
+            texts = (f"{name.replace('_', ' ')} {measure_text(found, '.3f')}" for name, found in measures.items())
+            self.val = "".join(f" · {text}" for text in texts)
+
+    @torch.no_grad()
+    def look_at_samples(self, step: Step, size: Size, limit: float) -> None:
+        """Draw so many images, always from the same noise, as a grid in RUN/samples."""
+        model, settings = self.trainer.ema.model, self.trainer.ema.model.glance
+        if settings.steps is not None:
+            settings = settings._replace(steps=size.each)
+        with self.looks.timed("grid", size, limit) as tell:
+            for frame in model.frames(range(size.images), 0, settings):
+                tell(frame.done / frame.of)
+            images = to_levels(frame.x, model.levels).cpu()
+            with whole(self.trainer.run_folder / "samples" / f"step-{step.step:08d}.png") as aside:
+                grid(images, model.levels).save(aside)
+
+    def complain(self, step: Step, lines: Sequence[str]) -> None:
+        """Say what ails the model when it begins, and when it is over; figures may change in between."""
+        ailing = {re.sub(r"[\d.,]+", "#", line): line for line in lines}
+        for kind, line in ailing.items():
+            if kind not in self.ailing:
+                console().print(f"step {step.step:,}: {line}", soft_wrap=True)
+        for kind, line in self.ailing.items():
+            if kind not in ailing:
+                console().print(f"step {step.step:,}: no longer so: {re.split('[:,;]', line)[0]}", soft_wrap=True)
+        self.ailing = ailing
+
+    def sum_up(self) -> None:
+        """Say, at the end, how much of the time went into looks."""
+        if not self.first:
+            return
+        seconds, spent = max(1e-9, self.trainer.seconds - self.begun), self.looks.spent
+        line = f"looks at val and samples took {spent:.1f} s of {seconds:.0f} s ({100 * spent / seconds:.0f}%)"
+        if not self.looks.made:
+            least = sum(self.looks.cost(kind, sizes[-1]) for kind, sizes in self.kinds())
+            line = f"there was no look at val and samples: the least takes about {least:.0f} s, and they may take"
+            line += " a twentieth of the time; 'nelbo score' and 'nelbo sample' do it now"
+        console().print(line, soft_wrap=True)

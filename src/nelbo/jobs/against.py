@@ -13,8 +13,6 @@ from nelbo.jobs.run import Run
 from nelbo.metrics import LikelihoodScore, ProfileDetector, auroc
 from nelbo.models._diffusion import DiffusionModel
 from nelbo.models.base import LikelihoodModel
-from nelbo.processes import join
-from nelbo.report.progress import bar
 
 PIECES, REFERENCE = 16, 1000
 SPLITS = ("train", "val", "test")
@@ -77,17 +75,11 @@ def detection(
     if isinstance(model, DiffusionModel) and model.has_t:
         reference = run.dataset.split("val")[:REFERENCE]
         sets = (reference, normal, other)
-        shares = [len(join().share(len(images))) for images in sets]
-        with bar("profiles over t", sum(shares)) as progress:
-            done, profiles = 0, []
-            for images, share in zip(sets, shares, strict=True):
-
-                def tell(count: int, before: int = done) -> None:
-                    progress.update(progress.task_ids[0], completed=before + count)
-
-                profile = shared_profile(model, images, pieces=PIECES, seed=seed, batch=batch, progress=tell)
-                profiles.append(profile.nats)
-                done += share
+        titles = (f"profile over t of {name}" for name in ("val", "the run's own images", "the others"))
+        profiles = [
+            shared_profile(model, images, title, pieces=PIECES, seed=seed, batch=batch).nats
+            for images, title in zip(sets, titles, strict=True)
+        ]
         detector = ProfileDetector(profiles[0])
         shape = auroc(detector.distance(profiles[2]), detector.distance(profiles[1]))
         found |= {"auroc_profile": shape.value, "auroc_profile_stderr": shape.stderr}

@@ -18,10 +18,10 @@ from nelbo.errors import InputError, nearest
 from nelbo.files import replace_text
 from nelbo.jobs._digest import digests
 from nelbo.jobs._protocol import images_of, kept_scores, scores_of, unlike, widest
-from nelbo.jobs._shares import opened, shared_profile, shared_samples
+from nelbo.jobs._shares import opened, shared_profile
 from nelbo.jobs.describe import describe_run
 from nelbo.jobs.run import Run
-from nelbo.jobs.sample import real_images
+from nelbo.jobs.sample import collect, real_images
 from nelbo.jobs.score import kept
 from nelbo.likelihoods import to_levels
 from nelbo.models._diffusion import DiffusionModel
@@ -80,14 +80,14 @@ def compare(
     found = [facts(run, model, split, own) for run, model, own in zip(runs, models, scores, strict=True)]
     whole = {"runs": found, "differences": differences(runs, found), "unlike": unlike(found)}
     pictures, views, reals = [], [], {}
-    with bar("drawing samples", len(runs)) as progress:
-        for run, model in zip(runs, models, strict=True):
-            pictures.append(grid(shared_samples(model, SAMPLES), model.levels))
-            real = unseen(run, lambda dataset: real_images(dataset, split, SAMPLES))
+    for run, model in zip(runs, models, strict=True):
+        drawn, _ = collect(model, SAMPLES, 0, SampleSettings(), SAMPLES, keep_frames=False, of=f" of {run.path.name}")
+        pictures.append(grid(drawn, model.levels))
+        real = unseen(run, lambda dataset: real_images(dataset, split, SAMPLES))
+        with bar(f"how {run.path.name} works", None):
             views.append(inside(model, None if real is None else real[:SHOWN]))
-            if real is not None:
-                reals[f"{run.dataset.name}, {split}"] = grid(real, model.levels)
-            progress.advance(progress.task_ids[0])
+        if real is not None:
+            reals[f"{run.dataset.name}, {split}"] = grid(real, model.levels)
     if rank() == 0:
         replace_text(folder / "index.html", page(whole, pictures, views, reals))
         replace_text(folder / "compare.json", json.dumps(whole, indent=1))
@@ -138,7 +138,7 @@ def over_t(run: Run, model: GenerativeModel, split: str) -> dict[str, list[float
     }
 
     def answer() -> dict[str, Any]:
-        profile = shared_profile(model, images, pieces=PIECES)
+        profile = shared_profile(model, images, f"profile over t of {run.path.name}", pieces=PIECES)
         bits, stderr = profile.bits()
         return asked | {
             "kind": "profile",

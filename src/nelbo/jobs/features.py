@@ -99,8 +99,8 @@ def learn_features(
         torch.manual_seed(seed)
         model = fresh(dataset).to(place)
         with bar("learning features", epochs * steps_of(dataset)) as progress:
-            for _ in fit(model, dataset, labels, epochs, seed):
-                progress.advance(progress.task_ids[0])
+            for done, _ in enumerate(fit(model, dataset, labels, epochs, seed), 1):
+                progress.move(done)
     weights = safetensors.torch.save({name: value.contiguous().cpu() for name, value in model.state_dict().items()})
     about = {
         "format": FORMAT,

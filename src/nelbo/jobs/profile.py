@@ -15,10 +15,9 @@ from nelbo.jobs._shares import shared_profile
 from nelbo.metrics import Profile
 from nelbo.models._diffusion import DiffusionModel
 from nelbo.models.base import GenerativeModel
-from nelbo.processes import join, rank
+from nelbo.processes import rank
 from nelbo.report.paths import free
 from nelbo.report.plots import profile_plot
-from nelbo.report.progress import bar
 
 PIECES = 50
 
@@ -49,15 +48,7 @@ def write_profile(
         out: .png or .csv.
     """
     assert isinstance(model, DiffusionModel)
-    with bar("profile over t", len(join().share(len(images)))) as progress:
-        profile = shared_profile(
-            model,
-            images,
-            pieces=PIECES,
-            seed=seed,
-            batch=batch,
-            progress=lambda done: progress.update(progress.task_ids[0], completed=done),
-        )
+    profile = shared_profile(model, images, "profile over t", pieces=PIECES, seed=seed, batch=batch)
     if rank():
         return
     with whole(out) as aside:

@@ -24,6 +24,7 @@ from nelbo.models.base import SampleSettings
 from nelbo.processes import rank
 from nelbo.report.paths import free, reachable
 from nelbo.report.pictures import beside, grid
+from nelbo.report.progress import bar
 
 SHOWN = 48
 DRAWN_AT_ONCE = 64
@@ -129,8 +130,12 @@ def require_samples(samples: int | None, needing: Mapping[str, Any], refusing: M
 
 def measured(space: Features, drawn: Tensor, unseen: Tensor, train: Tensor, step: int) -> dict[str, Any]:
     """Everything that the feature space says of the samples."""
-    features = [shared_rows(space.embed, images) for images in (drawn, unseen, train)]
-    found = measure_quality(*features)
+    sets = {"samples": drawn, "images": unseen, "training images": train}
+    features = [
+        shared_rows(space.embed, images, f"features of {len(images):,} {name}") for name, images in sets.items()
+    ]
+    with bar("distances and neighbours", None):
+        found = measure_quality(*features)
     fd, kd = ("FID", "KID") if space.name == INCEPTION else (f"FD-{space.name}", f"KD-{space.name}")
     quality = {
         fd: found.fd._asdict(),
@@ -143,7 +148,7 @@ def measured(space: Features, drawn: Tensor, unseen: Tensor, train: Tensor, step
     answer = {"quality": quality, "diagnostics": spreads, "ailments": warnings(spreads, step)}
     if space.classify is None:
         return answer
-    classes = [shared_rows(space.classify, images) for images in (drawn, unseen)]
+    classes = [shared_rows(space.classify, images, "classes") for images in (drawn, unseen)]
     spreads["classes_of_samples_over_images"] = class_ratio(*(p.argmax(1) for p in classes))
     return answer | {"modes": measure_modes(*classes)._asdict(), "ailments": warnings(spreads, step)}
 

@@ -140,21 +140,23 @@ def real_images(dataset: Dataset, split: str, n: int, seed: int = 0) -> Tensor:
 
 @torch.no_grad()
 def collect(
-    model: GenerativeModel, n: int, seed: int, settings: SampleSettings, batch: int, keep_frames: bool
+    model: GenerativeModel, n: int, seed: int, settings: SampleSettings, batch: int, keep_frames: bool, of: str = ""
 ) -> tuple[Tensor, list[Tensor]]:
-    """All n images as levels, and if asked about 60 stages of x̂_0 on the way, each of all n images."""
+    """All n images as levels, and if asked about 60 stages of x̂_0 on the way, each of all n images.
+
+    The bar, whose title ends in ``of``, moves at every step of a batch.
+    """
     team = join()
     share = team.share(n)
     done: list[Tensor] = []
     stages: list[list[Tensor]] = []
-    with bar(f"drawing {n:,} images", len(share)) as progress:
-        task = progress.task_ids[0]
+    with bar(f"drawing {n:,} images{of}", len(share)) as progress:
         for first in range(share.start, share.stop, batch):
             indices = range(first, min(first + batch, share.stop))
             shown: list[Tensor] = []
             frame: Frame | None = None
             for frame in model.frames(indices, seed, settings):
-                progress.update(task, completed=first - share.start + len(indices) * frame.done / frame.of)
+                progress.move(first - share.start + len(indices) * frame.done / frame.of)
                 if keep_frames and wanted(frame):
                     shown.append(to_levels(frame.x_0, model.levels).cpu())
             assert frame is not None

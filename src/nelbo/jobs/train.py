@@ -37,12 +37,14 @@ from nelbo.report.paths import reachable, unused
 from nelbo.report.progress import bar, console
 from nelbo.streams import as_text
 from nelbo.training import Trainer, latest_checkpoint, load_weights, read_checkpoint
-from nelbo.training.checkpoint import shared
+from nelbo.training.checkpoint import read_state, shared
 from nelbo.training.compiling import require_compilable
 from nelbo.training.machine import conditions, default_dtype, keep_memory, pick_device
+from nelbo.training.recipe import learning_rate, progress_at
 
 DEFAULT_MINUTES = 10.0
-EXTENDABLE = {"minutes", "steps", "device", "compile", "shard", "tensorboard"}
+EXTENDABLE = {"minutes", "steps", "lr", "device", "compile", "shard", "tensorboard"}
+"""What may change when a run with a checkpoint is resumed; without one, all of the recipe."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ def settled(request: Request, out: Path | None, resume: bool, init: Path | None)
             "--out", f"{out} is not a run: it has no {CONFIG}; name the run to go on with, or a new directory"
         )
     if out is not None and out.exists() and not (out.is_dir() and is_empty(out)):
-        raise InputError("--out", f"{out} exists already; name another directory, or add --resume to go on with it")
+        raise InputError("--out", f"{out} exists already; name another directory, or {instead(out)}")
     if out is not None:
         reachable(out, "--out")
     config, dataset = resolve(request)
@@ -185,6 +187,13 @@ def settled(request: Request, out: Path | None, resume: bool, init: Path | None)
     path.mkdir(parents=True, exist_ok=True)
     write_run_config(path, config)
     return Work(path, config, dataset, model)
+
+
+def instead(out: Path) -> str:
+    """What to do with a directory that exists, to end a sentence."""
+    if (out / CONFIG).exists() and latest_checkpoint(out) is None:
+        return "add --resume to begin anew in it, with another recipe if you like: it has no checkpoint yet"
+    return "add --resume to go on with it"
 
 
 def resolve(request: Request) -> tuple[RunConfig, Dataset]:
@@ -254,7 +263,7 @@ def initialise(model: GenerativeModel, source: Run) -> None:
 
 
 def go_on(run: Run, request: Request) -> Work:
-    """Resume a run. Its settings stand; how long, on which device, in shares or not, and what is logged may be new.
+    """Resume a run. Its settings stand, but for those in ``EXTENDABLE``, and all of its recipe if it has no checkpoint.
 
     Raises:
         InputError: another setting than the run's was given, or the data have changed.
@@ -271,19 +280,19 @@ def go_on(run: Run, request: Request) -> Work:
             model={**file["model"], **request.model},
             training={**file["training"], **request.training},
         )
+    changeable = EXTENDABLE if latest_checkpoint(run.path) else set(TrainingOptions.model_fields)
     for section, fields, own in (
         (DataOptions, request.data, config.data),
         (kind, request.model, config.model),
-        (TrainingOptions, {k: v for k, v in request.training.items() if k not in EXTENDABLE}, config.training),
+        (TrainingOptions, {k: v for k, v in request.training.items() if k not in changeable}, config.training),
     ):
         asked = merged(section, "", fields, {}, None)
         for field in fields:
             if named(getattr(asked, field)) != named(getattr(own, field)):
                 mine = getattr(own, field)
-                raise InputError(
-                    "--" + field.replace("_", "-"), f"the run was begun with {mine!r}; leave it out to resume"
-                )
-    fresh = {k: v for k, v in request.training.items() if k in EXTENDABLE}
+                mend = "leave it out to resume" + other_way(run)
+                raise InputError("--" + field.replace("_", "-"), f"the run was begun with {mine!r}; {mend}")
+    fresh = {k: v for k, v in request.training.items() if k in changeable}
     if {"minutes", "steps"} & set(fresh):
         fresh = {"minutes": None, "steps": None} | fresh
     training = settled_recipe(merged(TrainingOptions, "training", {**config.training.model_dump(), **fresh}, {}, None))
@@ -296,10 +305,36 @@ def go_on(run: Run, request: Request) -> Work:
         config = with_changed_data(run)
     else:
         require_unchanged(run, "; bring it back, or add --changed-data to go on with what is there now")
+    tell_rates(run, training)
     config = config.model_copy(update={"training": training, "machine": conditions(training)})
     model = fresh_model(config)
     require_doable(model, training, request.training)
     return Work(run.path, config, run.dataset, model)
+
+
+def other_way(run: Run) -> str:
+    """What else to do where a setting of a run cannot change; nothing that loses a checkpoint."""
+    return "" if latest_checkpoint(run.path) else f", or delete {run.path}, which has no checkpoint, to begin anew"
+
+
+def tell_rates(run: Run, training: TrainingOptions) -> None:
+    """Say where the learning rate jumps up, because a run that had come to its end is made longer.
+
+    Args:
+        run: as it was.
+        training: the recipe with which it goes on.
+    """
+    if latest_checkpoint(run.path) is None:
+        return
+    state, old = read_state(run.checkpoint), run.config.training
+    step, seconds = state["step"], state["seconds"]
+    before = learning_rate(old, step - 1, progress_at(old, step - 1, seconds * (step - 1) / max(1, step)))
+    after = learning_rate(training, step, progress_at(training, step, seconds))
+    if progress_at(training, step, seconds) < 1.0 and after > 1.1 * before:
+        line = (
+            f"the learning rate, which had come down to {before:.2g}, goes back up to {after:.2g}, as the run is longer"
+        )
+        console().print(f"{line}; --lr {before:.2g} would go on at the low rate", soft_wrap=True)
 
 
 def require_unchanged(run: Run, mend: str = "") -> None:
@@ -355,15 +390,16 @@ def follow(work: Work, team: Team) -> None:
             for _ in trainer:
                 pass
             return
-        if checkpoint is not None:
-            write_run_config(path, config)
+        write_run_config(path, config)
         announce(path, config, dataset, trainer)
-        with bar("training", 1.0) as progress, Journal(path, config.training.tensorboard) as journal:
+        shown = bar("training", 1.0, trainer.progress, lines=False)
+        with shown as progress, Journal(path, config.training.tensorboard) as journal:
             watcher = Watcher(trainer, dataset, journal, progress, config)
             for step in trainer:
                 watcher.see(step)
             watcher.tell()
             watcher.bring_back()
+            watcher.sum_up()
 
 
 def require_doable(model: GenerativeModel, training: TrainingOptions, asked: Mapping[str, Any] | None = None) -> None:

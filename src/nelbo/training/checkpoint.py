@@ -12,8 +12,8 @@ import hashlib
 import json
 import math
 import re
-import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from nelbo.errors import InputError
-from nelbo.files import remove, replace_text, sync_folder, whole, write_synced
+from nelbo.files import beside, remove, replace_text, sync_folder, whole, write_synced
 from nelbo.processes import Team
 
 FORMAT = 1
@@ -77,7 +77,11 @@ def thin(run: Path) -> None:
         if step_of(folder) >= 2 * kept_step:
             kept_step = step_of(folder)
         else:
-            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):
+                aside = beside(folder)  # renamed first: a folder of this name is whole, however the process ends
+                remove(aside)
+                folder.replace(aside)
+                remove(aside)
 
 
 def all_checkpoints(run: Path) -> list[Path]:

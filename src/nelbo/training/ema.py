@@ -53,8 +53,10 @@ class EMA:
         before = self.model.device
         if main:
             self.model.to(model.device)
-        yield
-        self.model.to(before)
+        try:
+            yield
+        finally:
+            self.model.to(before)
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,13 +25,21 @@ from nelbo.models.base import GenerativeModel, LikelihoodModel
 from nelbo.options import TrainingOptions
 from nelbo.processes import ALONE, Team, others_reached
 from nelbo.rng import Draws, Stream, permutation
-from nelbo.training.checkpoint import Checkpoint, latest_checkpoint, read_checkpoint, shared, write_checkpoint
+from nelbo.training.checkpoint import (
+    Checkpoint,
+    latest_checkpoint,
+    read_checkpoint,
+    shared,
+    step_of,
+    write_checkpoint,
+)
 from nelbo.training.compiling import compile_networks, give_up
 from nelbo.training.ema import EMA
 from nelbo.training.machine import autocast, pick_device
 from nelbo.training.optimizers import optimizers_of
+from nelbo.training.recipe import learning_rate, progress_at
 from nelbo.training.shards import clip, everywhere, own, shard
-from nelbo.training.signals import ECHO_SECONDS, Interrupted, caught_signals
+from nelbo.training.signals import ECHO_SECONDS, Interrupted, Signals, caught_signals
 from nelbo.training.state import State
 
 CHECKPOINT_SECONDS, SOONEST, CHECKPOINT_SHARE = 45.0, 10.0, 0.02
@@ -86,8 +94,11 @@ class Trainer:
         run: the run directory, for checkpoints.
         team: the processes that share each batch; all begin with the main one's weights, and it alone keeps them.
         settings: what the weights depend on, kept in every checkpoint.
+        clock: seconds from any moment on.
 
     Attributes:
+        signals: the signal that asks to stop, once it has come.
+        after: seconds that whoever looks on needs after the last step; a run by the clock ends so much earlier.
         trouble: why the last checkpoint could not be written, or None.
         falls: how often the run went back, each time to half of the learning rate.
         news: what a user should be told, oldest first; whoever tells it takes it out.
@@ -102,6 +113,7 @@ class Trainer:
         grey_levels: int | None = None,
         team: Team = ALONE,
         settings: Mapping[str, Any] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.model, self.images, self.options, self.run_folder = model, images, options, run
         self.settings = dict(settings or {})
@@ -122,7 +134,9 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         self.trouble: str | None = None
-        self.between = 0.0
+        self.clock, self.signals = clock, Signals()
+        self.writing = self.after = self.reserve = 0.0
+        self.given_up = False
         self.falls = 0
         self.news: list[str] = []
 
@@ -131,18 +145,11 @@ class Trainer:
     @property
     def progress(self) -> float:
         """How much of the run is done, in [0, 1]."""
-        if self.options.steps is not None:
-            return min(1.0, self.step / self.options.steps)
-        return min(1.0, self.seconds / (60.0 * (self.options.minutes or 0.0)))
+        return progress_at(self.options, self.step, self.seconds, self.reserve)
 
     def learning_rate(self) -> float:
-        """A linear rise over ``warmup`` steps, then constant, then a linear fall to zero over the last ``decay``.
-
-        Halved for every time that the run fell back.
-        """
-        rise = min(1.0, (self.step + 1) / (self.options.warmup + 1))
-        fall = min(1.0, (1.0 - self.progress) / self.options.decay) if self.options.decay else 1.0
-        return self.options.lr * rise * fall * 0.5**self.falls
+        """That of the next step."""
+        return learning_rate(self.options, self.step, self.progress, self.falls)
 
     def rows(self) -> np.ndarray:
         """Which images are next: one permutation of the data after another, cut into batches."""
@@ -222,42 +229,79 @@ class Trainer:
             OSError: the last checkpoint cannot be written.
         """
         self.model.train()
-        saved, started = time.monotonic(), time.monotonic() - self.seconds
-        with caught_signals(ECHO_SECONDS if self.team.count > 1 else 0.0) as caught:
+        saved, started = self.clock(), self.clock() - self.seconds
+        passed = math.floor(self.progress * MILESTONES)
+        with caught_signals(self.signals, ECHO_SECONDS if self.team.count > 1 else 0.0):
             while self.progress < 1.0:
-                before = self.progress
                 try:
                     with others_reached():
                         loss, lr = self.advance()
                     # Clocks and signals are each process's own, and all must do the same.
-                    (self.seconds,) = self.team.greatest([time.monotonic() - started])
-                    milestone = math.floor(before * MILESTONES) < math.floor(self.progress * MILESTONES)
+                    (self.seconds,) = self.team.greatest([self.clock() - started])
+                    reached = math.floor(self.progress * MILESTONES)
+                    milestone, passed = reached > passed, max(reached, passed)
                     if milestone or self.step % 50 == 0:
                         self.require_finite(loss)
                     images = self.step * self.options.batch_size
                     with self.average_at_hand() if milestone else nullcontext():
                         yield Step(self.step, self.progress, loss, lr, self.seconds, images, milestone)
-                    now = time.monotonic()
-                    late = now - saved - min(CHECKPOINT_SECONDS, max(SOONEST, self.between))
-                    mine = [now - started, late if self.team.main else 0.0, *caught, 0]
-                    self.seconds, late, signum = self.team.greatest(mine[:3])
-                    due = signum or late > 0 or self.progress >= 1.0
+                    due, signum = self.agreed(started, saved)
                     if due:
                         self.require_finite(loss)
                 except FloatingPointError as error:
                     self.fall_back(error)
+                    passed = math.floor(self.progress * MILESTONES)
                     continue
                 except self.compiler_errors as error:
                     self.go_uncompiled(error)
                     continue
                 if due:
-                    began = time.monotonic()
+                    began = self.clock()
                     self.keep(must=bool(signum) or self.progress >= 1.0)
-                    saved = time.monotonic()
-                    self.between = (saved - began) / CHECKPOINT_SHARE
+                    saved = self.clock()
+                    self.writing = saved - began
+                    signum = self.asked_to_stop()
                 if signum:
-                    self.team.greatest([0.0])  # launchers end the main one, which keeps, when the others have ended
-                    raise Interrupted(int(signum), self.step)
+                    self.stop(signum)
+
+    def agreed(self, started: float, saved: float) -> tuple[bool, int]:
+        """Whether all processes are to keep what they have now, and the signal that one of them was sent, or 0.
+
+        Args:
+            started: when training would have begun, had it never stopped, by this process's clock.
+            saved: when the last checkpoint was written.
+        """
+        now = self.clock()
+        late = now - saved - min(CHECKPOINT_SECONDS, max(SOONEST, self.writing / CHECKPOINT_SHARE))
+        of_main = [late, self.after + self.writing] if self.team.main else [0.0, 0.0]
+        found = self.team.greatest([now - started, self.signals.signum, *of_main])
+        self.seconds, signum, late, self.reserve = found
+        return bool(signum or late > 0 or self.progress >= 1.0), int(signum)
+
+    def asked_to_stop(self) -> int:
+        """The signal that one of the processes was sent, also while a checkpoint was written, or 0.
+
+        Where that checkpoint could not be written, it is tried again, as it must be there now.
+
+        Raises:
+            OSError: it still cannot.
+        """
+        signum, trouble = self.team.greatest([self.signals.signum, self.trouble is not None])
+        if signum and trouble:
+            self.keep(must=True)
+        return int(signum)
+
+    def stop(self, signum: int) -> None:
+        """End training, when all that can be kept is.
+
+        Raises:
+            Interrupted: always.
+        """
+        self.team.greatest([0.0])  # launchers end the main one, which keeps, when the others have ended
+        if not self.given_up:
+            raise Interrupted(signum, self.step)
+        folder = latest_checkpoint(self.run_folder)
+        raise Interrupted(signum, None if folder is None else step_of(folder), self.step)
 
     @contextmanager
     def average_at_hand(self) -> Iterator[None]:
@@ -296,7 +340,7 @@ class Trainer:
         checkpoint = shared(self.team, None if folder is None else lambda: read_checkpoint(folder))
         if checkpoint is None or self.falls >= MOST_FALLS:
             often = f", after going back {self.falls} times" if self.falls else ""
-            raise FloatingPointError(f"{error}{often}; try a lower --lr") from None
+            raise FloatingPointError(f"{error}{often}; try a lower --lr, with --resume") from None
         falls, seconds = self.falls + 1, self.seconds
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -344,11 +388,11 @@ class Trainer:
             self.trouble = f"{error.filename}: {error.strerror or error}"
 
     def save(self) -> None:
-        """Write a checkpoint of the state as it is, if this is the main process."""
+        """Write a checkpoint of the state as it is, if this is the main process; given up where a signal waits."""
         with others_reached():
             checkpoint = self.checkpoint()
         if self.team.main:
-            write_checkpoint(self.run_folder, checkpoint)
+            self.given_up = not self.signals.finished(lambda: write_checkpoint(self.run_folder, checkpoint))
 
     def checkpoint(self) -> Checkpoint:
         """The state as it is; of shares, every process has to bring its own."""
@@ -358,6 +402,7 @@ class Trainer:
             "seconds": self.seconds,
             "falls": self.falls,
             "settings": self.settings,
+            "lr": self.options.lr,
             "random": {"seed": self.options.seed, "step": self.step},
             "data": {"epoch": places // len(self.images), "position": places % len(self.images)},
         }
@@ -371,7 +416,8 @@ class Trainer:
         """
         self.held.restore(checkpoint.tensors, source)
         self.step = checkpoint.state["step"]
-        self.falls = int(checkpoint.state.get("falls", 0))
+        same_lr = checkpoint.state.get("lr", self.options.lr) == self.options.lr
+        self.falls = int(checkpoint.state.get("falls", 0)) if same_lr else 0
         self.seconds = float(checkpoint.state["seconds"])
 
 
