@@ -19,7 +19,7 @@ from nelbo.models.base import GenerativeModel, LikelihoodModel
 from nelbo.processes import join
 from nelbo.report.progress import Bar, bar
 
-ROWS = 64
+ROWS = 512
 """Images of which features are computed at a time."""
 
 
