@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from nelbo.errors import InputError, nearest
 
 Fit = Literal["crop", "pad", "resize"]
+SplitBy = Literal["hash", "rank"]
 FITS: tuple[str, ...] = get_args(Fit)
 
 
@@ -23,6 +24,7 @@ class Options:
         holdout: the share of the distinct images that goes to each split that the source does not name.
         skip_bad: leave images out that cannot be read, rather than stop.
         progress: show a bar on stderr; None: if stderr is a terminal.
+        split_by: how the splits that the source lacks are made, see :func:`nelbo.data.splits.by_content`.
 
     Raises:
         InputError: a value is out of its range.
@@ -35,6 +37,7 @@ class Options:
     holdout: float = 0.1
     skip_bad: bool = False
     progress: bool | None = None
+    split_by: SplitBy = "hash"
 
     def __post_init__(self) -> None:
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):

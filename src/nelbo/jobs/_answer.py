@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nelbo.files import whole
 from nelbo.jobs._shares import shared_measures
-from nelbo.metrics import LikelihoodScore
+from nelbo.metrics import LikelihoodScore, stderr_of_mean
 from nelbo.models.base import Form, GenerativeModel
 from nelbo.units import bits_per_dim
 
@@ -59,8 +59,13 @@ def summarise(result: LikelihoodScore, asked: dict[str, Any], levels: int, form:
     }
 
 
-def own_measures(model: GenerativeModel, images: Tensor, asked: dict[str, Any], levels: int) -> dict[str, Any]:
-    """The answer of a family without a likelihood: why there is none, and what it measures of itself instead."""
+def own_measures(
+    model: GenerativeModel, images: Tensor, copies: Tensor, asked: dict[str, Any], levels: int
+) -> dict[str, Any]:
+    """The answer of a family without a likelihood: why there is none, and what it measures of itself instead.
+
+    ``copies`` has the number of each image's distinct image.
+    """
     found = shared_measures(model, images)
     return {
         **asked,
@@ -73,7 +78,7 @@ def own_measures(model: GenerativeModel, images: Tensor, asked: dict[str, Any], 
         "measures": {
             name: {
                 "value": float(each.mean()),
-                "stderr": float(each.std()) / len(each) ** 0.5 if len(each) > 1 else None,
+                "stderr": stderr_of_mean(each.double(), copies),
             }
             for name, each in found.items()
         },

@@ -26,7 +26,7 @@ from nelbo.processes import join, rank
 from nelbo.report.page import page
 from nelbo.report.paths import free, reachable
 from nelbo.report.pictures import grid
-from nelbo.report.progress import bar
+from nelbo.report.progress import bar, console
 from nelbo.units import bits_per_dim
 
 SAMPLES = 36
@@ -60,6 +60,8 @@ def compare(paths: Sequence[str | Path], out: str | Path = "compare", *, split: 
         free(folder, "--out")
         reachable(folder, "--out")
     runs = [opened(path) for path in paths]
+    for run in runs:
+        say_what_is_missing(run)
     models = [run.model() for run in runs]
     found = [facts(run, model, split) for run, model in zip(runs, models, strict=True)]
     whole = {"runs": found, "differences": differences(runs, found)}
@@ -171,6 +173,14 @@ def totals(run: Run, score: dict[str, Any] | None) -> np.ndarray | None:
     except (OSError, ValueError):
         return None
     return each if each.shape == (score["n"],) and each.dtype.kind == "f" else None
+
+
+def say_what_is_missing(run: Run) -> None:
+    """One line where the run's images cannot be read: the page then lacks the pictures of them."""
+    try:
+        _ = run.dataset
+    except InputError as error:
+        console().print(f"{run.path}: {error}", soft_wrap=True)
 
 
 def unseen(run: Run, split: str, count: int) -> Tensor | None:

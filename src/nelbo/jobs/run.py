@@ -12,11 +12,13 @@ from nelbo.config.families import family_module
 from nelbo.config.files import ImagesConfig, RunConfig, made_by, read_run_config
 from nelbo.data import Dataset
 from nelbo.data import load as load_data
+from nelbo.data.hub import PREFIX
+from nelbo.data.loading import NAMES
 from nelbo.errors import InputError, nearest
 from nelbo.models._diffusion import DiffusionModel
 from nelbo.models._distilled import Distilled
 from nelbo.models.base import GenerativeModel
-from nelbo.options import DataOptions
+from nelbo.options import DataOptions, RunDataOptions
 from nelbo.training import latest_checkpoint, load_weights
 from nelbo.training.checkpoint import step_of
 from nelbo.training.machine import Sizing, keep_memory, pick_device
@@ -41,7 +43,13 @@ def read_data(options: DataOptions) -> Dataset:
         holdout=options.holdout,
         skip_bad=options.skip_bad,
         binarize=options.binarize,
+        split_by=options.split_by if isinstance(options, RunDataOptions) else "hash",
     )
+
+
+def is_place(spec: str) -> bool:
+    """Whether this names a file or folder, and no known set."""
+    return bool(spec) and spec not in NAMES and not spec.startswith(PREFIX)
 
 
 def build_model(config: RunConfig) -> GenerativeModel:
@@ -110,8 +118,39 @@ class Run:
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The data that the run was trained on."""
+        """The data that the run was trained on.
+
+        Raises:
+            InputError: they are gone, or cannot be used.
+        """
+        spec = self.config.data.data
+        if is_place(spec) and not Path(spec).expanduser().exists():
+            mend = f"nelbo train {self.config.family} --out {self.path} --resume --data NEW"
+            raise InputError(
+                "--data", f"{spec}, where the run's images were, is gone; give their new place with --data NEW ({mend})"
+            )
         return read_data(self.config.data)
+
+    def move(self, data: RunDataOptions) -> None:
+        """Read the run's data from another place, and record that place in its settings.
+
+        Raises:
+            InputError: there are no usable images.
+        """
+        self.dataset = read_data(data)
+        self.config = self.config.model_copy(update={"data": data})
+
+    @property
+    def changed_data(self) -> str | None:
+        """What to know before trusting held-out images, where the run's data have changed; else None."""
+        history = self.config.trained_on
+        if not history:
+            return None
+        listed = ", ".join(
+            f"{data.counts.get('train', 0):,} images ({data.sha256[:12]}) from step {data.from_step:,}"
+            for data in history
+        )
+        return f"the run was trained on {listed}: images of val and test may have been in train before"
 
     def model(self, weights: str = "ema", device: str = "auto") -> GenerativeModel:
         """The trained model, ready to sample and score.
