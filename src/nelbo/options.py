@@ -60,6 +60,13 @@ class DataOptions(Options):
         return int(height), int(width)
 
 
+class RunDataOptions(DataOptions):
+    """Which images, as a run records them."""
+
+    split_by: Annotated[Literal["hash", "rank"], IN_FILES] = "hash"
+    "How images are dealt to splits that the data lack: hash keeps each where it is; rank is the rule of format 1."
+
+
 class TrainingOptions(Options):
     """The recipe: how long, how fast, and what is kept."""
 

@@ -238,9 +238,9 @@ ROWS: dict[str, Row] = {
     "state a list": row("info run", ("state.json",), write("run/checkpoints/step-00000012/state.json", "[]")),
     "run config not TOML": row("sample run", ("config.toml", "TOML"), write(RUN_CONFIG, "= 3")),
     "run config empty": row("sample run", ("config.toml",), write(RUN_CONFIG, "")),
-    "run config later": row("info run", ("config.toml", "format"), replace(RUN_CONFIG, "format = 1", "format = 2")),
+    "run config later": row("info run", ("config.toml", "format"), replace(RUN_CONFIG, "format = 2", "format = 3")),
     "run config later and odd": row(
-        "info run", ("config.toml", "format"), write(RUN_CONFIG, 'format = 2\nversions = "new"\n')
+        "info run", ("config.toml", "format"), write(RUN_CONFIG, 'format = 3\nversions = "new"\n')
     ),
     "run config family os": row("sample run", ("config.toml", "family"), replace(RUN_CONFIG, '"ddpm"', '"os"')),
     "run config family a path": row("sample run", ("family", "../x"), replace(RUN_CONFIG, '"ddpm"', '"../x"')),

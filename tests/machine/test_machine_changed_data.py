@@ -38,8 +38,19 @@ def test_told_otherwise_it_says_what_has_changed_and_goes_on(changed: Path) -> N
     assert run.step == 2
     assert run.config.images.sha256 == run.dataset.sha256 != old.sha256
     assert f"training images: {old.counts['train']} ({old.sha256[:12]})" in answer.err
-    call_well("score", "run")
-    call_well("train", "ddpm", "--out", "run", "--resume", "--steps", "3")
+    past = [(data.from_step, data.sha256, data.counts) for data in run.config.trained_on]
+    assert past == [(0, old.sha256, old.counts), (1, run.config.images.sha256, run.config.images.counts)]
+    warning = f"{old.sha256[:12]}) from step 0, {run.config.images.counts['train']} images"
+    for words in (
+        ("score", "run"),
+        ("train", "ddpm", "--out", "run", "--resume", "--steps", "3"),
+        ("info", "run"),
+        ("train", "ddpm", *AGAIN[:-1], "4", "--changed-data"),  # nothing has changed since
+    ):
+        said = call_well(*words)
+        assert warning in said.out + said.err, words
+        assert "images of val and test may have been in train before" in said.out + said.err
+    assert Run(changed / "run").config.trained_on == run.config.trained_on
 
 
 def test_images_of_another_size_need_a_new_run(changed: Path) -> None:

@@ -64,9 +64,9 @@ def test_a_run_of_another_version_says_which(own_run: Path) -> None:
     config.write_text(re.sub(r"widths = \[[^]]*\]", "widths = [8, 16]", text))
     answer = call("sample", own_run)
     assert (answer.code, "does not fit" in answer.err, hint in answer.err) == (2, True, True), answer.err
-    config.write_text(text.replace("format = 1", "format = 2"))
+    config.write_text(text.replace("format = 2", "format = 3"))
     answer = call("sample", own_run)
-    assert (answer.code, "format 2" in answer.err, hint in answer.err) == (2, True, True), answer.err
+    assert (answer.code, "format 3" in answer.err, hint in answer.err) == (2, True, True), answer.err
 
 
 def test_a_run_for_people(digits_run: Path) -> None:

@@ -72,7 +72,7 @@ def test_metrics_are_one_object_a_line(digits_run: Path) -> None:
 def test_config_says_everything_that_was_resolved(digits_run: Path) -> None:
     config = tomllib.loads((digits_run / "config.toml").read_text())
     assert config["family"] == "ddpm"
-    assert config["format"] == 1
+    assert config["format"] == 2
     assert config["data"]["data"] == "digits"
     assert config["model"]["widths"] == [8, 8]
     assert config["model"]["attention"] == [1]

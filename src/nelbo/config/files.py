@@ -13,16 +13,16 @@ import tomli_w
 from pydantic import Field
 
 from nelbo.config.check import checked
+from nelbo.config.convert import FORMAT, converted
 from nelbo.config.families import family_module, family_names, family_versions, family_word
 from nelbo.errors import InputError, nearest
 from nelbo.files import replace_text
 from nelbo.models._distilled import DistillationOptions
-from nelbo.options import DataOptions, FamilyOptions, Options, TrainingOptions
+from nelbo.options import FamilyOptions, Options, RunDataOptions, TrainingOptions
 
 CONFIG = "config.toml"
-FORMAT = 1
 SECTIONS = ("data", "model", "training")
-RECORDED = ("format", "images", "versions", "machine", "distillation")
+RECORDED = ("format", "images", "trained_on", "versions", "machine", "distillation")
 KNOWN_VERSIONS = ("nelbo", "torch", "numpy", "python")
 YOUNGER = {"optimizer": "adamw"}
 """Settings of training that older runs do not record, and how those were trained."""
@@ -39,15 +39,25 @@ class ImagesConfig(Options):
     classes: tuple[str, ...] = ()
 
 
+class TrainedOn(Options):
+    """One of several data sets that a run has been trained on."""
+
+    from_step: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    counts: dict[str, int]
+
+
 class RunConfig(Options):
     """Everything that was resolved when a run was made: enough to rebuild its model."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     family: str
-    data: DataOptions
+    data: RunDataOptions
     model: FamilyOptions
     training: TrainingOptions
     images: ImagesConfig
+    trained_on: tuple[TrainedOn, ...] = ()
+    "Every data set of a run whose data have changed, in order, the last being ``images``; else none."
     distillation: DistillationOptions | None = None
     versions: dict[str, str]
     machine: dict[str, str] = Field(default_factory=dict)
@@ -87,13 +97,23 @@ def run_config(values: dict[str, Any], path: Path) -> RunConfig:
     Raises:
         InputError: they are not a run's settings.
     """
-    if values.get("format") != FORMAT:
-        needed = made_by(values.get("versions")) or "; it is of another version"
-        raise InputError(str(path), f"has format {values.get('format')}, and this nelbo reads {FORMAT}{needed}")
+    values = converted(values)
+    require_format(values, path)
     try:
         return settings(values, path)
     except InputError as error:
         raise InputError(error.where, error.problem + made_by(values.get("versions"))) from None
+
+
+def require_format(values: Mapping[str, Any], path: Path) -> None:
+    """See to it that the settings, converted, are in the format of this nelbo.
+
+    Raises:
+        InputError: they are not; it names the version that reads them, if they do.
+    """
+    if values.get("format") != FORMAT:
+        needed = made_by(values.get("versions")) or "; it is of another version"
+        raise InputError(str(path), f"has format {values.get('format')}, and this nelbo reads 1 to {FORMAT}{needed}")
 
 
 def made_by(recorded: Any) -> str:
@@ -139,7 +159,9 @@ def read_user_config(path: Path) -> dict[str, dict[str, Any]]:
     Raises:
         InputError: it cannot be read, or has a key at the top that is not one of these.
     """
-    values = read_toml(path)
+    values = converted(read_toml(path))
+    if "format" in values:
+        require_format(values, path)
     known = [*SECTIONS, *RECORDED, "family"]
     for key in values:
         if key not in known:

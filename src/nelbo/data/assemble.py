@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ def assemble(raw: Raw, spec: str, options: Options) -> Dataset:
         InputError: too few images, images of different shapes, or a pixel that is not below the levels.
     """
     check_shapes(raw)
-    plan, notes = complete(raw, options.holdout)
+    plan, notes = complete(raw, options)
     images, bounds = gather(plan, raw.where)
     levels = check_levels(images, raw, options.levels)
     tensor = torch.from_numpy(images)
@@ -63,28 +63,39 @@ def check_shapes(raw: Raw) -> None:
         raise InputError(raw.where, f"its splits differ in shape ({listed}); make them one channels x height x width")
 
 
-def complete(raw: Raw, holdout: float) -> tuple[Plan, list[str]]:
+def complete(raw: Raw, options: Options) -> tuple[Plan, list[str]]:
     """Give each split its part and rows; what the source lacks is held out by content."""
     if ALL in raw.parts:
         part = raw.parts[ALL]
-        rows = by_content(marks(part.images), ("test", "val"), holdout, raw.where)
-        return {name: (part, rows[name]) for name in SPLITS}, []
+        found = marks(part.images)
+        rows, notes = by_content(found, ("test", "val"), options.holdout, raw.where, options.split_by)
+        split = {name: [found[row] for row in rows[name]] for name in SPLITS}
+        return {name: (part, rows[name]) for name in SPLITS}, [*notes, *repeats(split)]
     plan: Plan = {name: (part, np.arange(len(part.images))) for name, part in raw.parts.items()}
-    notes = [] if raw.published else overlaps(raw.parts)
+    split = {} if raw.published else {name: marks(raw.parts[name].images) for name in SPLITS if name in raw.parts}
+    notes = overlaps(split)
     missing = [name for name in ("test", "val") if name not in raw.parts]
     if missing:
         part = raw.parts["train"]
-        rows = by_content(marks(part.images), missing, holdout, f"{raw.where} (train)")
+        found = split.get("train") or marks(part.images)
+        rows, more = by_content(found, missing, options.holdout, f"{raw.where} (train)", options.split_by)
         plan |= {name: (part, rows[name]) for name in ("train", *missing)}
         notes.append(f"{' and '.join(missing)} held out of train: {raw.where} has no split of that name")
-    return {name: plan[name] for name in SPLITS}, notes
+        notes += more
+        split |= {name: [found[row] for row in rows[name]] for name in ("train", *missing)}
+    return {name: plan[name] for name in SPLITS}, [*notes, *repeats(split)]
 
 
-def overlaps(parts: Mapping[str, Part]) -> list[str]:
-    """A note for each split that shares images with train."""
-    found = {name: marks(part.images) for name, part in parts.items()}
-    train = set(found["train"])
-    shared = {name: sum(mark in train for mark in found[name]) for name in parts if name != "train"}
+def repeats(found: Mapping[str, Sequence[bytes]]) -> list[str]:
+    """A note for each split in which an image stands more than once."""
+    counts = {name: (len(some), len(set(some))) for name, some in found.items()}
+    return [f"{name}: {n:,} images, {distinct:,} distinct" for name, (n, distinct) in counts.items() if distinct < n]
+
+
+def overlaps(found: Mapping[str, Sequence[bytes]]) -> list[str]:
+    """A note for each split that shares images with train, from the marks of each split."""
+    train = set(found.get("train", ()))
+    shared = {name: sum(mark in train for mark in found[name]) for name in found if name != "train"}
     return [f"{count} of the {len(found[n])} images of {n} are in train too" for n, count in shared.items() if count]
 
 

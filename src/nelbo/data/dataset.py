@@ -6,8 +6,10 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
+from nelbo.data.splits import copies, marks
 from nelbo.errors import InputError, nearest
 
 SPLITS = ("train", "val", "test")
@@ -105,6 +107,22 @@ class Dataset:
         label = "" if self.labels is None else self.classes[int(self.labels[row])]
         split = next(split for split, (start, stop) in self.bounds.items() if start <= row < stop)
         return self.sources[row] if self.sources else "", label, split
+
+    def copies(self, name: str) -> Tensor:
+        """For each image of a split the number of its distinct image: copies of one image have the same number.
+
+        Args:
+            name: ``train``, ``val``, ``test`` or ``all``.
+
+        Returns:
+            int64, ``(n,)``, numbered from 0. Of binarised images the grey ones decide.
+
+        Raises:
+            InputError: there is no split of that name.
+        """
+        start, stop = self._rows(name)
+        source = self.images if self.grey is None else self.grey[0]
+        return torch.from_numpy(copies(marks(source[start:stop].numpy())))
 
     def _rows(self, name: str) -> tuple[int, int]:
         if name == "all":

@@ -15,7 +15,7 @@ from nelbo.data.folder import read_folder
 from nelbo.data.hub import PREFIX, read_hub
 from nelbo.data.idx import read_idx
 from nelbo.data.named import DIGITS, read_named
-from nelbo.data.options import Fit, Layout, Options
+from nelbo.data.options import Fit, Layout, Options, SplitBy
 from nelbo.data.raw import ALL, Part, Raw
 from nelbo.data.shaping import shape_part, shaping_notes
 from nelbo.data.sources import SOURCES
@@ -34,6 +34,7 @@ def load(
     holdout: float = 0.1,
     skip_bad: bool = False,
     binarize: bool = False,
+    split_by: SplitBy = "hash",
     root: Path | None = None,
     progress: bool | None = None,
     layout: Layout | None = None,
@@ -47,9 +48,10 @@ def load(
         fit: how an image of another size gets there: ``crop``, ``pad`` or ``resize``.
         channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha; None keeps what they have.
         levels: the number of values a pixel can take, 2 to 256; None: what the source says.
-        holdout: the share of the distinct images for each split that the source lacks, in (0, 0.5).
+        holdout: about the share of the distinct images for each split that the source lacks, in (0, 0.5).
         skip_bad: leave out images of a folder that cannot be used, and say so in ``notes``.
         binarize: draw every pixel as 0 or 1 with its level as probability, see :mod:`nelbo.data.binarize`.
+        split_by: ``hash``, or ``rank`` to split as runs of format 1 did, see :func:`nelbo.data.splits.by_content`.
         root: the folder in which named sets are looked for and kept; None: ``$NELBO_DATA``, then the user's cache.
         progress: show bars on stderr; None: if stderr is a terminal.
         layout: the axes of an array, where its shape does not say: ``nhw``, ``nhwc``, ``nchw``, ``hwc`` or ``chw``.
@@ -67,7 +69,7 @@ def load(
         >>> {name: len(digits.split(name)) for name in digits.bounds}
         {'train': 1259, 'val': 179, 'test': 359}
     """
-    options = Options(size, fit, channels, levels, holdout, skip_bad, progress, layout)
+    options = Options(size, fit, channels, levels, holdout, skip_bad, progress, layout, split_by)
     dataset = assemble(read(spec, root, options), spec, options)
     return binarised(dataset) if binarize else dataset
 

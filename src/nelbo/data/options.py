@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from nelbo.errors import InputError, nearest
 
 Fit = Literal["crop", "pad", "resize"]
+SplitBy = Literal["hash", "rank"]
 FITS: tuple[str, ...] = get_args(Fit)
 Layout = Literal["nhw", "nhwc", "nchw", "hwc", "chw"]
 LAYOUTS: tuple[str, ...] = get_args(Layout)
@@ -26,6 +27,7 @@ class Options:
         skip_bad: leave images out that cannot be read, rather than stop.
         progress: show a bar on stderr; None: if stderr is a terminal.
         layout: the axes of an array, where its shape does not say: n images, h rows, w columns, c channels.
+        split_by: how the splits that the source lacks are made, see :func:`nelbo.data.splits.by_content`.
 
     Raises:
         InputError: a value is out of its range.
@@ -39,6 +41,7 @@ class Options:
     skip_bad: bool = False
     progress: bool | None = None
     layout: Layout | None = None
+    split_by: SplitBy = "hash"
 
     def __post_init__(self) -> None:
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from nelbo.jobs._shares import shared_measures
-from nelbo.metrics import LikelihoodScore
+from nelbo.metrics import LikelihoodScore, stderr_of_mean
 from nelbo.models.base import Form, GenerativeModel
 
 AT_LEAST = "_at_least"
@@ -53,8 +53,13 @@ def summarise(result: LikelihoodScore, asked: dict[str, Any], levels: int, form:
     }
 
 
-def own_measures(model: GenerativeModel, images: Tensor, asked: dict[str, Any], levels: int) -> dict[str, Any]:
-    """The answer of a family without a likelihood: why there is none, and what it measures of itself instead."""
+def own_measures(
+    model: GenerativeModel, images: Tensor, copies: Tensor, asked: dict[str, Any], levels: int
+) -> dict[str, Any]:
+    """The answer of a family without a likelihood: why there is none, and what it measures of itself instead.
+
+    ``copies`` has the number of each image's distinct image.
+    """
     found = shared_measures(model, images)
     return {
         **asked,
@@ -64,18 +69,18 @@ def own_measures(model: GenerativeModel, images: Tensor, asked: dict[str, Any], 
         "why": model.why_no_bound,
         "terms": {},
         "bits_per_dim": None,
-        "measures": {name: own_measure(name, each) for name, each in found.items()},
+        "measures": {name: own_measure(name, each, copies) for name, each in found.items()},
         **condition(model, images, asked["step"]),
     }
 
 
-def own_measure(name: str, each: Tensor) -> dict[str, float | None]:
+def own_measure(name: str, each: Tensor, copies: Tensor | None = None) -> dict[str, float | None]:
     """The mean of a measure and its error. A bound from below of what is never negative is at least 0.
 
     Where its estimate is negative, 0 is all that is proved, and the estimate stands beside it.
     """
     mean = float(each.mean())
-    stderr = float(each.std()) / len(each) ** 0.5 if len(each) > 1 else None
+    stderr = stderr_of_mean(each.double(), copies)
     if name.endswith(AT_LEAST) and mean < 0:
         return {"value": 0.0, "stderr": stderr, "estimate": mean}
     return {"value": mean, "stderr": stderr}

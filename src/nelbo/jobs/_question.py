@@ -10,7 +10,7 @@ from nelbo.errors import InputError
 from nelbo.jobs.run import Run, read_data
 from nelbo.models._checks import checked_int
 from nelbo.models.base import Form, GenerativeModel, LikelihoodModel
-from nelbo.options import DataOptions
+from nelbo.options import DataOptions, RunDataOptions
 
 
 def require_numbers(replicates: int, limit: int | None, batch: int | None, seed: int) -> None:
@@ -38,11 +38,23 @@ def chosen_data(run: Run, options: DataOptions | None) -> Dataset:
                 "--data", f"{spec} has changed since the run: its test images may be ones it was trained on"
             )
         return run.dataset
-    if "data" not in options.model_fields_set:
-        options = run.config.data.model_copy(update={name: getattr(options, name) for name in options.model_fields_set})
-    dataset = read_data(options)
+    own = run.config.data.model_copy(update={name: getattr(options, name) for name in options.model_fields_set})
+    if "data" in options.model_fields_set and is_own(run, own):
+        return run.dataset
+    dataset = read_data(options if "data" in options.model_fields_set else own)
     fits(run, dataset)
     return dataset
+
+
+def is_own(run: Run, data: RunDataOptions) -> bool:
+    """Whether these are the run's own images, perhaps in another place; the run then reads them from there."""
+    try:
+        dataset = read_data(data)
+    except InputError:  # what is wrong is said when they are read as other data
+        return False
+    if dataset.sha256 == run.config.images.sha256:
+        run.dataset = dataset
+    return dataset.sha256 == run.config.images.sha256
 
 
 def fits(run: Run, dataset: Dataset) -> None:

@@ -30,7 +30,7 @@ from nelbo.processes import join, rank
 from nelbo.report.page import page
 from nelbo.report.paths import free, reachable
 from nelbo.report.pictures import grid
-from nelbo.report.progress import bar
+from nelbo.report.progress import bar, console
 from nelbo.units import bits_per_dim
 
 SAMPLES = 36
@@ -75,6 +75,8 @@ def compare(
         free(folder, "--out")
         reachable(folder, "--out")
     runs = [opened(path) for path in paths]
+    for run in runs:
+        say_what_is_missing(run)
     models = [run.model() for run in runs]
     scores = scores_of(runs, models, split, score, limit)
     found = [facts(run, model, split, own) for run, model, own in zip(runs, models, scores, strict=True)]
@@ -181,6 +183,14 @@ def totals(run: Run, score: dict[str, Any] | None) -> np.ndarray | None:
     except (OSError, ValueError):
         return None
     return each if each.shape == (score["n"],) and each.dtype.kind == "f" else None
+
+
+def say_what_is_missing(run: Run) -> None:
+    """One line where the run's images cannot be read: the page then lacks the pictures of them."""
+    try:
+        _ = run.dataset
+    except InputError as error:
+        console().print(f"{run.path}: {error}", soft_wrap=True)
 
 
 def unseen(run: Run, choose: Callable[[Dataset], Tensor]) -> Tensor | None:

@@ -72,6 +72,7 @@ def describe_run(run: Run) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in model.parameters()),
         **model.facts(),
         "images": plain["images"],
+        **({} if run.changed_data is None else {"changed_data": run.changed_data}),
         "data": plain["data"],
         "model": plain["model"],
         **({} if config.distillation is None else {"distillation": plain["distillation"]}),

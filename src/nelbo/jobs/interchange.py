@@ -16,7 +16,7 @@ from nelbo.interchange import Pipeline, read_pipeline, write_pipeline
 from nelbo.jobs.run import Run, build_model, images_config, read_data
 from nelbo.models.ddpm import DDPM, DDPMOptions, require_network
 from nelbo.nn.unet2d import UNet2D
-from nelbo.options import DataOptions, TrainingOptions
+from nelbo.options import DataOptions, RunDataOptions, TrainingOptions
 from nelbo.report.paths import free
 from nelbo.training import Trainer
 from nelbo.training.checkpoint import fit
@@ -45,7 +45,7 @@ def import_folder(
     options = settings(pipeline, folder, label)
     config = RunConfig(
         family="ddpm",
-        data=data or DataOptions(data=""),
+        data=RunDataOptions(data="") if data is None else RunDataOptions(**data.model_dump(exclude_unset=True)),
         model=options,
         training=TrainingOptions(minutes=10.0),
         images=images(options, folder, data),

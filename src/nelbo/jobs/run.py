@@ -14,11 +14,13 @@ from nelbo.config.files import CONFIG, ImagesConfig, RunConfig, made_by, read_ru
 from nelbo.config.trained import require_trained
 from nelbo.data import Dataset
 from nelbo.data import load as load_data
+from nelbo.data.hub import PREFIX
+from nelbo.data.loading import NAMES
 from nelbo.errors import InputError, nearest
 from nelbo.models._diffusion import DiffusionModel
 from nelbo.models._distilled import Distilled
 from nelbo.models.base import GenerativeModel
-from nelbo.options import DataOptions
+from nelbo.options import DataOptions, RunDataOptions
 from nelbo.streams import as_text
 from nelbo.training import latest_checkpoint, load_weights
 from nelbo.training.checkpoint import read_state, step_of
@@ -45,6 +47,7 @@ def read_data(options: DataOptions) -> Dataset:
         skip_bad=options.skip_bad,
         binarize=options.binarize,
         layout=options.layout,
+        split_by=options.split_by if isinstance(options, RunDataOptions) else "hash",
     )
 
 
@@ -59,6 +62,11 @@ def data_spec(data: object) -> str:
     mend = "np.save('images.npy', images) and data='images.npy'"
     kind = type(data).__name__
     raise InputError("data", f"a run records where its images are, and a {kind} is nowhere; {mend} keep it")
+
+
+def is_place(spec: str) -> bool:
+    """Whether this names a file or folder, and no known set."""
+    return bool(spec) and spec not in NAMES and not spec.startswith(PREFIX)
 
 
 def build_model(config: RunConfig) -> GenerativeModel:
@@ -144,8 +152,14 @@ class Run:
         """The data that the run was trained on, as they are now.
 
         Raises:
-            InputError: they cannot be read, or they are the same and config.toml says otherwise.
+            InputError: they are gone or cannot be read, or they are the same and config.toml says otherwise.
         """
+        spec = self.config.data.data
+        if is_place(spec) and not Path(spec).expanduser().exists():
+            mend = f"nelbo train {self.config.family} --out {self.path} --resume --data NEW"
+            raise InputError(
+                "--data", f"{spec}, where the run's images were, is gone; give their new place with --data NEW ({mend})"
+            )
         dataset, recorded = read_data(self.config.data), self.config.images
         found = images_config(dataset)
         for field in ("shape", "levels", "counts"):
@@ -154,6 +168,27 @@ class Run:
                 where = f"{self.path / CONFIG}: [images] {field}"
                 raise InputError(where, f"is {said}, and the data of that hash have {real}; set it back")
         return dataset
+
+    def move(self, data: RunDataOptions) -> None:
+        """Read the run's data from another place, and record that place in its settings.
+
+        Raises:
+            InputError: there are no usable images.
+        """
+        self.dataset = read_data(data)
+        self.config = self.config.model_copy(update={"data": data})
+
+    @property
+    def changed_data(self) -> str | None:
+        """What to know before trusting held-out images, where the run's data have changed; else None."""
+        history = self.config.trained_on
+        if not history:
+            return None
+        listed = ", ".join(
+            f"{data.counts.get('train', 0):,} images ({data.sha256[:12]}) from step {data.from_step:,}"
+            for data in history
+        )
+        return f"the run was trained on {listed}: images of val and test may have been in train before"
 
     def model(self, weights: str = "ema", device: str = "auto") -> GenerativeModel:
         """The trained model, ready to sample and score.

@@ -100,6 +100,8 @@ def draw(
     )
     if real and out.suffix.lower() != ".png":
         raise InputError("--real", "only a .png has room for real images; leave it out, or give --out a name in .png")
+    if real:
+        run.dataset.split("test")  # missing images are said before anything is drawn
     model = run.model(weights, device)
     how = model.describe_sampling(settings)
     images, frames = collect(model, n, seed, settings, batch, keep_frames=out.suffix.lower() == ".gif")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ from nelbo.models.base import LikelihoodModel
 from nelbo.options import DataOptions
 from nelbo.processes import join, rank
 from nelbo.report.paths import free
+from nelbo.report.progress import console
 from nelbo.training.machine import usual_batch
 
 EACH = "each"
@@ -94,8 +96,10 @@ def score(
     if against is not None:
         require_against(against, data is not None and "data" in data.model_fields_set)
     run = opened(path)
+    if (warning := run.changed_data) is not None:
+        console().print(warning, soft_wrap=True)
     dataset = chosen_data(run, data)
-    images = dataset.split(split)[:limit]
+    images, copies = dataset.split(split)[:limit], dataset.copies(split)[:limit]
     model = run.model(weights, device)
     batch = batch or usual_batch(model.device)
     asked: dict[str, Any] = {
@@ -104,6 +108,7 @@ def score(
         "data_sha256": dataset.sha256,
         "split": split,
         "n": len(images),
+        "n_distinct": int(copies.max()) + 1,
         "weights": weights,
         "step": run.step,
         "seed": seed,
@@ -112,7 +117,7 @@ def score(
     if not isinstance(model, LikelihoodModel):
         options = {"--form": form, "--timesteps": timesteps, "--k": k, "--T": T, "--baseline": baseline}
         refuse_for_no_bound(model, options | {"--per-image": per_image, "--profile": profile, "--against": against})
-        return kept(run, asked, again, lambda: own_measures(model, images, asked, dataset.levels))
+        return kept(run, asked, again, lambda: own_measures(model, images, copies, asked, dataset.levels))
     bounded, how = Estimation.chosen(model, form=form, timesteps=timesteps, k=k, T=T, replicates=replicates)
     if profile is not None:
         require_profile(bounded, profile)
@@ -142,10 +147,9 @@ def score(
         )
 
     def answer() -> dict[str, Any]:
-        result = measure(bounded, images)
-        summary = summarise(result, asked, dataset.levels, bounded.forms[how.form]) | condition(
-            bounded, images, run.step
-        )
+        result = replace(measure(bounded, images), copies=copies)
+        summary = summarise(result, asked, dataset.levels, bounded.forms[how.form])
+        summary |= condition(bounded, images, run.step)
         summary["ailments"] = [*summary["ailments"], *result.warnings()]
         if other is not None:
             summary["baseline"] = against_baseline(result, measure(other, images, " with the baseline"))

@@ -16,6 +16,7 @@ from nelbo.config.families import family_module, family_word
 from nelbo.config.files import (
     CONFIG,
     RunConfig,
+    TrainedOn,
     merged,
     read_user_config,
     run_config,
@@ -25,13 +26,12 @@ from nelbo.config.files import (
 )
 from nelbo.config.trained import weight_settings
 from nelbo.data import Dataset
-from nelbo.data.loading import NAMES
 from nelbo.errors import InputError
 from nelbo.files import is_empty, sole
 from nelbo.jobs._watch import Journal, Watcher, summary_writer
-from nelbo.jobs.run import Run, build_model, data_spec, images_config, read_data
+from nelbo.jobs.run import Run, build_model, data_spec, images_config, is_place, read_data
 from nelbo.models.base import GenerativeModel
-from nelbo.options import DataOptions, FamilyOptions, TrainingOptions
+from nelbo.options import DataOptions, FamilyOptions, RunDataOptions, TrainingOptions
 from nelbo.processes import Team, count, join, shares_asked
 from nelbo.report.paths import reachable, unused
 from nelbo.report.progress import bar, console
@@ -211,15 +211,13 @@ def resolve(request: Request) -> tuple[RunConfig, Dataset]:
     training = settled_recipe(
         merged(TrainingOptions, "training", request.training, in_file["training"], request.config)
     )
-    data = merged(DataOptions, "data", request.data, in_file["data"], request.config)
+    if named(request.data.get("data")) not in (None, named(in_file["data"].get("data", request.data.get("data")))):
+        # How the file's data were split says nothing of others.
+        in_file["data"] = {k: v for k, v in in_file["data"].items() if k != "split_by"}
+    data = located(merged(RunDataOptions, "data", request.data, in_file["data"], request.config))
     pick_device(training.device)
     if training.tensorboard:
         summary_writer()
-    if data.data and data.data not in NAMES and Path(data.data).expanduser().exists():
-        # The run has to find them from any working directory.
-        data = data.model_copy(update={"data": str(Path(data.data).expanduser().resolve())})
-    if data.data and as_text(data.data) != data.data:
-        raise InputError("--data", f"{data.data}: this name is no text in UTF-8, so no run can record it; rename it")
     dataset = read_data(data)
     config = RunConfig(
         family=family,
@@ -231,6 +229,19 @@ def resolve(request: Request) -> tuple[RunConfig, Dataset]:
         machine=conditions(training),
     )
     return config, dataset
+
+
+def located(data: RunDataOptions) -> RunDataOptions:
+    """The same settings with a path that leads to the data from any working directory.
+
+    Raises:
+        InputError: a path that no run can record.
+    """
+    if as_text(data.data) != data.data:
+        raise InputError("--data", f"{data.data}: this name is no text in UTF-8, so no run can record it; rename it")
+    if not is_place(data.data) or not Path(data.data).expanduser().exists():
+        return data
+    return data.model_copy(update={"data": str(Path(data.data).expanduser().resolve())})
 
 
 def settled_recipe(training: TrainingOptions) -> TrainingOptions:
@@ -282,7 +293,7 @@ def go_on(run: Run, request: Request) -> Work:
         )
     changeable = EXTENDABLE if latest_checkpoint(run.path) else set(TrainingOptions.model_fields)
     for section, fields, own in (
-        (DataOptions, request.data, config.data),
+        (RunDataOptions, {k: v for k, v in request.data.items() if k != "data"}, config.data),
         (kind, request.model, config.model),
         (TrainingOptions, {k: v for k, v in request.training.items() if k not in changeable}, config.training),
     ):
@@ -301,12 +312,18 @@ def go_on(run: Run, request: Request) -> Work:
         summary_writer()
     if training.steps is not None and training.steps < (done := run.step if latest_checkpoint(run.path) else 0):
         raise InputError("--steps", f"{training.steps} is less than the {done} steps that the run has taken")
+    if "data" in request.data:  # read in the run's own way, wherever the images are now
+        run.move(located(run.config.data.model_copy(update={"data": request.data["data"]})))
     if request.changed_data:
         config = with_changed_data(run)
     else:
         require_unchanged(run, "; bring it back, or add --changed-data to go on with what is there now")
+        config = run.config
+    if (warning := run.changed_data) is not None:
+        console().print(warning, soft_wrap=True)
     tell_rates(run, training)
-    config = config.model_copy(update={"training": training, "machine": conditions(training)})
+    made = {"versions": versions(config.family), "machine": conditions(training)}
+    config = config.model_copy(update={"training": training, **made})
     model = fresh_model(config)
     require_doable(model, training, request.training)
     return Work(run.path, config, run.dataset, model)
@@ -349,7 +366,7 @@ def require_unchanged(run: Run, mend: str = "") -> None:
 
 
 def with_changed_data(run: Run) -> RunConfig:
-    """The run's settings with the data as they are now; what has changed is said.
+    """The run's settings with the data as they are now; what has changed is said, and recorded from the first step on.
 
     Raises:
         InputError: images of another shape, or with other levels: those are for a new run.
@@ -360,7 +377,12 @@ def with_changed_data(run: Run) -> RunConfig:
     if old.sha256 != new.sha256:
         before, now = (f"{images.counts['train']:,} ({images.sha256[:12]})" for images in (old, new))
         console().print(f"training images: {before} when the run was begun, now {now}", soft_wrap=True)
-    return run.config.model_copy(update={"images": new})
+        done = run.step if latest_checkpoint(run.path) else 0
+        first = TrainedOn(from_step=0, sha256=old.sha256, counts=old.counts)
+        past = [data for data in run.config.trained_on or (first,) if data.from_step < done]
+        now_on = TrainedOn(from_step=done, sha256=new.sha256, counts=new.counts)
+        run.config = run.config.model_copy(update={"images": new, "trained_on": (*past, now_on) if past else ()})
+    return run.config
 
 
 def named(value: Any) -> Any:

@@ -5,8 +5,13 @@ s_i² its variance over r:
 
     bound       = (1/n) Σ_i ȳ_i
     stderr_mc²  = (1/n²) Σ_i s_i²/R             the Monte-Carlo error with these images fixed: more evaluations lower it
-    stderr²     = var_i(ȳ_i)/n                  both together
+    stderr²     = var_i(ȳ_i)/n                  both together, where no image is a copy of another
     stderr_data² = stderr² − stderr_mc²         the sampling error over images: only more images lower it
+
+Copies of one image say no more than one of them does. With G distinct images, C_g the rows that are copies of the g-th,
+and ȳ the mean of all ȳ_i (Liang & Zeger 1986, with the correction for few clusters):
+
+    stderr²     = G/(G − 1) · Σ_g (Σ_{i ∈ C_g} (ȳ_i − ȳ))² / n²
 
 The t of one replicate are stratified, hence correlated; replicates are independent, so s_i² is unbiased all the same.
 stderr_mc also holds a solver's error, where there is one, and stderr is never less than it.
@@ -43,12 +48,14 @@ class LikelihoodScore:
         dims: D, data dimensions per image.
         evaluations: network evaluations per image, all replicates together.
         beside: the same for what is no part of the sum.
+        copies: the number of each image's distinct image, int64, shape (n,); None if all are distinct.
     """
 
     terms: dict[str, Tensor]
     dims: int
     evaluations: int
     beside: dict[str, Tensor] = field(default_factory=dict)
+    copies: Tensor | None = None
 
     @property
     def n(self) -> int:
@@ -80,7 +87,8 @@ class LikelihoodScore:
             raise ValueError("only scores of the same images with as many replicates can be paired")
         solved = [score.beside[SOLVER] for score in (self, other) if SOLVER in score.beside]
         beside = {SOLVER: torch.stack(solved).square().sum(0).sqrt()} if solved else {}
-        return LikelihoodScore({"difference": mine - theirs}, self.dims, self.evaluations + other.evaluations, beside)
+        evaluations = self.evaluations + other.evaluations
+        return LikelihoodScore({"difference": mine - theirs}, self.dims, evaluations, beside, self.copies)
 
     def stderr_mc(self, name: str = TOTAL) -> float:
         """The Monte-Carlo error with these images fixed, and the solver's where there is one, in bits/dim."""
@@ -100,15 +108,12 @@ class LikelihoodScore:
         return max(abs(float(change.mean())), float(change.square().mean().sqrt()) / math.sqrt(self.n))
 
     def stderr(self, name: str = TOTAL) -> float | None:
-        """Both errors together, in bits/dim, never less than :meth:`stderr_mc`; None for a single image."""
-        if self.n == 1:
-            return None
-        y = self.estimates(name)
-        over_images = bits_per_dim(float(y.mean(1).std()) / math.sqrt(self.n), self.dims)
-        return max(over_images, self.stderr_mc(name))
+        """Both errors together, in bits/dim, never less than :meth:`stderr_mc`; None for a single distinct image."""
+        both = stderr_of_mean(self.estimates(name).mean(1), self.copies)
+        return None if both is None else max(bits_per_dim(both, self.dims), self.stderr_mc(name))
 
     def stderr_data(self, name: str = TOTAL) -> float | None:
-        """The sampling error over images, in bits/dim; None for a single image."""
+        """The sampling error over images, in bits/dim; None for a single distinct image."""
         both = self.stderr(name)
         return None if both is None else math.sqrt(both**2 - self.stderr_mc(name) ** 2)
 
@@ -124,6 +129,22 @@ class LikelihoodScore:
                     " too small; take more --replicates"
                 )
         return lines
+
+
+def stderr_of_mean(y: Tensor, copies: Tensor | None = None) -> float | None:
+    """The standard error of the mean of y over images, copies of one image being one cluster.
+
+    Args:
+        y: float64, shape (n,).
+        copies: the number of each image's distinct image, int64, shape (n,); None if all are distinct.
+
+    Returns:
+        In the unit of y; None for a single distinct image.
+    """
+    numbers = torch.arange(len(y)) if copies is None else torch.unique(copies, return_inverse=True)[1]
+    distinct = int(numbers.max()) + 1
+    sums = torch.zeros(distinct, dtype=y.dtype).index_add(0, numbers, y - y.mean())
+    return math.sqrt(distinct / (distinct - 1) * float(sums.square().sum())) / len(y) if distinct > 1 else None
 
 
 @torch.no_grad()
