@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from nelbo.data import Dataset
+
 Pixels = NDArray[np.uint8]
 
 
@@ -29,6 +31,11 @@ def md5(data: bytes) -> str:
 
 def random_pixels(shape: tuple[int, ...], seed: int = 0, top: int = 256) -> Pixels:
     return np.random.default_rng(seed).integers(0, top, shape, dtype=np.uint8)
+
+
+def reading_notes(data: Dataset) -> tuple[str, ...]:
+    """What was said of how the images were read: few images may leave a split empty, which is said too."""
+    return tuple(note for note in data.notes if "would be empty" not in note)
 
 
 def write_images(folder: Path, images: Pixels, names: str = "{}.png") -> list[Path]:

@@ -9,7 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
-from data_helpers import random_pixels
+from data_helpers import random_pixels, reading_notes
 from PIL import Image
 
 from nelbo.data import load
@@ -73,7 +73,7 @@ def test_one_split_is_split_by_content(hub):
     hub({"train": Table(IMAGES)})
     data = load("hf:who/what", channels=1)
     assert (data.shape, data.labels, len(data.images)) == ((1, 4, 5), None, 20)
-    assert data.notes == ("channels brought from 3 to 1",)
+    assert reading_notes(data) == ("channels brought from 3 to 1",)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from data_helpers import random_pixels, write_images
+from data_helpers import random_pixels, reading_notes, write_images
 from PIL import Image
 
 from nelbo.data import load
@@ -109,7 +109,7 @@ def test_what_systems_leave_behind_is_no_data(tmp_path):
         (tmp_path / "a" / name).write_bytes(IMAGES.tobytes())
     data = load(str(tmp_path))
     assert (data.classes, len(data.images)) == (("a",), 10)
-    (note,) = data.notes
+    (note,) = reading_notes(data)
     assert note.startswith("passed over: 2 @eaDir, 1 $RECYCLE.BIN, 1 .DS_Store")
     assert "1 Thumbs.db" in note
     assert "1 __MACOSX" in note
@@ -163,7 +163,7 @@ def test_samples_come_back_with_their_levels(tmp_path):
     samples = random_pixels((20, 8, 6, 1), top=17)
     np.savez_compressed(tmp_path / "a.npz", images=samples, levels=np.int64(17))
     data = load(str(tmp_path / "a.npz"))
-    assert (data.levels, data.notes) == (17, ())
+    assert (data.levels, reading_notes(data)) == (17, ())
     np.savez_compressed(tmp_path / "a.npz", images=samples, levels=np.int64(300))
     with pytest.raises(InputError, match=r"\(levels\): is 300, not a whole number from 2 to 256"):
         load(str(tmp_path / "a.npz"))
