@@ -16,8 +16,9 @@ MINUTES = 5
 def data_words(options: DataOptions) -> list[str]:
     """The options that read these data: ``--data``, and those that are not at their default."""
     words = []
-    for name, value in options:
-        if value != DataOptions.model_fields[name].default or name == "data":
+    for name, field in DataOptions.model_fields.items():  # a run records more than these
+        value = getattr(options, name)
+        if value != field.default or name == "data":
             words += ["--" + name.replace("_", "-"), *([] if value is True else [str(value)])]
     return words
 
