@@ -73,7 +73,7 @@ def test_one_split_is_split_by_content(hub):
     hub({"train": Table(IMAGES)})
     data = load("hf:who/what", channels=1)
     assert (data.shape, data.labels, len(data.images)) == ((1, 4, 5), None, 20)
-    assert data.notes == ("channels brought from 3 to 1",)
+    assert data.notes[0] == "channels brought from 3 to 1"
 
 
 @pytest.mark.parametrize(
