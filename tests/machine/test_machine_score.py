@@ -257,7 +257,7 @@ def test_raw_weights_are_others(own_run: Path) -> None:
 def test_other_data_of_the_same_kind_can_be_scored(own_run: Path, here: Path) -> None:
     np.save(here / "mine.npy", np.random.default_rng(0).integers(0, 17, (30, 8, 8), dtype=np.uint8))
     found = scored(own_run, "--data", "mine.npy", "--levels", "17")
-    assert (found["data"], found["n"]) == ("mine", 3)
+    assert (found["data"], found["n"]) == ("mine", 4)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from nelbo.data import Dataset
 from nelbo.errors import InputError
-from nelbo.jobs.run import Run, read_data
+from nelbo.jobs.run import Run, is_place, read_data
 from nelbo.models._checks import checked_int
 from nelbo.models.base import Form, GenerativeModel, LikelihoodModel
 from nelbo.options import DataOptions, RunDataOptions
@@ -38,16 +38,22 @@ def chosen_data(run: Run, options: DataOptions | None) -> Dataset:
                 "--data", f"{spec} has changed since the run: its test images may be ones it was trained on"
             )
         return run.dataset
-    own = run.config.data.model_copy(update={name: getattr(options, name) for name in options.model_fields_set})
-    if "data" in options.model_fields_set and is_own(run, own):
+    given = options.model_dump(exclude_unset=True)
+    own = run.config.data.model_copy(update=given)  # other settings of reading as the run's
+    if "data" not in given:
+        dataset = read_data(own)
+    elif is_own(run, own):
         return run.dataset
-    dataset = read_data(options if "data" in options.model_fields_set else own)
+    else:
+        dataset = read_data(options)
     fits(run, dataset)
     return dataset
 
 
 def is_own(run: Run, data: RunDataOptions) -> bool:
-    """Whether these are the run's own images, perhaps in another place; the run then reads them from there."""
+    """Whether this is a place of the run's own images, perhaps a new one; the run then reads them from there."""
+    if not is_place(data.data):
+        return data == run.config.data and run.dataset.sha256 == run.config.images.sha256
     try:
         dataset = read_data(data)
     except InputError:  # what is wrong is said when they are read as other data

@@ -312,8 +312,13 @@ def go_on(run: Run, request: Request) -> Work:
         summary_writer()
     if training.steps is not None and training.steps < (done := run.step if latest_checkpoint(run.path) else 0):
         raise InputError("--steps", f"{training.steps} is less than the {done} steps that the run has taken")
-    if "data" in request.data:  # read in the run's own way, wherever the images are now
-        run.move(located(run.config.data.model_copy(update={"data": request.data["data"]})))
+    spec = request.data.get("data")
+    if spec is not None and named(spec) != named(config.data.data):  # read in the run's own way, wherever they are
+        if not is_place(spec) and not request.changed_data:
+            raise InputError(
+                "--data", f"the run was begun with {config.data.data!r}; leave it out to resume, or add --changed-data"
+            )
+        run.move(located(config.data.model_copy(update={"data": spec})))
     if request.changed_data:
         config = with_changed_data(run)
     else:
