@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import inspect
 import io
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -143,3 +144,13 @@ def tensors_of(run: Path, part: str = "model") -> dict[str, Tensor]:
     folder = latest_checkpoint(run)
     assert folder is not None
     return read_checkpoint(folder).tensors[part]
+
+
+def forget_settings(run: Path) -> None:
+    """Make the checkpoint one that was written before settings were kept in it."""
+    folder = latest_checkpoint(run)
+    assert folder is not None
+    path = folder / "state.json"
+    state = json.loads(path.read_text())
+    del state["settings"]
+    path.write_text(json.dumps(state))

@@ -299,7 +299,7 @@ def test_the_profile_is_drawn_or_written(trained: Path, here: Path) -> None:
 def test_bad_use_is_said_in_a_line(trained: Path, here: Path, words: tuple[str, ...], option: str) -> None:
     grey = np.arange(9, dtype=np.uint8)[:, None, None] + np.zeros((1, 8, 8), np.uint8)
     np.save("noise.npy", grey)
-    np.save("few.npy", grey[:3])
+    np.save("few.npy", grey[:3, None])
     answer = call("score", trained, *words)
     assert (answer.code, answer.out) == (2, "")
     assert option in answer.err

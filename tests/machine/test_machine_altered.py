@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import tomli_w
-from machine_helpers import Answer, call, call_well, listing
+from machine_helpers import Answer, call, call_well, forget_settings, listing
 from test_families import COMMON, FAMILIES
 
 from nelbo.jobs.run import Run
@@ -89,7 +89,7 @@ ELSEWHERE = ("versions", "machine", "training", "data")
 def test_any_setting_of_an_older_run_may_be_changed(trained: dict[str, Path], here: Path, family: str) -> None:
     """Checkpoints of before record no settings: what does not fit is found by the weights, or by the data."""
     run = Path(shutil.copytree(trained[family], here / "run"))
-    forget(run)
+    forget_settings(run)
     whole = tomllib.loads((run / "config.toml").read_text())
     for place, value in fields(whole):
         if place[0] not in ELSEWHERE:
@@ -132,14 +132,6 @@ def test_any_field_of_the_state_may_be_changed(trained: dict[str, Path], here: P
                 require_plain(call("train", family, "--out", run, "--resume", "--steps", "2"), (place, other))
 
 
-def forget(run: Path) -> None:
-    """Make the checkpoint one that was written before settings were kept in it."""
-    path = Run(run).checkpoint / "state.json"
-    state = json.loads(path.read_text())
-    del state["settings"]
-    path.write_text(json.dumps(state))
-
-
 def change(run: Path, old: str, new: str) -> None:
     """Change one line of config.toml."""
     text = (run / "config.toml").read_text()
@@ -176,7 +168,7 @@ def test_what_the_weights_were_not_trained_with_is_named(
 
 def test_an_older_run_whose_levels_are_not_those_of_its_data_is_refused(trained: dict[str, Path], here: Path) -> None:
     run = Path(shutil.copytree(trained["vdm"], here / "run"))
-    forget(run)
+    forget_settings(run)
     change(run, "levels = 17", "levels = 16")
     answer = call("score", run, "--limit", "3")
     assert (answer.code, answer.out) == (2, "")

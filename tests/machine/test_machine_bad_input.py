@@ -251,10 +251,10 @@ ROWS: dict[str, Row] = {
     "run config hash": row("sample run", ("config.toml", "sha256"), replace(RUN_CONFIG, 'sha256 = "', 'sha256 = "x')),
     "run config key": row("info run", ("config.toml", "lrr"), replace(RUN_CONFIG, "\nlr =", "\nlrr =")),
     "run config shape": row(
-        "sample run", ("ema.safetensors",), replace(RUN_CONFIG, "    1,\n    8,", "    3,\n    8,")
+        "sample run", ("config.toml: [images] shape",), replace(RUN_CONFIG, "    1,\n    8,", "    3,\n    8,")
     ),
     "run config widths": row(
-        "sample run", ("ema.safetensors",), replace(RUN_CONFIG, "    8,\n    8,", "    8,\n    9,")
+        "sample run", ("config.toml: [model] widths",), replace(RUN_CONFIG, "    8,\n    8,", "    8,\n    9,")
     ),
     "run config T": row("sample run", ("timesteps",), replace(RUN_CONFIG, "timesteps = 30", "timesteps = 20")),
     # sample

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from machine_helpers import Toy, call, same_tensors
+from machine_helpers import Toy, call, forget_settings, same_tensors
 
 import nelbo
 from nelbo.data import load
@@ -322,6 +322,7 @@ def test_a_strange_state_is_refused(tmp_path: Path, change: dict[str, object]) -
 def test_weights_of_another_network_are_refused(own_run: Path) -> None:
     path = own_run / "config.toml"
     path.write_text(path.read_text().replace("blocks = 2", "blocks = 3"))
+    forget_settings(own_run)
     with pytest.raises(InputError, match=r"ema\.safetensors.*config\.toml"):
         nelbo.load(own_run)
 

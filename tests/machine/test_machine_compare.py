@@ -128,10 +128,11 @@ class Tables(HTMLParser):
 
 
 def test_on_a_narrow_screen_every_cell_says_its_column(runs: dict[str, Path], here: Path) -> None:
-    """Rows are stacked by style alone: the label of a cell is the heading of its column, or none where it spans two."""
-    call_well("score", runs["vae"], "--limit", "30")
-    call_well("score", runs["vae"], "--samples", "30", "--features", runs["ae"], "--device", "cpu")
-    call_well("compare", *runs.values(), "--out", "report")
+    """Rows are stacked by style alone: the label of a cell is the heading of its column, or none where a reason stands."""
+    own = {name: Path(shutil.copytree(path, here / name)) for name, path in runs.items()}
+    call_well("score", own["vae"], "--limit", "30")
+    call_well("score", own["vae"], "--samples", "30", "--features", own["ae"], "--device", "cpu")
+    call_well("compare", *own.values(), "--out", "report")
     text = Path("report/index.html").read_text(encoding="utf-8")
     tables = Tables()
     tables.feed(text)
@@ -142,7 +143,7 @@ def test_on_a_narrow_screen_every_cell_says_its_column(runs: dict[str, Path], he
         for row in labelled:
             assert len(row) == len(headings)
             assert all(label in (heading, "") for label, heading in zip(row, headings, strict=True))
-            assert row.count("") in (0, 2)
+            assert row.count("") in (0, 1)
     narrow = text[text.index("@media screen and (max-width:") : text.index("@page")]
     assert "content: attr(data-label)" in narrow
     assert "thead" in narrow

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from machine_helpers import TINY, call, call_well, listing, same_tensors, train_tiny
+from machine_helpers import TINY, call, call_well, forget_settings, listing, same_tensors, train_tiny
 
 import nelbo
 from nelbo.jobs.run import Run
@@ -61,6 +61,7 @@ def test_a_run_of_another_version_says_which(own_run: Path) -> None:
     config.write_text(text.replace("timesteps = 30", "timesteps = 30\nwarp = 3"))
     answer = call("sample", own_run)
     assert (answer.code, "warp" in answer.err, hint in answer.err) == (2, True, True), answer.err
+    forget_settings(own_run)
     config.write_text(re.sub(r"widths = \[[^]]*\]", "widths = [8, 16]", text))
     answer = call("sample", own_run)
     assert (answer.code, "does not fit" in answer.err, hint in answer.err) == (2, True, True), answer.err

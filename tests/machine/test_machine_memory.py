@@ -6,7 +6,7 @@ import resource
 from pathlib import Path
 
 import pytest
-from machine_helpers import call, call_well
+from machine_helpers import call, call_well, forget_settings
 
 WIDE = f"widths = {[4096] * 16}\nblocks = 16\n"
 HUGE = {
@@ -24,6 +24,7 @@ def test_a_network_larger_than_the_memory_is_refused(family: str, command: str, 
     path = here / "run" / "config.toml"
     kept = path.read_text().split("[model]")[1].split("[training]")[0]
     path.write_text(path.read_text().replace(kept, f"\n{HUGE[family]}\n"))
+    forget_settings(here / "run")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     answer = call(command, "run")
     assert answer.code == 2

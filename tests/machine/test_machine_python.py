@@ -69,9 +69,9 @@ def test_an_array_is_told_how_to_become_data(digits_run: Path, here: Path, image
     assert run.config.images.shape == (1, 8, 8)
 
 
-def test_score_takes_a_spec(digits_run: Path) -> None:
-    own = nelbo.score(digits_run, limit=5)
-    assert nelbo.score(digits_run, data="digits", limit=5)["bits_per_dim"] == own["bits_per_dim"]
+def test_score_takes_a_spec(own_run: Path) -> None:
+    own = nelbo.score(own_run, limit=5)
+    assert nelbo.score(own_run, data="digits", limit=5)["bits_per_dim"] == own["bits_per_dim"]
 
 
 class ZMQInteractiveShell:

@@ -201,7 +201,7 @@ def test_names_that_are_no_text(here: Path) -> None:
     done = shell(f"{command('info', data)}; {command('train', 'vae', '--data', data, *SMALL, '--out')} $'o\\xe9'")
     assert b"o\xe9\n" in done.stdout, "the run's name is written as it is"
     call_well("compare", here / "o\udce9", "--out", "page")
-    assert r"<td>o\xe9<br>" in Path("page/index.html").read_text(encoding="utf-8")
+    assert r'<td data-label="run">o\xe9<br>' in Path("page/index.html").read_text(encoding="utf-8")
     answer = call("train", "vae", "--data", data / strange, *SMALL, "--out", "s")
     assert answer.code == 2
     assert "no text in UTF-8" in answer.err

@@ -18,7 +18,8 @@ def weight_settings(config: RunConfig) -> dict[str, Any]:
 
     The same weights under another value of any of these are another model.
     """
-    plain = config.model_dump(mode="json", serialize_as_any=True)
+    resolved = config.model_copy(update={"model": config.model.resolved(config.images.shape)})
+    plain = resolved.model_dump(mode="json", serialize_as_any=True)
     settings = {
         "family": plain["family"],
         "model": plain["model"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -122,12 +122,14 @@ class Work(NamedTuple):
         config: its settings, every one filled in.
         dataset: the images.
         model: with the weights to begin with.
+        notes: what to say before training goes on.
     """
 
     path: Path
     config: RunConfig
     dataset: Dataset
     model: GenerativeModel
+    notes: tuple[str, ...] = ()
 
 
 def carry_out(request: Request, out: Path | None, resume: bool, init: Path | None) -> Path:
@@ -326,12 +328,12 @@ def go_on(run: Run, request: Request) -> Work:
         config = run.config
     if (warning := run.changed_data) is not None:
         console().print(warning, soft_wrap=True)
-    tell_rates(run, training)
+    notes = tuple(changed_rate(run, training))
     made = {"versions": versions(config.family), "machine": conditions(training)}
     config = config.model_copy(update={"training": training, **made})
     model = fresh_model(config)
     require_doable(model, training, request.training)
-    return Work(run.path, config, run.dataset, model)
+    return Work(run.path, config, run.dataset, model, notes)
 
 
 def other_way(run: Run) -> str:
@@ -339,8 +341,8 @@ def other_way(run: Run) -> str:
     return "" if latest_checkpoint(run.path) else f", or delete {run.path}, which has no checkpoint, to begin anew"
 
 
-def tell_rates(run: Run, training: TrainingOptions) -> None:
-    """Say where the learning rate jumps up, because a run that had come to its end is made longer.
+def changed_rate(run: Run, training: TrainingOptions) -> Iterator[str]:
+    """A line if the learning rate jumps up, because a run that had come to its end is made longer.
 
     Args:
         run: as it was.
@@ -356,7 +358,7 @@ def tell_rates(run: Run, training: TrainingOptions) -> None:
         line = (
             f"the learning rate, which had come down to {before:.2g}, goes back up to {after:.2g}, as the run is longer"
         )
-        console().print(f"{line}; --lr {before:.2g} would go on at the low rate", soft_wrap=True)
+        yield f"{line}; --lr {before:.2g} would go on at the low rate"
 
 
 def require_unchanged(run: Run, mend: str = "") -> None:
@@ -397,7 +399,7 @@ def named(value: Any) -> Any:
 
 def follow(work: Work, team: Team) -> None:
     """Train to the end, with a progress bar, metrics, and now and then a look at samples and ``val``."""
-    path, config, dataset, model = work
+    path, config, dataset, model, notes = work
     keep_memory()
     if not (config.training.shard and team.count > 1):  # shares go to the device as they are made
         model.to(pick_device(config.training.device))
@@ -419,6 +421,8 @@ def follow(work: Work, team: Team) -> None:
             return
         write_run_config(path, config)
         announce(path, config, dataset, trainer)
+        for note in notes:
+            console().print(note, soft_wrap=True)
         shown = bar("training", 1.0, trainer.progress, lines=False)
         with shown as progress, Journal(path, config.training.tensorboard) as journal:
             watcher = Watcher(trainer, dataset, journal, progress, config)
