@@ -128,7 +128,7 @@ class Tables(HTMLParser):
 
 
 def test_on_a_narrow_screen_every_cell_says_its_column(runs: dict[str, Path], here: Path) -> None:
-    """Rows are stacked by style alone: the label of a cell is the heading of its column, or none where a reason stands."""
+    """Rows are stacked by style alone: a cell is labelled by the heading of its column, or by nothing for a reason."""
     own = {name: Path(shutil.copytree(path, here / name)) for name, path in runs.items()}
     call_well("score", own["vae"], "--limit", "30")
     call_well("score", own["vae"], "--samples", "30", "--features", own["ae"], "--device", "cpu")

@@ -335,9 +335,13 @@ def info(
 
 
 def lines(facts: dict[str, Any], indent: str = "") -> list[str]:
-    """``name  value`` for each fact, tables in one line."""
+    """``name  value`` for each fact, tables in one line, sentences one below the other."""
     width = max(len(name) for name in facts)
-    return [f"{indent}{name:<{width}}  {shown(value)}" for name, value in facts.items()]
+    below = "\n" + " " * (len(indent) + width + 2)
+    return [
+        f"{indent}{name:<{width}}  {below.join(value) or 'none' if name == 'notes' else shown(value)}"
+        for name, value in facts.items()
+    ]
 
 
 def shown(value: Any) -> str:
