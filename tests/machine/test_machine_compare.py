@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import re
 import shutil
 from html.parser import HTMLParser
@@ -264,3 +265,19 @@ def test_what_cannot_be_compared_is_said(runs: dict[str, Path], here: Path, word
     assert said in answer.err
     assert len(answer.err.strip().splitlines()) == 1
     assert [path.name for path in Path("mine").iterdir()] == ["notes.txt"]
+
+
+def test_the_error_of_a_difference_counts_copies_as_one(here: Path) -> None:
+    """10 images three times each: by hand, from the sums of the differences over each image's copies."""
+    images = np.random.default_rng(0).integers(0, 17, (70, 8, 8), dtype=np.uint8)
+    np.savez("own.npz", x_train=images[:60], x_test=np.concatenate([images[60:]] * 3))
+    own = ("--data", "own.npz", "--levels", "17", "--widths", "8", "8", "--steps", "2", "--device", "cpu")
+    for seed in ("0", "1"):
+        call_well("train", "vae", *own, "--seed", seed, "--out", f"run-{seed}")
+        call_well("score", f"run-{seed}", "--device", "cpu")
+    (pair,) = json.loads(call_well("compare", "run-0", "run-1", "--json").out)["differences"]
+    a, b = (np.load(next((here / f"run-{seed}" / "scores").glob("*.npy"))) for seed in (0, 1))
+    difference = (a - b).astype(float) / (64 * math.log(2))
+    sums = (difference - difference.mean()).reshape(3, 10).sum(0)
+    assert pair["stderr"] == pytest.approx(math.sqrt(10 / 9 * (sums**2).sum()) / 30)
+    assert pair["stderr"] > 1.2 * difference.std(ddof=1) / math.sqrt(30), "as 30 images they would claim less"

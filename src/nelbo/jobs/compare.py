@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from nelbo.jobs.run import Run
 from nelbo.jobs.sample import collect, real_images
 from nelbo.jobs.score import kept
 from nelbo.likelihoods import to_levels
+from nelbo.metrics import stderr_of_mean
 from nelbo.models._diffusion import DiffusionModel
 from nelbo.models.base import GenerativeModel, LikelihoodModel, SampleSettings
 from nelbo.processes import join, rank
@@ -158,7 +159,7 @@ def over_t(run: Run, model: GenerativeModel, split: str) -> dict[str, list[float
 def differences(runs: Sequence[Run], found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """run − other of each pair that was scored on the same images, image by image, in bits/dim, with its error.
 
-    The error is the spread of the images' differences over √n; it holds the Monte-Carlo error of both scores.
+    The error is that of a mean over distinct images; it holds the Monte-Carlo error of both scores.
     """
     each = [totals(run, facts["score"]) for run, facts in zip(runs, found, strict=True)]
     pairs = []
@@ -168,10 +169,22 @@ def differences(runs: Sequence[Run], found: Sequence[dict[str, Any]]) -> list[di
         if images_of(one["score"]) != images_of(other["score"]):
             continue
         difference = bits_per_dim(1.0, one["score"]["dims"]) * (a - b)
-        stderr = float(difference.std(ddof=1)) / len(a) ** 0.5 if len(a) > 1 else None
         pairs.append({"run": one["name"], "other": other["name"], "n": len(a), "value": float(difference.mean())})
-        pairs[-1]["stderr"] = stderr
+        pairs[-1]["stderr"] = stderr_over_images(runs, one["score"], torch.from_numpy(difference).double())
     return pairs
+
+
+def stderr_over_images(runs: Sequence[Run], score: Mapping[str, Any], each: Tensor) -> float | None:
+    """The standard error of a mean over the images of a score; None where copies among them cannot be told apart."""
+    if score["n_distinct"] == score["n"]:
+        return stderr_of_mean(each)
+    for run in runs:
+        try:
+            if run.dataset.sha256 == score["data_sha256"]:
+                return stderr_of_mean(each, run.dataset.copies(score["split"])[: score["n"]])
+        except InputError:
+            continue
+    return None
 
 
 def totals(run: Run, score: dict[str, Any] | None) -> np.ndarray | None:
