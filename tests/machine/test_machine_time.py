@@ -71,12 +71,13 @@ class Images:
         return torch.zeros(200, 1, 1, SIZE, dtype=torch.uint8)
 
 
-def watched(folder: Path, model: Slow, **recipe: Any) -> Watcher:
-    """A run of it to the end, as 'nelbo train' watches it."""
+def watched(folder: Path, model: Slow, begun: int = 0, **recipe: Any) -> Watcher:
+    """A run of it to the end, as 'nelbo train' watches it, from step ``begun`` on."""
     folder.mkdir(exist_ok=True)
     (folder / CONFIG).write_text("")
     options = TrainingOptions(batch_size=BATCH, precision="fp32", optimizer="adamw", **recipe)
     trainer = Trainer(model, Images().split("train"), options, folder, clock=model.clock)
+    trainer.step = begun
     with bar("training", 1.0, lines=False) as progress, Journal(folder, False) as journal:
         watcher = Watcher(trainer, Images(), journal, progress, None)  # type: ignore[arg-type]
         for step in trainer:
@@ -142,6 +143,15 @@ def test_too_slow_for_any_sense_is_said_after_the_first_step(
         assert way in first
     assert "there was no look" in said
     assert "nelbo score" in said
+
+
+@pytest.mark.parametrize("begun", [7, 8, 9, 18])
+def test_the_first_steps_of_a_resumed_run_are_timed(
+    tmp_path: Path, slow_disk: Clock, capsys: pytest.CaptureFixture[str], begun: int
+) -> None:
+    """Every tenth step is logged, also where it is among the first that are timed."""
+    watched(tmp_path / "run", Slow(slow_disk, 0.5, 0.01), begun, minutes=1)
+    assert capsys.readouterr().err.startswith("a step takes 0.5 s here, so 1 minutes are about 1")
 
 
 @pytest.mark.parametrize("family", ["ddpm", "gan"])

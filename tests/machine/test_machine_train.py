@@ -289,6 +289,25 @@ def test_a_longer_run_says_that_the_learning_rate_goes_up(here: Path) -> None:
     assert "goes back up" not in call_well(*words, "low").err, "the run is done"
 
 
+def test_nothing_is_said_of_a_rate_that_did_not_come_down(here: Path) -> None:
+    """Resumed as it was in its warm-up, or at a rate that was asked for."""
+    train_tiny(here / "r", "--warmup", "30", steps=5)
+    words = ("train", "ddpm", "--resume", "--out", "r")
+    assert "goes back up" not in call_well(*words, "--steps", "8").err
+    assert "goes back up" not in call_well(*words, "--steps", "12", "--lr", "0.01").err
+
+
+def test_a_run_by_the_clock_that_has_ended_stays_as_it_is(here: Path) -> None:
+    train_tiny_by_clock = ("train", "ddpm", *TINY, "--minutes", "0.05", "--out", "r")
+    call_well(*train_tiny_by_clock)
+    folder = latest_checkpoint(here / "r")
+    assert folder is not None
+    before = (folder / "model.safetensors").read_bytes()
+    call_well("train", "ddpm", "--resume", "--out", "r")
+    assert latest_checkpoint(here / "r") == folder
+    assert (folder / "model.safetensors").read_bytes() == before
+
+
 def test_init_begins_with_the_averaged_weights(digits_run: Path, here: Path) -> None:
     train_tiny(here / "r", "--init", digits_run, "--lr", "1e-12", steps=1)
     for name, value in tensors_of(here / "r").items():

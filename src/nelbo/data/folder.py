@@ -46,6 +46,8 @@ def read_folder(folder: Path, options: Options) -> Raw:
         check_alike(folder, headers, options)
         kept, images = decode(folder, headers, options, bad)
     levels, mixed = common_levels(Counter(headers[path].levels for path in kept))
+    if options.levels == 256:
+        levels, mixed = 256, []
     if levels < 256:  # fewer levels were read as 0 to 255; scaling may have made others of them
         for image in images:
             image[...] = (image.astype(np.uint16) * (levels - 1) + 127) // 255

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from nelbo.data import Dataset
@@ -39,6 +40,8 @@ def chosen_data(run: Run, options: DataOptions | None) -> Dataset:
             )
         return run.dataset
     given = options.model_dump(exclude_unset=True)
+    if list(given) == ["data"] and is_place(given["data"]) and same_place(given["data"], run.config.data.data):
+        return chosen_data(run, None)
     own = run.config.data.model_copy(update=given)  # other settings of reading as the run's
     if "data" not in given:
         dataset = read_data(own)
@@ -48,6 +51,11 @@ def chosen_data(run: Run, options: DataOptions | None) -> Dataset:
         dataset = read_data(options)
     fits(run, dataset)
     return dataset
+
+
+def same_place(one: str, other: str) -> bool:
+    """Whether two paths lead to the same file or folder."""
+    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
 
 
 def is_own(run: Run, data: RunDataOptions) -> bool:

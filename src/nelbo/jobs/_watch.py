@@ -97,6 +97,7 @@ class Watcher:
         self.begun = trainer.seconds
         self.last = (trainer.clock(), trainer.step)
         self.first: list[float] = []
+        self.mark = trainer.clock()
         self.ailing: dict[str, str] = {}
         self.val = ""
         self.said: str | None = None
@@ -113,6 +114,7 @@ class Watcher:
         else:
             if written or self.trainer.trouble:
                 self.say(self.trainer.trouble)
+        self.mark = self.trainer.clock()
 
     def tell(self) -> None:
         """What the trainer has to say."""
@@ -135,7 +137,7 @@ class Watcher:
         steps, seconds = step.step - self.last[1], max(1e-9, now - self.last[0])
         rate = steps * self.trainer.options.batch_size / seconds
         if steps > 0:
-            self.looks.evaluation = 1 / rate
+            self.looks.evaluation = self.trainer.team.count / rate
         try:
             if step.milestone:
                 self.trainer.signals.abandonable(lambda: self.look(step))
@@ -151,16 +153,16 @@ class Watcher:
 
     def expect(self, step: Step) -> None:
         """Time the first steps; say so early where a run by the clock will have too few of them."""
-        options, before = self.trainer.options, sum(self.first)
+        options, team = self.trainer.options, self.trainer.team
         float(step.loss)  # waits for the device
-        self.first.append(self.trainer.clock() - self.last[0] - before)
-        took = self.first[-1]
+        took = self.trainer.clock() - self.mark
+        self.first.append(took)
         if took > PIECE_SECONDS and not self.trainer.compiler_errors:  # what a first step has to prepare is less
             self.first += [took] * (FIRST_STEPS - len(self.first))
         if len(self.first) < FIRST_STEPS or options.minutes is None:
             return
         took = min(self.first)
-        self.looks.evaluation = took / options.batch_size
+        self.looks.evaluation = team.count * took / options.batch_size  # the main process looks alone
         self.trainer.after = self.last_look()
         steps = step.step + int((60 * options.minutes - step.seconds) / took)
         if steps >= FEW_STEPS:
@@ -188,7 +190,8 @@ class Watcher:
     # Looks
 
     def look(self, step: Step) -> None:
-        """Score some ``val`` images, always the same with the same noise, and draw a grid: what the time allows."""
+        """Score the first ``val`` images, each with the same noise every time, and draw a grid, as the time allows."""
+        self.val = ""
         minutes, ended = self.trainer.options.minutes, step.progress >= 1.0
         left = self.looks.left((60 * minutes if ended and minutes else step.seconds) - self.begun)
         sizes = self.val_sizes, self.grid_sizes

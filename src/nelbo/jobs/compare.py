@@ -23,6 +23,7 @@ from nelbo.jobs.describe import describe_run
 from nelbo.jobs.run import Run
 from nelbo.jobs.sample import collect, real_images
 from nelbo.jobs.score import kept
+from nelbo.jobs.train import require_unchanged
 from nelbo.likelihoods import to_levels
 from nelbo.metrics import stderr_of_mean
 from nelbo.models._diffusion import DiffusionModel
@@ -199,17 +200,19 @@ def totals(run: Run, score: dict[str, Any] | None) -> np.ndarray | None:
 
 
 def say_what_is_missing(run: Run) -> None:
-    """One line where the run's images cannot be read: the page then lacks the pictures of them."""
+    """One line where the run's images cannot be read or have changed: the page then lacks the pictures of them."""
+    if run.changed_data is not None:
+        console().print(f"{run.path}: {run.changed_data}", soft_wrap=True)
     try:
-        _ = run.dataset
+        require_unchanged(run)
     except InputError as error:
         console().print(f"{run.path}: {error}", soft_wrap=True)
 
 
 def unseen(run: Run, choose: Callable[[Dataset], Tensor]) -> Tensor | None:
-    """Images of the run's data; None where the data are not at hand any more, for any of the processes."""
+    """Images of the run's data; None where they are not at hand any more, or have changed, for any of the processes."""
     try:
-        found: Tensor | None = choose(run.dataset)
+        found: Tensor | None = choose(run.dataset) if run.dataset.sha256 == run.config.images.sha256 else None
     except InputError:
         found = None
     (missing,) = join().greatest([found is None])

@@ -117,7 +117,7 @@ def settings(source: Run, how: DistillationOptions, given: dict[str, Any]) -> Ru
     training = settled_recipe(merged(TrainingOptions, "training", recipe, {}, None))
     pick_device(training.device)
     made = {"versions": versions(config.family), "machine": conditions(training)}
-    return config.model_copy(update={"training": training, "distillation": how, **made})
+    return config.model_copy(update={"training": training, "distillation": how, "trained_on": (), **made})
 
 
 def require_student(run: Run, steps: int) -> Run:

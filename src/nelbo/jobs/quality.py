@@ -156,7 +156,7 @@ def measured(space: Features, drawn: Tensor, unseen: Tensor, train: Tensor, step
 def warnings(spreads: dict[str, object], step: int) -> list[str]:
     """What is wrong with samples that differ this much after so many steps of training."""
     line = collapse_line(spreads)
-    return [] if line is None or step < TOO_EARLY else [line]
+    return [] if line is None or 0 < step < TOO_EARLY else [line]  # an imported run has taken no step here
 
 
 def draw_neighbours(drawn: Tensor, train: Tensor, levels: int, out: Path) -> None:

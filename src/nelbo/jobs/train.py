@@ -301,7 +301,10 @@ def go_on(run: Run, request: Request) -> Work:
     ):
         asked = merged(section, "", fields, {}, None)
         for field in fields:
-            if named(getattr(asked, field)) != named(getattr(own, field)):
+            if field == "layout" and getattr(own, field) is None:  # whether it reads the same, the hash tells
+                data = config.data.model_copy(update={"layout": getattr(asked, field)})
+                run.config = config = config.model_copy(update={"data": data})
+            elif named(getattr(asked, field)) != named(getattr(own, field)):
                 mine = getattr(own, field)
                 mend = "leave it out to resume" + other_way(run)
                 raise InputError("--" + field.replace("_", "-"), f"the run was begun with {mine!r}; {mend}")
@@ -342,7 +345,7 @@ def other_way(run: Run) -> str:
 
 
 def changed_rate(run: Run, training: TrainingOptions) -> Iterator[str]:
-    """A line if the learning rate jumps up, because a run that had come to its end is made longer.
+    """A line if the learning rate jumps up, because a run whose rate had come down is made longer.
 
     Args:
         run: as it was.
@@ -352,9 +355,12 @@ def changed_rate(run: Run, training: TrainingOptions) -> Iterator[str]:
         return
     state, old = read_state(run.checkpoint), run.config.training
     step, seconds = state["step"], state["seconds"]
-    before = learning_rate(old, step - 1, progress_at(old, step - 1, seconds * (step - 1) / max(1, step)))
-    after = learning_rate(training, step, progress_at(training, step, seconds))
-    if progress_at(training, step, seconds) < 1.0 and after > 1.1 * before:
+    progress = progress_at(training, step, seconds)
+    if step <= old.warmup or training.lr != old.lr or progress >= progress_at(old, step, seconds):
+        return
+    before = learning_rate(old, step - 1, progress_at(old, step - 1, seconds * (step - 1) / step))
+    after = learning_rate(training, step, progress)
+    if after > 1.1 * before:
         line = (
             f"the learning rate, which had come down to {before:.2g}, goes back up to {after:.2g}, as the run is longer"
         )

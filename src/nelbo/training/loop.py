@@ -276,6 +276,8 @@ class Trainer:
         of_main = [late, self.after + self.writing] if self.team.main else [0.0, 0.0]
         found = self.team.greatest([now - started, self.signals.signum, *of_main])
         self.seconds, signum, late, self.reserve = found
+        if self.options.minutes is not None and self.progress >= 1.0:
+            self.seconds = max(self.seconds, 60.0 * self.options.minutes)  # what was reserved is spent: the run is done
         return bool(signum or late > 0 or self.progress >= 1.0), int(signum)
 
     def asked_to_stop(self) -> int:
