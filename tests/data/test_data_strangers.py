@@ -308,3 +308,19 @@ def test_two_values_far_apart_are_said_and_the_mend_works(tmp_path):
     data = load(str(tmp_path / "a.npy"), binarize=True)
     assert data.levels == 2
     assert sorted(image.numpy().tobytes() for image in data.images) == sorted(image.tobytes() for image in bits)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"), [("train_set", "test_set"), ("Train Images", "Test Images"), ("train2017", "TEST-2017")]
+)
+def test_a_split_is_known_with_what_it_holds_in_its_name(tmp_path, train, test):
+    write_images(tmp_path / train / "a", IMAGES[:12])
+    write_images(tmp_path / test / "a", IMAGES[12:15])
+    data = load(str(tmp_path))
+    assert (data.classes, len(data.split("test"))) == (("a",), 3)
+
+
+def test_a_class_of_test_tubes_is_no_split(tmp_path):
+    write_images(tmp_path / "test tube", IMAGES[:12])
+    write_images(tmp_path / "flask", IMAGES[12:])
+    assert load(str(tmp_path)).classes == ("flask", "test tube")

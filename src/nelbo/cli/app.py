@@ -120,6 +120,8 @@ def answered(argv: Sequence[str]) -> int:
             return error.code
         if isinstance(error, ProcessLostError):
             return complain(f"{error}{GO_ON}", 1)
+        if isinstance(error, FloatingPointError):  # training has diverged, and says what to try
+            return complain(str(error), 1)
         if os.environ.get("NELBO_TRACEBACK"):
             raise
         return complain(f"{type(error).__name__}: {error} (NELBO_TRACEBACK=1 shows where)", 1)

@@ -142,7 +142,8 @@ def label_parts(
     if not found:
         return parts, ()
     if len(found) < len(parts):
-        raise InputError(where, "has labels for some splits only; give a y_ for each x_, or none")
+        bare = ", ".join(images for images, labels in keys.values() if labels is None)
+        raise InputError(where, f"has labels for some splits only, none for {bare}; add those, or leave out all labels")
     for split, values in found.items():
         if values.dtype.kind not in "iubUS" or len(values) != len(parts[split].images):
             images, key = keys[split]

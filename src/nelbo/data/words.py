@@ -10,6 +10,7 @@ SPLIT_WORDS = {
     "test": ("test", "testing", "tst"),
 }
 SPLIT_OF = {word: split for split, words in SPLIT_WORDS.items() for word in words}
+FILLERS = {"set", "split", "data", "images", "image", "imgs", "img", "pictures", "photos"}
 IMAGES, LABELS = "images", "labels"
 ROLE_OF = {
     **dict.fromkeys(("images", "image", "imgs", "img", "x"), IMAGES),
@@ -18,8 +19,12 @@ ROLE_OF = {
 
 
 def split_of(name: str) -> str | None:
-    """The split that a name means, without regard to case: ``train``, ``val``, ``test``, or None."""
-    return SPLIT_OF.get(name.lower())
+    """The split that a name means, without regard to case: ``train``, ``val``, ``test``, or None.
+
+    What it holds may stand in the name: ``Test_Set`` and ``train images`` are splits, ``test tube`` is none.
+    """
+    words = [word for word in re.split(r"[^a-z]+", name.lower()) if word and word not in FILLERS]
+    return SPLIT_OF.get(words[0]) if len(words) == 1 else None
 
 
 def split_and_role(key: str) -> tuple[str | None, str] | None:
