@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import matplotlib
 import torch
 
-from nelbo.likelihoods import to_levels
 from nelbo.models.base import SampleSettings
 from nelbo.models.ddpm import DDPM, DDPMOptions
 from nelbo.options import TrainingOptions
+from nelbo.theory.likelihoods import to_levels
 from nelbo.training import Trainer
 from nelbo.training.machine import keep_memory, pick_device
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from nelbo.models.diffusion import Diffusion
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nelbo.jobs.describe import describe_run
 from nelbo.jobs.run import Run
-from nelbo.models._diffusion import DiffusionModel
 from nelbo.models.base import GenerativeModel, LikelihoodModel, SampleSettings
 from nelbo.training.machine import default_dtype
 
@@ -45,7 +45,7 @@ def terms(model: LikelihoodModel, x: Tensor, form: str) -> Iterator[tuple[str, T
 
 def samples(model: GenerativeModel) -> Iterator[tuple[str, Tensor]]:
     """sampler → the state that images are rounded from, on [−1, 1], shape (n, C, H, W)."""
-    if not isinstance(model, DiffusionModel):
+    if not isinstance(model, Diffusion):
         *_, last = model.frames(range(SAMPLES), SEED, SampleSettings())
         yield "default", last.x
         return

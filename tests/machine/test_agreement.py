@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from machine_helpers import train_tiny
+from nelbo.bounds import VARIANCES
 
 import forms
-from nelbo.analytic import GaussianData
-from nelbo.bounds import VARIANCES
 from nelbo.diffusion import Process
+from nelbo.diffusion.schedules import linear
 from nelbo.jobs.run import Run
-from nelbo.schedules import linear
+from nelbo.theory.exact import GaussianData
 
 
 def test_on_the_oracle_every_form_is_the_likelihood_where_the_reverse_process_is_exact() -> None:

@@ -10,23 +10,23 @@ import numpy as np
 import pytest
 import torch
 from machine_helpers import call, call_well, train_tiny
+from nelbo.bounds import VARIANCES
+from nelbo.models._chain import ChainBound
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from nelbo.analytic import GaussianData
-from nelbo.bounds import VARIANCES
 from nelbo.diffusion import Denoised, Process
+from nelbo.diffusion.schedules import linear
 from nelbo.errors import InputError
 from nelbo.jobs.profile import require_profile
 from nelbo.metrics import ProfileDetector, auroc, score_likelihood, score_profile
-from nelbo.models._chain import ChainBound
 from nelbo.models.ddpm import DDPM, DDPMOptions
 from nelbo.models.vae import VAE, VAEOptions
 from nelbo.models.vdm import VDM, VDMOptions
 from nelbo.report.plots import profile_plot
 from nelbo.rng import Draws
-from nelbo.schedules import linear
+from nelbo.theory.exact import GaussianData
 
 CPU = torch.device("cpu")
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from math_helpers import EPS, every_schedule, gaussians, schedule_of, schedules_at_30
+from nelbo.bounds import REVERSE_VARIANCES, denoising_weight, diffusion_term, prior_term
 from torch.distributions import Normal, kl_divergence
 
-from nelbo.bounds import REVERSE_VARIANCES, Bound, denoising_weight, diffusion_term, prior_term
 from nelbo.diffusion import Epsilon, Process
+from nelbo.theory.bound import Bound
 
 every_variance = pytest.mark.parametrize("variance", list(REVERSE_VARIANCES))
 

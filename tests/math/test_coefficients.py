@@ -8,17 +8,16 @@ import mpmath
 import pytest
 import torch
 from mpmath import mpf
-from torch import Tensor
-
 from nelbo.bounds import REVERSE_VARIANCES, VARIANCES, WEIGHTS, consistency_prior_term, denoising_weight, prior_term
 from nelbo.bounds.continuous import latent_prior_term
-from nelbo.diffusion import PARAMETERIZATIONS, Denoised, Process
 from nelbo.diffusion.continuous import on_grid, rates
-from nelbo.divergences import kl_of_variances
+from torch import Tensor
+
+from nelbo.diffusion import PARAMETERIZATIONS, Denoised, Process
+from nelbo.diffusion.samplers import DDIM, DPMSolver, exponential_weights, karras_times, times
+from nelbo.diffusion.schedules import SCHEDULES, LearnedGamma, LinearGamma, Schedule
 from nelbo.models.vdm import VDM, VDMOptions
-from nelbo.nn.gamma import LearnedGamma, LinearGamma
-from nelbo.samplers import DDIM, DPMSolver, exponential_weights, karras_times, times
-from nelbo.schedules import SCHEDULES, Schedule
+from nelbo.theory.normal import kl_of_variances
 
 mpmath.mp.dps = 40
 T = 100_000

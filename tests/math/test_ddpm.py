@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 from nelbo.diffusion import Velocity
+from nelbo.diffusion.samplers import Ancestral
+from nelbo.diffusion.schedules import SCHEDULES
 from nelbo.errors import InputError
-from nelbo.likelihoods import to_unit
 from nelbo.metrics.likelihood import LikelihoodScore, score_likelihood, stderr_of_mean
 from nelbo.models.base import SampleSettings
 from nelbo.models.ddpm import DDPM, SIMPLE_WEIGHT, DDPMOptions
 from nelbo.rng import Draws, Stream, normal
-from nelbo.samplers import Ancestral
-from nelbo.schedules import SCHEDULES
+from nelbo.theory.likelihoods import to_unit
 from nelbo.units import LN_2
 
 CPU = torch.device("cpu")

@@ -10,15 +10,15 @@ import torch
 from math_helpers import gaussians, random_cov, schedule_of
 from torch import Tensor
 
-from nelbo.analytic import GaussianData
 from nelbo.diffusion import Denoised, Denoiser, Process, along
+from nelbo.diffusion.samplers import DDIM, cosine_times, trajectory
 from nelbo.errors import InputError
 from nelbo.models._distilled import DistillationOptions, Distilled, consistency_target
 from nelbo.models.base import SampleSettings
 from nelbo.models.ddpm import DDPM, DDPMOptions
 from nelbo.models.vdm import VDM, VDMOptions
 from nelbo.rng import Draws, Stream
-from nelbo.samplers import DDIM, cosine_times, trajectory
+from nelbo.theory.exact import GaussianData
 
 D, N, K = 3, 12, 3
 PROCESS = Process(schedule_of("sigmoid", 400))

@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 import torch
 from math_helpers import gaussians
+from nelbo.bounds import REVERSE_VARIANCES
 from scipy import integrate, stats
 from torch import Tensor
 
-from nelbo.analytic import GaussianData
-from nelbo.bounds import REVERSE_VARIANCES
 from nelbo.diffusion import Process
-from nelbo.divergences import entropy_discrete, entropy_normal, kl_discrete, kl_normal
-from nelbo.schedules import Schedule
+from nelbo.diffusion.schedules import Schedule
+from nelbo.theory.discrete import entropy_discrete, kl_discrete
+from nelbo.theory.exact import GaussianData
+from nelbo.theory.normal import entropy_normal, kl_normal
 
 X, Z = 4, 5
 

@@ -9,16 +9,13 @@ import numpy as np
 import pytest
 import torch
 from math_helpers import assert_mean, gaussians, random_cov
+from nelbo.diffusion.continuous import diffuse, from_velocity, from_x_0, on_grid, rates
 from scipy.stats import kstest
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
-from nelbo.analytic import GaussianData
-from nelbo.bounds import SOLVER, Decoder
 from nelbo.diffusion import Denoised, Denoiser, Process
-from nelbo.diffusion.continuous import diffuse, from_velocity, from_x_0, on_grid, rates
-from nelbo.errors import InputError
-from nelbo.flow import (
+from nelbo.diffusion.flow import (
     ExactDivergence,
     HutchinsonDivergence,
     ProbabilityFlow,
@@ -28,9 +25,13 @@ from nelbo.flow import (
     uniform_dequantised,
     velocity,
 )
+from nelbo.errors import InputError
 from nelbo.metrics import LikelihoodScore
 from nelbo.models.vdm import VDM, VDMOptions
 from nelbo.rng import Draws, Stream, uniform
+from nelbo.theory.bound import SOLVER
+from nelbo.theory.exact import GaussianData
+from nelbo.theory.hierarchy import Decoder
 
 LOW, HIGH = -7.0, 4.0
 exact = ExactDivergence()

@@ -13,10 +13,6 @@ import numpy as np
 import pytest
 import torch
 from math_helpers import EPS, assert_mean, every_schedule, gaussians, random_cov, schedule_of, schedules_at_30
-from torch import Tensor
-from torch.distributions import Normal, kl_divergence
-
-from nelbo.analytic import GaussianData
 from nelbo.bounds import (
     REVERSE_VARIANCES,
     VARIANCES,
@@ -30,11 +26,16 @@ from nelbo.bounds import (
     prior_term,
     trajectory_terms,
 )
-from nelbo.diffusion import Gaussian, Process
+from torch import Tensor
+from torch.distributions import Normal, kl_divergence
+
+from nelbo.diffusion import Process
+from nelbo.diffusion.schedules import Schedule
 from nelbo.metrics import score_likelihood
 from nelbo.models.ddpm import DDPM, DDPMOptions
 from nelbo.rng import Draws, Stream
-from nelbo.schedules import Schedule
+from nelbo.theory.exact import GaussianData
+from nelbo.theory.normal import Gaussian
 
 D = 3
 every_variance = pytest.mark.parametrize("variance", list(REVERSE_VARIANCES))

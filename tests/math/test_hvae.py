@@ -11,16 +11,16 @@ import torch
 from math_helpers import assert_mean, gaussians
 from torch import Tensor
 
-from nelbo.bounds import bottom_up_terms, climb
-from nelbo.diffusion import Gaussian
 from nelbo.errors import InputError
-from nelbo.likelihoods import to_unit
 from nelbo.models.base import SampleSettings
 from nelbo.models.ddpm import DDPM, DDPMOptions
 from nelbo.models.hvae import HVAE, HVAEOptions, beside
 from nelbo.models.vdm import VDM, VDMOptions
 from nelbo.nn.ladder import places_of
 from nelbo.rng import Draws, Stream
+from nelbo.theory.hierarchy import bottom_up_terms, climb
+from nelbo.theory.likelihoods import to_unit
+from nelbo.theory.normal import Gaussian
 
 CPU = torch.device("cpu")
 NODES = {1: 2001, 2: 401, 3: 61}

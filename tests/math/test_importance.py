@@ -5,16 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 from math_helpers import gaussians, random_cov, schedule_of
+from nelbo.bounds import VARIANCES
+from nelbo.models._chain import ChainBound
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from nelbo.analytic import GaussianData
-from nelbo.bounds import VARIANCES
-from nelbo.diffusion import Denoised, Gaussian, Process
-from nelbo.models._chain import ChainBound
+from nelbo.diffusion import Denoised, Process
 from nelbo.models.ddpm import DDPM, DDPMOptions
 from nelbo.models.vdm import VDM, VDMOptions
 from nelbo.rng import Draws
+from nelbo.theory.exact import GaussianData
+from nelbo.theory.normal import Gaussian
 
 T, D, L = 4, 2, 9
 

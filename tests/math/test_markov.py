@@ -11,9 +11,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from nelbo.markov import MarkovChain, NoisingChain, absorbing_noise, draw, even_beta, uniform_noise
+from nelbo.diffusion.schedules import SCHEDULES
 from nelbo.rng import Draws
-from nelbo.schedules import SCHEDULES
+from nelbo.theory.markov import MarkovChain, NoisingChain, absorbing_noise, draw, even_beta, uniform_noise
 
 CPU = torch.device("cpu")
 THREE_SIGMAS = 0.0027

@@ -7,14 +7,14 @@ import math
 import pytest
 import torch
 from math_helpers import gaussians, schedule_of
+from nelbo.bounds import VARIANCES, WEIGHTS, FixedVariance, LearnedVariance, diffusion_term
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from nelbo.bounds import VARIANCES, WEIGHTS, FixedVariance, LearnedVariance, diffusion_term
 from nelbo.diffusion import PARAMETERIZATIONS, Denoised, Process
+from nelbo.diffusion.samplers import Ancestral
 from nelbo.models.ddpm import DDPM, VARIANCE_WEIGHT, DDPMOptions
 from nelbo.rng import Draws, Stream
-from nelbo.samplers import Ancestral
 
 T = 30
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 from math_helpers import assert_mean, gaussians
+from nelbo.bounds import crossing, shifted
 from scipy import stats
 from torch import Tensor, nn
 
-from nelbo.bounds import crossing, shifted
-from nelbo.likelihoods import DiscretizedNormal, to_unit
+from nelbo.diffusion.schedules import SCHEDULES
 from nelbo.metrics import LikelihoodScore, score_likelihood
 from nelbo.models.ddpm import DDPM, DDPMOptions
-from nelbo.schedules import SCHEDULES
+from nelbo.theory.likelihoods import DiscretizedNormal, to_unit
 
 SHAPE, STD = (1, 8, 8), 0.002
 

@@ -8,23 +8,22 @@ import numpy as np
 import pytest
 import torch
 from math_helpers import assert_mean, gaussians, random_cov
+from nelbo.bounds import REVERSE_VARIANCES, denoising_weight
+from nelbo.bounds.continuous import continuous_weight, discrete_weight, latent_prior_term
+from nelbo.diffusion.continuous import diffuse, from_eps, from_velocity, from_x_0, on_grid, rates
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from nelbo.analytic import GaussianData
-from nelbo.bounds import REVERSE_VARIANCES, denoising_weight
-from nelbo.bounds.continuous import continuous_weight, discrete_weight, latent_prior_term
 from nelbo.diffusion import Process
-from nelbo.diffusion.continuous import diffuse, from_eps, from_velocity, from_x_0, on_grid, rates
+from nelbo.diffusion.levels import OUTPUTS, Posterior, inner_levels, log_law
+from nelbo.diffusion.schedules import SCHEDULES, LearnedGamma, LinearGamma, split_gradient
 from nelbo.errors import InputError
-from nelbo.likelihoods import to_unit
 from nelbo.models.ddpm import DDPM, DDPMOptions
 from nelbo.models.vdm import PROFILE_STEPS, VDM, VDMOptions
-from nelbo.nn.gamma import LearnedGamma, LinearGamma, split_gradient
-from nelbo.nn.levels import OUTPUTS, Posterior, inner_levels, log_law
 from nelbo.nn.unet import Waves
 from nelbo.rng import Draws, Stream
-from nelbo.schedules import SCHEDULES
+from nelbo.theory.exact import GaussianData
+from nelbo.theory.likelihoods import to_unit
 
 CPU = torch.device("cpu")
 schedules = pytest.mark.parametrize("name", list(SCHEDULES))

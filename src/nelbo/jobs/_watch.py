@@ -16,12 +16,12 @@ from nelbo.errors import InputError
 from nelbo.files import naming, whole
 from nelbo.jobs._answer import condition, own_measure
 from nelbo.jobs._looks import Looks, Size, grid_sizes, val_sizes
-from nelbo.likelihoods import to_levels
 from nelbo.metrics import score_likelihood
 from nelbo.models.base import LikelihoodModel
 from nelbo.report.pictures import grid
 from nelbo.report.progress import Bar, console, training_note
 from nelbo.report.tables import measure_text
+from nelbo.theory.likelihoods import to_levels
 from nelbo.training import Step, Trainer
 
 LOG_STEPS = 10

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nelbo.models._checks import Images, checked_images, checked_int, checked_seed
-from nelbo.models._diffusion import DiffusionModel
+from nelbo.models.diffusion import Diffusion
 from nelbo.rng import Draws
 from nelbo.units import bits_per_dim
 
@@ -43,7 +43,7 @@ class Profile:
 
 @torch.no_grad()
 def score_profile(
-    model: DiffusionModel,
+    model: Diffusion,
     images: Images,
     *,
     pieces: int = 32,

@@ -10,9 +10,9 @@ from pydantic import Field
 from torch import Tensor
 
 from nelbo.errors import InputError
-from nelbo.likelihoods import Bernoulli, DiscretizedLogistics, DiscretizedNormal, full
 from nelbo.models.base import SampleSettings
 from nelbo.options import FamilyOptions
+from nelbo.theory.likelihoods import Bernoulli, DiscretizedLogistics, DiscretizedNormal, full
 
 COMPONENTS = 5
 """Logistic laws in a pixel's mixture."""

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from nelbo.likelihoods import full, to_unit
 from nelbo.models._checks import Images, checked_images
 from nelbo.models._latent import ROWS, between, in_one_step, said, tempered
 from nelbo.models.base import Frame, GenerativeModel, SampleSettings
 from nelbo.nn.autoencoder import AutoencoderOptions, Decoder, Encoder
 from nelbo.rng import Draws, Stream, normal
+from nelbo.theory.likelihoods import full, to_unit
 
 MEMORY = 0.99
 """How much of the codes' mean and covariance is kept at each step, after the first hundred."""

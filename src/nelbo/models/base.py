@@ -9,11 +9,11 @@ from typing import NamedTuple, Self, TypedDict, Unpack
 import torch
 from torch import Tensor, nn
 
-from nelbo.bounds import Bound
 from nelbo.errors import InputError, nearest
-from nelbo.likelihoods import to_levels
 from nelbo.models._checks import Images, checked_images, checked_int, checked_seed, require_sampling
 from nelbo.rng import Draws
+from nelbo.theory.bound import Bound
+from nelbo.theory.likelihoods import to_levels
 
 
 class SampleSettings(NamedTuple):

@@ -3,7 +3,7 @@
     min_G max_D V(D, G) = E_x[ln D(x)] + E_z[ln(1 − D(G(z)))]                                   GAN (1)
 
 There is no p(x) in it. What D says on images that training has not seen is a bound on a divergence, from below: see
-:mod:`nelbo.divergences.adversarial`. Both networks take a step at once, each on its own loss. What D knows of the
+:mod:`nelbo.theory.adversarial`. Both networks take a step at once, each on its own loss. What D knows of the
 samples' faults can also be put to use when they are drawn: see :meth:`GAN.frames`.
 
 G is continuous, and between any two kinds of image it draws what is neither. So both players are told a cluster c of
@@ -21,9 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nelbo.divergences import js_lower_bound, total_variation_lower_bound
 from nelbo.errors import InputError
-from nelbo.likelihoods import full, to_unit
 from nelbo.models._checks import Images, checked_images
 from nelbo.models._collapse import TOO_EARLY, collapse_line, spread
 from nelbo.models._latent import ROWS, in_one_step, said, tempered
@@ -32,6 +30,8 @@ from nelbo.nn.autoencoder import Decoder, PyramidOptions
 from nelbo.nn.clusters import Clusters
 from nelbo.nn.critic import Critic
 from nelbo.rng import Draws, Stream, normal, uniform
+from nelbo.theory.adversarial import js_lower_bound, total_variation_lower_bound
+from nelbo.theory.likelihoods import full, to_unit
 
 PENALTY_EVERY = 4
 """The gradient penalty is taken at one step in so many, and counts as many times (Karras et al. 2020, lazy R1)."""

@@ -12,15 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from nelbo.bounds import Bound, importance_weighted
-from nelbo.diffusion import Gaussian
-from nelbo.divergences import kl_normal
-from nelbo.likelihoods import full, to_unit
 from nelbo.models._checks import Images, checked_images
 from nelbo.models._latent import ROWS, LatentOptions, Law, PixelLaw, between, in_one_step, said, tempered
 from nelbo.models.base import Form, Frame, LikelihoodModel, SampleSettings
 from nelbo.nn.autoencoder import AutoencoderOptions, Decoder, Encoder
 from nelbo.rng import Draws, Stream, normal
+from nelbo.theory.bound import Bound
+from nelbo.theory.importance import importance_weighted
+from nelbo.theory.likelihoods import full, to_unit
+from nelbo.theory.normal import Gaussian, kl_normal
 
 ACTIVE = 0.01
 """A dimension of z is active where the variance over images of its mean exceeds this (Burda et al. 2016)."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nelbo.likelihoods import full, to_unit
+from nelbo.theory.likelihoods import full, to_unit
 
 LOOK = 16
 """Images are compared by squares of pixels, so large that no side has more of them than this."""

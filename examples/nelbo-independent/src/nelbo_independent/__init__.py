@@ -12,9 +12,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from nelbo.bounds import Bound
+from nelbo.theory.bound import Bound
 from nelbo.errors import InputError
-from nelbo.likelihoods import to_unit
+from nelbo.theory.likelihoods import to_unit
 from nelbo.models.base import Form, Frame, LikelihoodModel, SampleSettings
 from nelbo.options import FamilyOptions
 from nelbo.rng import Draws, Stream, uniform
