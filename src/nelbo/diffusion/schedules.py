@@ -28,6 +28,8 @@ from nelbo.diffusion.named import from_words
 from nelbo.diffusion.process import CLEAN
 from nelbo.errors import InputError
 
+CROSSING = 3.03
+"""Standard deviations of the least noise to half way between two levels: with 256 levels γ_0 = −13.3, as VDM has it."""
 BETA_CAP = 0.999
 """The largest β_t of a grid (Nichol & Dhariwal 2021, section 3.2)."""
 LEARNING_RATE_SCALE = 10.0
@@ -305,13 +307,27 @@ SCHEDULES: dict[str, Callable[[], Schedule]] = {
 """Every schedule by name. What is added here is tested by being here."""
 
 
-def as_schedule(given: str | Schedule | Callable[[Tensor], Tensor]) -> Schedule:
+def gamma_range(levels: int) -> tuple[float, float]:
+    """γ_0 and γ_1 for images of L levels in continuous time: at γ_0 half a spacing is 3 standard deviations, γ_1 = 8.
+
+    VDM's −13.3 is that of 256 levels. With less noise than that z tells the levels, and nothing is left to learn.
+    """
+    return -2 * math.log(CROSSING * (levels - 1)), 8.0
+
+
+def as_schedule(given: str | Schedule | Callable[[Tensor], Tensor], levels: int = 256) -> Schedule:
     """A schedule from its name, from a schedule, or from a function γ(t).
+
+    Args:
+        given: any of them; ``linear_gamma`` and ``learned`` without numbers get the ends of :func:`gamma_range`.
+        levels: L.
 
     Raises:
         InputError: no schedule has that name, or the function does not rise.
     """
     if isinstance(given, str):
+        if given in ("linear_gamma", "learned"):
+            return {"linear_gamma": LinearGamma, "learned": LearnedGamma}[given](*gamma_range(levels))
         schedule: Schedule = from_words(given, SCHEDULES, "schedule")
         return schedule
     if isinstance(given, Schedule):

@@ -76,6 +76,7 @@ def build_model(config: RunConfig) -> GenerativeModel:
         InputError: it has no weights, or more than fit into memory.
     """
     kind = family_module(config.family).MODEL
+    kind = getattr(kind, "from_options", kind)
     with torch.random.fork_rng([]), contextlib.suppress(RuntimeError), Sizing():
         kind(config.model, config.images.shape, config.images.levels)
     model: GenerativeModel = kind(config.model, config.images.shape, config.images.levels)

@@ -21,7 +21,16 @@ from nelbo.diffusion.objectives import Objective, as_objective
 from nelbo.diffusion.ode import FlowLikelihood
 from nelbo.diffusion.process import prior_term, signal_rate
 from nelbo.diffusion.rare import crossing
-from nelbo.diffusion.schedules import Between, Curve, FixedSchedule, LearnedGamma, Schedule, as_schedule, chain_of
+from nelbo.diffusion.schedules import (
+    Between,
+    Curve,
+    FixedSchedule,
+    LearnedGamma,
+    Schedule,
+    as_schedule,
+    chain_of,
+    gamma_range,
+)
 from nelbo.diffusion.spacing import descending
 from nelbo.diffusion.timesteps import LossProfile
 from nelbo.diffusion.variances import VARIANCES
@@ -34,8 +43,6 @@ from nelbo.rng import Draws
 from nelbo.theory.bound import Bound
 from nelbo.units import bits_per_dim
 
-GAMMA_RANGE = (-13.3, 8.0)
-"""γ at t = 0 and 1 in continuous time, of a schedule that goes beyond."""
 PROFILE_STEPS = 1024
 """In continuous time t is drawn by a loss profile over this many pieces of [0, 1]."""
 FINE_STEPS = 1000
@@ -118,11 +125,11 @@ class Diffusion(LikelihoodModel):
             if value not in known:
                 raise InputError(field, f"{value!r} is none of {', '.join(known)}{nearest(value, known)}")
         self.objective, self.reverse_variance, self.predicts = as_objective(objective), reverse_variance, predict
-        whole = as_schedule(schedule)
+        whole = as_schedule(schedule, levels)
         require_together(whole, self.objective, reverse_variance, timesteps)
         self.gammas = None if timesteps is None else chain_of(whole.grid(timesteps))
         fixed = timesteps is None and isinstance(whole, FixedSchedule)
-        self.schedule: Schedule = Between(whole, *GAMMA_RANGE) if fixed else whole  # type: ignore[arg-type]
+        self.schedule: Schedule = Between(whole, *gamma_range(levels)) if fixed else whole  # type: ignore[arg-type]
         self.scored_in: int | None = None
         self.every_decoder = 0.0
         self.network = network
