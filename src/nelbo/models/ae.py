@@ -65,7 +65,7 @@ class AE(GenerativeModel):
         x_0 = to_unit(x, self.levels)
         code = self.encode(x_0)
         if self.training:
-            self.remember(draws.together(code.detach()).double())
+            self.remember(self.gather_batch(code.detach()).double())
         return (x_0 - self.decode(code)).square().flatten(1).mean(1)
 
     @torch.no_grad()

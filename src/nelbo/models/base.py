@@ -97,6 +97,10 @@ class GenerativeModel(nn.Module, ABC):
     Args:
         shape: (C, H, W) of the images.
         levels: L, the number of values a pixel can take.
+
+    Attributes:
+        gather_batch: rows of the images that :meth:`loss` was given → the rows of the whole batch. Where several
+            processes share a batch, the trainer sets it; a loss that depends on the whole batch calls it.
     """
 
     family: str
@@ -105,6 +109,7 @@ class GenerativeModel(nn.Module, ABC):
         super().__init__()
         self.shape = shape
         self.levels = levels
+        self.gather_batch: Callable[[Tensor], Tensor] = same_rows
 
     @property
     def dims(self) -> int:
@@ -235,6 +240,11 @@ class GenerativeModel(nn.Module, ABC):
             *_, last = self.frames(range(first, min(first + batch, start + n)), seed, settings)
             parts.append(to_levels(last.x, self.levels).cpu())
         return torch.cat(parts) if parts else torch.empty(0, *self.shape, dtype=torch.uint8)
+
+
+def same_rows(rows: Tensor) -> Tensor:
+    """The rows themselves: one process has the whole batch."""
+    return rows
 
 
 class LikelihoodModel(GenerativeModel):

@@ -194,7 +194,7 @@ class DDPM(DiffusionModel):
             loss = loss.masked_scatter(first, self.decoder_nll(x[first], denoised.x_0[first], log_std[first]))
         loss = loss * self.T / self.dims
         if self.training:
-            self.profile.update(*(draws.together(rows.detach()) for rows in (t, loss)))
+            self.profile.update(*(self.gather_batch(rows.detach()) for rows in (t, loss)))
         if self.options.objective == "hybrid":
             loss = loss + SIMPLE_WEIGHT * (eps - denoised.eps).square().flatten(1).mean(1)
         return loss * weight.to(loss.dtype)

@@ -132,7 +132,7 @@ class HVAE(LikelihoodModel):
         if self.downwards:
             walk = self.walk_down(x, noise)
             mark = self.options.free_bits
-            kept = draws.together(walk.kl.detach().mT).mean(0)[:, None] >= mark
+            kept = self.gather_batch(walk.kl.detach().mT).mean(0)[:, None] >= mark
             reconstruction, costs = walk.reconstruction, torch.where(kept, walk.kl, torch.full_like(walk.kl, mark))
         else:
             up = self.walk_up(x, noise)

@@ -78,7 +78,7 @@ class VAE(LikelihoodModel):
         z = q.sample(draws.normal(Stream.TRAIN_NOISE, (self.options.latent,)))
         kl = kl_normal(q.mean, q.var, torch.zeros_like(q.mean), torch.ones_like(q.var))
         mark = self.options.free_bits
-        kl = torch.where(draws.together(kl.detach()).mean(0) >= mark, kl, torch.full_like(kl, mark))
+        kl = torch.where(self.gather_batch(kl.detach()).mean(0) >= mark, kl, torch.full_like(kl, mark))
         return (self.reconstruction(x, z) + self.options.kl_weight(draws.step) * kl.sum(1)) / self.dims
 
     # Scoring

@@ -159,7 +159,7 @@ class VDM(DiffusionModel):
         seen = from_x_0(posterior.mean(), z, gamma) if posterior else from_velocity(output, z, gamma)
         loss = continuous_weight(slope) * squared_error(eps, seen.eps).double() / self.dims
         if self.training:
-            self.profile.update(*(draws.together(rows.detach()) for rows in (index, loss)))
+            self.profile.update(*(self.gather_batch(rows.detach()) for rows in (index, loss)))
         loss = loss * weight
         tell(loss.detach())
         nll = self.decoder_nll(at_0, x[few], z_0, gamma_0).double()

@@ -119,6 +119,7 @@ class Trainer:
         self.settings = dict(settings or {})
         self.grey_levels, self.team = grey_levels, team
         self.mine = team.share(options.batch_size)
+        model.gather_batch = lambda rows: team.together(rows, options.batch_size)
         team.same(model.state_dict().values())
         self.ema = EMA(model, options.ema)
         self.shares = options.shard and team.count > 1
@@ -186,9 +187,7 @@ class Trainer:
             ProcessLostError: a process has stopped.
         """
         options, size = self.options, self.options.batch_size
-        draws = Draws(
-            options.seed, self.step, self.mine, size, self.model.device, lambda rows: self.team.together(rows, size)
-        )
+        draws = Draws(options.seed, self.step, self.mine, size, self.model.device)
         lr = self.learning_rate()
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
