@@ -33,7 +33,7 @@ from nelbo.bounds import (
 )
 from nelbo.diffusion import Denoised, Denoiser, Gaussian, Process
 from nelbo.likelihoods import full, to_unit
-from nelbo.models.base import Form
+from nelbo.models.forms import Estimator
 from nelbo.rng import Draws, Stream
 
 
@@ -64,14 +64,14 @@ class ChainBound(NamedTuple):
         return self.process.schedule.T
 
     @property
-    def forms(self) -> dict[str, Form]:
+    def forms(self) -> dict[str, Estimator]:
         """All forms by name, the default first."""
         return {
-            "denoising": Form(self.denoising),
-            "consistency": Form(self.consistency),
-            "trajectory": Form(self.trajectory, counts=None),
-            "iw": Form(self.importance_weighted, counts="k", kind="iw_bound"),
-            "entropy": Form(self.entropy, kind="estimate", why="not a bound by itself: it has no decoder"),
+            "denoising": Estimator(self.denoising),
+            "consistency": Estimator(self.consistency),
+            "trajectory": Estimator(self.trajectory, counts=None),
+            "iw": Estimator(self.importance_weighted, counts="k", kind="iw_bound"),
+            "entropy": Estimator(self.entropy, kind="estimate", why="not a bound by itself: it has no decoder"),
         }
 
     # The network

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from torch import Tensor, nn
 
@@ -23,13 +23,17 @@ from nelbo.flow import (
     uniform_dequantised,
 )
 from nelbo.likelihoods import full, to_unit
-from nelbo.models.base import Form, Frame, LikelihoodModel, SampleSettings
+from nelbo.models.base import LikelihoodModel
+from nelbo.models.forms import Estimator
+from nelbo.models.inspector import Inspector
+from nelbo.models.recipe import Recipe
+from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.rng import Draws, Stream, normal
 from nelbo.samplers import DDIM, Ancestral, DPMSolver, Heun, Sampler, UniPC, clipped, karras_times, trajectory
 
 FEW_STEPS = 20
 """Below so many unipc is nearest to samples of every step, and from there on ddim (docs/samplers.md)."""
-QUICK_STEPS, FAST_STEPS, GLANCE_STEPS = 200, 20, 25
+QUICK_STEPS, FAST_STEPS, PREVIEW_STEPS = 200, 20, 25
 """Network evaluations of an image: by ddim, by those of higher order, and for a look while training."""
 COARSER = 3.0
 """How many times larger the tolerance is of the second solution, which says how far the first may be off."""
@@ -64,21 +68,29 @@ class DiffusionModel(LikelihoodModel):
         """
 
     @property
-    def compilable(self) -> list[nn.Module]:
-        return [self.network]
+    def inspector(self) -> DiffusionInspector:
+        return DiffusionInspector(self)
+
+    @property
+    def recipe(self) -> DiffusionRecipe:
+        return DiffusionRecipe(self)
+
+    def facts(self) -> Mapping[str, object]:
+        """What ``info`` says of this model."""
+        return {}
+
+    def in_steps(self, T: int) -> Self:
+        """The same model with its bound in T steps.
+
+        Raises:
+            InputError: its number of steps is fixed.
+        """
+        raise InputError("--T", f"only a vdm can be scored in other steps, and this is {self.family}; leave it out")
 
     @property
     def quick_steps(self) -> int:
         """Steps that are enough for a good picture, where nothing else is asked for."""
         return QUICK_STEPS
-
-    @property
-    def sample_evaluations(self) -> int:
-        return self.quick_steps
-
-    @property
-    def glance(self) -> SampleSettings:
-        return SampleSettings(steps=min(GLANCE_STEPS, self.quick_steps))
 
     def way(self, settings: SampleSettings) -> tuple[Sampler, Chain]:
         """The sampler and the chain that the settings ask for.
@@ -144,14 +156,14 @@ class DiffusionModel(LikelihoodModel):
         """−ln p(x|x_1) of each image, x_1 being the least noisy latent (z_0 of a VDM), in nats, shape (B,)."""
 
     @property
-    def flow_forms(self) -> dict[str, Form]:
+    def flow_forms(self) -> dict[str, Estimator]:
         """The likelihood by the probability-flow ODE, dequantised by the first noise, or uniformly."""
         if self.flow() is None:
             return {}
         why = "the likelihood of the probability flow, another model with the same denoiser"
         return {
-            "ode": Form(self.flow_by_noise, counts=None, kind="estimate", why=why),
-            "ode-uniform": Form(self.flow_by_uniform, counts=None, kind="estimate", why=why),
+            "ode": Estimator(self.flow_by_noise, counts=None, kind="estimate", why=why),
+            "ode-uniform": Estimator(self.flow_by_uniform, counts=None, kind="estimate", why=why),
         }
 
     def flow_setting(self, x: Tensor, draws: Draws) -> tuple[ProbabilityFlow, Tensor, Divergence]:
@@ -195,8 +207,35 @@ class DiffusionModel(LikelihoodModel):
         for done, state in enumerate(states, 1):
             yield Frame(done, len(chain.grid) - 1, state.x, state.denoised.x_0)
 
+
+class DiffusionRecipe(Recipe):
+    """A diffusion model's one network."""
+
+    model: DiffusionModel
+
+    @property
+    def compilable(self) -> list[nn.Module]:
+        return [self.model.network]
+
+
+class DiffusionInspector(Inspector):
+    """How a diffusion model draws."""
+
+    model: DiffusionModel
+
+    @property
+    def sample_evaluations(self) -> int:
+        return self.model.quick_steps
+
+    @property
+    def preview_settings(self) -> SampleSettings:
+        return SampleSettings(steps=min(PREVIEW_STEPS, self.model.quick_steps))
+
+    def facts(self) -> Mapping[str, object]:
+        return self.model.facts()
+
     def describe_sampling(self, settings: SampleSettings) -> str:
-        sampler, chain = self.way(settings)
+        sampler, chain = self.model.way(settings)
         name, steps = chosen(settings), len(chain.grid) - 1
         if isinstance(sampler, DDIM):
             name = f"ddim, η = {sampler.eta:g}"

@@ -24,7 +24,10 @@ from nelbo.diffusion import Denoiser, Process, along
 from nelbo.errors import InputError
 from nelbo.likelihoods import to_unit
 from nelbo.models._diffusion import DiffusionModel, clipping
-from nelbo.models.base import Frame, GenerativeModel, Part, SampleSettings
+from nelbo.models.base import GenerativeModel
+from nelbo.models.inspector import Inspector
+from nelbo.models.recipe import ParamGroup, Recipe
+from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.options import Options
 from nelbo.rng import Draws, Stream
 from nelbo.samplers import DDIM, cosine_times
@@ -80,8 +83,6 @@ class Distilled(GenerativeModel):
         InputError: a model that cannot be distilled, or steps that it cannot take.
     """
 
-    why_no_bound = "distilled to a map from noise to images, it cannot say how likely one is"
-
     def __init__(self, student: DiffusionModel, options: DistillationOptions) -> None:
         super().__init__(student.shape, student.levels)
         if student.why_not_distilled:
@@ -105,9 +106,12 @@ class Distilled(GenerativeModel):
         return self.grid[:: self.options.teacher_steps // self.options.steps]
 
     @property
-    def parts(self) -> list[Part]:
-        """The student's parameters."""
-        return [Part(list(self.student.parameters()))]
+    def inspector(self) -> DistilledInspector:
+        return DistilledInspector(self)
+
+    @property
+    def recipe(self) -> DistilledRecipe:
+        return DistilledRecipe(self)
 
     def train(self, mode: bool = True) -> Self:
         """As of any module, but that the teacher stays as it is."""
@@ -144,12 +148,29 @@ class Distilled(GenerativeModel):
     # Sampling
 
     def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
-        self.describe_sampling(settings)  # refuses what it has no use for
+        self.inspector.describe_sampling(settings)  # refuses what it has no use for
         chain = self.student.chain(None)._replace(grid=self.bounds)
         return self.student.walk(DDIM(chain.process), chain, indices, seed, settings.clip)
 
+
+class DistilledRecipe(Recipe):
+    """The student alone is trained."""
+
+    model: Distilled
+
+    @property
+    def groups(self) -> list[ParamGroup]:
+        return [ParamGroup(list(self.model.student.parameters()))]
+
+
+class DistilledInspector(Inspector):
+    """How the student draws."""
+
+    model: Distilled
+    why_no_bound = "distilled to a map from noise to images, it cannot say how likely one is"
+
     def describe_sampling(self, settings: SampleSettings) -> str:
-        steps = self.options.steps
+        steps = self.model.options.steps
         if settings.steps not in (None, steps):
             raise InputError("--steps", f"the run was distilled to {steps} steps; leave it out")
         for option in ("sampler", "eta", "temperature"):
@@ -160,9 +181,9 @@ class Distilled(GenerativeModel):
 
     @property
     def sample_evaluations(self) -> int:
-        return self.options.steps
+        return self.model.options.steps
 
     def facts(self) -> dict[str, object]:
         """The γ that the student is asked at."""
-        gamma = self.student.chain(None).process.schedule.gamma
-        return {"gamma_of_its_steps": [float(gamma[t]) for t, _ in pairwise(self.bounds)]}
+        gamma = self.model.student.chain(None).process.schedule.gamma
+        return {"gamma_of_its_steps": [float(gamma[t]) for t, _ in pairwise(self.model.bounds)]}

@@ -7,7 +7,6 @@ for each pixel.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import torch
@@ -22,7 +21,7 @@ from nelbo.flow import ProbabilityFlow
 from nelbo.likelihoods import DiscretizedNormal, full, to_unit
 from nelbo.models._chain import ChainBound
 from nelbo.models._diffusion import Chain, DiffusionModel
-from nelbo.models.base import Form
+from nelbo.models.forms import Forms
 from nelbo.nn import UNetOptions
 from nelbo.nn.unet2d import UNet2D, UNet2DOptions
 from nelbo.options import IN_FILES
@@ -224,8 +223,9 @@ class DDPM(DiffusionModel):
         return self.chain_bound.over_t(x, draws, pieces)
 
     @property
-    def forms(self) -> Mapping[str, Form]:
-        return {**self.chain_bound.forms, **self.flow_forms}
+    def forms(self) -> Forms:
+        estimators = {**self.chain_bound.forms, **self.flow_forms}
+        return Forms(self.family, estimators, self.default_timesteps, self.all_timesteps)
 
     def flow(self) -> ProbabilityFlow | None:
         """The flow of what the network predicts, with t between the steps found from γ; not of μ, which has a step."""

@@ -23,7 +23,7 @@ from nelbo.flow import ProbabilityFlow
 from nelbo.likelihoods import full, to_unit
 from nelbo.models._chain import ChainBound
 from nelbo.models._diffusion import Chain, DiffusionModel
-from nelbo.models.base import Form
+from nelbo.models.forms import Estimator, Forms
 from nelbo.nn import UNetOptions
 from nelbo.nn.gamma import LearnedGamma, LinearGamma, split_gradient
 from nelbo.nn.levels import OUTPUTS, Posterior, log_law
@@ -173,7 +173,7 @@ class VDM(DiffusionModel):
     # Scoring
 
     @property
-    def more_forms(self) -> str:  # type: ignore[override]
+    def more_forms(self) -> str:
         """In continuous time there are no trajectories."""
         return "" if self.options.timesteps else "; in steps there are more, see --T"
 
@@ -187,15 +187,22 @@ class VDM(DiffusionModel):
         return self.options.timesteps or None
 
     @property
-    def forms(self) -> Mapping[str, Form]:
+    def forms(self) -> Forms:
         """The denoising form; in T steps all that a chain has."""
-        own = {"denoising": Form(self.estimate)}
+        own = {"denoising": Estimator(self.estimate)}
         steps = self.chain_bound.forms if self.options.timesteps else {}
         flow = {name: form for name, form in self.flow_forms.items() if name not in self.why_not_forms}
-        return {**steps, **own, **flow}
+        return Forms(
+            self.family,
+            {**steps, **own, **flow},
+            self.default_timesteps,
+            self.all_timesteps,
+            self.more_forms,
+            self.why_not_forms,
+        )
 
     @property
-    def why_not_forms(self) -> Mapping[str, str]:  # type: ignore[override]
+    def why_not_forms(self) -> Mapping[str, str]:
         """A law over levels is spikes as narrow as the noise: of a z between them the flow's density says that alone.
 
         With a, half a spacing in standard deviations of z_0, a uniform z costs a²/6 nats per pixel, whatever the image.
