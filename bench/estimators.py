@@ -75,7 +75,7 @@ def uniform_antithetic(model: VDM, u: Tensor) -> tuple[Tensor, Tensor]:
 
 def drawn_by_profile(model: VDM, u: Tensor) -> tuple[Tensor, Tensor]:
     """t and the share of [0, 1] that each stands for, where the profile has the loss."""
-    bound = model.estimator()
+    bound = bound_of(model)
     assert isinstance(bound, ContinuousBound)
     return bound.times(u)
 
@@ -118,7 +118,7 @@ def estimate(model: VDM, x: Tensor, draws: Draws, times: Times, K: int, antithet
     eps = draws.normal(Stream.SCORE_NOISE, (K + 1, *model.shape))
     if antithetic:
         eps = torch.cat([eps[:, :1], eps[:, 1 : 1 + K // 2], -eps[:, 1 : 1 + K // 2]], 1)
-    bound = model.estimator()
+    bound = bound_of(model)
     total = bound.decode(x, diffuse(x_0, bound.at(bound.first, x), eps[:, 0]))
     t, share = times(model, draws.uniform(Stream.SCORE_TIME, (K, 2)))
     for k in range(K):
@@ -170,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         target=TARGET,
         rows="\n".join(rows),
         best=f"{cheapest[0]}, noise {cheapest[1]}, {cheapest[2]} t",
-        default=model.default_timesteps,
+        default=model.forms.default_timesteps,
     )
     (DOCS / "estimators.md").write_text(page, encoding="utf-8")
 

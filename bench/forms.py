@@ -140,7 +140,7 @@ def oracle_trajectories(data: GaussianData, gammas: Tensor, variance: ReverseVar
 def noise_for(x_0: Tensor, seed: int) -> Iterator[Tensor]:
     """Standard normal noise of the shape of x_0, float64, without end."""
     draws = Draws(seed, 0, range(len(x_0)), len(x_0), x_0.device)
-    return (row.double() for row in draws.normals(Stream.SCORE_NOISE, tuple(x_0.shape[1:])))
+    return (row.double() for row in draws.normal_iter(Stream.SCORE_NOISE, tuple(x_0.shape[1:])))
 
 
 def oracle_page(n: int = 300, T: int = 1000) -> dict[str, str]:
@@ -193,7 +193,7 @@ def measured(run: Run, limit: int, replicates: int, T: int | None, forms: Sequen
     for seed, (name, form) in enumerate(model.forms.items()):
         if forms and name not in forms:
             continue
-        every = [model.default_timesteps, model.all_timesteps] if form.counts == "timesteps" else [None]
+        every = [model.forms.default_timesteps, model.forms.all_timesteps] if form.counts == "timesteps" else [None]
         for timesteps in every:
             score = score_likelihood(
                 model, images, form=name, timesteps=timesteps, replicates=replicates, seed=seed, k=K

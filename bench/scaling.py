@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import matplotlib
 import torch
 
-from nelbo.models.base import SampleSettings
 from nelbo.models.ddpm import DDPM, DDPMOptions
+from nelbo.models.sampling import SampleSettings
 from nelbo.options import TrainingOptions
 from nelbo.theory.likelihoods import to_levels
 from nelbo.training import Trainer

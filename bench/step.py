@@ -65,7 +65,7 @@ def measure(name: str, shape: tuple[int, int, int], device: torch.device) -> str
     of_network = Trainer(model, images, recipe.model_copy(update={"optimizer": "adamw"}), Path("unused"))
     dtype = torch.bfloat16 if bf16_is_fast(device) else torch.float32
     x = torch.randn(BATCH, *shape, device=device)
-    gamma = model.chain()[500].expand(BATCH).to(device)
+    gamma = model.timeline.chain()[500].expand(BATCH).to(device)
 
     @torch.no_grad()
     def denoise() -> object:

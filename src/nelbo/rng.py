@@ -7,7 +7,7 @@ processes, or how many images were asked for; and a run that is resumed at a ste
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -88,7 +88,6 @@ class Draws:
         indices: each example's index: its place in the whole batch while training, in the data set while scoring.
         total: examples in the whole batch, over all processes.
         device: where the numbers are wanted; they are drawn on the CPU, so that every device gets the same.
-        together: rows of this share of the batch → those of the whole batch, where a process has no more than a share.
     """
 
     seed: int
@@ -96,13 +95,12 @@ class Draws:
     indices: Sequence[int]
     total: int
     device: torch.device
-    together: Callable[[Tensor], Tensor] = lambda rows: rows
 
     def normal(self, stream: Stream, shape: tuple[int, ...]) -> Tensor:
         """Standard normal, as :func:`normal`, shape (B, \\*shape)."""
         return normal(self.seed, stream, self.step, self.indices, shape).to(self.device)
 
-    def normals(self, stream: Stream, shape: tuple[int, ...]) -> Iterator[Tensor]:
+    def normal_iter(self, stream: Stream, shape: tuple[int, ...]) -> Iterator[Tensor]:
         """The rows of :meth:`normal`, one after another and without end: for more noise than should be held at once.
 
         Yields:

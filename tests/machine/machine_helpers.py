@@ -20,7 +20,8 @@ from PIL import Image
 from torch import Tensor
 
 from nelbo.cli.app import build_app, run
-from nelbo.models.base import Frame, GenerativeModel, SampleSettings
+from nelbo.models.base import GenerativeModel
+from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.rng import Draws
 from nelbo.training import latest_checkpoint, read_checkpoint
 

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 from machine_helpers import Toy, call_well, same_tensors, tensors_of, train_tiny
+from nelbo.jobs.monitor import Journal, Watcher
+from nelbo.jobs.previews import FREE_SECONDS, SHARE
 from rich.console import Console
 from torch import Tensor
 
 from nelbo.config.files import CONFIG
-from nelbo.jobs._looks import FREE_SECONDS, SHARE
-from nelbo.jobs._watch import Journal, Watcher
-from nelbo.models.base import Frame, SampleSettings
+from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.options import TrainingOptions
 from nelbo.report.progress import Bar, TimeLeft, bar
 from nelbo.rng import Draws

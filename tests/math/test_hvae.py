@@ -12,9 +12,9 @@ from math_helpers import assert_mean, gaussians
 from torch import Tensor
 
 from nelbo.errors import InputError
-from nelbo.models.base import SampleSettings
 from nelbo.models.ddpm import DDPM, DDPMOptions
 from nelbo.models.hvae import HVAE, HVAEOptions, beside
+from nelbo.models.sampling import SampleSettings
 from nelbo.models.vdm import VDM, VDMOptions
 from nelbo.nn.ladder import places_of
 from nelbo.rng import Draws, Stream
@@ -179,7 +179,7 @@ def test_a_diffusion_is_a_hierarchy_with_a_fixed_encoder(family: str) -> None:
         one = torch.ones(1, *shape, dtype=torch.float64)
         walk = climb(up, down, Gaussian(0 * one, one), lambda z, x=x: chain.decode(x, z), to_unit(x, 5).double(), noise)
         found = torch.stack(list(bottom_up_terms(walk).values())).sum(0)
-        form = model.estimate(x, Draws(3, 0, range(n), n, CPU), model.all_timesteps or 1).total.double()
+        form = model.estimate(x, Draws(3, 0, range(n), n, CPU), model.forms.all_timesteps or 1).total.double()
         spread = (found.var() / n + form.var() / n).sqrt()
         assert abs(float(found.mean() - form.mean())) <= 4 * float(spread)
         assert float(spread) < 0.05 * float(form.mean())  # or it would say nothing
@@ -246,13 +246,13 @@ def test_a_shift_and_a_factor_make_q() -> None:
 def test_silent_levels_are_named() -> None:
     model = hvae()
     x = torch.arange(3, dtype=torch.uint8).reshape(3, 1, 1, 1)
-    assert model.diagnostics(x) == {"silent_levels": []}
-    assert model.ailments(model.diagnostics(x)) == []
+    assert model.inspector.diagnostics(x) == {"silent_levels": []}
+    assert model.inspector.warnings(model.inspector.diagnostics(x)) == []
     for level, words in ((1, "levels [1] say nothing"), (2, "no level says anything")):
         head = model.encoder.meet[level - 1][-1][-1]
         head.weight.zero_()
         head.bias.zero_()
-        (line,) = model.ailments(model.diagnostics(x))
+        (line,) = model.inspector.warnings(model.inspector.diagnostics(x))
         assert words in line
 
 

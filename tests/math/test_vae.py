@@ -13,7 +13,7 @@ from scipy import stats
 from torch import Tensor
 
 from nelbo.errors import InputError
-from nelbo.models.base import SampleSettings
+from nelbo.models.sampling import SampleSettings
 from nelbo.models.vae import VAE, VAEOptions
 from nelbo.rng import Draws, Stream
 from nelbo.theory.likelihoods import Bernoulli, DiscretizedLogistics
@@ -148,20 +148,20 @@ def test_a_dimension_below_the_mark_has_no_gradient_from_its_kl() -> None:
 def test_a_collapsed_posterior_is_named() -> None:
     model = vae(levels=3, latent=4)
     x = every_image(3, 2)
-    alive = model.diagnostics(x)
+    alive = model.inspector.diagnostics(x)
     assert len(alive["kl_per_dimension"]) == 4
     q = model.encode(x.float() - 1)
     one = torch.distributions.Normal(torch.zeros(()), torch.ones(()))
     kl = torch.distributions.kl_divergence(torch.distributions.Normal(q.mean, q.var.sqrt()), one).mean(0)
     torch.testing.assert_close(torch.tensor(alive["kl_per_dimension"]), kl.double().float(), rtol=1e-4, atol=1e-5)
     assert alive["active_units"] == int((q.mean.var(0) > 0.01).sum()) > 0
-    assert model.ailments(alive) == []
+    assert model.inspector.warnings(alive) == []
     with torch.no_grad():
         model.encoder.layers[-1].weight.zero_()
         model.encoder.layers[-1].bias.zero_()
-    dead = model.diagnostics(x)
+    dead = model.inspector.diagnostics(x)
     assert dead["active_units"] == 0
-    (line,) = model.ailments(dead)
+    (line,) = model.inspector.warnings(dead)
     assert "posterior collapse" in line
 
 

@@ -94,7 +94,7 @@ class DiffusionBound(ABC):
     def start(self, x: Tensor, draws: Draws) -> tuple[Tensor, Iterator[Tensor], Tensor]:
         """x_0 in float64, the noise of this estimate, and the reconstruction."""
         x_0 = to_unit(x, self.levels).double()
-        noise = (row.double() for row in draws.normals(Stream.SCORE_NOISE, self.shape))
+        noise = (row.double() for row in draws.normal_iter(Stream.SCORE_NOISE, self.shape))
         return x_0, noise, self.reconstruction(x, x_0, diffuse(x_0, self.at(self.first, x), next(noise)), draws)
 
     @property
@@ -116,7 +116,7 @@ class DiffusionBound(ABC):
         a, gamma = crossing(self.first, self.levels), self.at(self.first, x)
         places = draws.uniform(Stream.SCORE_RARE_PLACE, (self.rare_draws, *self.shape))
         excess = torch.zeros_like(base)
-        for u, noise in zip(places.unbind(1), draws.normals(Stream.SCORE_RARE, self.shape), strict=False):
+        for u, noise in zip(places.unbind(1), draws.normal_iter(Stream.SCORE_RARE, self.shape), strict=False):
             eps, log_weight = shifted(noise, u, a)
             excess += log_weight.exp() * (self.decode(x, diffuse(x_0, gamma, eps)) - base)
         return base + excess / self.rare_draws
@@ -151,7 +151,7 @@ class DiffusionBound(ABC):
             The K + 1 edges of the pieces, float64, and their nats, float64, shape (B, K).
         """
         x_0 = to_unit(x, self.levels).double()
-        noise = draws.normals(Stream.SCORE_NOISE, self.shape)
+        noise = draws.normal_iter(Stream.SCORE_NOISE, self.shape)
         next(noise)  # the reconstruction's
         edges, places = self.pieces(draws, pieces)
         parts = [x_0.new_zeros(len(x), 0)]
@@ -299,7 +299,7 @@ class ChainBound(DiffusionBound):
 
     def trajectory(self, x: Tensor, draws: Draws, _: int = 0) -> Bound:
         """The bound before any rearrangement, from one whole trajectory: T evaluations."""
-        noise = draws.normals(Stream.SCORE_NOISE, self.shape)
+        noise = draws.normal_iter(Stream.SCORE_NOISE, self.shape)
         return Bound(self.one_trajectory(x, noise), evaluations=self.T)
 
     def one_trajectory(self, x: Tensor, noise: Iterator[Tensor]) -> dict[str, Tensor]:
@@ -313,7 +313,7 @@ class ChainBound(DiffusionBound):
         Never more than the bound in expectation, falling with k; t is never subsampled, or the logarithm of a mean
         would be that of something else. As a sum over trajectories inside a logarithm has no terms, it is one itself.
         """
-        noise = draws.normals(Stream.SCORE_NOISE, self.shape)
+        noise = draws.normal_iter(Stream.SCORE_NOISE, self.shape)
         costs = torch.stack([torch.stack(list(self.one_trajectory(x, noise).values())).sum(0) for _ in range(k)])
         return Bound({"importance_weighted": importance_weighted(costs)}, evaluations=k * self.T)
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from nelbo.diffusion import schedules
 from nelbo.errors import InputError
-from nelbo.files import sync_folder, whole, write_synced
+from nelbo.files import atomic_write, sync_folder, write_synced
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 LARGEST_JSON = 4_000_000
@@ -227,7 +227,7 @@ def write_pipeline(folder: Path, pipeline: Pipeline) -> None:
         "unet": ["diffusers", "UNet2DModel"],
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in pipeline.tensors.items()}
-    with whole(folder) as aside:
+    with atomic_write(folder) as aside:
         for part in (aside / "unet", aside / "scheduler"):
             part.mkdir(parents=True)
         write_json(aside / "model_index.json", index)

@@ -72,7 +72,7 @@ def detection(
         "auroc_total": totals.value,
         "auroc_total_stderr": totals.stderr,
     }
-    if isinstance(model, Diffusion) and model.has_t:
+    if isinstance(model, Diffusion) and model.timeline.has_terms:
         reference = run.dataset.split("val")[:REFERENCE]
         sets = (reference, normal, other)
         titles = (f"profile over t of {name}" for name in ("val", "the run's own images", "the others"))

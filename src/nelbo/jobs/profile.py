@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from nelbo.errors import InputError
-from nelbo.files import whole
+from nelbo.files import atomic_write
 from nelbo.jobs._shares import shared_profile
 from nelbo.metrics import Profile
 from nelbo.models.base import GenerativeModel
@@ -28,7 +28,7 @@ def require_profile(model: GenerativeModel, out: Path) -> None:
     Raises:
         InputError: a family whose bound has no t, another suffix, or a file that exists.
     """
-    if not isinstance(model, Diffusion) or not model.has_t:
+    if not isinstance(model, Diffusion) or not model.timeline.has_terms:
         raise InputError("--profile", f"the bound of this {model.family} has no t; leave it out")
     if out.suffix.lower() not in (".png", ".csv"):
         raise InputError("--profile", f"{out} ends in neither .png nor .csv")
@@ -51,7 +51,7 @@ def write_profile(
     profile = shared_profile(model, images, "profile over t", pieces=PIECES, seed=seed, batch=batch)
     if rank():
         return
-    with whole(out) as aside:
+    with atomic_write(out) as aside:
         if out.suffix.lower() == ".csv":
             write_table(profile, aside)
         else:

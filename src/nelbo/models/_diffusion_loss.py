@@ -40,13 +40,14 @@ def chain_loss(model: Diffusion, x: Tensor, draws: Draws) -> Tensor:
     has its own terms, with x̂_0 held fixed, so that the weighted loss alone trains that: a decoder its likelihood, on
     some images at t = 1; a reverse variance λ times the bound, which together is L_hybrid (their (16)).
     """
-    assert model.gammas is not None
+    gammas = model.timeline.gammas
+    assert gammas is not None
     x_0, eps = to_unit(x, model.levels), draws.normal(Stream.TRAIN_NOISE, model.shape)
     t, importance = model.profile.draw(draws.spread(Stream.TRAIN_TIME))
-    exact, T = model.objective.trains_bound, len(model.gammas) - 1
+    exact, T = model.objective.trains_bound, len(gammas) - 1
     if not exact and model.decoder.learned:
         t = torch.where(decoder_subset(draws, CHAIN_DECODER_SHARE, t.device), torch.ones_like(t), t)
-    first, grid = t == 1, model.gammas.to(t.device)
+    first, grid = t == 1, gammas.to(t.device)
     gamma, before = grid[t], torch.where(first, grid[t] - 1.0, grid[t - 1])  # at t = 1 there is no step, but a decoder
     z = diffuse(x_0, gamma, eps)
     output = model.denoiser.predict(z, gamma)
@@ -68,7 +69,7 @@ def chain_loss(model: Diffusion, x: Tensor, draws: Draws) -> Tensor:
         if bool(first.any()):
             loss = loss.masked_scatter(first, full(scale * nll(first)))
         if model.training:
-            model.profile.update(*(draws.together(rows.detach()) for rows in (t, loss)))
+            model.profile.update(*(model.gather_batch(rows.detach()) for rows in (t, loss)))
         return (loss + weight * error) * importance.to(loss.dtype)
     loss = weight * error
     if model.reverse_variance == "learned" and T > 1:
@@ -109,7 +110,7 @@ def continuous_loss(model: Diffusion, x: Tensor, draws: Draws) -> Tensor:
     loss = 0.5 * slope * squared_error(eps, denoised.eps).double() / model.dims
     loss = model.objective.weight(gamma, slope) * loss
     if model.training:
-        model.profile.update(*(draws.together(rows.detach()) for rows in (index, loss)))
+        model.profile.update(*(model.gather_batch(rows.detach()) for rows in (index, loss)))
     loss = loss * importance
     set_loss(loss.detach())
     decoded = model.denoiser.to_denoised(at_0, z_0, gamma_0)

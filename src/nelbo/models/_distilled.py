@@ -25,8 +25,11 @@ from nelbo.diffusion.samplers import DDIM
 from nelbo.diffusion.spacing import cosine_steps
 from nelbo.errors import InputError
 from nelbo.models._sampling import walk
-from nelbo.models.base import Frame, GenerativeModel, Part, SampleSettings
+from nelbo.models.base import GenerativeModel
 from nelbo.models.diffusion import Diffusion
+from nelbo.models.inspector import Inspector
+from nelbo.models.recipe import ParamGroup, Recipe
+from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.options import Options
 from nelbo.rng import Draws, Stream
 from nelbo.theory.likelihoods import to_unit
@@ -82,24 +85,23 @@ class Distilled(GenerativeModel):
         InputError: a model that cannot be distilled, or steps that it cannot take.
     """
 
-    why_no_bound = "distilled to a map from noise to images, it cannot say how likely one is"
-
     def __init__(self, student: Diffusion, options: DistillationOptions) -> None:
         super().__init__(student.shape, student.levels)
-        if student.why_not_distilled:
-            raise InputError("RUN", f"cannot be distilled: {student.why_not_distilled}")
+        if student.predicts in ("eps", "mean"):
+            why = f"it predicts {student.predicts}, which in pure noise says nothing of the image"
+            raise InputError("RUN", f"cannot be distilled: {why}; train one with `predict` v")
         self.family = f"distilled {student.family}"
         self.options = options
         self.student, self.teacher = student, copy.deepcopy(student).requires_grad_(False)
         K, N = options.steps, options.teacher_steps
         if N % K:
             raise InputError("teacher_steps", f"{N} is not a multiple of the {K} steps of the student")
-        cosine_steps(student.chain(), N)  # refuses what cannot be
+        cosine_steps(student.timeline.chain(), N)  # refuses what cannot be
 
     @property
     def teacher_gammas(self) -> Tensor:
         """γ where the teacher stops, falling to −∞."""
-        return cosine_steps(self.teacher.chain(), self.options.teacher_steps)
+        return cosine_steps(self.teacher.timeline.chain(), self.options.teacher_steps)
 
     @property
     def student_gammas(self) -> Tensor:
@@ -107,9 +109,12 @@ class Distilled(GenerativeModel):
         return self.teacher_gammas[:: self.options.teacher_steps // self.options.steps]
 
     @property
-    def parts(self) -> list[Part]:
-        """The student's parameters."""
-        return [Part(list(self.student.parameters()))]
+    def inspector(self) -> DistilledInspector:
+        return DistilledInspector(self)
+
+    @property
+    def recipe(self) -> DistilledRecipe:
+        return DistilledRecipe(self)
 
     def train(self, mode: bool = True) -> Self:
         """As of any module, but that the teacher stays as it is."""
@@ -142,14 +147,29 @@ class Distilled(GenerativeModel):
         gammas = self.teacher_gammas.to(u.device)
         return gammas[place], gammas[place + 1], gammas[(place // size + 1) * size]
 
-    # Sampling
-
     def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
-        self.describe_sampling(settings)  # refuses what it has no use for
+        self.inspector.describe_sampling(settings)  # refuses what it has no use for
         return walk(self.student, DDIM(), self.student_gammas, indices, seed, settings.clip)
 
+
+class DistilledRecipe(Recipe):
+    """The student alone is trained."""
+
+    model: Distilled
+
+    @property
+    def groups(self) -> list[ParamGroup]:
+        return [ParamGroup(list(self.model.student.parameters()))]
+
+
+class DistilledInspector(Inspector):
+    """How the student draws."""
+
+    model: Distilled
+    why_no_bound = "distilled to a map from noise to images, it cannot say how likely one is"
+
     def describe_sampling(self, settings: SampleSettings) -> str:
-        steps = self.options.steps
+        steps = self.model.options.steps
         if settings.steps not in (None, steps):
             raise InputError("steps", f"the run was distilled to {steps} steps; leave it out")
         for option in ("sampler", "eta", "temperature"):
@@ -160,8 +180,8 @@ class Distilled(GenerativeModel):
 
     @property
     def sample_evaluations(self) -> int:
-        return self.options.steps
+        return self.model.options.steps
 
     def facts(self) -> dict[str, object]:
         """The γ that the student is asked at."""
-        return {"gamma_of_its_steps": self.student_gammas[:-1].tolist()}
+        return {"gamma_of_its_steps": self.model.student_gammas[:-1].tolist()}

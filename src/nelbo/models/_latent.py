@@ -10,9 +10,11 @@ from pydantic import Field
 from torch import Tensor
 
 from nelbo.errors import InputError
-from nelbo.models.base import SampleSettings
+from nelbo.models.inspector import require_one_step
+from nelbo.models.sampling import SampleSettings
 from nelbo.options import FamilyOptions
 from nelbo.theory.likelihoods import Bernoulli, DiscretizedLogistics, DiscretizedNormal, full
+from nelbo.theory.normal import Gaussian
 
 COMPONENTS = 5
 """Logistic laws in a pixel's mixture."""
@@ -20,6 +22,8 @@ LOG_SCALES = (-7.0, 3.0)
 """Between these ln σ of a pixel's law is held: from far below a level's spacing to far beyond all levels."""
 
 
+LOG_STD_LIMIT = 5.0
+"""ln σ of a latent stays between −5 and 5, by a tanh."""
 ROWS = 4
 """Of a picture of lines between codes, or of walks along a dimension."""
 
@@ -86,21 +90,39 @@ class PixelLaw:
         return -self(output).log_prob(x).flatten(1).sum(1)
 
 
+def gaussian(output: Tensor) -> Gaussian:
+    """N(μ, σ²) from a network's output, which holds μ and, before a tanh, ln σ along dimension 1."""
+    mean, log_std = mean_and_log_std(output)
+    return Gaussian(mean, (2 * log_std).exp())
+
+
+def relative_gaussian(p: Gaussian, output: Tensor) -> Gaussian:
+    """q from how it differs from p: μ_q = μ_p + Δ, σ_q = σ_p e^δ  [Vahdat & Kautz 2020, section 3.2]."""
+    shift, log_times = mean_and_log_std(output)
+    return Gaussian(p.mean + shift, p.var * (2 * log_times).exp())
+
+
+def mean_and_log_std(output: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean, and ln σ within ± ``LOG_STD_LIMIT``, in torch's default type."""
+    mean, log_std = full(output).chunk(2, dim=1)
+    return mean, LOG_STD_LIMIT * torch.tanh(log_std / LOG_STD_LIMIT)
+
+
 def between(z: Tensor, other: Tensor, count: int) -> Tensor:
     """Points on the straight lines from the rows of z to those of another, shape (B·count, …), line by line."""
     share = torch.linspace(0, 1, count, dtype=z.dtype, device=z.device).reshape(1, -1, *[1] * (z.ndim - 1))
     return ((1 - share) * z[:, None] + share * other[:, None]).flatten(0, 1)
 
 
-def in_one_step(family: str, settings: SampleSettings) -> None:
-    """Refuse what only a sampler with steps has a use for.
+def require_drawing(family: str, settings: SampleSettings) -> None:
+    """Refuse what drawing latents from a prior and decoding them in one step has no use for.
 
     Raises:
-        InputError: such a setting.
+        InputError: a setting of a sampler with steps, or a temperature that is below 0 or not finite.
     """
-    for option, value in (("--sampler", settings.sampler), ("--steps", settings.steps), ("--eta", settings.eta)):
-        if value is not None:
-            raise InputError(option, f"a family of its kind draws in one step, and this is {family}; leave it out")
+    require_one_step(family, settings)
+    if settings.temperature is not None and not 0 <= settings.temperature < math.inf:
+        raise InputError("--temperature", f"{settings.temperature:g} is no spread; 1 is the prior's own, 0 none")
 
 
 def tempered(noise: Tensor, settings: SampleSettings) -> Tensor:
@@ -108,14 +130,6 @@ def tempered(noise: Tensor, settings: SampleSettings) -> Tensor:
     return noise if settings.temperature is None else noise * settings.temperature
 
 
-def said(settings: SampleSettings) -> str:
-    """The temperature τ in words, for the end of a sentence.
-
-    Raises:
-        InputError: τ is below 0, or not finite.
-    """
-    if settings.temperature is None:
-        return ""
-    if not 0 <= settings.temperature < math.inf:
-        raise InputError("--temperature", f"{settings.temperature:g} is no spread; 1 is the prior's own, 0 none")
-    return f", at temperature {settings.temperature:g}"
+def at_temperature(settings: SampleSettings) -> str:
+    """The temperature τ in words, for the end of a sentence; "" where there is none."""
+    return "" if settings.temperature is None else f", at temperature {settings.temperature:g}"

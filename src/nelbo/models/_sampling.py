@@ -12,7 +12,7 @@ from nelbo.diffusion.samplers import DDIM, Ancestral, DPMSolver, Heun, Sampler, 
 from nelbo.diffusion.spacing import karras_steps
 from nelbo.diffusion.variances import VARIANCES
 from nelbo.errors import InputError, nearest
-from nelbo.models.base import Frame, SampleSettings
+from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.rng import Stream, normal
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FEW_STEPS = 20
 """Below so many unipc is nearest to samples of every step, and from there on ddim (docs/samplers.md)."""
-QUICK_STEPS, FAST_STEPS, GLANCE_STEPS = 200, 20, 25
+QUICK_STEPS, FAST_STEPS, PREVIEW_STEPS = 200, 20, 25
 """Network evaluations of an image: by ddim, by those of higher order, and for a look while training."""
 
 Walk = tuple[Sampler, Tensor]
@@ -37,7 +37,7 @@ def make_sampler(model: Diffusion, settings: SampleSettings) -> Walk:
         why = f"is the spread of latents drawn from a prior, and {model.family} has none"
         raise InputError("temperature", f"{why}; leave it out")
     if isinstance(settings.sampler, Sampler):
-        return settings.sampler, model.descending(settings.steps or fast_steps(model))
+        return settings.sampler, model.timeline.descending(settings.steps or fast_steps(model))
     name = chosen(settings)
     if name not in SAMPLERS:
         known = ", ".join(SAMPLERS)
@@ -55,7 +55,8 @@ def chosen(settings: SampleSettings) -> str:
 
 def quick_steps(model: Diffusion) -> int:
     """Steps that are enough for a good picture by ddim, where nothing else is asked for."""
-    return QUICK_STEPS if model.gammas is None else min(QUICK_STEPS, len(model.gammas) - 1)
+    gammas = model.timeline.gammas
+    return QUICK_STEPS if gammas is None else min(QUICK_STEPS, len(gammas) - 1)
 
 
 def fast_steps(model: Diffusion) -> int:
@@ -65,28 +66,32 @@ def fast_steps(model: Diffusion) -> int:
 
 def ancestral(model: Diffusion, settings: SampleSettings) -> Walk:
     """Every step of the model whose bound is scored, unless told otherwise."""
-    return Ancestral(VARIANCES[model.reverse_variance]), model.descending(settings.steps)
+    return Ancestral(VARIANCES[model.reverse_variance]), model.timeline.descending(settings.steps)
 
 
 def ddim(model: Diffusion, settings: SampleSettings) -> Walk:
     """Steps even in t; as random as ancestral sampling unless told otherwise."""
-    return DDIM(1.0 if settings.eta is None else settings.eta), model.descending(settings.steps or quick_steps(model))
+    return DDIM(1.0 if settings.eta is None else settings.eta), model.timeline.descending(
+        settings.steps or quick_steps(model)
+    )
 
 
 def dpm_solver(model: Diffusion, settings: SampleSettings) -> Walk:
     """Few steps, even in t."""
-    return DPMSolver(), model.descending(settings.steps or fast_steps(model))
+    return DPMSolver(), model.timeline.descending(settings.steps or fast_steps(model))
 
 
 def unipc(model: Diffusion, settings: SampleSettings) -> Walk:
     """Few steps, in Karras's spacing."""
-    return UniPC(), karras_steps(model.chain(), settings.steps or fast_steps(model))
+    return UniPC(), karras_steps(model.timeline.chain(), settings.steps or fast_steps(model))
 
 
 def heun(model: Diffusion, settings: SampleSettings) -> Walk:
     """Half as many steps as evaluations, in Karras's spacing: all but the last take two."""
     steps = (1 + (settings.steps or fast_steps(model))) // 2
-    return Heun(clipping(model.denoiser) if settings.clip else model.denoiser), karras_steps(model.chain(), steps)
+    return Heun(clipping(model.denoiser) if settings.clip else model.denoiser), karras_steps(
+        model.timeline.chain(), steps
+    )
 
 
 SAMPLERS: dict[str, Callable[[Diffusion, SampleSettings], Walk]] = {

@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from nelbo.models._checks import Images, checked_images
-from nelbo.models._latent import ROWS, between, in_one_step, said, tempered
-from nelbo.models.base import Frame, GenerativeModel, SampleSettings
+from nelbo.models._ae_inspector import AEInspector
+from nelbo.models._latent import require_drawing, tempered
+from nelbo.models.base import GenerativeModel
+from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.nn.autoencoder import AutoencoderOptions, Decoder, Encoder
 from nelbo.rng import Draws, Stream, normal
 from nelbo.theory.likelihoods import full, to_unit
@@ -37,7 +38,6 @@ class AE(GenerativeModel):
     """
 
     family = "ae"
-    why_no_bound = "an autoencoder says nothing of how likely an image is"
 
     code_mean: Tensor
     code_cov: Tensor
@@ -65,7 +65,7 @@ class AE(GenerativeModel):
         x_0 = to_unit(x, self.levels)
         code = self.encode(x_0)
         if self.training:
-            self.remember(draws.together(code.detach()).double())
+            self.remember(self.gather_batch(code.detach()).double())
         return (x_0 - self.decode(code)).square().flatten(1).mean(1)
 
     @torch.no_grad()
@@ -81,39 +81,19 @@ class AE(GenerativeModel):
         self.code_cov.copy_(within + keep * (1 - keep) * between @ between.T)
         self.code_mean.copy_(keep * self.code_mean + (1 - keep) * mean)
 
-    def measures(self, images: Images, start: int = 0, batch: int = 256) -> dict[str, Tensor]:
-        """The squared error of the reconstruction, per dimension and on the scale where levels fill [−1, 1]."""
-        images = checked_images(self, images)
-        parts = []
-        for x in torch.split(images, batch):
-            x_0 = to_unit(x.to(self.device), self.levels)
-            parts.append((x_0 - self.decode(self.encode(x_0))).square().flatten(1).mean(1).cpu())
-        return {"squared_error": torch.cat(parts)}
-
-    def views(self, images: Images) -> list[tuple[str, Tensor, int]]:
-        images = checked_images(self, images)
-        x_0 = to_unit(images.to(self.device), self.levels)
-        z = self.encode(x_0)
-        lines = between(z[:ROWS], z[-ROWS:].flip(0), len(x_0))
-        return [
-            ("images, and their reconstructions", torch.cat([x_0, self.decode(z)]), len(x_0)),
-            ("decoded from straight lines between codes", self.decode(lines), len(x_0)),
-        ]
+    @property
+    def inspector(self) -> AEInspector:
+        return AEInspector(self)
 
     @torch.no_grad()
     def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
-        self.describe_sampling(settings)
+        require_drawing(self.family, settings)
         noise = normal(seed, Stream.SAMPLE, 0, indices, (self.options.latent,), torch.float64)
         noise = tempered(noise, settings).to(self.device)
         variances, basis = torch.linalg.eigh(self.code_cov)
         z = self.code_mean + (noise * variances.clamp(min=0).sqrt()) @ basis.T
         x = self.decode(full(z))
         yield Frame(1, 1, x, x)
-
-    def describe_sampling(self, settings: SampleSettings) -> str:
-        in_one_step(self.family, settings)
-        law = f"a Gaussian that was fitted to the codes of training images{said(settings)}"
-        return f"decoded from {law}, for an ae has no law of its own"
 
 
 OPTIONS, MODEL = AEOptions, AE

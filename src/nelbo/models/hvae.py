@@ -8,7 +8,7 @@ and is said by how it differs from p(z_t|z_{t+1}) (Vahdat & Kautz 2020): a level
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -16,22 +16,19 @@ from pydantic import Field
 from torch import Tensor
 
 from nelbo.errors import InputError
-from nelbo.models._checks import Images, checked_images
-from nelbo.models._latent import LatentOptions, PixelLaw, in_one_step, said, tempered
-from nelbo.models.base import Form, Frame, LikelihoodModel, SampleSettings
+from nelbo.models._hvae_inspector import HVAEInspector
+from nelbo.models._latent import LatentOptions, PixelLaw, gaussian, relative_gaussian, require_drawing, tempered
+from nelbo.models.base import LikelihoodModel
+from nelbo.models.forms import Estimator, Forms
+from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.nn.autoencoder import PyramidOptions
 from nelbo.nn.ladder import BottomUp, Ladder, Levels, TopDown, places_of
 from nelbo.rng import Draws, Stream, normal
 from nelbo.theory.bound import Bound
 from nelbo.theory.hierarchy import Climb, Descent, bottom_up_terms, climb, descend, top_down_terms
 from nelbo.theory.importance import importance_weighted
-from nelbo.theory.likelihoods import full, to_unit
+from nelbo.theory.likelihoods import to_unit
 from nelbo.theory.normal import Gaussian
-
-SPREAD = 5.0
-"""ln σ of a latent is held between −5 and 5, softly."""
-SILENT = 0.01
-"""A level whose KL is below this many nats says nothing."""
 
 
 class HVAEOptions(LatentOptions, PyramidOptions):
@@ -102,7 +99,7 @@ class HVAE(LikelihoodModel):
             else:
                 features = self.ladder.below(z, t + 1, features)
                 p = gaussian(self.ladder.law(features, t))
-            return beside(p, self.encoder(seen, features, t)), p
+            return relative_gaussian(p, self.encoder(seen, features, t)), p
 
         return descend(laws, lambda z: self.nll(x, self.ladder.below(z, 1, features)), noise)
 
@@ -134,7 +131,7 @@ class HVAE(LikelihoodModel):
         if self.downwards:
             walk = self.walk_down(x, noise)
             mark = self.options.free_bits
-            kept = draws.together(walk.kl.detach().mT).mean(0)[:, None] >= mark
+            kept = self.gather_batch(walk.kl.detach().mT).mean(0)[:, None] >= mark
             reconstruction, costs = walk.reconstruction, torch.where(kept, walk.kl, torch.full_like(walk.kl, mark))
         else:
             up = self.walk_up(x, noise)
@@ -144,18 +141,20 @@ class HVAE(LikelihoodModel):
     # Scoring
 
     @property
-    def forms(self) -> Mapping[str, Form]:
-        own = {"sampled": Form(self.sampled, counts=None), "iw": Form(self.importance_weighted, "k", "iw_bound")}
-        return {"analytic": Form(self.estimate, counts=None), **own} if self.downwards else own
+    def forms(self) -> Forms:
+        estimators = {
+            "sampled": Estimator(self._sampled, counts=None),
+            "iw": Estimator(self._importance_weighted, "k", "iw_bound"),
+        }
+        analytic = {"analytic": Estimator(self._analytic, counts=None)} if self.downwards else {}
+        return Forms(self.family, analytic | estimators)
 
-    def estimate(self, x: Tensor, draws: Draws, _: int = 0) -> Bound:
-        """One draw of all latents; top-down, each level's KL in closed form."""
-        if not self.downwards:
-            return self.sampled(x, draws)
+    def _analytic(self, x: Tensor, draws: Draws, _: int = 0) -> Bound:
+        """One draw of all latents, each level's KL in closed form; top-down only."""
         walk = self.walk_down(x, self.cut(draws.normal(Stream.SCORE_NOISE, (sum(self.sizes),))))
         return Bound(top_down_terms(walk, walk.kl), evaluations=1)
 
-    def sampled(self, x: Tensor, draws: Draws, _: int = 0) -> Bound:
+    def _sampled(self, x: Tensor, draws: Draws, _: int = 0) -> Bound:
         """One draw of all latents, and densities at it."""
         return Bound(self.densities(x, draws.normal(Stream.SCORE_NOISE, (sum(self.sizes),))), evaluations=1)
 
@@ -166,53 +165,18 @@ class HVAE(LikelihoodModel):
         walk = self.walk_down(x, self.cut(noise))
         return top_down_terms(walk, walk.log_ratio)
 
-    def importance_weighted(self, x: Tensor, draws: Draws, k: int) -> Bound:
+    def _importance_weighted(self, x: Tensor, draws: Draws, k: int) -> Bound:
         """−ln (1/k) Σ_j p(x, z_j)/q(z_j|x)  [Burda et al. 2016 (8)]; one term, as the sum is inside."""
-        noise = draws.normals(Stream.SCORE_NOISE, (sum(self.sizes),))
+        noise = draws.normal_iter(Stream.SCORE_NOISE, (sum(self.sizes),))
         costs = [
             torch.stack(list(self.densities(x, eps).values())).double().sum(0)
             for _, eps in zip(range(k), noise, strict=False)
         ]
         return Bound({"importance_weighted": importance_weighted(torch.stack(costs))}, evaluations=k)
 
-    @torch.no_grad()
-    def diagnostics(self, images: Images, batch: int = 256) -> dict[str, object]:
-        """Which levels say nothing of the image; only top-down levels are divergences, and can be asked."""
-        images = checked_images(self, images)
-        if not self.downwards:
-            return {}
-        parts = []
-        for first in range(0, len(images), batch):
-            x = images[first : first + batch].to(self.device)
-            noise = normal(0, Stream.SCORE_NOISE, 0, range(first, first + len(x)), (sum(self.sizes),))
-            parts.append(self.walk_down(x, self.cut(noise.to(self.device))).kl.cpu())
-        kl = torch.cat(parts, 1).double().mean(1)
-        return {"silent_levels": [t for t, value in enumerate(kl.tolist(), 1) if value < SILENT]}
-
-    def ailments(self, found: Mapping[str, object]) -> list[str]:
-        """Posterior collapse, of all levels or of some."""
-        silent = found.get("silent_levels")
-        if not isinstance(silent, list) or not silent:
-            return []
-        which = "no level says anything" if len(silent) == self.options.depth else f"levels {silent} say nothing"
-        return [f"posterior collapse: {which} about x; try --kl-warmup or --free-bits"]
-
-    def views(self, images: Images) -> list[tuple[str, Tensor, int]]:
-        """What each level holds: the upper ones from q, those below at their means under p."""
-        images = checked_images(self, images)
-        x, columns = images.to(self.device), len(images)
-        noise = [torch.zeros(columns, *size, device=x.device) for size in self.ladder.maps]
-        rows, latents = [to_unit(x, self.levels)], []
-        if self.downwards:
-            latents = self.walk_down(x, noise).latents
-        else:
-            for t in range(1, self.options.depth + 1):
-                latents.append(gaussian(self.encoder(latents[-1] if latents else rows[0], t)).mean)
-        for count in range(1, self.options.depth + 1):
-            features = self.generate(noise, latents[::-1][:count])
-            rows.append(self.pixels(self.ladder.image(features)).expectation())
-        title = "images; below, z_T alone is inferred, then z_T and z_{T−1}, …, and the rest at its mean under p"
-        return [(title, torch.cat(rows), columns)]
+    @property
+    def inspector(self) -> HVAEInspector:
+        return HVAEInspector(self)
 
     # Sampling
 
@@ -232,36 +196,10 @@ class HVAE(LikelihoodModel):
         return features
 
     def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
-        self.describe_sampling(settings)
+        require_drawing(self.family, settings)
         noise = tempered(normal(seed, Stream.SAMPLE, 0, indices, (sum(self.sizes),)), settings).to(self.device)
         mean = self.pixels(self.ladder.image(self.generate(self.cut(noise)))).expectation()
         yield Frame(1, 1, mean, mean)
-
-    def describe_sampling(self, settings: SampleSettings) -> str:
-        in_one_step(self.family, settings)
-        return f"z_T from the prior, each z_t given those above{said(settings)}, pixels at the mean of p(x|z_1)"
-
-    def facts(self) -> dict[str, object]:
-        sizes = " → ".join("×".join(map(str, size)) for size in reversed(self.ladder.maps))
-        return {"p(x|z_1)": self.pixels.name, "latents": f"{sizes}, z_{self.options.depth} first"}
-
-
-def held(output: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean, and ln σ between ± ``SPREAD``, in torch's default type."""
-    mean, log_std = full(output).chunk(2, dim=1)
-    return mean, SPREAD * torch.tanh(log_std / SPREAD)
-
-
-def gaussian(output: Tensor) -> Gaussian:
-    """A law of z from a network's output."""
-    mean, log_std = held(output)
-    return Gaussian(mean, (2 * log_std).exp())
-
-
-def beside(p: Gaussian, output: Tensor) -> Gaussian:
-    """q from how it differs from p: μ_q = μ_p + Δ, σ_q = σ_p e^δ  [Vahdat & Kautz 2020, section 3.2]."""
-    shift, log_times = held(output)
-    return Gaussian(p.mean + shift, p.var * (2 * log_times).exp())
 
 
 OPTIONS, MODEL = HVAEOptions, HVAE

@@ -7,23 +7,22 @@ q(z|x) = N(μ(x), σ²(x)) with independent components; z = μ + σ ε carries t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from nelbo.models._checks import Images, checked_images
-from nelbo.models._latent import ROWS, LatentOptions, Law, PixelLaw, between, in_one_step, said, tempered
-from nelbo.models.base import Form, Frame, LikelihoodModel, SampleSettings
+from nelbo.models._latent import LatentOptions, PixelLaw, require_drawing, tempered
+from nelbo.models._vae_inspector import VAEInspector
+from nelbo.models.base import LikelihoodModel
+from nelbo.models.forms import Estimator, Forms
+from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.nn.autoencoder import AutoencoderOptions, Decoder, Encoder
 from nelbo.rng import Draws, Stream, normal
 from nelbo.theory.bound import Bound
 from nelbo.theory.importance import importance_weighted
 from nelbo.theory.likelihoods import full, to_unit
 from nelbo.theory.normal import Gaussian, kl_normal
-
-ACTIVE = 0.01
-"""A dimension of z is active where the variance over images of its mean exceeds this (Burda et al. 2016)."""
 
 
 class VAEOptions(LatentOptions, AutoencoderOptions):
@@ -51,18 +50,12 @@ class VAE(LikelihoodModel):
         self.encoder = Encoder(shape, 2 * options.latent, options.widths, options.counts())
         self.decoder = Decoder(shape, options.latent, self.law.outputs, options.widths, options.counts())
 
-    # The two laws
-
     def encode(self, x_0: Tensor) -> Gaussian:
         """q(z|x) for images on [−1, 1], in torch's default type, shapes (B, latent)."""
         mean, log_var = full(self.encoder(x_0)).chunk(2, dim=1)
         return Gaussian(mean, log_var.clamp(-20.0, 10.0).exp())
 
-    def decode(self, z: Tensor) -> Law:
-        """p(x|z) for z of shape (B, latent)."""
-        return self.law(self.decoder(z))
-
-    def reconstruction(self, x: Tensor, z: Tensor) -> Tensor:
+    def _reconstruction(self, x: Tensor, z: Tensor) -> Tensor:
         """−ln p(x|z) of each image, in nats, shape (B,)."""
         return self.law.nll(self.decoder(z), x)
 
@@ -78,92 +71,54 @@ class VAE(LikelihoodModel):
         z = q.sample(draws.normal(Stream.TRAIN_NOISE, (self.options.latent,)))
         kl = kl_normal(q.mean, q.var, torch.zeros_like(q.mean), torch.ones_like(q.var))
         mark = self.options.free_bits
-        kl = torch.where(draws.together(kl.detach()).mean(0) >= mark, kl, torch.full_like(kl, mark))
-        return (self.reconstruction(x, z) + self.options.kl_weight(draws.step) * kl.sum(1)) / self.dims
+        kl = torch.where(self.gather_batch(kl.detach()).mean(0) >= mark, kl, torch.full_like(kl, mark))
+        return (self._reconstruction(x, z) + self.options.kl_weight(draws.step) * kl.sum(1)) / self.dims
 
     # Scoring
 
     @property
-    def forms(self) -> Mapping[str, Form]:
-        return {
-            "analytic": Form(self.estimate, counts=None),
-            "sampled": Form(self.sampled, counts=None),
-            "iw": Form(self.importance_weighted, counts="k", kind="iw_bound"),
+    def forms(self) -> Forms:
+        estimators = {
+            "analytic": Estimator(self._analytic, counts=None),
+            "sampled": Estimator(self._sampled, counts=None),
+            "iw": Estimator(self._importance_weighted, counts="k", kind="iw_bound"),
         }
+        return Forms(self.family, estimators)
 
-    def estimate(self, x: Tensor, draws: Draws, _: int = 0) -> Bound:
+    def _analytic(self, x: Tensor, draws: Draws, _: int = 0) -> Bound:
         """One draw of z for the reconstruction, the KL in closed form."""
         q = self.encode(to_unit(x, self.levels))
         z = q.sample(draws.normal(Stream.SCORE_NOISE, (self.options.latent,)))
         kl = kl_normal(q.mean, q.var, torch.zeros_like(q.mean), torch.ones_like(q.var)).sum(1)
-        return Bound({"reconstruction": self.reconstruction(x, z), "kl": kl}, evaluations=1)
+        return Bound({"reconstruction": self._reconstruction(x, z), "kl": kl}, evaluations=1)
 
-    def sampled(self, x: Tensor, draws: Draws, _: int = 0) -> Bound:
+    def _sampled(self, x: Tensor, draws: Draws, _: int = 0) -> Bound:
         """The same with the KL as ln q(z|x) − ln p(z) at the z that was drawn."""
         q = self.encode(to_unit(x, self.levels))
         z = q.sample(draws.normal(Stream.SCORE_NOISE, (self.options.latent,)))
-        return Bound({"reconstruction": self.reconstruction(x, z), "kl": log_ratio(q, z)}, evaluations=1)
+        return Bound({"reconstruction": self._reconstruction(x, z), "kl": log_ratio(q, z)}, evaluations=1)
 
-    def importance_weighted(self, x: Tensor, draws: Draws, k: int) -> Bound:
+    def _importance_weighted(self, x: Tensor, draws: Draws, k: int) -> Bound:
         """−ln (1/k) Σ_j p(x|z_j) p(z_j)/q(z_j|x)  [Burda et al. 2016 (8)]; one term, as the sum is inside."""
         q = self.encode(to_unit(x, self.levels))
-        noise = draws.normals(Stream.SCORE_NOISE, (self.options.latent,))
+        noise = draws.normal_iter(Stream.SCORE_NOISE, (self.options.latent,))
         costs = []
         for _, eps in zip(range(k), noise, strict=False):
             z = q.sample(eps)
-            costs.append(self.reconstruction(x, z).double() + log_ratio(q, z).double())
+            costs.append(self._reconstruction(x, z).double() + log_ratio(q, z).double())
         return Bound({"importance_weighted": importance_weighted(torch.stack(costs))}, evaluations=k)
 
-    @torch.no_grad()
-    def diagnostics(self, images: Images, batch: int = 256) -> dict[str, object]:
-        """KL of each dimension of z in nats, averaged over the images, and how many are active."""
-        images = checked_images(self, images)
-        parts = [self.encode(to_unit(x.to(self.device), self.levels)) for x in torch.split(images, batch)]
-        mean, var = (torch.cat(part).double().cpu() for part in zip(*parts, strict=True))
-        kl = kl_normal(mean, var, torch.zeros_like(mean), torch.ones_like(var)).mean(0)
-        active = int((mean.var(0) > ACTIVE).sum()) if len(mean) > 1 else None
-        return {"kl_per_dimension": kl.tolist(), "active_units": active}
-
-    def ailments(self, found: Mapping[str, object]) -> list[str]:
-        """Posterior collapse."""
-        dead = "posterior collapse: no dimension of z says anything about x; try --kl-warmup or --free-bits"
-        return [dead] if found["active_units"] == 0 else []
-
-    def views(self, images: Images) -> list[tuple[str, Tensor, int]]:
-        images = checked_images(self, images)
-        x_0 = to_unit(images.to(self.device), self.levels)
-        q, columns = self.encode(x_0), len(x_0)
-        lines = between(q.mean[:ROWS], q.mean[-ROWS:].flip(0), columns)
-        kl = kl_normal(q.mean, q.var, torch.zeros_like(q.mean), torch.ones_like(q.var)).mean(0)
-        largest = kl.argsort(descending=True)[:ROWS]
-        walk = q.mean[:1, None].repeat(len(largest), columns, 1)
-        for row, dimension in enumerate(largest):
-            walk[row, :, dimension] = torch.linspace(-3, 3, columns, device=walk.device)
-        shown = {
-            "images, and the means of p(x|z) at the means of q(z|x)": torch.cat(
-                [x_0, self.decode(q.mean).expectation()]
-            ),
-            "decoded from straight lines between means of q(z|x)": self.decode(lines).expectation(),
-            "the first image's z with one dimension from −3 to 3, those of the largest KL": self.decode(
-                walk.flatten(0, 1)
-            ).expectation(),
-        }
-        return [(title, x, columns) for title, x in shown.items()]
+    @property
+    def inspector(self) -> VAEInspector:
+        return VAEInspector(self)
 
     # Sampling
 
     def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
-        self.describe_sampling(settings)
+        require_drawing(self.family, settings)
         z = tempered(normal(seed, Stream.SAMPLE, 0, indices, (self.options.latent,)), settings).to(self.device)
-        mean = self.decode(z).expectation()
+        mean = self.law(self.decoder(z)).expectation()
         yield Frame(1, 1, mean, mean)
-
-    def describe_sampling(self, settings: SampleSettings) -> str:
-        in_one_step(self.family, settings)
-        return f"z from the prior{said(settings)}, pixels at the mean of p(x|z)"
-
-    def facts(self) -> dict[str, object]:
-        return {"p(x|z)": self.law.name}
 
 
 def log_ratio(q: Gaussian, z: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ each pixel, and a categorical decoder p(x|z_0); the bound is in continuous time,
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal, Self
 
 from pydantic import Field
@@ -76,7 +77,7 @@ class VDM(Diffusion):
             condition=by_time_and_gamma,
         )
         self.options = options
-        self.scored_in = options.timesteps or None
+        self.timeline = replace(self.timeline, scored_in=options.timesteps or None)
         self.every_decoder = options.every_decoder or 0.0
 
 

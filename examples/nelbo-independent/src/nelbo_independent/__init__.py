@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from nelbo.theory.bound import Bound
 from nelbo.errors import InputError
 from nelbo.theory.likelihoods import to_unit
-from nelbo.models.base import Form, Frame, LikelihoodModel, SampleSettings
+from nelbo.models.base import LikelihoodModel
+from nelbo.models.forms import Estimator
+from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.options import FamilyOptions
 from nelbo.rng import Draws, Stream, uniform
 
@@ -49,8 +51,8 @@ class Independent(LikelihoodModel):
         return Bound({"reconstruction": self.nll(x)}, evaluations=1)
 
     @property
-    def forms(self) -> Mapping[str, Form]:
-        return {"exact": Form(self.estimate, counts=None)}
+    def forms(self) -> Mapping[str, Estimator]:
+        return {"exact": Estimator(self.estimate, counts=None)}
 
     def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
         self.describe_sampling(settings)

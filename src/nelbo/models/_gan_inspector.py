@@ -1,0 +1,114 @@
+"""What can be shown and said of a GAN."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from nelbo.models._checks import Images, checked_images
+from nelbo.models._collapse import TOO_EARLY, collapse_line, spread
+from nelbo.models._games import cross_entropy, hinge, require_game
+from nelbo.models._latent import ROWS, at_temperature
+from nelbo.models.inspector import Inspector
+from nelbo.models.sampling import SampleSettings
+from nelbo.rng import Stream, normal
+from nelbo.theory.adversarial import js_lower_bound, total_variation_lower_bound
+from nelbo.theory.likelihoods import to_unit
+
+if TYPE_CHECKING:
+    from nelbo.models.gan import GAN
+
+SURE = 0.99
+"""A discriminator that is right about this share of unseen images and samples has won, and teaches nothing."""
+
+
+class GANInspector(Inspector):
+    """What the discriminator says of unseen images and samples, and how much samples vary."""
+
+    model: GAN
+    why_no_bound = "a GAN can draw images and cannot say how likely one is"
+    earliest_warning = TOO_EARLY
+
+    def measures(self, images: Images, start: int = 0, batch: int = 256) -> dict[str, Tensor]:
+        """What D says of unseen images and of as many samples, and the divergence that it proves.
+
+        With cross-entropy: D(x), D(G(z)) and ½ V + ln 2, whose expectation is at most JS(data, G). With hinge: ℓ and
+        1 − ½ L_D, at most total variation. With wgan-gp ℓ and its gap, neither a bound nor a probability. D is told the
+        cluster that each image and each sample itself falls in, as what it proves has to be a function of x alone.
+        """
+        model = self.model
+        images = checked_images(model, images)
+        real, drawn = (torch.cat(parts) for parts in zip(*self._answers(images, start, batch), strict=True))
+        if model.options.loss == "wgan-gp":
+            return {"critic_of_images": real, "critic_of_samples": drawn, "critic_gap": real - drawn}
+        if model.options.loss == "hinge":
+            bound = total_variation_lower_bound(hinge(real, drawn))
+            return {"critic_of_images": real, "critic_of_samples": drawn, "total_variation_at_least": bound}
+        bound = js_lower_bound(-cross_entropy(real, drawn))
+        return {"D_of_images": real.sigmoid(), "D_of_samples": drawn.sigmoid(), "jensen_shannon_at_least": bound}
+
+    def _answers(self, images: Tensor, start: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """ℓ of these images, from index ``start`` on, and of samples of the same index, in float64, batch by batch."""
+        model = self.model
+        for first in range(0, len(images), batch):
+            x_0 = to_unit(images[first : first + batch].to(model.device), model.levels)
+            drawn = self._unseen(range(start + first, start + first + len(x_0)))
+            yield tuple(model.critic(part, model.cluster(part)).double().cpu() for part in (x_0, drawn))
+
+    def _unseen(self, indices: Sequence[int]) -> Tensor:
+        """Samples to judge D by, other than those that :meth:`GAN.frames` draws, shape (len(indices), C, H, W)."""
+        model = self.model
+        z = normal(0, Stream.SCORE_NOISE, 0, indices, (model.options.latent,)).to(model.device)
+        return model.draw(z, model.drawn_cluster(0, Stream.SCORE_CLUSTER, indices))
+
+    @torch.no_grad()
+    def views(self, images: Images) -> list[tuple[str, Tensor, int]]:
+        model = self.model
+        images = checked_images(model, images)
+        if model.clusters is None:
+            return []
+        x_0 = to_unit(images.to(model.device), model.levels)
+        z = normal(0, Stream.SCORE_NOISE, 1, range(ROWS * len(x_0)), (model.options.latent,)).to(model.device)
+        drawn = model.draw(z, model.clusters(x_0).repeat(ROWS))
+        return [("images, and under each samples from its cluster", torch.cat([x_0, drawn]), len(x_0))]
+
+    @torch.no_grad()
+    def diagnostics(self, images: Images) -> dict[str, object]:
+        """How much samples differ beside images, and how often D is right about both, on up to a thousand."""
+        model = self.model
+        images = checked_images(model, images)
+        images = images[:1000].to(model.device)
+        x_0 = to_unit(images, model.levels)
+        found = spread(self._unseen(range(len(x_0))), x_0)
+        real, seen = (torch.cat(parts) for parts in zip(*self._answers(images, 0, 256), strict=True))
+        right = float(torch.cat([real > 0, seen < 0]).double().mean())
+        return found if model.options.loss == "wgan-gp" else found | {"discriminator_right": right}
+
+    def warnings(self, diagnostics: Mapping[str, object]) -> list[str]:
+        """Collapse: samples that hardly differ. Where they do, divergence: a discriminator that is never wrong."""
+        collapsed, right = collapse_line(diagnostics), diagnostics.get("discriminator_right")
+        if collapsed is not None:
+            return [f"{collapsed}; raise --r1 or lower --lr"]
+        if isinstance(right, float) and right > SURE:
+            share = f"{100 * right:.0f}% of unseen images and samples"
+            return [f"the discriminator has won, it is right about {share}; raise --r1 or lower --critic-lr"]
+        return []
+
+    def describe_sampling(self, settings: SampleSettings) -> str:
+        model = self.model
+        require_game(model.family, model.options.loss, settings)
+        if (settings.steps or 1) > 1:
+            return f"the last of {settings.steps} G(z) in a Metropolis–Hastings chain that D judges"
+        if model.clusters is None:
+            return f"G(z), z from N(0, I){at_temperature(settings)}"
+        clusters = "c from the clusters of training images by their shares"
+        return f"G(z, c), z from N(0, I){at_temperature(settings)}, {clusters}"
+
+    def facts(self) -> Mapping[str, object]:
+        model = self.model
+        sizes = (model.generator, model.critic)
+        generator, critic = (sum(p.numel() for p in network.parameters()) for network in sizes)
+        return {"generator_parameters": generator, "discriminator_parameters": critic}

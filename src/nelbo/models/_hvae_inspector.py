@@ -1,0 +1,81 @@
+"""What can be shown and said of a hierarchical VAE."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from nelbo.models._checks import Images, checked_images
+from nelbo.models._latent import at_temperature, gaussian, require_drawing
+from nelbo.models.inspector import Inspector
+from nelbo.models.sampling import SampleSettings
+from nelbo.rng import Stream, normal
+from nelbo.theory.likelihoods import to_unit
+
+if TYPE_CHECKING:
+    from nelbo.models.hvae import HVAE
+
+SILENT = 0.01
+"""A level whose KL is below this many nats says nothing."""
+
+
+class HVAEInspector(Inspector):
+    """Which levels are used, and what each level adds to an image."""
+
+    model: HVAE
+
+    @torch.no_grad()
+    def diagnostics(self, images: Images, batch: int = 256) -> dict[str, object]:
+        """Which levels say nothing of the image; only top-down levels are divergences, and can be asked."""
+        model = self.model
+        images = checked_images(model, images)
+        if not model.downwards:
+            return {}
+        parts = []
+        for first in range(0, len(images), batch):
+            x = images[first : first + batch].to(model.device)
+            noise = normal(0, Stream.SCORE_NOISE, 0, range(first, first + len(x)), (sum(model.sizes),))
+            parts.append(model.walk_down(x, model.cut(noise.to(model.device))).kl.cpu())
+        kl = torch.cat(parts, 1).double().mean(1)
+        return {"silent_levels": [t for t, value in enumerate(kl.tolist(), 1) if value < SILENT]}
+
+    def warnings(self, diagnostics: Mapping[str, object]) -> list[str]:
+        """Posterior collapse, of all levels or of some."""
+        model = self.model
+        silent = diagnostics.get("silent_levels")
+        if not isinstance(silent, list) or not silent:
+            return []
+        which = "no level says anything" if len(silent) == model.options.depth else f"levels {silent} say nothing"
+        return [f"posterior collapse: {which} about x; try --kl-warmup or --free-bits"]
+
+    def views(self, images: Images) -> list[tuple[str, Tensor, int]]:
+        """What each level holds: the upper ones from q, those below at their means under p."""
+        model = self.model
+        images = checked_images(model, images)
+        x, columns = images.to(model.device), len(images)
+        noise = [torch.zeros(columns, *size, device=x.device) for size in model.ladder.maps]
+        rows, latents = [to_unit(x, model.levels)], []
+        if model.downwards:
+            latents = model.walk_down(x, noise).latents
+        else:
+            for t in range(1, model.options.depth + 1):
+                latents.append(gaussian(model.encoder(latents[-1] if latents else rows[0], t)).mean)
+        for count in range(1, model.options.depth + 1):
+            features = model.generate(noise, latents[::-1][:count])
+            rows.append(model.pixels(model.ladder.image(features)).expectation())
+        title = "images; below, z_T alone is inferred, then z_T and z_{T−1}, …, and the rest at its mean under p"
+        return [(title, torch.cat(rows), columns)]
+
+    def describe_sampling(self, settings: SampleSettings) -> str:
+        require_drawing(self.model.family, settings)
+        return (
+            f"z_T from the prior, each z_t given those above{at_temperature(settings)}, pixels at the mean of p(x|z_1)"
+        )
+
+    def facts(self) -> dict[str, object]:
+        model = self.model
+        sizes = " → ".join("×".join(map(str, size)) for size in reversed(model.ladder.maps))
+        return {"p(x|z_1)": model.pixels.name, "latents": f"{sizes}, z_{model.options.depth} first"}
