@@ -161,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         target=TARGET,
         rows="\n".join(rows),
         best=f"{cheapest[0]}, noise {cheapest[1]}, {cheapest[2]} t",
-        default=model.default_timesteps,
+        default=model.forms.default_timesteps,
     )
     (DOCS / "estimators.md").write_text(page, encoding="utf-8")
 

@@ -32,6 +32,7 @@ from nelbo.bounds import (
     trajectory_terms,
 )
 from nelbo.diffusion import Gaussian, Process
+from nelbo.jobs._question import in_steps
 from nelbo.jobs.run import Run
 from nelbo.metrics import LikelihoodScore, score_likelihood
 from nelbo.models.base import LikelihoodModel
@@ -145,7 +146,7 @@ def oracle_trajectories(data: GaussianData, process: Process, variance: ReverseV
 def noise_for(x_0: Tensor, seed: int) -> Iterator[Tensor]:
     """Standard normal noise of the shape of x_0, float64, without end."""
     draws = Draws(seed, 0, range(len(x_0)), len(x_0), x_0.device)
-    return (row.double() for row in draws.normals(Stream.SCORE_NOISE, tuple(x_0.shape[1:])))
+    return (row.double() for row in draws.normal_iter(Stream.SCORE_NOISE, tuple(x_0.shape[1:])))
 
 
 def oracle_page(n: int = 300, T: int = 1000) -> dict[str, str]:
@@ -193,12 +194,12 @@ def measured(run: Run, limit: int, replicates: int, T: int | None, forms: Sequen
     """Every form on the first test images of a run: sums over t with a few t, and with all."""
     model, images = run.model("ema", "auto"), run.dataset.split("test")[:limit]
     assert isinstance(model, LikelihoodModel)
-    model = model if T is None else model.in_steps(T)
+    model = in_steps(model, T)
     found = []
     for seed, (name, form) in enumerate(model.forms.items()):
         if forms and name not in forms:
             continue
-        every = [model.default_timesteps, model.all_timesteps] if form.counts == "timesteps" else [None]
+        every = [model.forms.default_timesteps, model.forms.all_timesteps] if form.counts == "timesteps" else [None]
         for timesteps in every:
             score = score_likelihood(
                 model, images, form=name, timesteps=timesteps, replicates=replicates, seed=seed, k=K

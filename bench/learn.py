@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import nelbo
-from nelbo.models.base import SampleSettings
+from nelbo.models.sampling import SampleSettings
 from samplers import timed
 from targets import MNIST, SAMPLES, Target, as_real, at_most
 from targets import nelbo as run_nelbo

@@ -18,13 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nelbo.files import whole
+from nelbo.files import atomic_write
 from nelbo.jobs.features import open_features
 from nelbo.jobs.run import Run
 from nelbo.jobs.sample import collect
 from nelbo.metrics.distances import kernel_distance
 from nelbo.metrics.quality import READABLE, in_batches
-from nelbo.models.base import GenerativeModel, SampleSettings
+from nelbo.models.base import GenerativeModel
+from nelbo.models.sampling import SampleSettings
 from nelbo.training.machine import usual_batch
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -82,7 +83,7 @@ def reference(run: Run, model: GenerativeModel, n: int) -> Tensor:
         if len(images) >= n:
             return images[:n]
     images = drawn(model, n, SampleSettings(sampler="ancestral"), REFERENCE_SEED)
-    with whole(place) as aside:
+    with atomic_write(place) as aside:
         np.savez_compressed(aside, images=images.numpy())
     return images
 
@@ -145,7 +146,7 @@ def main() -> None:
     rows = []
     for path in given.students:
         student = Run(path).model()
-        rows.append(row(STUDENTS, student, SampleSettings(), student.sample_evaluations))
+        rows.append(row(STUDENTS, student, SampleSettings(), student.inspector.sample_evaluations))
     for count in given.evaluations:
         for name, words in WAYS.items():
             settings = SampleSettings(steps=count, **words)  # type: ignore[arg-type]

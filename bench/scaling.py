@@ -20,8 +20,8 @@ import matplotlib
 import torch
 
 from nelbo.likelihoods import to_levels
-from nelbo.models.base import SampleSettings
 from nelbo.models.ddpm import DDPM, DDPMOptions
+from nelbo.models.sampling import SampleSettings
 from nelbo.options import TrainingOptions
 from nelbo.training import Trainer
 from nelbo.training.machine import keep_memory, pick_device

@@ -20,7 +20,7 @@ WRITING = ".writing-"
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A place beside ``path`` to write a file or a folder, which is moved there at the end: all of it is seen, or none.
 
     Args:
@@ -88,7 +88,7 @@ def beside(path: Path) -> Path:
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether nothing is in a folder but what a process that was killed may have left of :func:`whole`."""
+    """Whether nothing is in a folder but what a process that was killed may have left of :func:`atomic_write`."""
     return all(path.name.startswith(WRITING) for path in folder.iterdir())
 
 
@@ -110,7 +110,7 @@ def write_synced(path: Path, data: bytes) -> None:
 
 def replace_text(path: Path, text: str) -> None:
     """Write or replace a text file in one move."""
-    with whole(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(text, encoding="utf-8")
 
 

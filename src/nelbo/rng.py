@@ -100,7 +100,7 @@ class Draws:
         """Standard normal, as :func:`normal`, shape (B, \\*shape)."""
         return normal(self.seed, stream, self.step, self.indices, shape).to(self.device)
 
-    def normals(self, stream: Stream, shape: tuple[int, ...]) -> Iterator[Tensor]:
+    def normal_iter(self, stream: Stream, shape: tuple[int, ...]) -> Iterator[Tensor]:
         """The rows of :meth:`normal`, one after another and without end: for more noise than should be held at once.
 
         Yields:

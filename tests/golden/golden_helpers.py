@@ -18,7 +18,8 @@ from torch import Tensor
 from nelbo.jobs.describe import describe_run
 from nelbo.jobs.run import Run
 from nelbo.models._diffusion import DiffusionModel
-from nelbo.models.base import GenerativeModel, LikelihoodModel, SampleSettings
+from nelbo.models.base import GenerativeModel, LikelihoodModel
+from nelbo.models.sampling import SampleSettings
 from nelbo.training.machine import default_dtype
 
 RUNS = Path(__file__).parent
@@ -68,10 +69,10 @@ def numbers_of(run: Run, model: GenerativeModel) -> dict[str, Tensor]:
     found = {f"sample/{sampler}": value for sampler, value in samples(model)}
     if isinstance(model, LikelihoodModel):
         found |= {f"bound/{term}": value for term, value in bounds(model, x)}
-        if model.family == "vdm" and model.all_timesteps is None:
+        if model.family == "vdm" and model.forms.all_timesteps is None:
             found |= {f"bound in {STEPS} steps/{term}": value for term, value in bounds(model.in_steps(STEPS), x)}
     else:
-        found |= {f"measure/{measure}": value.double() for measure, value in model.measures(x).items()}
+        found |= {f"measure/{measure}": value.double() for measure, value in model.inspector.measures(x).items()}
     return {name: value.contiguous().cpu() for name, value in found.items()}
 
 

@@ -20,7 +20,8 @@ from PIL import Image
 from torch import Tensor
 
 from nelbo.cli.app import build_app, run
-from nelbo.models.base import Frame, GenerativeModel, SampleSettings
+from nelbo.models.base import GenerativeModel
+from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.rng import Draws
 from nelbo.training import latest_checkpoint, read_checkpoint
 
@@ -129,9 +130,6 @@ class Toy(GenerativeModel):
 
     def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
         yield Frame(1, 1, torch.zeros(len(indices), *self.shape), torch.zeros(len(indices), *self.shape))
-
-    def describe_sampling(self, settings: SampleSettings) -> str:
-        return "toy"
 
 
 def environment() -> dict[str, str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from machine_helpers import call
 
-from nelbo.files import replace_text, sole, whole
+from nelbo.files import atomic_write, replace_text, sole
 from nelbo.jobs.train import Watcher
 from nelbo.training import Step, latest_checkpoint
 from nelbo.training.checkpoint import step_of
@@ -22,14 +22,14 @@ resource = pytest.importorskip("resource")
 
 def half(path: Path) -> None:
     """Stopped in the middle of a file."""
-    with whole(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text("half of the n")
         raise KeyboardInterrupt
 
 
 def one_of_three(folder: Path) -> None:
     """Stopped in the middle of a folder."""
-    with whole(folder) as aside:
+    with atomic_write(folder) as aside:
         aside.mkdir()
         (aside / "one").touch()
         raise KeyboardInterrupt
@@ -54,7 +54,7 @@ def test_a_folder_too(tmp_path: Path) -> None:
     assert not list(place.iterdir())
     (place / ".writing-many").mkdir()  # left by a process that was killed
     (place / ".writing-many" / "old").touch()
-    with whole(place / "many") as aside:
+    with atomic_write(place / "many") as aside:
         aside.mkdir()
         (aside / "one").touch()
     assert sorted(p.relative_to(place).as_posix() for p in place.rglob("*")) == ["many", "many/one"]
@@ -62,7 +62,7 @@ def test_a_folder_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("inside", [True, False])
 def test_a_full_disk_is_said_with_the_name(tmp_path: Path, inside: bool) -> None:
-    with pytest.raises(OSError, match="No space") as caught, whole(tmp_path / "a.png") as aside:
+    with pytest.raises(OSError, match="No space") as caught, atomic_write(tmp_path / "a.png") as aside:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(aside) if inside else None)
     assert caught.value.filename == str(tmp_path / "a.png")
 

@@ -21,8 +21,8 @@ from nelbo.bounds import Bound
 from nelbo.errors import InputError
 from nelbo.interchange import read_pipeline
 from nelbo.jobs.interchange import export_run, import_folder
-from nelbo.models.base import SampleSettings
 from nelbo.models.ddpm import DDPM
+from nelbo.models.sampling import SampleSettings
 from nelbo.rng import Stream, normal
 from nelbo.training import Trainer
 

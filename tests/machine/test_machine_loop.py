@@ -13,7 +13,7 @@ import torch
 from machine_helpers import Toy
 from torch import Tensor
 
-from nelbo.models.base import Part
+from nelbo.models.recipe import ParamGroup, Recipe
 from nelbo.models.vae import VAE, VAEOptions
 from nelbo.options import TrainingOptions
 from nelbo.rng import Draws
@@ -237,9 +237,14 @@ def test_parts_have_settings_of_their_own(tmp_path: Path) -> None:
 
     class Halves(Toy):
         @property
-        def parts(self) -> list[Part]:
-            first, *others = self.parameters()
-            return [Part([first], lr=0.5, betas=(0.0, 0.9)), Part(others)]
+        def recipe(self) -> Recipe:
+            return TwoGroups(self)
+
+    class TwoGroups(Recipe):
+        @property
+        def groups(self) -> list[ParamGroup]:
+            first, *others = self.model.parameters()
+            return [ParamGroup([first], lr=0.5, betas=(0.0, 0.9)), ParamGroup(others)]
 
     def moved(model: Toy) -> list[float]:
         before = [p.detach().clone() for p in model.parameters()]
@@ -306,7 +311,7 @@ def test_a_run_falls_back_and_goes_on_more_slowly(tmp_path: Path, monkeypatch: p
     # The same as a run that was always this slow from there on: nothing of the bad steps is left.
     twin = trainer_of(tmp_path / "twin", steps=8, lr=0.1)
     for k in range(8):
-        twin.falls = 2 * (k >= 5)
+        twin.rollbacks = 2 * (k >= 5)
         twin.advance()
     assert torch.equal(trainer.model.matrix, twin.model.matrix)
     assert torch.equal(trainer.ema.model.matrix, twin.ema.model.matrix)

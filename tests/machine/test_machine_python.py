@@ -12,7 +12,7 @@ import torch
 from machine_helpers import TINY, call_well
 
 import nelbo
-from nelbo.models.base import SampleSettings
+from nelbo.models.sampling import SampleSettings
 from nelbo.report.progress import bar, console
 
 

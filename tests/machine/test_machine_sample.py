@@ -14,7 +14,7 @@ from PIL import Image
 import nelbo
 from nelbo.data import Dataset
 from nelbo.jobs.sample import real_images
-from nelbo.models.base import SampleSettings
+from nelbo.models.sampling import SampleSettings
 from nelbo.report.pictures import grid, picture
 
 

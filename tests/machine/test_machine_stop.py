@@ -21,7 +21,7 @@ import importlib, sys, time
 from concurrent.futures import ThreadPoolExecutor
 import nelbo.training.checkpoint as checkpoint
 import nelbo.training.loop as loop
-from nelbo.jobs._watch import Watcher
+from nelbo.jobs.monitor import Watcher
 from nelbo.models.base import GenerativeModel
 from nelbo.cli import run
 job = importlib.import_module("nelbo.jobs.train")

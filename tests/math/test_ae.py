@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nelbo.errors import InputError
 from nelbo.models.ae import AE, AEOptions
-from nelbo.models.base import SampleSettings
+from nelbo.models.sampling import SampleSettings
 from nelbo.rng import Draws
 
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ def test_the_loss_is_the_mean_squared_error() -> None:
     x_0 = x.float() / 8 - 1
     expected = torch.stack([torch.nn.functional.mse_loss(model.decode(model.encode(x_0))[i], x_0[i]) for i in range(6)])
     torch.testing.assert_close(model.loss(x, draws(6)), expected)
-    torch.testing.assert_close(model.measures(x, batch=4)["squared_error"], expected)
+    torch.testing.assert_close(model.inspector.measures(x, batch=4)["squared_error"], expected)
 
 
 def test_the_first_hundred_batches_weigh_alike() -> None:

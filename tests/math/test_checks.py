@@ -16,10 +16,11 @@ from nelbo.likelihoods import to_unit
 from nelbo.metrics import score_likelihood, score_profile
 from nelbo.models._diffusion import DiffusionModel
 from nelbo.models.ae import AE, AEOptions
-from nelbo.models.base import GenerativeModel, LikelihoodModel, SampleSettings
+from nelbo.models.base import GenerativeModel, LikelihoodModel
 from nelbo.models.ddpm import DDPM, DDPMOptions
 from nelbo.models.gan import GAN, GANOptions
 from nelbo.models.hvae import HVAE, HVAEOptions
+from nelbo.models.sampling import SampleSettings
 from nelbo.models.vae import VAE, VAEOptions
 from nelbo.models.vdm import VDM, VDMOptions
 from nelbo.rng import Draws

@@ -21,8 +21,8 @@ from nelbo.diffusion import Velocity
 from nelbo.errors import InputError
 from nelbo.likelihoods import to_unit
 from nelbo.metrics.likelihood import LikelihoodScore, score_likelihood, stderr_of_mean
-from nelbo.models.base import SampleSettings
 from nelbo.models.ddpm import DDPM, SIMPLE_WEIGHT, DDPMOptions
+from nelbo.models.sampling import SampleSettings
 from nelbo.rng import Draws, Stream, normal
 from nelbo.samplers import Ancestral
 from nelbo.schedules import SCHEDULES
@@ -257,7 +257,7 @@ def test_all_timesteps_and_a_few_estimate_the_same(
 ) -> None:
     model = ddpm(shape, levels, reverse_variance=reverse, decoder_variance=decoder)
     x = images(1, shape, levels).expand(600, *shape)
-    every = model.estimate(x, draws(600), model.all_timesteps).total.double()
+    every = model.estimate(x, draws(600), model.forms.all_timesteps).total.double()
     few = model.estimate(x, draws(600, seed=1), 3).total.double()
     stderr = (every.var() / 600 + few.var() / 600).sqrt()
     assert abs(float(every.mean() - few.mean())) <= 3 * float(stderr)
@@ -448,7 +448,7 @@ def test_the_bounds_loss_is_per_dimension() -> None:
     model = ddpm(shape, 17, objective="bound")
     x = images(1, shape, 17).expand(n, *shape)
     loss = model.loss(x, draws(n)).double()
-    terms = model.estimate(x[:500], draws(500, seed=1), model.all_timesteps).terms
+    terms = model.estimate(x[:500], draws(500, seed=1), model.forms.all_timesteps).terms
     score = (terms["reconstruction"] + terms["diffusion"]).double() / 18
     stderr = float((loss.var() / n + score.var() / 500).sqrt())
     assert abs(float(loss.mean() - score.mean())) <= 3 * stderr

@@ -14,8 +14,8 @@ from nelbo.analytic import GaussianData
 from nelbo.diffusion import Denoised, Denoiser, Process, along
 from nelbo.errors import InputError
 from nelbo.models._distilled import DistillationOptions, Distilled, consistency_target
-from nelbo.models.base import SampleSettings
 from nelbo.models.ddpm import DDPM, DDPMOptions
+from nelbo.models.sampling import SampleSettings
 from nelbo.models.vdm import VDM, VDMOptions
 from nelbo.rng import Draws, Stream
 from nelbo.samplers import DDIM, cosine_times, trajectory
@@ -198,7 +198,7 @@ def test_only_the_student_learns() -> None:
     x = torch.randint(0, 17, (4, *SHAPE), generator=torch.Generator().manual_seed(2))
     distilled.loss(x, Draws(0, 1, range(4), 4, torch.device("cpu"))).sum().backward()
     assert all(p.grad is None for p in distilled.teacher.parameters())
-    trained = {id(p) for part in distilled.parts for p in part.parameters}
+    trained = {id(p) for part in distilled.recipe.groups for p in part.parameters}
     assert trained == {id(p) for p in distilled.student.parameters()}
     assert any(p.grad is not None and bool(p.grad.any()) for p in distilled.student.parameters())
 
@@ -208,7 +208,7 @@ def test_it_walks_k_steps_of_ddim_from_the_seed_s_noise(kind: str) -> None:
     distilled = awake(Distilled(model(kind), DistillationOptions(steps=4, teacher_steps=8)))
     frames = list(distilled.frames(range(2, 5), 7, SampleSettings()))
     assert [frame.done for frame in frames] == [1, 2, 3, 4]
-    assert distilled.sample_evaluations == 4
+    assert distilled.inspector.sample_evaluations == 4
     chain = distilled.student.chain(None)
     way = chain._replace(grid=distilled.grid[::2])
     *_, last = distilled.student.walk(DDIM(chain.process, 0.0), way, range(2, 5), 7, True)

@@ -484,7 +484,7 @@ def test_a_form_gives_an_image_the_same_noise_in_any_batch() -> None:
 
 def test_noise_comes_row_by_row_as_it_would_at_once() -> None:
     draws = Draws(3, 1, [4, 0, 7], 9, torch.device("cpu"))
-    at_once, rows = draws.normal(Stream.SCORE_NOISE, (5, 3, 1)), draws.normals(Stream.SCORE_NOISE, (3, 1))
+    at_once, rows = draws.normal(Stream.SCORE_NOISE, (5, 3, 1)), draws.normal_iter(Stream.SCORE_NOISE, (3, 1))
     for k in range(5):
         assert torch.equal(next(rows), at_once[:, k])
 

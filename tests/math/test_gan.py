@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from nelbo.divergences import discriminator_value, js_discrete, total_variation_discrete
 from nelbo.errors import InputError
 from nelbo.models._collapse import class_ratio, collapse_line
-from nelbo.models.base import SampleSettings
-from nelbo.models.gan import GAMES, GAN, PENALTY_EVERY, GANOptions
+from nelbo.models._games import GAMES
+from nelbo.models.gan import GAN, PENALTY_EVERY, GANOptions
+from nelbo.models.sampling import SampleSettings
 from nelbo.nn.critic import Critic
 from nelbo.options import TrainingOptions
 from nelbo.rng import Draws, Stream
@@ -30,7 +31,7 @@ def gan(loss: str = "non-saturating", **settings: object) -> GAN:
     torch.manual_seed(0)
     given = {"loss": loss, "latent": 3, "widths": (8, 8), "clusters": 0} | settings
     model = GAN(GANOptions.model_validate(given).resolved(SHAPE), SHAPE, 5)
-    model.prepare(images(100), 5, seed=0)
+    model.recipe.prepare(images(100), 5, seed=0)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn(parameter.shape)
@@ -91,7 +92,7 @@ def test_the_penalty_is_the_slope(loss: str, clusters: int) -> None:
     drawn = gaussians(6, *SHAPE, seed=2).tanh()
     draws = Draws(0, 0, range(6), 6, CPU)
     c = torch.tensor([0, 1, 2, 0, 1, 2]) if clusters else None
-    found = model.penalty(x_0, drawn, c, draws)
+    found = model._penalty(x_0, drawn, c, draws)
     at = x_0
     if loss == "wgan-gp":
         u = draws.uniform(Stream.TRAIN_PLACE).reshape(-1, 1, 1, 1)
@@ -125,7 +126,7 @@ def test_a_lazy_penalty_counts_for_the_steps_between() -> None:
         draws = Draws(0, step, range(6), 6, CPU)
         extra.append((with_it.loss(x, draws) - without.loss(x, draws)).detach())
     mean = torch.stack(extra).mean(0)
-    expected = with_it.penalty(x.float() / 2 - 1, x.float(), None, Draws(0, 0, range(6), 6, CPU))
+    expected = with_it._penalty(x.float() / 2 - 1, x.float(), None, Draws(0, 0, range(6), 6, CPU))
     torch.testing.assert_close(mean, expected.detach(), rtol=1e-4, atol=1e-5)
     assert float(expected.detach().min()) > 0
 
@@ -202,7 +203,7 @@ def test_cross_entropy_proves_a_part_of_jensen_shannon(optimal: bool) -> None:
     """½ V + ln 2 by sums over the five levels, within 4 standard errors; at D* it is JS itself, elsewhere less."""
     table = (P / Q).log() if optimal else 0.3 * (P / Q).log() + 0.2
     model, x = known_game("non-saturating", table)
-    found = model.measures(x)
+    found = model.inspector.measures(x)
     proven = 0.5 * float(discriminator_value(table, table, P, Q)) + math.log(2)
     assert_mean(found["jensen_shannon_at_least"], proven, sigmas=4)
     assert_mean(found["D_of_images"], float((P * table.sigmoid()).sum()), sigmas=4, bias=1e-4)
@@ -216,7 +217,7 @@ def test_hinge_proves_a_part_of_total_variation() -> None:
     for table, share in ((torch.sign(P - Q), 1.0), (0.5 * torch.sign(P - Q), 0.5)):
         model, x = known_game("hinge", table)
         proven = share * float(total_variation_discrete(P, Q))
-        assert_mean(model.measures(x)["total_variation_at_least"], proven, sigmas=4)
+        assert_mean(model.inspector.measures(x)["total_variation_at_least"], proven, sigmas=4)
 
 
 @torch.no_grad()
@@ -235,7 +236,7 @@ def test_what_is_proven_is_of_the_image_and_its_own_cluster() -> None:
     assert with_clusters.clusters is not None
     with_clusters.clusters.centres.copy_(torch.tensor([[-1.0], [1.0]]).expand(2, 16))
     with_clusters.clusters.shares.copy_(torch.tensor([0.5, 0.5]))
-    with_clusters.measures(few, batch=len(few))
+    with_clusters.inspector.measures(few, batch=len(few))
     of_images, of_samples = told
     assert of_samples.eq(0).all()
     assert of_images.equal((few[:, 0, 0, 0] > 2).long())
@@ -245,7 +246,7 @@ def test_what_is_proven_is_of_the_image_and_its_own_cluster() -> None:
 def test_a_wasserstein_critic_has_a_gap_and_no_bound() -> None:
     table = torch.tensor([2.0, -1.0, 0.5, 3.0, 0.0], dtype=torch.float64)
     model, x = known_game("wgan-gp", table)
-    found = model.measures(x)
+    found = model.inspector.measures(x)
     assert set(found) == {"critic_of_images", "critic_of_samples", "critic_gap"}
     assert_mean(found["critic_gap"], float(((P - Q) * table).sum()), sigmas=4)
 
@@ -257,19 +258,19 @@ def test_a_wasserstein_critic_has_a_gap_and_no_bound() -> None:
 def test_collapse_and_a_beaten_generator_are_said() -> None:
     model, x = known_game("non-saturating", torch.zeros(5, dtype=torch.float64))
     few = x[:: N // 500]
-    assert model.ailments(model.diagnostics(few)) == []
+    assert model.inspector.warnings(model.inspector.diagnostics(few)) == []
     model.generator = Quantiles(torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0], dtype=torch.float64))
-    (line,) = model.ailments(model.diagnostics(few))
+    (line,) = model.inspector.warnings(model.inspector.diagnostics(few))
     assert "mode collapse" in line
     model, x = known_game("non-saturating", torch.zeros(5, dtype=torch.float64))
     few = torch.full_like(x[:500], 4)
     few[::2] = 3
     model.generator = Quantiles(torch.tensor([0.5, 0.5, 0.0, 0.0, 0.0], dtype=torch.float64))
     model.critic = OnePixel(torch.tensor([-5.0, -5.0, 0.0, 5.0, 5.0], dtype=torch.float64))
-    found = model.diagnostics(few)
+    found = model.inspector.diagnostics(few)
     assert found["discriminator_right"] == 1.0
     assert found["variance_of_samples_over_images"] == pytest.approx(1.0, rel=0.02)
-    (line,) = model.ailments(found)
+    (line,) = model.inspector.warnings(found)
     assert "has won" in line
 
 
@@ -298,9 +299,9 @@ def test_samples_that_are_all_but_equal_have_collapsed_and_that_is_all_that_is_s
     few = few[few[:, 0, 0, 0] != 2]  # D is right about all of them
     model.generator = Nearly(outliers)
     model.critic = OnePixel(torch.tensor([9.0, 9.0, -9.0, 9.0, 9.0], dtype=torch.float64))
-    found = model.diagnostics(few)
+    found = model.inspector.diagnostics(few)
     assert outliers or found["discriminator_right"] == 1.0
-    (line,) = model.ailments(found)
+    (line,) = model.inspector.warnings(found)
     assert line.startswith("mode collapse: ")
     assert (found["variance_of_samples_over_images"] < 0.25) is not outliers  # type: ignore[operator]
     assert found["distance_of_samples_over_images"] < 0.05  # type: ignore[operator]
@@ -319,12 +320,12 @@ def test_how_many_classes_there_are() -> None:
 
 def test_players_are_optimised_apart() -> None:
     model = gan(critic_lr=2.0)
-    generator, critic = model.parts
+    generator, critic = model.recipe.groups
     assert {id(p) for p in generator.parameters} == {id(p) for p in model.generator.parameters()}
     assert {id(p) for p in critic.parameters} == {id(p) for p in model.critic.parameters()}
     assert (generator.lr, critic.lr) == (1.0, 2.0)
     options = TrainingOptions(steps=1, optimizer="muon")
-    assert [type(each) for each in optimizers_of(model.parts, options, CPU)] == [torch.optim.AdamW]
+    assert [type(each) for each in optimizers_of(model.recipe.groups, options, CPU)] == [torch.optim.AdamW]
 
 
 class Ratio(nn.Module):
@@ -367,11 +368,11 @@ def test_a_chain_is_the_images_own_and_needs_a_ratio(clusters: int) -> None:
     *_, many = model.frames(range(5), 3, settings)
     *_, one = model.frames([4], 3, settings)
     torch.testing.assert_close(many.x[4:], one.x)
-    assert "4 G(z" in model.describe_sampling(settings)
-    assert ("clusters" in model.describe_sampling(SampleSettings())) == bool(clusters)
+    assert "4 G(z" in model.inspector.describe_sampling(settings)
+    assert ("clusters" in model.inspector.describe_sampling(SampleSettings())) == bool(clusters)
     for loss in ("hinge", "wgan-gp"):
         with pytest.raises(InputError, match="--steps"):
-            gan(loss).describe_sampling(settings)
+            gan(loss).inspector.describe_sampling(settings)
 
 
 @torch.no_grad()
@@ -384,4 +385,4 @@ def test_samples_are_inside_the_levels_and_their_own() -> None:
     assert float(many.x.abs().max()) <= 1.0
     assert float(many.x.std(0).max()) > 0
     with pytest.raises(InputError, match="--sampler"):
-        model.describe_sampling(SampleSettings(sampler="ddim"))
+        model.inspector.describe_sampling(SampleSettings(sampler="ddim"))

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from nelbo.config.families import family_module
 from nelbo.errors import InputError
-from nelbo.models.base import GenerativeModel, SampleSettings
+from nelbo.models.base import GenerativeModel
+from nelbo.models.sampling import SampleSettings
 
 SHAPE = (1, 8, 8)
 SETTINGS = {
@@ -45,8 +46,8 @@ def test_the_decoder_sees_the_same_noise_times_the_temperature(family: str, netw
     assert float(plain.std()) > 0.5
     torch.testing.assert_close(seen_by(of, model, SampleSettings(temperature=0.5)), 0.5 * plain, rtol=1e-6, atol=0)
     assert not seen_by(of, model, SampleSettings(temperature=0.0)).any()
-    assert "at temperature 0.5" in model.describe_sampling(SampleSettings(temperature=0.5))
-    assert "temperature" not in model.describe_sampling(SampleSettings())
+    assert "at temperature 0.5" in model.inspector.describe_sampling(SampleSettings(temperature=0.5))
+    assert "temperature" not in model.inspector.describe_sampling(SampleSettings())
 
 
 def test_every_level_of_a_hierarchy_has_the_temperature() -> None:
@@ -70,10 +71,10 @@ def test_a_temperature_without_a_meaning_is_refused(family: str) -> None:
     model = model_of(family)
     for value in (-1.0, float("inf"), float("nan")):
         with pytest.raises(InputError, match="--temperature"):
-            model.describe_sampling(SampleSettings(temperature=value))
+            model.inspector.describe_sampling(SampleSettings(temperature=value))
     if family in ("ddpm", "vdm"):
         with pytest.raises(InputError, match="has none"):
-            model.describe_sampling(SampleSettings(temperature=0.5))
+            model.inspector.describe_sampling(SampleSettings(temperature=0.5))
     if family == "gan":
         with pytest.raises(InputError, match="chain"):
-            model.describe_sampling(SampleSettings(steps=4, temperature=0.5))
+            model.inspector.describe_sampling(SampleSettings(steps=4, temperature=0.5))

@@ -76,7 +76,7 @@ def sample(
         Images at a time; changes speed and memory only.
     """
     from nelbo.jobs.sample import draw
-    from nelbo.models.base import SampleSettings
+    from nelbo.models.sampling import SampleSettings
     from nelbo.report.progress import console
 
     settings = SampleSettings(sampler, steps, eta, clip, temperature)
@@ -184,7 +184,7 @@ def score(
     """
     from nelbo.jobs.quality import require_samples, score_samples
     from nelbo.jobs.score import score as measure
-    from nelbo.models.base import SampleSettings
+    from nelbo.models.sampling import SampleSettings
     from nelbo.report.tables import score_table, score_title
     from nelbo.streams import Speaker
 

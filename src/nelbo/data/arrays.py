@@ -19,7 +19,7 @@ from nelbo.data.axes import Array, as_images, is_ambiguous
 from nelbo.data.keys import LEVELS, Keys, choose
 from nelbo.data.options import Layout
 from nelbo.data.raw import ALL, Part, Raw, named_labels
-from nelbo.data.room import memory
+from nelbo.data.storage import memory
 from nelbo.errors import InputError
 
 DAMAGED = (

@@ -10,8 +10,8 @@ import torch
 from nelbo.data.dataset import SPLITS, Dataset, fingerprint
 from nelbo.data.options import Options
 from nelbo.data.raw import ALL, Part, Pixels, Raw
-from nelbo.data.room import allocate, picked
 from nelbo.data.splits import Rows, by_content, marks
+from nelbo.data.storage import allocate, picked
 from nelbo.errors import InputError
 
 Plan = dict[str, tuple[Part, Rows]]

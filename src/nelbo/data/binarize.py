@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nelbo.data.dataset import Dataset, fingerprint
-from nelbo.data.room import allocate
+from nelbo.data.storage import allocate
 from nelbo.errors import InputError
 from nelbo.rng import Stream, uniform
 

@@ -15,9 +15,9 @@ from nelbo.data.decode import BadImageError, Header, quiet_decoding, read_header
 from nelbo.data.options import Options
 from nelbo.data.progress import progress_bar
 from nelbo.data.raw import ALL, Part, Pixels, Raw
-from nelbo.data.room import allocate, picked
 from nelbo.data.scan import Found, scan
 from nelbo.data.shaping import require_fit, shape_pixels, shaping_notes
+from nelbo.data.storage import allocate, picked
 from nelbo.errors import InputError
 
 Result = TypeVar("Result")

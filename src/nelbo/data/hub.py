@@ -15,8 +15,8 @@ from nelbo.data.decode import BadImageError, header_of, opened, pixels_of, quiet
 from nelbo.data.options import Options
 from nelbo.data.progress import progress_bar
 from nelbo.data.raw import ALL, Part, Pixels, Raw
-from nelbo.data.room import allocate
 from nelbo.data.shaping import require_fit, shape_pixels, shaping_notes
+from nelbo.data.storage import allocate
 from nelbo.data.words import split_of
 from nelbo.errors import InputError
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from nelbo.data.options import Fit, Options
 from nelbo.data.raw import Part, Pixels
-from nelbo.data.room import allocate
+from nelbo.data.storage import allocate
 from nelbo.errors import InputError
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from nelbo.errors import InputError
-from nelbo.files import sync_folder, whole, write_synced
+from nelbo.files import atomic_write, sync_folder, write_synced
 from nelbo.schedules import cosine
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -227,7 +227,7 @@ def write_pipeline(folder: Path, pipeline: Pipeline) -> None:
         "unet": ["diffusers", "UNet2DModel"],
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in pipeline.tensors.items()}
-    with whole(folder) as aside:
+    with atomic_write(folder) as aside:
         for part in (aside / "unet", aside / "scheduler"):
             part.mkdir(parents=True)
         write_json(aside / "model_index.json", index)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from nelbo.jobs._shares import shared_measures
 from nelbo.metrics import LikelihoodScore, stderr_of_mean
-from nelbo.models.base import Form, GenerativeModel
+from nelbo.models.base import GenerativeModel
+from nelbo.models.forms import Estimator
 
 AT_LEAST = "_at_least"
 """How the name of a bound from below ends; what it bounds is a divergence, and never negative."""
@@ -27,7 +28,7 @@ def stored(path: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
     return known if "bits_per_dim" in known and "terms" in known else None
 
 
-def summarise(result: LikelihoodScore, asked: dict[str, Any], levels: int, form: Form) -> dict[str, Any]:
+def summarise(result: LikelihoodScore, asked: dict[str, Any], levels: int, form: Estimator) -> dict[str, Any]:
     """The score as one JSON object; all standard errors in bits/dim.
 
     What stands beside the terms, and is no part of their sum, has names of its own: ``difference``, for one.
@@ -66,7 +67,7 @@ def own_measures(
         "levels": levels,
         "dims": model.dims,
         "kind": "none",
-        "why": model.why_no_bound,
+        "why": model.inspector.why_no_bound,
         "terms": {},
         "bits_per_dim": None,
         "measures": {name: own_measure(name, each, copies) for name, each in found.items()},
@@ -88,8 +89,8 @@ def own_measure(name: str, each: Tensor, copies: Tensor | None = None) -> dict[s
 
 def condition(model: GenerativeModel, images: Tensor, step: int) -> dict[str, Any]:
     """What else these images show of the model, and, when it is not too early to say, what is wrong with it."""
-    found = model.diagnostics(images)
-    ailments = model.ailments(found) if step >= model.earliest_warning else []
+    found = model.inspector.diagnostics(images)
+    ailments = model.inspector.warnings(found) if step >= model.inspector.earliest_warning else []
     return {**({"diagnostics": found} if found else {}), "ailments": ailments}
 
 

@@ -10,7 +10,9 @@ from nelbo.data import Dataset
 from nelbo.errors import InputError
 from nelbo.jobs.run import Run, is_place, read_data
 from nelbo.models._checks import checked_int
-from nelbo.models.base import Form, GenerativeModel, LikelihoodModel
+from nelbo.models._diffusion import DiffusionModel
+from nelbo.models.base import GenerativeModel, LikelihoodModel
+from nelbo.models.forms import Estimator
 from nelbo.options import DataOptions, RunDataOptions
 
 
@@ -89,27 +91,27 @@ def fits(run: Run, dataset: Dataset) -> None:
         )
 
 
-def chosen_form(model: LikelihoodModel, name: str) -> Form:
+def chosen_form(model: LikelihoodModel, name: str) -> Estimator:
     """The form of this name.
 
     Raises:
         InputError: the family has none.
     """
     try:
-        return model.form(name)
+        return model.forms.named(name)
     except InputError as error:
         raise InputError("--form", error.problem) from None
 
 
-def chosen_timesteps(model: LikelihoodModel, asked: int | None, form: Form) -> int:
+def chosen_timesteps(model: LikelihoodModel, asked: int | None, form: Estimator) -> int:
     """How many t per image: the default for None, all for 0, and all for a form that takes whole trajectories."""
     if form.counts != "timesteps":
         if asked not in (None, 0):
             raise InputError("--timesteps", "this form leaves no t to choose; leave it out")
-        return model.all_timesteps or 0
+        return model.forms.all_timesteps or 0
     if asked is None:
-        return model.default_timesteps
-    there_are = model.all_timesteps
+        return model.forms.default_timesteps
+    there_are = model.forms.all_timesteps
     if there_are is None:
         if asked < 1:
             raise InputError("--timesteps", "continuous time has no last t; give a number of at least 1")
@@ -119,7 +121,7 @@ def chosen_timesteps(model: LikelihoodModel, asked: int | None, form: Form) -> i
     return asked or there_are
 
 
-def chosen_k(asked: int | None, form: Form) -> int | None:
+def chosen_k(asked: int | None, form: Estimator) -> int | None:
     """Trajectories in one logarithm, where the form has one.
 
     Raises:
@@ -132,6 +134,19 @@ def chosen_k(asked: int | None, form: Form) -> int | None:
     if asked is not None and asked < 1:
         raise InputError("--k", f"{asked} is less than 1")
     return asked or 8
+
+
+def in_steps(model: LikelihoodModel, T: int | None) -> LikelihoodModel:
+    """The same model with its bound in T steps; the model itself if T is None.
+
+    Raises:
+        InputError: its number of steps is fixed, or it has none.
+    """
+    if T is None:
+        return model
+    if not isinstance(model, DiffusionModel):
+        raise InputError("--T", f"only a vdm can be scored in other steps, and this is {model.family}; leave it out")
+    return model.in_steps(T)
 
 
 class Estimation(NamedTuple):
@@ -167,7 +182,7 @@ class Estimation(NamedTuple):
         Raises:
             InputError: what the model does not have, or what does not go together.
         """
-        model = model if T is None else model.in_steps(T)
+        model = in_steps(model, T)
         form = form or next(iter(model.forms))
         written = chosen_form(model, form)
         return model, cls(form, chosen_timesteps(model, timesteps, written), chosen_k(k, written), T, replicates)
@@ -186,7 +201,7 @@ def refuse_for_no_bound(model: GenerativeModel, options: Mapping[str, object]) -
     """
     for option, value in options.items():
         if value is not None:
-            raise InputError(option, f"{model.family} has no bound ({model.why_no_bound}); leave it out")
+            raise InputError(option, f"{model.family} has no bound ({model.inspector.why_no_bound}); leave it out")
 
 
 def baseline_model(other: Run, run: Run, weights: str, device: str, how: Estimation) -> LikelihoodModel:
@@ -200,8 +215,8 @@ def baseline_model(other: Run, run: Run, weights: str, device: str, how: Estimat
         raise InputError("--baseline", f"{path} is of images of another size or with other levels")
     model = other.model(weights, device)
     if not isinstance(model, LikelihoodModel):
-        raise InputError("--baseline", f"{path} has no bound: {model.why_no_bound}")
-    model = model if how.T is None else model.in_steps(how.T)
+        raise InputError("--baseline", f"{path} has no bound: {model.inspector.why_no_bound}")
+    model = in_steps(model, how.T)
     if how.form not in model.forms:
         raise InputError("--baseline", f"{path} has no form {how.form!r} (its forms: {', '.join(model.forms)})")
     return model

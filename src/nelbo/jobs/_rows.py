@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 from nelbo.data import Dataset
-from nelbo.files import whole
+from nelbo.files import atomic_write
 from nelbo.metrics import LikelihoodScore
 from nelbo.units import bits_per_dim
 
@@ -30,7 +30,7 @@ def write_per_image(result: LikelihoodScore, dataset: Dataset, split: str, out: 
     if sort:
         rows = sorted(rows, key=lambda i: -columns["total"][i])  # type: ignore[assignment]
     numbers = [f"{name}_{unit}" for name in names for unit in ("nats", "bits_per_dim")]
-    with whole(out) as aside, aside.open("x", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with atomic_write(out) as aside, aside.open("x", newline="", encoding="utf-8", errors="surrogateescape") as file:
         table = csv.writer(file)
         table.writerow(["image", "source", "label", "split", *numbers])
         for i in rows:

@@ -67,8 +67,8 @@ def inside_batches(
         What is to be told how many images are done.
     """
     form = model.forms[how["form"]]
-    steps = model.count(form, how["timesteps"], how["k"])
-    each = float(steps if form.counts == "timesteps" else max(1, steps) * (model.all_timesteps or 1))
+    steps = model.forms.count(form, how["timesteps"], how["k"])
+    each = float(steps if form.counts == "timesteps" else max(1, steps) * (model.forms.all_timesteps or 1))
     done = seen = 0
 
     def see(network: nn.Module, given: Any, found: Tensor) -> None:
@@ -83,7 +83,7 @@ def inside_batches(
         done, seen = now, 0
         progress.move(done)
 
-    hooks = [network.register_forward_hook(see) for network in model.compilable]
+    hooks = [network.register_forward_hook(see) for network in model.recipe.compilable]
     try:
         yield move
     finally:
@@ -106,7 +106,7 @@ def shared_measures(model: GenerativeModel, images: Tensor) -> dict[str, Tensor]
     team, n = join(), len(images)
     share = team.share(n)
     with bar(f"measuring {n:,} images", None):
-        own = model.eval().measures(images[share.start : share.stop], share.start)
+        own = model.eval().inspector.measures(images[share.start : share.stop], share.start)
     return {name: team.together(values, n) for name, values in own.items()}
 
 

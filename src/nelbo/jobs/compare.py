@@ -27,7 +27,8 @@ from nelbo.jobs.train import require_unchanged
 from nelbo.likelihoods import to_levels
 from nelbo.metrics import stderr_of_mean
 from nelbo.models._diffusion import DiffusionModel
-from nelbo.models.base import GenerativeModel, LikelihoodModel, SampleSettings
+from nelbo.models.base import GenerativeModel, LikelihoodModel
+from nelbo.models.sampling import SampleSettings
 from nelbo.processes import join, rank
 from nelbo.report.page import page
 from nelbo.report.paths import free, reachable
@@ -104,7 +105,7 @@ def facts(run: Run, model: GenerativeModel, split: str, score: dict[str, Any] | 
     if isinstance(model, LikelihoodModel):
         why = None if score else f"not scored yet: nelbo score {run.path}, or add --score"
     else:
-        why = f"no bits/dim: {model.why_no_bound}"
+        why = f"no bits/dim: {model.inspector.why_no_bound}"
     return {
         "name": run.path.name,
         "family": run.config.family,
@@ -119,8 +120,8 @@ def facts(run: Run, model: GenerativeModel, split: str, score: dict[str, Any] | 
         "score": score,
         "samples": widest(kept_scores(run, split, "samples")),
         "why": why,
-        "sampling": model.describe_sampling(SampleSettings()),
-        "evaluations_per_sample": model.sample_evaluations,
+        "sampling": model.inspector.describe_sampling(SampleSettings()),
+        "evaluations_per_sample": model.inspector.sample_evaluations,
         "curve": curve(run),
         "over_t": over_t(run, model, split),
     }
@@ -222,9 +223,9 @@ def unseen(run: Run, choose: Callable[[Dataset], Tensor]) -> Tensor | None:
 @torch.no_grad()
 def inside(model: GenerativeModel, images: Tensor | None) -> list[tuple[str, Image.Image]]:
     """How a model works, in pictures: what its family shows of itself, and how its samples come to be."""
-    views = [] if images is None else model.views(images)
+    views = [] if images is None else model.inspector.views(images)
     shown = [(title, grid(to_levels(x, model.levels).cpu(), model.levels, columns)) for title, x, columns in views]
-    stages = list(model.frames(range(STRIPS), 0, model.glance))
+    stages = list(model.frames(range(STRIPS), 0, model.inspector.preview_settings))
     if len(stages) > 1:
         some = [stages[round(i * (len(stages) - 1) / (COLUMNS - 1))].x_0 for i in range(COLUMNS)]
         strip = torch.stack(some, 1).flatten(0, 1)

@@ -70,7 +70,7 @@ def describe_run(run: Run) -> dict[str, Any]:
         "images_seen": state["step"] * config.training.batch_size,
         "training_seconds": round(state["seconds"], 1),
         "parameters": sum(p.numel() for p in model.parameters()),
-        **model.facts(),
+        **model.inspector.facts(),
         "images": plain["images"],
         **({} if run.changed_data is None else {"changed_data": run.changed_data}),
         "data": plain["data"],

@@ -9,7 +9,7 @@ from nelbo.config.families import family_module
 from nelbo.config.files import RunConfig, merged, versions, write_run_config
 from nelbo.config.trained import weight_settings
 from nelbo.errors import InputError
-from nelbo.files import whole
+from nelbo.files import atomic_write
 from nelbo.jobs.run import Run
 from nelbo.jobs.train import (
     Request,
@@ -91,7 +91,7 @@ def begun(source: Run, how: dict[str, Any], given: dict[str, Any], out: str | Pa
     model.begin()
     name = f"{source.path.name}-{steps}-step{'s' * (steps > 1)}"
     out = unused(Path("runs"), name, "") if out is None else free(Path(out), "--out")
-    with whole(out) as aside:  # with a checkpoint from the start: nothing else holds the teacher
+    with atomic_write(out) as aside:  # with a checkpoint from the start: nothing else holds the teacher
         aside.mkdir()
         write_run_config(aside, config)
         images = source.dataset.for_training[0]

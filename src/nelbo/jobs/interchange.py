@@ -11,7 +11,7 @@ from nelbo.config.families import family_module
 from nelbo.config.files import ImagesConfig, RunConfig, versions, write_run_config
 from nelbo.config.trained import weight_settings
 from nelbo.errors import InputError
-from nelbo.files import whole
+from nelbo.files import atomic_write
 from nelbo.interchange import Pipeline, read_pipeline, write_pipeline
 from nelbo.jobs.run import Run, build_model, images_config, read_data
 from nelbo.models.ddpm import DDPM, DDPMOptions, require_network
@@ -55,7 +55,7 @@ def import_folder(
     model = build_model(config)
     assert isinstance(model, DDPM)
     fit(model.network, pipeline.tensors, folder)
-    with whole(out) as aside:
+    with atomic_write(out) as aside:
         aside.mkdir()
         write_run_config(aside, config)
         Trainer(

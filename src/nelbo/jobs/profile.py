@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from nelbo.errors import InputError
-from nelbo.files import whole
+from nelbo.files import atomic_write
 from nelbo.jobs._shares import shared_profile
 from nelbo.metrics import Profile
 from nelbo.models._diffusion import DiffusionModel
@@ -51,7 +51,7 @@ def write_profile(
     profile = shared_profile(model, images, "profile over t", pieces=PIECES, seed=seed, batch=batch)
     if rank():
         return
-    with whole(out) as aside:
+    with atomic_write(out) as aside:
         if out.suffix.lower() == ".csv":
             write_table(profile, aside)
         else:

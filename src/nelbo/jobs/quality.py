@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from nelbo.errors import InputError
-from nelbo.files import whole
+from nelbo.files import atomic_write
 from nelbo.jobs._digest import digests
 from nelbo.jobs._question import chosen_data
 from nelbo.jobs._shares import opened, shared_rows
@@ -20,7 +20,7 @@ from nelbo.jobs.score import kept
 from nelbo.metrics.manifold import nearest
 from nelbo.metrics.quality import measure_modes, measure_quality
 from nelbo.models._collapse import TOO_EARLY, class_ratio, collapse_line, spread, variance_ratio
-from nelbo.models.base import SampleSettings
+from nelbo.models.sampling import SampleSettings
 from nelbo.processes import rank
 from nelbo.report.paths import free, reachable
 from nelbo.report.pictures import beside, grid
@@ -94,7 +94,7 @@ def score_samples(
         "features": space.name,
         "features_sha256": space.sha256,
         **{f"features_{name}": space.about[name] for name in ("data_sha256", "model_sha256") if name in space.about},
-        "sampling": model.describe_sampling(settings),
+        "sampling": model.inspector.describe_sampling(settings),
         "sampling_settings": settings._asdict(),
         **digests(run, weights),
     }
@@ -163,5 +163,5 @@ def draw_neighbours(drawn: Tensor, train: Tensor, levels: int, out: Path) -> Non
     """Samples beside the training images nearest to them, pixel by pixel."""
     _, index = nearest(drawn.flatten(1).float(), train.flatten(1).float())
     sheet = beside(grid(drawn, levels), "drawn", grid(train[index], levels), "nearest training images")
-    with whole(out) as aside:
+    with atomic_write(out) as aside:
         sheet.save(aside)

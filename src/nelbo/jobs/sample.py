@@ -15,7 +15,8 @@ from nelbo.errors import InputError
 from nelbo.jobs._shares import opened
 from nelbo.jobs.run import Run
 from nelbo.likelihoods import to_levels
-from nelbo.models.base import Frame, GenerativeModel, SampleKeywords, SampleSettings
+from nelbo.models.base import GenerativeModel
+from nelbo.models.sampling import Frame, SampleKeywords, SampleSettings
 from nelbo.processes import join, rank
 from nelbo.report.paths import free, unused
 from nelbo.report.pictures import beside, grid, save_gif, save_images
@@ -103,7 +104,7 @@ def draw(
     if real:
         run.dataset.split("test")  # missing images are said before anything is drawn
     model = run.model(weights, device)
-    how = model.describe_sampling(settings)
+    how = model.inspector.describe_sampling(settings)
     images, frames = collect(model, n, seed, settings, batch, keep_frames=out.suffix.lower() == ".gif")
     if rank():
         return out, how

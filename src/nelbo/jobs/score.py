@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from nelbo.errors import InputError
-from nelbo.files import replace_text, whole
+from nelbo.files import atomic_write, replace_text
 from nelbo.jobs._answer import against_baseline, condition, own_measures, stored, summarise
 from nelbo.jobs._digest import digest_of, digests
 from nelbo.jobs._question import Estimation, baseline_model, chosen_data, refuse_for_no_bound, require_numbers
@@ -185,7 +185,7 @@ def kept(run: Run, asked: dict[str, Any], again: bool, answer: Callable[[], dict
     if not team.main:
         return summary
     if each is not None:
-        with whole(file.with_suffix(".npy")) as aside:
+        with atomic_write(file.with_suffix(".npy")) as aside:
             np.save(aside, each.numpy())
     replace_text(file, json.dumps(summary, indent=1))
     return summary

@@ -28,7 +28,7 @@ from nelbo.config.trained import weight_settings
 from nelbo.data import Dataset
 from nelbo.errors import InputError
 from nelbo.files import is_empty, sole
-from nelbo.jobs._watch import Journal, Watcher, summary_writer
+from nelbo.jobs.monitor import Journal, Watcher, summary_writer
 from nelbo.jobs.run import Run, build_model, data_spec, images_config, is_place, read_data
 from nelbo.models.base import GenerativeModel
 from nelbo.options import DataOptions, FamilyOptions, RunDataOptions, TrainingOptions
@@ -417,7 +417,7 @@ def follow(work: Work, team: Team) -> None:
         checkpoint = shared(team, None if folder is None else lambda: read_checkpoint(folder))
         if checkpoint is None:
             with console().status("looking at the training images"):
-                model.prepare(images, grey_levels or model.levels, config.training.seed)
+                model.recipe.prepare(images, grey_levels or model.levels, config.training.seed)
         trainer = Trainer(model, images, config.training, path, grey_levels, team, weight_settings(config))
         if checkpoint is not None:
             trainer.restore(checkpoint, folder or path)

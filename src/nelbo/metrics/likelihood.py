@@ -178,13 +178,13 @@ def score_likelihood(
     Raises:
         InputError: no such images, or a number or a form that the model does not have.
     """
-    images, written = checked_images(model, images), model.form(form)
+    images, written = checked_images(model, images), model.forms.named(form)
     checked_int("replicates", replicates, 2)
     checked_int("batch", batch, 1)
     checked_seed(seed)
     was_training = model.training
     model.eval()
-    count = model.count(written, timesteps, k)
+    count = model.forms.count(written, timesteps, k)
     parts: list[list[Bound]] = []
     rows = range(len(images)) if rows is None else rows
     for replicate in range(replicates):

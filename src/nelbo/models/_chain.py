@@ -32,7 +32,7 @@ from nelbo.bounds import (
     trajectory_terms,
 )
 from nelbo.diffusion import Denoised, Denoiser, Gaussian, Process
-from nelbo.likelihoods import full, to_unit
+from nelbo.likelihoods import to_default_dtype, to_unit
 from nelbo.models.forms import Estimator
 from nelbo.rng import Draws, Stream
 
@@ -78,7 +78,7 @@ class ChainBound(NamedTuple):
 
     def denoise(self, x_t: Tensor, t: Tensor) -> Denoised:
         """x̂_0 and ε̂ of x_t in float64, and the rest of what the network says of it."""
-        found = self.denoiser(full(x_t), t)
+        found = self.denoiser(to_default_dtype(x_t), t)
         fraction = None if found.fraction is None else found.fraction.double()
         return Denoised(found.x_0.double(), found.eps.double(), fraction)
 
@@ -88,14 +88,14 @@ class ChainBound(NamedTuple):
 
     def decode(self, x: Tensor, x_1: Tensor) -> Tensor:
         """−ln p_θ(x_0|x_1) of each image, the reconstruction term, float64."""
-        return self.decoder(x, full(x_1)).double()
+        return self.decoder(x, to_default_dtype(x_1)).double()
 
     # The forms
 
     def start(self, x: Tensor, draws: Draws) -> tuple[Tensor, Iterator[Tensor], Tensor]:
         """x_0 in float64, the noise of this estimate, and the reconstruction."""
         x_0 = to_unit(x, self.levels).double()
-        noise = (row.double() for row in draws.normals(Stream.SCORE_NOISE, self.shape))
+        noise = (row.double() for row in draws.normal_iter(Stream.SCORE_NOISE, self.shape))
         first = torch.ones(len(x), dtype=torch.long, device=x.device)
         return x_0, noise, self.reconstruction(x, x_0, self.process.diffuse(x_0, first, next(noise)), draws)
 
@@ -114,11 +114,11 @@ class ChainBound(NamedTuple):
         """
         if self.pixel_decoder is None or not self.rare_draws:
             return self.decode(x, x_1)
-        base = self.pixel_decoder(x, full(x_1)).clamp(max=math.log(self.levels)).double().flatten(1).sum(1)
+        base = self.pixel_decoder(x, to_default_dtype(x_1)).clamp(max=math.log(self.levels)).double().flatten(1).sum(1)
         a, first = crossing(self.process.schedule, self.levels), torch.ones(len(x), dtype=torch.long, device=x.device)
         places = draws.uniform(Stream.SCORE_RARE_PLACE, (self.rare_draws, *self.shape))
         excess = torch.zeros_like(base)
-        for u, noise in zip(places.unbind(1), draws.normals(Stream.SCORE_RARE, self.shape), strict=False):
+        for u, noise in zip(places.unbind(1), draws.normal_iter(Stream.SCORE_RARE, self.shape), strict=False):
             eps, log_weight = shifted(noise, u, a)
             excess += log_weight.exp() * (self.decode(x, self.process.diffuse(x_0, first, eps)) - base)
         return base + excess / self.rare_draws
@@ -163,7 +163,7 @@ class ChainBound(NamedTuple):
         place = torch.arange(count + 1, dtype=torch.float64)
         edges = 1 + torch.maximum(place, ((self.T - 1) * (place / max(1, count)) ** 2).ceil()).long()
         x_0 = to_unit(x, self.levels).double()
-        noise = draws.normals(Stream.SCORE_NOISE, self.shape)
+        noise = draws.normal_iter(Stream.SCORE_NOISE, self.shape)
         next(noise)  # the reconstruction's
         u, parts = draws.uniform(Stream.SCORE_TIME, (count,)), [x_0.new_zeros(len(x), 0)]
         for k, (before, last) in enumerate(pairwise(edges.tolist())):
@@ -187,7 +187,7 @@ class ChainBound(NamedTuple):
 
     def trajectory(self, x: Tensor, draws: Draws, _: int = 0) -> Bound:
         """The bound before any rearrangement, from one whole trajectory: T evaluations."""
-        noise = draws.normals(Stream.SCORE_NOISE, self.shape)
+        noise = draws.normal_iter(Stream.SCORE_NOISE, self.shape)
         return Bound(self.one_trajectory(x, noise), evaluations=self.T)
 
     def one_trajectory(self, x: Tensor, noise: Iterator[Tensor]) -> dict[str, Tensor]:
@@ -201,7 +201,7 @@ class ChainBound(NamedTuple):
         Never more than the bound in expectation, falling with k; t is never subsampled, or the logarithm of a mean
         would be that of something else. As a sum over trajectories inside a logarithm has no terms, it is one itself.
         """
-        noise = draws.normals(Stream.SCORE_NOISE, self.shape)
+        noise = draws.normal_iter(Stream.SCORE_NOISE, self.shape)
         costs = torch.stack([torch.stack(list(self.one_trajectory(x, noise).values())).sum(0) for _ in range(k)])
         return Bound({"importance_weighted": importance_weighted(costs)}, evaluations=k * self.T)
 

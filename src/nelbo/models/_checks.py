@@ -13,7 +13,7 @@ from nelbo.errors import InputError
 from nelbo.likelihoods import float_levels
 
 if TYPE_CHECKING:
-    from nelbo.models.base import SampleSettings
+    from nelbo.models.sampling import SampleSettings
 
 Images = Tensor | np.ndarray
 """Integer levels, shape (n, C, H, W), in a tensor on any device or a NumPy array."""

@@ -22,7 +22,7 @@ from nelbo.flow import (
     signs,
     uniform_dequantised,
 )
-from nelbo.likelihoods import full, to_unit
+from nelbo.likelihoods import to_default_dtype, to_unit
 from nelbo.models.base import LikelihoodModel
 from nelbo.models.forms import Estimator
 from nelbo.models.inspector import Inspector
@@ -180,7 +180,7 @@ class DiffusionModel(LikelihoodModel):
         eps = draws.normal(Stream.SCORE_NOISE, self.shape).double()
 
         def solved(flow: ProbabilityFlow) -> Estimate:
-            found = noise_dequantised(flow, x_0, eps, divergence, lambda x_1: self.decode(x, full(x_1)))
+            found = noise_dequantised(flow, x_0, eps, divergence, lambda x_1: self.decode(x, to_default_dtype(x_1)))
             return found._replace(evaluations=found.evaluations + 1)
 
         return solved_twice(flow, solved)

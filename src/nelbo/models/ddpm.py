@@ -18,7 +18,7 @@ from nelbo.diffusion import PARAMETERIZATIONS, Denoised, Process, along
 from nelbo.diffusion.continuous import from_eps, from_velocity, from_x_0
 from nelbo.errors import InputError
 from nelbo.flow import ProbabilityFlow
-from nelbo.likelihoods import DiscretizedNormal, full, to_unit
+from nelbo.likelihoods import DiscretizedNormal, to_default_dtype, to_unit
 from nelbo.models._chain import ChainBound
 from nelbo.models._diffusion import Chain, DiffusionModel
 from nelbo.models.forms import Forms
@@ -118,7 +118,7 @@ class DDPM(DiffusionModel):
 
     def ask(self, x_t: Tensor, t: Tensor) -> tuple[Denoised, Tensor]:
         """What the network says of x_t, and ln of the decoder's standard deviation (used at t = 1 only)."""
-        parts = iter(full(self.network(x_t, self.time(t))).chunk(self.outputs, dim=1))
+        parts = iter(to_default_dtype(self.network(x_t, self.time(t))).chunk(self.outputs, dim=1))
         denoised = self.parameterization.denoised(next(parts), x_t, t)
         log_std = 0.5 * self.process.schedule.beta[1].log().to(x_t)
         if self.learned_decoder:
@@ -133,7 +133,7 @@ class DDPM(DiffusionModel):
     def decoder_nll(self, x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
         """−ln p_θ(x_0|x_1), the reconstruction term, in nats, shape (B,)  [DDPM (13)]."""
         decoder = DiscretizedNormal(mean, log_std.exp(), self.levels)
-        return full(-decoder.log_prob(x).flatten(1).sum(1))
+        return to_default_dtype(-decoder.log_prob(x).flatten(1).sum(1))
 
     def decode(self, x: Tensor, x_1: Tensor) -> Tensor:
         """−ln p_θ(x_0|x_1) of each image at this x_1, in nats, shape (B,)."""
@@ -238,8 +238,10 @@ class DDPM(DiffusionModel):
             after = torch.searchsorted(gamma_of[1:].contiguous(), gamma.contiguous()).clamp(1, self.T - 1) + 1
             low, high = gamma_of[after - 1], gamma_of[after]
             t = after - 1 + (gamma - low) / (high - low)
-            output = full(self.network(full(z), full(self.time(t)))[:, : self.shape[0]])
-            return view(output, full(z), gamma)
+            output = to_default_dtype(
+                self.network(to_default_dtype(z), to_default_dtype(self.time(t)))[:, : self.shape[0]]
+            )
+            return view(output, to_default_dtype(z), gamma)
 
         return ProbabilityFlow(denoise, float(gamma_of[1]), float(gamma_of[-1]))
 

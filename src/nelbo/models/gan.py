@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nelbo.likelihoods import full, to_unit
+from nelbo.likelihoods import to_default_dtype, to_unit
 from nelbo.models._games import GAMES, require_game
 from nelbo.models._gan_inspector import GANInspector
 from nelbo.models._latent import tempered
@@ -86,7 +86,7 @@ class GAN(GenerativeModel):
     def draw(self, z: Tensor, cluster: Tensor | None = None) -> Tensor:
         """G(z, c) on the scale where levels fill [−1, 1], shape (B, C, H, W)."""
         told = [] if cluster is None else [F.one_hot(cluster, self.options.clusters).to(z)]
-        return torch.tanh(full(self.generator(torch.cat([z, *told], 1))))
+        return torch.tanh(to_default_dtype(self.generator(torch.cat([z, *told], 1))))
 
     def cluster(self, x_0: Tensor) -> Tensor | None:
         """c(x) of images on [−1, 1], shape (B,); None in a game without clusters."""

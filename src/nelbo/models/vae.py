@@ -15,7 +15,7 @@ from torch import Tensor
 from nelbo.bounds import Bound, importance_weighted
 from nelbo.diffusion import Gaussian
 from nelbo.divergences import kl_normal
-from nelbo.likelihoods import full, to_unit
+from nelbo.likelihoods import to_default_dtype, to_unit
 from nelbo.models._latent import LatentOptions, PixelLaw, require_drawing, tempered
 from nelbo.models._vae_inspector import VAEInspector
 from nelbo.models.base import LikelihoodModel
@@ -52,7 +52,7 @@ class VAE(LikelihoodModel):
 
     def encode(self, x_0: Tensor) -> Gaussian:
         """q(z|x) for images on [−1, 1], in torch's default type, shapes (B, latent)."""
-        mean, log_var = full(self.encoder(x_0)).chunk(2, dim=1)
+        mean, log_var = to_default_dtype(self.encoder(x_0)).chunk(2, dim=1)
         return Gaussian(mean, log_var.clamp(-20.0, 10.0).exp())
 
     def _reconstruction(self, x: Tensor, z: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ class VAE(LikelihoodModel):
     def _importance_weighted(self, x: Tensor, draws: Draws, k: int) -> Bound:
         """−ln (1/k) Σ_j p(x|z_j) p(z_j)/q(z_j|x)  [Burda et al. 2016 (8)]; one term, as the sum is inside."""
         q = self.encode(to_unit(x, self.levels))
-        noise = draws.normals(Stream.SCORE_NOISE, (self.options.latent,))
+        noise = draws.normal_iter(Stream.SCORE_NOISE, (self.options.latent,))
         costs = []
         for _, eps in zip(range(k), noise, strict=False):
             z = q.sample(eps)

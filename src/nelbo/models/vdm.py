@@ -20,7 +20,7 @@ from nelbo.diffusion import Denoised, Process
 from nelbo.diffusion.continuous import diffuse, from_velocity, from_x_0, on_grid, rates
 from nelbo.errors import InputError
 from nelbo.flow import ProbabilityFlow
-from nelbo.likelihoods import full, to_unit
+from nelbo.likelihoods import to_default_dtype, to_unit
 from nelbo.models._chain import ChainBound
 from nelbo.models._diffusion import Chain, DiffusionModel
 from nelbo.models.forms import Estimator, Forms
@@ -101,7 +101,7 @@ class VDM(DiffusionModel):
     def ask(self, z: Tensor, gamma: Tensor) -> Tensor:
         """The network's output at z, shape (B, C, H, W), and γ, shape (B,)."""
         output: Tensor = self.network(z, ((gamma + 20.0) / 40.0).to(z.dtype), gamma)
-        return full(output)
+        return to_default_dtype(output)
 
     def denoise(self, z: Tensor, gamma: Tensor) -> Denoised:
         """x̂_0 and ε̂ of z at γ, shape (B,)."""
@@ -168,7 +168,7 @@ class VDM(DiffusionModel):
             loss = loss + latent_prior_term(x_0, ends[1]) / self.dims
         if posterior and self.options.every_decoder:
             loss = loss + self.options.every_decoder * posterior.nll(x).double() / self.dims
-        return full(loss)
+        return to_default_dtype(loss)
 
     # Scoring
 
@@ -235,7 +235,7 @@ class VDM(DiffusionModel):
 
     def flow(self) -> ProbabilityFlow:
         first, last = self.ends().tolist()
-        return ProbabilityFlow(lambda z, gamma: self.denoise(full(z), gamma), first, last)
+        return ProbabilityFlow(lambda z, gamma: self.denoise(to_default_dtype(z), gamma), first, last)
 
     def estimate(self, x: Tensor, draws: Draws, timesteps: int) -> Bound:
         """prior + diffusion + reconstruction  [VDM (11)]: stratified t for the diffusion term, one draw of z_0."""
@@ -257,7 +257,7 @@ class VDM(DiffusionModel):
         if self.options.timesteps:
             return self.chain_bound.over_t(x, draws, pieces)
         x_0, parts = to_unit(x, self.levels), []
-        noise = draws.normals(Stream.SCORE_NOISE, self.shape)
+        noise = draws.normal_iter(Stream.SCORE_NOISE, self.shape)
         next(noise)  # the reconstruction's
         u = draws.uniform(Stream.SCORE_TIME, (pieces,))
         for k in range(pieces):

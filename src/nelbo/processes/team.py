@@ -16,7 +16,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from nelbo.errors import InputError
-from nelbo.processes.heart import Heart
+from nelbo.processes.heartbeat import Heartbeat
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -210,7 +210,7 @@ class Team:
 
 ALONE = Team()
 
-heart: Heart | None = None
+heart: Heartbeat | None = None
 """Of this process, once it has met the others."""
 GO_ON = "; start all of them again, 'train' with --resume"
 
@@ -237,7 +237,7 @@ def join() -> Team:
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             distributed.init_process_group(backend, timeout=timedelta(days=1))
             store: Any = distributed.distributed_c10d._get_default_store()
-        heart = Heart(store.clone(), rank(), count(), lambda who: give_up(ProcessLostError(who)))
+        heart = Heartbeat(store.clone(), rank(), count(), lambda who: give_up(ProcessLostError(who)))
     return Team(distributed.get_rank(), distributed.get_world_size())
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from nelbo.files import whole
+from nelbo.files import atomic_write
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 GRID_SIDE = 640
@@ -91,7 +91,7 @@ def save_images(images: Tensor, levels: int, out: Path, render: Callable[[], Ima
         out: must not exist; its suffix decides.
         render: makes the picture of a .png.
     """
-    with whole(out) as aside:
+    with atomic_write(out) as aside:
         if out.suffix.lower() == ".npz":
             with aside.open("wb") as file:
                 np.savez_compressed(file, images=images.permute(0, 2, 3, 1).numpy(), levels=np.int64(levels))
@@ -107,5 +107,5 @@ def save_gif(frames: Sequence[Image.Image], out: Path, seconds: float = 4.0) -> 
     """Write an animation that lasts ``seconds`` and rests on its last frame."""
     each = max(40, round(1000 * seconds / max(1, len(frames))))
     durations = [each] * (len(frames) - 1) + [2000]
-    with whole(out) as aside:
+    with atomic_write(out) as aside:
         frames[0].save(aside, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)

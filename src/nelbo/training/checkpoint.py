@@ -23,7 +23,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from nelbo.errors import InputError
-from nelbo.files import beside, remove, replace_text, sync_folder, whole, write_synced
+from nelbo.files import atomic_write, beside, remove, replace_text, sync_folder, write_synced
 from nelbo.processes import Team
 
 FORMAT = 1
@@ -53,7 +53,7 @@ def folder_of(run: Path, step: int) -> Path:
 def write_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
     """Write a checkpoint, make ``latest`` name it, and thin out old ones; returns its folder."""
     final = folder_of(run, checkpoint.state["step"])
-    with whole(final) as aside:
+    with atomic_write(final) as aside:
         aside.mkdir()
         files = {}
         for name in FILES:

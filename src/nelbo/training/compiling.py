@@ -31,7 +31,7 @@ def require_compilable(model: GenerativeModel, options: TrainingOptions, process
         return
     if options.shard and processes > 1:
         raise InputError("--compile", "cannot be on with --shard; leave one out")
-    if not model.compilable:
+    if not model.recipe.compilable:
         raise InputError("--compile", f"only the network of a ddpm or vdm can be, not of {model.family}; leave it out")
 
 
@@ -49,17 +49,17 @@ def compile_networks(
     Returns:
         The errors by which the first step may say that it cannot be done; none where nothing is compiled.
     """
-    if not model.compilable or not wanted(options, device) or (options.shard and not alone):
+    if not model.recipe.compilable or not wanted(options, device) or (options.shard and not alone):
         return ()
     from torch._dynamo.exc import TorchDynamoException
 
     graphs = device.type == "cuda" and alone  # with others, gradients are exchanged between the kernels
-    for network in model.compilable:
+    for network in model.recipe.compilable:
         network.compile(mode="reduce-overhead" if graphs else "default", dynamic=False)
     return (TorchDynamoException,)
 
 
 def give_up(model: GenerativeModel) -> None:
     """Go on without what could not be compiled."""
-    for network in model.compilable:
+    for network in model.recipe.compilable:
         network._compiled_call_impl = None

@@ -45,7 +45,7 @@ from nelbo.training.state import State
 CHECKPOINT_SECONDS, SOONEST, CHECKPOINT_SHARE = 45.0, 10.0, 0.02
 """The longest and the shortest time between two checkpoints; between these, writing takes this share of the time."""
 MILESTONES = 6
-MOST_FALLS = 5
+MOST_ROLLBACKS = 5
 """How often a run goes back to its last checkpoint, each time with half of the learning rate, before it gives up."""
 
 
@@ -129,7 +129,7 @@ class Trainer:
             self.losses = losses_of(model, team, pick_device(options.device) if self.shares else None)
         if self.shares:
             self.ema.split(model)
-        self.parts = model.parts
+        self.parts = model.recipe.groups
         self.optimizers = optimizers_of(self.parts, options, model.device)
         self.held = State(model, self.ema, self.optimizers, team if self.shares else ALONE)
         self.step = 0
@@ -138,7 +138,7 @@ class Trainer:
         self.clock, self.signals = clock, Signals()
         self.writing = self.after = self.reserve = 0.0
         self.given_up = False
-        self.falls = 0
+        self.rollbacks = 0
         self.news: list[str] = []
 
     # What is drawn and when
@@ -150,7 +150,7 @@ class Trainer:
 
     def learning_rate(self) -> float:
         """That of the next step."""
-        return learning_rate(self.options, self.step, self.progress, self.falls)
+        return learning_rate(self.options, self.step, self.progress, self.rollbacks)
 
     def rows(self) -> np.ndarray:
         """Which images are next: one permutation of the data after another, cut into batches."""
@@ -339,14 +339,14 @@ class Trainer:
         """
         folder = latest_checkpoint(self.run_folder) if self.team.main else None
         checkpoint = shared(self.team, None if folder is None else lambda: read_checkpoint(folder))
-        if checkpoint is None or self.falls >= MOST_FALLS:
-            often = f", after going back {self.falls} times" if self.falls else ""
+        if checkpoint is None or self.rollbacks >= MOST_ROLLBACKS:
+            often = f", after going back {self.rollbacks} times" if self.rollbacks else ""
             raise FloatingPointError(f"{error}{often}; try a lower --lr, with --resume") from None
-        falls, seconds = self.falls + 1, self.seconds
+        falls, seconds = self.rollbacks + 1, self.seconds
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         self.restore(checkpoint, folder or self.run_folder)
-        self.falls, self.seconds = falls, seconds
+        self.rollbacks, self.seconds = falls, seconds
         self.news.append(f"{error}; back to step {self.step:,}, with the learning rate times {0.5**falls:g}")
 
     def require_finite(self, loss: Tensor) -> None:
@@ -401,7 +401,7 @@ class Trainer:
         state = {
             "step": self.step,
             "seconds": self.seconds,
-            "falls": self.falls,
+            "falls": self.rollbacks,
             "settings": self.settings,
             "lr": self.options.lr,
             "random": {"seed": self.options.seed, "step": self.step},
@@ -418,7 +418,7 @@ class Trainer:
         self.held.restore(checkpoint.tensors, source)
         self.step = checkpoint.state["step"]
         same_lr = checkpoint.state.get("lr", self.options.lr) == self.options.lr
-        self.falls = int(checkpoint.state.get("falls", 0)) if same_lr else 0
+        self.rollbacks = int(checkpoint.state.get("falls", 0)) if same_lr else 0
         self.seconds = float(checkpoint.state["seconds"])
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from nelbo.data.room import memory
+from nelbo.data.storage import memory
 from nelbo.errors import InputError
 from nelbo.options import TrainingOptions
 from nelbo.processes import count, place

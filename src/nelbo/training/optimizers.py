@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from nelbo.models.base import Part
+from nelbo.models.recipe import ParamGroup
 from nelbo.options import TrainingOptions
 from nelbo.training.machine import compute_dtype
 from nelbo.training.muon import Muon, is_matrix
@@ -16,7 +16,9 @@ MOMENTS = {torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"), Muon: ("momentu
 """What an optimiser keeps of a parameter."""
 
 
-def optimizers_of(parts: Sequence[Part], options: TrainingOptions, device: torch.device) -> list[torch.optim.Optimizer]:
+def optimizers_of(
+    parts: Sequence[ParamGroup], options: TrainingOptions, device: torch.device
+) -> list[torch.optim.Optimizer]:
     """Muon for matrices, unless told otherwise, and AdamW for the rest; vectors do not decay."""
     by_muon: list[dict[str, Any]] = []
     by_adamw: list[dict[str, Any]] = []

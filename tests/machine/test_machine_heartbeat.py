@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from nelbo.processes import heart
-from nelbo.processes.heart import Heart
+from nelbo.processes import heartbeat
+from nelbo.processes.heartbeat import Heartbeat
 
 BEAT = 0.02
 
@@ -44,9 +44,9 @@ class Store:
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Hearts of three processes with one store, that beat quickly; and whom each has missed."""
-    monkeypatch.setattr(heart, "BEAT", BEAT)
+    monkeypatch.setattr(heartbeat, "BEAT", BEAT)
     store, alarms = Store(), [[], [], []]
-    hearts = [Heart(store, rank, 3, alarms[rank].append) for rank in range(3)]
+    hearts = [Heartbeat(store, rank, 3, alarms[rank].append) for rank in range(3)]
     yield store, hearts, alarms
     store.hangs.clear()
     for each in hearts:
@@ -63,7 +63,7 @@ def until(happened: Callable[[], object]) -> None:
 
 def long() -> None:
     """Three times the patience of a heart."""
-    time.sleep(3 * BEAT * heart.MISSED)
+    time.sleep(3 * BEAT * heartbeat.MISSED)
 
 
 def test_nobody_is_missed_while_all_beat(made: Any) -> None:
@@ -88,7 +88,7 @@ def test_who_ends_is_not_missed(made: Any) -> None:
     store, hearts, alarms = made
     until(lambda: len(store.held) == 3)
     hearts[1].stop()
-    assert store.held["beat-1"] == heart.END
+    assert store.held["beat-1"] == heartbeat.END
     long()
     assert alarms == [[], [], []]
 
@@ -101,14 +101,14 @@ def test_a_store_that_hangs_is_an_alarm_and_one_that_is_closed_is_none(made: Any
     assert all(each[0].startswith("their launcher has been silent") for each in alarms)
     closed, none = Store(), []
     closed.closed = True
-    Heart(closed, 0, 3, none.append)
+    Heartbeat(closed, 0, 3, none.append)
     long()
     assert none == []
 
 
 def test_one_that_never_beats_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heart, "BEAT", BEAT)
+    monkeypatch.setattr(heartbeat, "BEAT", BEAT)
     alarms: list[str] = []
-    Heart(Store(), 0, 2, alarms.append)
+    Heartbeat(Store(), 0, 2, alarms.append)
     until(lambda: alarms)
     assert alarms[0].startswith("process 1 has been silent")

@@ -13,9 +13,9 @@ import torch
 from nelbo.config.files import CONFIG, RunConfig, write_run_config
 from nelbo.data import Dataset
 from nelbo.errors import InputError
-from nelbo.files import naming, whole
+from nelbo.files import atomic_write, naming
 from nelbo.jobs._answer import condition, own_measure
-from nelbo.jobs._looks import Looks, Size, grid_sizes, val_sizes
+from nelbo.jobs.previews import Looks, Size, grid_sizes, val_sizes
 from nelbo.likelihoods import to_levels
 from nelbo.metrics import score_likelihood
 from nelbo.models.base import LikelihoodModel
@@ -210,14 +210,14 @@ class Watcher:
     def val_sizes(self) -> list[Size]:
         """How many ``val`` images may be scored, the largest first."""
         model = self.trainer.ema.model
-        found = val_sizes(model.default_timesteps if isinstance(model, LikelihoodModel) else 1)
+        found = val_sizes(model.forms.default_timesteps if isinstance(model, LikelihoodModel) else 1)
         return [size for size in found if size.images <= max(16, len(self.dataset.split("val")))] or found[-1:]
 
     @property
     def grid_sizes(self) -> list[Size]:
         """How many images may be drawn, in how many steps, the largest first."""
         model = self.trainer.ema.model
-        return grid_sizes(model.glance.steps or 1)
+        return grid_sizes(model.inspector.preview_settings.steps or 1)
 
     def last_look(self) -> float:
         """Seconds that the look after the last step will take; of a run by steps, whose time is not told, 0."""
@@ -249,7 +249,7 @@ class Watcher:
                 self.val = f" · val {bound.bits():.3f} bits/dim"
                 values = {"val_bits_per_dim": bound.bits(), "val_stderr": bound.stderr() or 0.0}
                 self.journal.write(step.step, values | {"val_images": len(images)})
-            measures = {name: own_measure(name, each) for name, each in model.measures(images).items()}
+            measures = {name: own_measure(name, each) for name, each in model.inspector.measures(images).items()}
             self.complain(step, condition(model, images, step.step)["ailments"])
             tell(1.0)
         if measures:
@@ -260,14 +260,14 @@ class Watcher:
     @torch.no_grad()
     def look_at_samples(self, step: Step, size: Size, limit: float) -> None:
         """Draw so many images, always from the same noise, as a grid in RUN/samples."""
-        model, settings = self.trainer.ema.model, self.trainer.ema.model.glance
+        model, settings = self.trainer.ema.model, self.trainer.ema.model.inspector.preview_settings
         if settings.steps is not None:
             settings = settings._replace(steps=size.each)
         with self.looks.timed("grid", size, limit) as tell:
             for frame in model.frames(range(size.images), 0, settings):
                 tell(frame.done / frame.of)
             images = to_levels(frame.x, model.levels).cpu()
-            with whole(self.trainer.run_folder / "samples" / f"step-{step.step:08d}.png") as aside:
+            with atomic_write(self.trainer.run_folder / "samples" / f"step-{step.step:08d}.png") as aside:
                 grid(images, model.levels).save(aside)
 
     def complain(self, step: Step, lines: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ Beats are counted and not seconds, so that processes which were all stopped for 
 """
 
 
-class Heart:
+class Heartbeat:
     """Beats, listens, and says whom it has not heard.
 
     Args:
