@@ -20,6 +20,7 @@ from nelbo.diffusion.bound import ContinuousBound
 from nelbo.diffusion.process import diffuse
 from nelbo.diffusion.variances import squared_error
 from nelbo.jobs.run import Run
+from nelbo.models._diffusion_forms import bound_of
 from nelbo.models.vdm import VDM
 from nelbo.rng import Draws, Stream
 from nelbo.theory.likelihoods import to_unit

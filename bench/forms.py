@@ -31,6 +31,7 @@ from nelbo.diffusion.variances import VARIANCES, ReverseVariance
 from nelbo.jobs.run import Run
 from nelbo.metrics import LikelihoodScore, score_likelihood
 from nelbo.models.base import LikelihoodModel
+from nelbo.models.diffusion import in_steps
 from nelbo.rng import Draws, Stream
 from nelbo.theory.exact import Coefficients, GaussianData
 from nelbo.theory.normal import Gaussian
@@ -188,7 +189,7 @@ def measured(run: Run, limit: int, replicates: int, T: int | None, forms: Sequen
     """Every form on the first test images of a run: sums over t with a few t, and with all."""
     model, images = run.model("ema", "auto"), run.dataset.split("test")[:limit]
     assert isinstance(model, LikelihoodModel)
-    model = model if T is None else model.in_steps(T)
+    model = model if T is None else in_steps(model, T)
     found = []
     for seed, (name, form) in enumerate(model.forms.items()):
         if forms and name not in forms:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from nelbo.config.families import OURS
+
 SOURCE = Path(__file__).parents[2] / "src" / "nelbo"
 
 FLOORS = [
@@ -27,7 +29,7 @@ FLOORS = [
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FILES = sorted(SOURCE.rglob("*.py"))
-FAMILIES = [p for p in (SOURCE / "models").glob("*.py") if p.stem[0] != "_" and p.stem != "base"]
+FAMILIES = [SOURCE / "models" / f"{name}.py" for name in OURS]
 
 
 def room_of(path: Path) -> str:

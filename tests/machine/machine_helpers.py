@@ -131,9 +131,6 @@ class Toy(GenerativeModel):
     def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
         yield Frame(1, 1, torch.zeros(len(indices), *self.shape), torch.zeros(len(indices), *self.shape))
 
-    def describe_sampling(self, settings: SampleSettings) -> str:
-        return "toy"
-
 
 def environment() -> dict[str, str]:
     """For a process of its own: one thread, so that a busy machine does not slow it down."""

@@ -13,7 +13,7 @@ import torch
 from machine_helpers import Toy
 from torch import Tensor
 
-from nelbo.models.recipe import ParamGroup
+from nelbo.models.recipe import ParamGroup, Recipe
 from nelbo.models.vae import VAE, VAEOptions
 from nelbo.options import TrainingOptions
 from nelbo.rng import Draws
@@ -237,8 +237,13 @@ def test_parts_have_settings_of_their_own(tmp_path: Path) -> None:
 
     class Halves(Toy):
         @property
-        def parts(self) -> list[ParamGroup]:
-            first, *others = self.parameters()
+        def recipe(self) -> Recipe:
+            return TwoGroups(self)
+
+    class TwoGroups(Recipe):
+        @property
+        def groups(self) -> list[ParamGroup]:
+            first, *others = self.model.parameters()
             return [ParamGroup([first], lr=0.5, betas=(0.0, 0.9)), ParamGroup(others)]
 
     def moved(model: Toy) -> list[float]:

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 import torch
 from machine_helpers import Toy, call_well, same_tensors, tensors_of, train_tiny
-from nelbo.jobs.monitor import Journal, Watcher
-from nelbo.jobs.previews import FREE_SECONDS, SHARE
 from rich.console import Console
 from torch import Tensor
 
 from nelbo.config.files import CONFIG
+from nelbo.jobs.monitor import Journal, Watcher
+from nelbo.jobs.previews import FREE_SECONDS, SHARE
+from nelbo.models._checks import Images as ImageBatch
+from nelbo.models.inspector import Inspector
 from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.options import TrainingOptions
 from nelbo.report.progress import Bar, TimeLeft, bar
@@ -50,8 +52,8 @@ class Slow(Toy):
         return super().loss(x, draws)
 
     @property
-    def glance(self) -> SampleSettings:
-        return SampleSettings(steps=25)
+    def inspector(self) -> SlowInspector:
+        return SlowInspector(self)
 
     def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
         x = torch.zeros(len(indices), *self.shape)
@@ -59,8 +61,16 @@ class Slow(Toy):
             self.clock.now += self.evaluation * len(indices)
             yield Frame(step + 1, settings.steps or 25, x, x)
 
-    def measures(self, images: Tensor, start: int = 0) -> dict[str, Tensor]:
-        self.clock.now += 2 * self.evaluation * len(images)
+
+class SlowInspector(Inspector):
+    model: Slow
+
+    @property
+    def preview_settings(self) -> SampleSettings:
+        return SampleSettings(steps=25)
+
+    def measures(self, images: ImageBatch, start: int = 0) -> dict[str, Tensor]:
+        self.model.clock.now += 2 * self.model.evaluation * len(images)
         return {"size": images.float().flatten(1).mean(1)}
 
 

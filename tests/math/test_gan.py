@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from nelbo.errors import InputError
 from nelbo.models._collapse import class_ratio, collapse_line
-from nelbo.models.gan import GAMES, GAN, PENALTY_EVERY, GANOptions
+from nelbo.models._games import GAMES
+from nelbo.models.gan import GAN, PENALTY_EVERY, GANOptions
 from nelbo.models.sampling import SampleSettings
 from nelbo.nn.critic import Critic
 from nelbo.options import TrainingOptions
@@ -92,7 +93,7 @@ def test_the_penalty_is_the_slope(loss: str, clusters: int) -> None:
     drawn = gaussians(6, *SHAPE, seed=2).tanh()
     draws = Draws(0, 0, range(6), 6, CPU)
     c = torch.tensor([0, 1, 2, 0, 1, 2]) if clusters else None
-    found = model.penalty(x_0, drawn, c, draws)
+    found = model._penalty(x_0, drawn, c, draws)
     at = x_0
     if loss == "wgan-gp":
         u = draws.uniform(Stream.TRAIN_PLACE).reshape(-1, 1, 1, 1)
@@ -126,7 +127,7 @@ def test_a_lazy_penalty_counts_for_the_steps_between() -> None:
         draws = Draws(0, step, range(6), 6, CPU)
         extra.append((with_it.loss(x, draws) - without.loss(x, draws)).detach())
     mean = torch.stack(extra).mean(0)
-    expected = with_it.penalty(x.float() / 2 - 1, x.float(), None, Draws(0, 0, range(6), 6, CPU))
+    expected = with_it._penalty(x.float() / 2 - 1, x.float(), None, Draws(0, 0, range(6), 6, CPU))
     torch.testing.assert_close(mean, expected.detach(), rtol=1e-4, atol=1e-5)
     assert float(expected.detach().min()) > 0
 
@@ -372,7 +373,7 @@ def test_a_chain_is_the_images_own_and_needs_a_ratio(clusters: int) -> None:
     assert ("clusters" in model.inspector.describe_sampling(SampleSettings())) == bool(clusters)
     for loss in ("hinge", "wgan-gp"):
         with pytest.raises(InputError, match="--steps"):
-            gan(loss).describe_sampling(settings)
+            gan(loss).inspector.describe_sampling(settings)
 
 
 @torch.no_grad()

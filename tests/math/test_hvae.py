@@ -12,8 +12,9 @@ from math_helpers import assert_mean, gaussians
 from torch import Tensor
 
 from nelbo.errors import InputError
+from nelbo.models._latent import relative_gaussian
 from nelbo.models.ddpm import DDPM, DDPMOptions
-from nelbo.models.hvae import HVAE, HVAEOptions, beside
+from nelbo.models.hvae import HVAE, HVAEOptions
 from nelbo.models.sampling import SampleSettings
 from nelbo.models.vdm import VDM, VDMOptions
 from nelbo.nn.ladder import places_of
@@ -52,7 +53,7 @@ def grid(depth: int) -> tuple[list[Tensor], Tensor]:
 def likelihood(model: HVAE, x: Tensor) -> float:
     """p(x) = ∫ p(z_T) ∏ p(z_t|z_{t+1}) p(x|z_1), by quadrature along the generative side alone."""
     noise, mass = grid(model.options.depth)
-    nll = model.nll(x.expand(len(mass), 1, 1, 1), model.generate(noise)).double()
+    nll = model._nll(x.expand(len(mass), 1, 1, 1), model._generate(noise)).double()
     return float((mass * (-nll).exp()).sum())
 
 
@@ -62,10 +63,10 @@ def expected(model: HVAE, x: Tensor) -> tuple[dict[str, float], dict[str, float]
     noise, mass = grid(model.options.depth)
     many = x.expand(len(mass), 1, 1, 1)
     flat = torch.cat([part.flatten(1) for part in noise], 1)
-    sampled = model.densities(many, flat)
+    sampled = model._densities(many, flat)
     analytic = sampled
     if model.downwards:
-        walk = model.walk_down(many, noise)
+        walk = model._walk_down(many, noise)
         analytic = {"reconstruction": walk.reconstruction, **{f"kl_{t}": kl for t, kl in enumerate(walk.kl, 1)}}
     ratio = (-torch.stack(list(sampled.values())).double().sum(0)).exp()
     means = [
@@ -179,7 +180,11 @@ def test_a_diffusion_is_a_hierarchy_with_a_fixed_encoder(family: str) -> None:
         one = torch.ones(1, *shape, dtype=torch.float64)
         walk = climb(up, down, Gaussian(0 * one, one), lambda z, x=x: chain.decode(x, z), to_unit(x, 5).double(), noise)
         found = torch.stack(list(bottom_up_terms(walk).values())).sum(0)
-        form = model.estimate(x, Draws(3, 0, range(n), n, CPU), model.forms.all_timesteps or 1).total.double()
+        form = (
+            model.forms.named(None)
+            .estimate(x, Draws(3, 0, range(n), n, CPU), model.forms.all_timesteps or 1)
+            .total.double()
+        )
         spread = (found.var() / n + form.var() / n).sqrt()
         assert abs(float(found.mean() - form.mean())) <= 4 * float(spread)
         assert float(spread) < 0.05 * float(form.mean())  # or it would say nothing
@@ -191,8 +196,8 @@ def test_many_samples_in_one_logarithm_find_the_likelihood(settings: dict[str, o
     model = hvae(**settings)
     row = torch.full((1, 1, 1, 1), 1, dtype=torch.uint8)
     exact, x = -math.log(likelihood(model, row)), row.expand(4000, 1, 1, 1)
-    totals = [model.importance_weighted(x, Draws(k, 0, range(4000), 4000, CPU), k).total for k in (1, 4, 16)]
-    sampled = model.sampled(x, Draws(1, 0, range(4000), 4000, CPU)).total.double()
+    totals = [model.forms["iw"].estimate(x, Draws(k, 0, range(4000), 4000, CPU), k).total for k in (1, 4, 16)]
+    sampled = model.forms["sampled"].estimate(x, Draws(1, 0, range(4000), 4000, CPU), 0).total.double()
     torch.testing.assert_close(totals[0], sampled, rtol=1e-4, atol=1e-5)
     weights = (-totals[-1]).exp()
     assert_mean(weights, math.exp(-exact), sigmas=4)
@@ -206,12 +211,12 @@ def test_the_objective_is_what_it_says(settings: dict[str, object]) -> None:
     if "free_bits" in settings:
         x = torch.arange(3, dtype=torch.uint8).reshape(3, 1, 1, 1)
         noise = Draws(0, 4, range(3), 3, CPU).normal(Stream.TRAIN_NOISE, (2,))
-        mark = float(hvae().walk_down(x, hvae().cut(noise)).kl.mean())  # between the two levels' means
+        mark = float(hvae()._walk_down(x, hvae()._cut(noise)).kl.mean())  # between the two levels' means
         settings = {"free_bits": mark}
     model = hvae(**settings)
     x = torch.arange(3, dtype=torch.uint8).reshape(3, 1, 1, 1)
     draws = Draws(0, 4, range(3), 3, CPU)
-    walk = model.walk_down(x, model.cut(draws.normal(Stream.TRAIN_NOISE, (2,))))
+    walk = model._walk_down(x, model._cut(draws.normal(Stream.TRAIN_NOISE, (2,))))
     kl = walk.kl
     if "free_bits" in settings:
         below = [float(level.mean()) < mark for level in kl]
@@ -227,7 +232,7 @@ def test_samples_have_the_law_of_the_generative_side() -> None:
     model = hvae(depth=3)
     noise, mass = grid(3)
     exact = float(
-        (mass * model.pixels(model.ladder.image(model.generate(noise))).expectation().double().flatten()).sum()
+        (mass * model.pixels(model.ladder.image(model._generate(noise))).expectation().double().flatten()).sum()
     )
     *_, last = model.frames(range(4000), 0, SampleSettings())
     assert_mean(last.x.flatten(), exact, sigmas=4)
@@ -236,7 +241,7 @@ def test_samples_have_the_law_of_the_generative_side() -> None:
 def test_a_shift_and_a_factor_make_q() -> None:
     """μ_q = μ_p + Δ, σ_q = σ_p e^δ, as long as δ is small beside 5, where it is held."""
     p = Gaussian(torch.tensor([[1.0]]), torch.tensor([[4.0]]))
-    q = beside(p, torch.tensor([[0.5, math.log(1.5)]]))
+    q = relative_gaussian(p, torch.tensor([[0.5, math.log(1.5)]]))
     assert float(q.mean) == pytest.approx(1.5)
     held = 5 * math.tanh(math.log(1.5) / 5)
     assert float(q.var.sqrt()) == pytest.approx(2.0 * math.exp(held), rel=1e-5)
@@ -262,7 +267,7 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(InputError, match="--decoder"):
         hvae(decoder="bernoulli")
     with pytest.raises(InputError, match="--steps"):
-        hvae().describe_sampling(SampleSettings(steps=3))
+        hvae().inspector.describe_sampling(SampleSettings(steps=3))
 
 
 @pytest.mark.parametrize(("depth", "resolutions"), list(product(range(1, 9), range(1, 6))))
@@ -284,9 +289,9 @@ def test_sides_that_cannot_be_halved(shape: tuple[int, int, int], inference: str
     """What is padded inside is no dimension of the data: the bound of an image is a sum over its own pixels."""
     model = hvae(depth=3, shape=shape, widths=(8, 8, 8), inference=inference)
     x = torch.randint(0, 3, (2, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    noise = model.cut(torch.randn(2, sum(model.sizes)))
-    features = model.generate(noise)
+    noise = model._cut(torch.randn(2, sum(model._sizes)))
+    features = model._generate(noise)
     law = model.pixels(model.ladder.image(features))
     every = torch.stack([law.log_prob(torch.full_like(x, level)) for level in range(3)]).exp().sum(0)
     torch.testing.assert_close(every, torch.ones_like(every))
-    torch.testing.assert_close(model.nll(x, features), -law.log_prob(x).sum((1, 2, 3)))
+    torch.testing.assert_close(model._nll(x, features), -law.log_prob(x).sum((1, 2, 3)))

@@ -45,7 +45,7 @@ def by_quadrature(model: VAE, x: Tensor) -> dict[str, float]:
     h = float(z[1] - z[0])
     mean, var = (float(part) for part in model.encode(2.0 * x.float() / (model.levels - 1) - 1))
     q, p = stats.norm.pdf(z.numpy(), mean, var**0.5), stats.norm.pdf(z.numpy())
-    nll = model.reconstruction(x.expand(len(z), *x.shape[1:]), z.float()[:, None]).double().numpy()
+    nll = model._reconstruction(x.expand(len(z), *x.shape[1:]), z.float()[:, None]).double().numpy()
     with np.errstate(divide="ignore", invalid="ignore"):
         kl = np.where(q > 0, q * np.log(q / p), 0.0).sum() * h
     return {
@@ -67,7 +67,7 @@ def test_both_terms_are_their_integrals(decoder: str, levels: int) -> None:
         exact = by_quadrature(model, row[None])
         x, n = row.expand(20_000, 1, 1, 2), 20_000
         draws = Draws(0, 0, range(n), n, CPU)
-        analytic, sampled = model.estimate(x, draws).terms, model.sampled(x, draws).terms
+        analytic, sampled = (model.forms[name].estimate(x, draws, 0).terms for name in ("analytic", "sampled"))
         assert float(analytic["kl"][0]) == pytest.approx(exact["kl"], rel=1e-4)
         for found, name in ((analytic["reconstruction"], "reconstruction"), (sampled["kl"], "kl")):
             assert abs(float(found.mean()) - exact[name]) <= 3.5 * float(found.std()) / n**0.5 + 1e-5
@@ -92,12 +92,11 @@ def test_many_samples_in_one_logarithm_find_the_likelihood() -> None:
     row = every_image(3, 2)[5]
     exact, x = by_quadrature(model, row[None])["nll"], row.expand(2000, 1, 1, 2)
     draws = Draws(1, 0, range(2000), 2000, CPU)
-    torch.testing.assert_close(
-        model.importance_weighted(x, draws, 1).total, model.sampled(x, draws, 0).total.double(), rtol=1e-4, atol=1e-5
-    )
+    one, sampled = (model.forms[name].estimate(x, draws, 1).total.double() for name in ("iw", "sampled"))
+    torch.testing.assert_close(one, sampled, rtol=1e-4, atol=1e-5)
     means, last = [], None
     for k in (1, 4, 16):
-        total = model.importance_weighted(x, Draws(k, 0, range(2000), 2000, CPU), k).total
+        total = model.forms["iw"].estimate(x, Draws(k, 0, range(2000), 2000, CPU), k).total
         means.append(float(total.mean()))
         last = total
     assert means[0] > means[1] > means[2] > exact - 3 * float(total.std()) / 2000**0.5
@@ -125,7 +124,7 @@ def test_the_objective_is_what_it_says(settings: dict[str, object], step: int) -
         assert 0 < int((kl.mean(0) < 0.2).sum()) < 3  # both kinds are there
         kl = torch.stack([part if part.mean() >= 0.2 else torch.full_like(part, 0.2) for part in kl.unbind(1)], 1)
     weight = 3.0 if "beta" in settings else 0.5 if "kl_warmup" in settings else 1.0
-    expected = (model.reconstruction(x, z) + weight * kl.sum(1)) / 2
+    expected = (model._reconstruction(x, z) + weight * kl.sum(1)) / 2
     torch.testing.assert_close(model.loss(x, draws), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -138,7 +137,7 @@ def test_a_dimension_below_the_mark_has_no_gradient_from_its_kl() -> None:
     model.zero_grad()
     q = model.encode(x.float() - 1)
     z = q.sample(draws.normal(Stream.TRAIN_NOISE, (1,)))
-    (model.reconstruction(x, z) / 2).sum().backward()
+    (model._reconstruction(x, z) / 2).sum().backward()
     torch.testing.assert_close(with_mark, model.encoder.layers[-1].weight.grad)
 
 

@@ -215,7 +215,8 @@ MUTANTS = [
         "DDPM: x̂_0 and not ε̂",
         "diffusion/denoiser.py",
         "return self.prediction.denoised(first, z, gamma)._replace(**extras)",
-        "found = self.prediction.denoised(first, z, gamma)._replace(**extras)\n        return found._replace(x_0=found.x_0.clamp(-1, 1))",
+        "found = self.prediction.denoised(first, z, gamma)._replace(**extras)\n"
+        "        return found._replace(x_0=found.x_0.clamp(-1, 1))",
         ("test_ddpm.py::test_every_term_is_its_integral[4-beta_tilde-beta_1]",),
     ),
     Mutant(
@@ -223,7 +224,8 @@ MUTANTS = [
         "x̂_0, and ε̂ with it",
         "diffusion/denoiser.py",
         "return Denoised(x_0, eps)",
-        "y = x_0.clamp(-1, 1)\n        return Denoised(y, eps + per_image(signal_rate(gamma) / noise_rate(gamma), z) * (x_0 - y))",
+        "y = x_0.clamp(-1, 1)\n"
+        "        return Denoised(y, eps + per_image(signal_rate(gamma) / noise_rate(gamma), z) * (x_0 - y))",
         ("test_parameterizations.py::test_the_target_gives_back_image_and_noise[dtype0-Epsilon-linear]",),
     ),
     Mutant(
@@ -238,8 +240,9 @@ MUTANTS = [
         "clipped prediction",
         "VDM: only while scoring",
         "diffusion/bound.py",
-        "found = self.denoiser(full(z), gamma)",
-        "from nelbo.diffusion.denoiser import clipped\n\n        found = clipped(self.denoiser(full(z), gamma), full(z), gamma)",
+        "found = self.denoiser(to_default_dtype(z), gamma)",
+        "from nelbo.diffusion.denoiser import clipped\n"
+        "        found = clipped(self.denoiser(to_default_dtype(z), gamma), to_default_dtype(z), gamma)",
         ("test_vdm.py::test_every_term_is_its_integral_and_nothing_is_clipped[0]",),
     ),
     Mutant(
@@ -402,7 +405,8 @@ MUTANTS = [
         "KL(q(x_t|x_{t−1}) ‖ p(x_t|x_{t+1}))",
         "diffusion/consistency.py",
         "q, p = bridge(x_prev, x_next, *gamma), reverse",
-        "q, p = transition(x_prev, gamma.prev, gamma.here), reverse\n    return kl_normal(q.mean, q.var, p.mean, p.var).flatten(1).sum(1)",
+        "q, p = transition(x_prev, gamma.prev, gamma.here), reverse\n"
+        "    return kl_normal(q.mean, q.var, p.mean, p.var).flatten(1).sum(1)",
         (
             "test_forms.py::test_the_summand_integrates_the_log_ratio[beta-linear]",
             "test_forms.py::test_the_forms_of_a_network_agree[v-beta_1-beta]",

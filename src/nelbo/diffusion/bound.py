@@ -35,7 +35,7 @@ from nelbo.diffusion.variances import ReverseVariance, squared_error
 from nelbo.rng import Draws, Stream
 from nelbo.theory.bound import Bound
 from nelbo.theory.importance import importance_weighted
-from nelbo.theory.likelihoods import full, to_unit
+from nelbo.theory.likelihoods import to_default_dtype, to_unit
 from nelbo.theory.normal import Gaussian
 
 
@@ -72,13 +72,13 @@ class DiffusionBound(ABC):
 
     def denoise(self, z: Tensor, gamma: Tensor) -> Denoised:
         """x̂_0 and ε̂ of z in float64, and the rest of what the network says of it."""
-        found = self.denoiser(full(z), gamma)
+        found = self.denoiser(to_default_dtype(z), gamma)
         fraction = None if found.fraction is None else found.fraction.double()
         return Denoised(found.x_0.double(), found.eps.double(), fraction)
 
     def pixel_nll(self, x: Tensor, z: Tensor) -> Tensor:
         """−ln p(x|z) of each pixel at the first γ, float64, shape (B, C, H, W)."""
-        gamma, z = self.at(self.first, x), full(z)
+        gamma, z = self.at(self.first, x), to_default_dtype(z)
         return self.decoder.nll(x, self.denoiser(z, gamma), z, gamma).double()
 
     def decode(self, x: Tensor, z: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from nelbo.diffusion.levels import OUTPUTS, Posterior
 from nelbo.diffusion.process import noise_rate, noise_var, per_image, rates, signal_rate, step_signal, step_var
 from nelbo.errors import InputError
-from nelbo.theory.likelihoods import full
+from nelbo.theory.likelihoods import to_default_dtype
 
 LOG_STD_RANGE = 10.0
 """How far ln σ of a learned decoder may go from that of the noise."""
@@ -253,7 +253,7 @@ class NetworkDenoiser:
         Raises:
             InputError: it has another shape.
         """
-        output = full(self.condition(self.network, z, gamma))
+        output = to_default_dtype(self.condition(self.network, z, gamma))
         wanted = (len(z), self.outputs * z.shape[1], *z.shape[2:])
         if output.shape != wanted:
             kind = type(self.network).__name__

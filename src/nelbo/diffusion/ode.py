@@ -8,6 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from nelbo.diffusion.bound import DiffusionBound
+from nelbo.diffusion.denoiser import Denoised
 from nelbo.diffusion.flow import (
     Divergence,
     Estimate,
@@ -20,7 +21,7 @@ from nelbo.diffusion.flow import (
 )
 from nelbo.rng import Draws, Stream
 from nelbo.theory.bound import SOLVER, Bound
-from nelbo.theory.likelihoods import full, to_unit
+from nelbo.theory.likelihoods import to_default_dtype, to_unit
 
 COARSER = 3.0
 """How many times larger the tolerance is of the second solution, which says how far the first may be off."""
@@ -37,7 +38,13 @@ class FlowLikelihood:
 
     def __init__(self, bound: DiffusionBound) -> None:
         self.bound = bound
-        self.flow = ProbabilityFlow(lambda z, gamma: bound.denoiser(full(z), gamma), bound.first, bound.last)
+        self.flow = ProbabilityFlow(
+            lambda z, gamma: bound.denoiser(to_default_dtype(z), gamma), bound.first, bound.last
+        )
+
+    def denoise(self, z: Tensor, gamma: Tensor) -> Denoised:
+        """What the network says of z, which it is given in the default dtype."""
+        return self.bound.denoiser(to_default_dtype(z), gamma)
 
     def setting(self, x: Tensor, draws: Draws) -> tuple[Tensor, Divergence]:
         """x_0 in float64, and the divergence: exact in few dimensions, else by a probe for each image."""

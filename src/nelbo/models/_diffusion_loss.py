@@ -16,7 +16,7 @@ from nelbo.diffusion.process import diffuse, prior_term
 from nelbo.diffusion.schedules import Curve, LearnedGamma, split_gradient
 from nelbo.diffusion.variances import VARIANCES, squared_error
 from nelbo.rng import Draws, Stream
-from nelbo.theory.likelihoods import full, to_unit
+from nelbo.theory.likelihoods import to_default_dtype, to_unit
 
 if TYPE_CHECKING:
     from nelbo.models.diffusion import Diffusion
@@ -67,7 +67,7 @@ def chain_loss(model: Diffusion, x: Tensor, draws: Draws) -> Tensor:
     if exact:
         loss = term(denoised)
         if bool(first.any()):
-            loss = loss.masked_scatter(first, full(scale * nll(first)))
+            loss = loss.masked_scatter(first, to_default_dtype(scale * nll(first)))
         if model.training:
             model.profile.update(*(model.gather_batch(rows.detach()) for rows in (t, loss)))
         return (loss + weight * error) * importance.to(loss.dtype)
@@ -76,7 +76,7 @@ def chain_loss(model: Diffusion, x: Tensor, draws: Draws) -> Tensor:
         loss = loss + VARIANCE_WEIGHT * term(fixed(denoised)) * ~first
     at_decoder = first & decoder_subset(draws, CHAIN_DECODER_SHARE, t.device)
     if model.decoder.learned and bool(at_decoder.any()):
-        loss = loss.masked_scatter(at_decoder, full(nll(at_decoder) / model.dims))
+        loss = loss.masked_scatter(at_decoder, to_default_dtype(nll(at_decoder) / model.dims))
     return loss
 
 
@@ -120,7 +120,7 @@ def continuous_loss(model: Diffusion, x: Tensor, draws: Draws) -> Tensor:
         loss = loss + prior_term(x_0, ends[1]) / model.dims
     if denoised.law is not None and model.every_decoder:
         loss = loss + model.every_decoder * denoised.law.nll(x).double() / model.dims
-    return full(loss)
+    return to_default_dtype(loss)
 
 
 def trained_curve(model: Diffusion, t: Tensor) -> tuple[Curve, Callable[[Tensor], None]]:

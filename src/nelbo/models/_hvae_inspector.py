@@ -37,8 +37,8 @@ class HVAEInspector(Inspector):
         parts = []
         for first in range(0, len(images), batch):
             x = images[first : first + batch].to(model.device)
-            noise = normal(0, Stream.SCORE_NOISE, 0, range(first, first + len(x)), (sum(model.sizes),))
-            parts.append(model.walk_down(x, model.cut(noise.to(model.device))).kl.cpu())
+            noise = normal(0, Stream.SCORE_NOISE, 0, range(first, first + len(x)), (sum(model._sizes),))
+            parts.append(model._walk_down(x, model._cut(noise.to(model.device))).kl.cpu())
         kl = torch.cat(parts, 1).double().mean(1)
         return {"silent_levels": [t for t, value in enumerate(kl.tolist(), 1) if value < SILENT]}
 
@@ -59,12 +59,12 @@ class HVAEInspector(Inspector):
         noise = [torch.zeros(columns, *size, device=x.device) for size in model.ladder.maps]
         rows, latents = [to_unit(x, model.levels)], []
         if model.downwards:
-            latents = model.walk_down(x, noise).latents
+            latents = model._walk_down(x, noise).latents
         else:
             for t in range(1, model.options.depth + 1):
                 latents.append(gaussian(model.encoder(latents[-1] if latents else rows[0], t)).mean)
         for count in range(1, model.options.depth + 1):
-            features = model.generate(noise, latents[::-1][:count])
+            features = model._generate(noise, latents[::-1][:count])
             rows.append(model.pixels(model.ladder.image(features)).expectation())
         title = "images; below, z_T alone is inferred, then z_T and z_{T−1}, …, and the rest at its mean under p"
         return [(title, torch.cat(rows), columns)]

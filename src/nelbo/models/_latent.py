@@ -13,7 +13,7 @@ from nelbo.errors import InputError
 from nelbo.models.inspector import require_one_step
 from nelbo.models.sampling import SampleSettings
 from nelbo.options import FamilyOptions
-from nelbo.theory.likelihoods import Bernoulli, DiscretizedLogistics, DiscretizedNormal, full
+from nelbo.theory.likelihoods import Bernoulli, DiscretizedLogistics, DiscretizedNormal, to_default_dtype
 from nelbo.theory.normal import Gaussian
 
 COMPONENTS = 5
@@ -77,7 +77,7 @@ class PixelLaw:
     def __call__(self, output: Tensor) -> Law:
         """The law of every pixel, from shape (B, outputs, H, W)."""
         B, _, H, W = output.shape
-        parts = full(output).reshape(B, self.channels, -1, H, W).movedim(2, -1)
+        parts = to_default_dtype(output).reshape(B, self.channels, -1, H, W).movedim(2, -1)
         if self.name == "bernoulli":
             return Bernoulli(parts[..., 0])
         if self.name == "normal":
@@ -104,7 +104,7 @@ def relative_gaussian(p: Gaussian, output: Tensor) -> Gaussian:
 
 def mean_and_log_std(output: Tensor) -> tuple[Tensor, Tensor]:
     """The mean, and ln σ within ± ``LOG_STD_LIMIT``, in torch's default type."""
-    mean, log_std = full(output).chunk(2, dim=1)
+    mean, log_std = to_default_dtype(output).chunk(2, dim=1)
     return mean, LOG_STD_LIMIT * torch.tanh(log_std / LOG_STD_LIMIT)
 
 

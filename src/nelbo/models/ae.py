@@ -18,7 +18,7 @@ from nelbo.models.base import GenerativeModel
 from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.nn.autoencoder import AutoencoderOptions, Decoder, Encoder
 from nelbo.rng import Draws, Stream, normal
-from nelbo.theory.likelihoods import full, to_unit
+from nelbo.theory.likelihoods import to_default_dtype, to_unit
 
 MEMORY = 0.99
 """How much of the codes' mean and covariance is kept at each step, after the first hundred."""
@@ -54,11 +54,11 @@ class AE(GenerativeModel):
 
     def encode(self, x_0: Tensor) -> Tensor:
         """F(x) for images on [−1, 1], in torch's default type, shape (B, latent)."""
-        return full(self.encoder(x_0))
+        return to_default_dtype(self.encoder(x_0))
 
     def decode(self, z: Tensor) -> Tensor:
         """G(z) on the scale where levels fill [−1, 1], in torch's default type, shape (B, C, H, W)."""
-        return full(self.decoder(z))
+        return to_default_dtype(self.decoder(z))
 
     def loss(self, x: Tensor, draws: Draws) -> Tensor:
         """‖x − G(F(x))‖² per dimension, on the scale where levels fill [−1, 1]."""
@@ -92,7 +92,7 @@ class AE(GenerativeModel):
         noise = tempered(noise, settings).to(self.device)
         variances, basis = torch.linalg.eigh(self.code_cov)
         z = self.code_mean + (noise * variances.clamp(min=0).sqrt()) @ basis.T
-        x = self.decode(full(z))
+        x = self.decode(to_default_dtype(z))
         yield Frame(1, 1, x, x)
 
 

@@ -31,7 +31,7 @@ from nelbo.nn.autoencoder import Decoder, PyramidOptions
 from nelbo.nn.clusters import Clusters
 from nelbo.nn.critic import Critic
 from nelbo.rng import Draws, Stream, normal, uniform
-from nelbo.theory.likelihoods import full, to_unit
+from nelbo.theory.likelihoods import to_default_dtype, to_unit
 
 PENALTY_EVERY = 4
 """The gradient penalty is taken at one step in so many, and counts as many times (Karras et al. 2020, lazy R1)."""
@@ -86,7 +86,7 @@ class GAN(GenerativeModel):
     def draw(self, z: Tensor, cluster: Tensor | None = None) -> Tensor:
         """G(z, c) on the scale where levels fill [−1, 1], shape (B, C, H, W)."""
         told = [] if cluster is None else [F.one_hot(cluster, self.options.clusters).to(z)]
-        return torch.tanh(full(self.generator(torch.cat([z, *told], 1))))
+        return torch.tanh(to_default_dtype(self.generator(torch.cat([z, *told], 1))))
 
     def cluster(self, x_0: Tensor) -> Tensor | None:
         """c(x) of images on [−1, 1], shape (B,); None in a game without clusters."""

@@ -73,20 +73,20 @@ class HVAE(LikelihoodModel):
     # The laws
 
     @property
-    def sizes(self) -> list[int]:
+    def _sizes(self) -> list[int]:
         """How many numbers each z_t has, z_1 first."""
         return [math.prod(size) for size in self.ladder.maps]
 
-    def start(self, like: Tensor, count: int) -> Gaussian:
+    def _start(self, like: Tensor, count: int) -> Gaussian:
         """p(z_T) = N(0, I)."""
         zeros = like.new_zeros(count, *self.ladder.maps[-1])
         return Gaussian(zeros, torch.ones_like(zeros))
 
-    def nll(self, x: Tensor, features: Tensor) -> Tensor:
+    def _nll(self, x: Tensor, features: Tensor) -> Tensor:
         """−ln p(x|z_1) from the features of z_1."""
         return self.pixels.nll(self.ladder.image(features), x)
 
-    def walk_down(self, x: Tensor, noise: Sequence[Tensor]) -> Descent:
+    def _walk_down(self, x: Tensor, noise: Sequence[Tensor]) -> Descent:
         """z_T … z_1 from q(z_t|z_{t+1}, x), and what they cost."""
         assert isinstance(self.encoder, TopDown)
         x_0, features = to_unit(x, self.levels), None
@@ -95,28 +95,28 @@ class HVAE(LikelihoodModel):
         def laws(z: Tensor | None, t: int) -> tuple[Gaussian, Gaussian]:
             nonlocal features
             if z is None:
-                p = self.start(x_0, len(x))
+                p = self._start(x_0, len(x))
             else:
                 features = self.ladder.below(z, t + 1, features)
                 p = gaussian(self.ladder.law(features, t))
             return relative_gaussian(p, self.encoder(seen, features, t)), p
 
-        return descend(laws, lambda z: self.nll(x, self.ladder.below(z, 1, features)), noise)
+        return descend(laws, lambda z: self._nll(x, self.ladder.below(z, 1, features)), noise)
 
-    def walk_up(self, x: Tensor, noise: Sequence[Tensor]) -> Climb:
+    def _walk_up(self, x: Tensor, noise: Sequence[Tensor]) -> Climb:
         """z_1 … z_T from q(z_t|z_{t−1}), and what they cost."""
         return climb(
             lambda z, t: gaussian(self.encoder(z, t)),
             lambda z, t: gaussian(self.ladder.law(self.ladder.below(z, t, None), t - 1)),
-            self.start(noise[0], len(x)),
-            lambda z: self.nll(x, self.ladder.below(z, 1, None)),
+            self._start(noise[0], len(x)),
+            lambda z: self._nll(x, self.ladder.below(z, 1, None)),
             to_unit(x, self.levels),
             noise,
         )
 
-    def cut(self, noise: Tensor) -> list[Tensor]:
+    def _cut(self, noise: Tensor) -> list[Tensor]:
         """Noise of shape (B, Σ sizes), as that of z_1 … z_T."""
-        parts = torch.split(noise, self.sizes, dim=1)
+        parts = torch.split(noise, self._sizes, dim=1)
         return [part.reshape(-1, *size) for part, size in zip(parts, self.ladder.maps, strict=True)]
 
     # Training
@@ -127,14 +127,14 @@ class HVAE(LikelihoodModel):
         Free bits compare the batch's mean of each level. Bottom-up, w stands before ln q(z|x) − ln p(z), z all levels,
         and there are no free bits, as no level is a divergence by itself.
         """
-        noise = self.cut(draws.normal(Stream.TRAIN_NOISE, (sum(self.sizes),)))
+        noise = self._cut(draws.normal(Stream.TRAIN_NOISE, (sum(self._sizes),)))
         if self.downwards:
-            walk = self.walk_down(x, noise)
+            walk = self._walk_down(x, noise)
             mark = self.options.free_bits
             kept = self.gather_batch(walk.kl.detach().mT).mean(0)[:, None] >= mark
             reconstruction, costs = walk.reconstruction, torch.where(kept, walk.kl, torch.full_like(walk.kl, mark))
         else:
-            up = self.walk_up(x, noise)
+            up = self._walk_up(x, noise)
             reconstruction, costs = up.reconstruction, up.log_q - up.log_p
         return (reconstruction + self.options.kl_weight(draws.step) * costs.sum(0)) / self.dims
 
@@ -151,25 +151,25 @@ class HVAE(LikelihoodModel):
 
     def _analytic(self, x: Tensor, draws: Draws, _: int = 0) -> Bound:
         """One draw of all latents, each level's KL in closed form; top-down only."""
-        walk = self.walk_down(x, self.cut(draws.normal(Stream.SCORE_NOISE, (sum(self.sizes),))))
+        walk = self._walk_down(x, self._cut(draws.normal(Stream.SCORE_NOISE, (sum(self._sizes),))))
         return Bound(top_down_terms(walk, walk.kl), evaluations=1)
 
     def _sampled(self, x: Tensor, draws: Draws, _: int = 0) -> Bound:
         """One draw of all latents, and densities at it."""
-        return Bound(self.densities(x, draws.normal(Stream.SCORE_NOISE, (sum(self.sizes),))), evaluations=1)
+        return Bound(self._densities(x, draws.normal(Stream.SCORE_NOISE, (sum(self._sizes),))), evaluations=1)
 
-    def densities(self, x: Tensor, noise: Tensor) -> dict[str, Tensor]:
+    def _densities(self, x: Tensor, noise: Tensor) -> dict[str, Tensor]:
         """The terms of −ln p(x, z)/q(z|x) at the z that this noise makes."""
         if not self.downwards:
-            return bottom_up_terms(self.walk_up(x, self.cut(noise)))
-        walk = self.walk_down(x, self.cut(noise))
+            return bottom_up_terms(self._walk_up(x, self._cut(noise)))
+        walk = self._walk_down(x, self._cut(noise))
         return top_down_terms(walk, walk.log_ratio)
 
     def _importance_weighted(self, x: Tensor, draws: Draws, k: int) -> Bound:
         """−ln (1/k) Σ_j p(x, z_j)/q(z_j|x)  [Burda et al. 2016 (8)]; one term, as the sum is inside."""
-        noise = draws.normal_iter(Stream.SCORE_NOISE, (sum(self.sizes),))
+        noise = draws.normal_iter(Stream.SCORE_NOISE, (sum(self._sizes),))
         costs = [
-            torch.stack(list(self.densities(x, eps).values())).double().sum(0)
+            torch.stack(list(self._densities(x, eps).values())).double().sum(0)
             for _, eps in zip(range(k), noise, strict=False)
         ]
         return Bound({"importance_weighted": importance_weighted(torch.stack(costs))}, evaluations=k)
@@ -180,12 +180,12 @@ class HVAE(LikelihoodModel):
 
     # Sampling
 
-    def generate(self, noise: Sequence[Tensor], given: Sequence[Tensor] = ()) -> Tensor:
+    def _generate(self, noise: Sequence[Tensor], given: Sequence[Tensor] = ()) -> Tensor:
         """The features of z_1 at the end of z_T ~ p(z_T), z_t ~ p(z_t|z_{t+1}), from the noise of z_1 … z_T.
 
         Where z_T, z_{T−1}, … are given, the rest is drawn below them.
         """
-        z, features = self.start(noise[0], len(noise[0])).sample(noise[-1]), torch.empty(0)
+        z, features = self._start(noise[0], len(noise[0])).sample(noise[-1]), torch.empty(0)
         for t in range(self.options.depth, 0, -1):
             at = self.options.depth - t
             if at < len(given):
@@ -197,8 +197,8 @@ class HVAE(LikelihoodModel):
 
     def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
         require_drawing(self.family, settings)
-        noise = tempered(normal(seed, Stream.SAMPLE, 0, indices, (sum(self.sizes),)), settings).to(self.device)
-        mean = self.pixels(self.ladder.image(self.generate(self.cut(noise)))).expectation()
+        noise = tempered(normal(seed, Stream.SAMPLE, 0, indices, (sum(self._sizes),)), settings).to(self.device)
+        mean = self.pixels(self.ladder.image(self._generate(self._cut(noise)))).expectation()
         yield Frame(1, 1, mean, mean)
 
 

@@ -21,7 +21,7 @@ from nelbo.nn.autoencoder import AutoencoderOptions, Decoder, Encoder
 from nelbo.rng import Draws, Stream, normal
 from nelbo.theory.bound import Bound
 from nelbo.theory.importance import importance_weighted
-from nelbo.theory.likelihoods import full, to_unit
+from nelbo.theory.likelihoods import to_default_dtype, to_unit
 from nelbo.theory.normal import Gaussian, kl_normal
 
 
@@ -52,7 +52,7 @@ class VAE(LikelihoodModel):
 
     def encode(self, x_0: Tensor) -> Gaussian:
         """q(z|x) for images on [−1, 1], in torch's default type, shapes (B, latent)."""
-        mean, log_var = full(self.encoder(x_0)).chunk(2, dim=1)
+        mean, log_var = to_default_dtype(self.encoder(x_0)).chunk(2, dim=1)
         return Gaussian(mean, log_var.clamp(-20.0, 10.0).exp())
 
     def _reconstruction(self, x: Tensor, z: Tensor) -> Tensor:

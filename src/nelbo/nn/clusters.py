@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nelbo.theory.likelihoods import full, to_unit
+from nelbo.theory.likelihoods import to_default_dtype, to_unit
 
 LOOK = 16
 """Images are compared by squares of pixels, so large that no side has more of them than this."""
@@ -52,7 +52,7 @@ class Clusters(nn.Module):
 
     def forward(self, x_0: Tensor) -> Tensor:
         """c(x) of images on [−1, 1], shape (B,)."""
-        return self.nearest(self.look(full(x_0)))
+        return self.nearest(self.look(to_default_dtype(x_0)))
 
     def drawn(self, u: Tensor) -> Tensor:
         """Clusters by their shares of the training images, from uniform numbers in [0, 1), shape (B,)."""

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from nelbo.nn.autoencoder import Halve, sides
-from nelbo.theory.likelihoods import full
+from nelbo.theory.likelihoods import to_default_dtype
 
 SLOPE = 0.2
 FIRST = 0.01
@@ -58,5 +58,5 @@ class Critic(nn.Module):
         for layer in self.layers:
             h = layer(h)
             h = h if isinstance(layer, nn.Flatten) else F.leaky_relu(h, SLOPE)
-        logit = full(self.last(h))[:, 0]
-        return logit if self.each is None else logit + full(self.each(cluster) * h).sum(1)
+        logit = to_default_dtype(self.last(h))[:, 0]
+        return logit if self.each is None else logit + to_default_dtype(self.each(cluster) * h).sum(1)

@@ -26,7 +26,7 @@ def to_unit(levels: Tensor, L: int) -> Tensor:
     """
     if levels.is_floating_point():
         raise InputError("images", float_levels(levels, L))
-    return full(levels) * (2.0 / (L - 1)) - 1.0
+    return to_default_dtype(levels) * (2.0 / (L - 1)) - 1.0
 
 
 def float_levels(x: Tensor, L: int) -> str:
@@ -44,7 +44,7 @@ def float_levels(x: Tensor, L: int) -> str:
     return f"is {kind} from {low:g} to {high:g}, not integer levels 0 … {L - 1}; they are made by {mend}"
 
 
-def full(x: Tensor) -> Tensor:
+def to_default_dtype(x: Tensor) -> Tensor:
     """In torch's default type: float32, whatever x was computed in, or float64 where all is computed in that."""
     return x.to(torch.get_default_dtype())
 

@@ -5,21 +5,20 @@ The likelihood is exact. Its best value is the sum of the pixels' own entropies.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from nelbo.theory.bound import Bound
-from nelbo.errors import InputError
-from nelbo.theory.likelihoods import to_unit
 from nelbo.models.base import LikelihoodModel
-from nelbo.models.forms import Estimator
+from nelbo.models.forms import Estimator, Forms
 from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.options import FamilyOptions
 from nelbo.rng import Draws, Stream, uniform
+from nelbo.theory.bound import Bound
+from nelbo.theory.likelihoods import to_unit
 
 
 class IndependentOptions(FamilyOptions):
@@ -39,33 +38,26 @@ class Independent(LikelihoodModel):
         self.options = options
         self.logits = nn.Parameter(torch.zeros(*shape, levels))
 
-    def nll(self, x: Tensor) -> Tensor:
+    def _nll(self, x: Tensor) -> Tensor:
         """−ln p(x) of integer levels, shape (B, C, H, W), in nats, shape (B,)."""
         log_p = self.logits.log_softmax(-1).expand(len(x), *self.logits.shape)
         return -log_p.gather(-1, x.long()[..., None]).flatten(1).sum(1)
 
     def loss(self, x: Tensor, draws: Draws) -> Tensor:
-        return self.nll(x) / self.dims + self.options.smoothing * self.logits.square().mean()
-
-    def estimate(self, x: Tensor, draws: Draws, timesteps: int) -> Bound:
-        return Bound({"reconstruction": self.nll(x)}, evaluations=1)
+        return self._nll(x) / self.dims + self.options.smoothing * self.logits.square().mean()
 
     @property
-    def forms(self) -> Mapping[str, Estimator]:
-        return {"exact": Estimator(self.estimate, counts=None)}
+    def forms(self) -> Forms:
+        return Forms(self.family, {"exact": Estimator(self._exact, counts=None)})
+
+    def _exact(self, x: Tensor, draws: Draws, count: int) -> Bound:
+        return Bound({"reconstruction": self._nll(x)}, evaluations=1)
 
     def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
-        self.describe_sampling(settings)
         u = uniform(seed, Stream.SAMPLE, 0, indices, self.shape).to(self.logits)
         below = self.logits.softmax(-1).cumsum(-1) < u[..., None]
         x = to_unit(below.sum(-1).clamp(max=self.levels - 1), self.levels)
         yield Frame(1, 1, x, x)
-
-    def describe_sampling(self, settings: SampleSettings) -> str:
-        given = (settings.sampler, settings.steps, settings.eta, settings.temperature)
-        if any(value is not None for value in given):
-            raise InputError("--sampler", "every pixel is drawn from its own law, and there is nothing to set")
-        return "each pixel from its own law"
 
 
 OPTIONS, MODEL = IndependentOptions, Independent

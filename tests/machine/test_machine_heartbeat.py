@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from nelbo.processes.heartbeat import Heartbeat
 
 from nelbo.processes import heartbeat
+from nelbo.processes.heartbeat import Heartbeat
 
 BEAT = 0.02
 
