@@ -53,7 +53,7 @@ def chain_loss(model: Diffusion, x: Tensor, draws: Draws) -> Tensor:
     denoised = model.denoiser.to_denoised(output, z, gamma)
     error = squared_error(eps, denoised.eps) / model.dims
     slope = T * (grid[t.clamp(min=min(2, T))] - grid[t.clamp(min=min(2, T)) - 1]) if T > 1 else torch.ones_like(gamma)
-    weight = (0.5 * slope * (model.objective.weight(gamma, slope) - exact)).to(error)
+    weight = (0.5 * slope * (model.objective.weight(gamma, slope) - float(exact))).to(error)
     scale = T / model.dims
 
     def term(of: Denoised) -> Tensor:
