@@ -17,7 +17,7 @@ from torch import Tensor
 from nelbo.diffusion.bound import ChainBound
 from nelbo.diffusion.decoders import GaussianDecoder
 from nelbo.diffusion.denoiser import denoiser_of
-from nelbo.diffusion.schedules import LinearBeta, as_schedule, chain_of
+from nelbo.diffusion.schedules import LinearBeta, Sigmoid, chain_of
 from nelbo.diffusion.variances import VARIANCES
 from nelbo.errors import InputError
 from nelbo.jobs.profile import require_profile

@@ -22,7 +22,7 @@ def says(eps: Tensor, fraction: Tensor | None = None) -> Denoised:
 
 
 def weight_of(variance: str, before: Tensor, gamma: Tensor) -> Tensor:
-    """What ‖ε − ε̂‖² adds to the term of each step, per unit: of an error so large that the rest is nothing beside it."""
+    """What ‖ε − ε̂‖² counts in the term of each step, from an error so large that the rest is nothing beside it."""
     eps = torch.full((len(gamma), 1), 1e6, dtype=torch.float64)
     wrong, right = (VARIANCES[variance].diffusion_term(says(hat), eps, before, gamma) for hat in (0 * eps, eps))
     return (wrong - right) / 1e12
@@ -45,7 +45,7 @@ def test_weight_is_the_papers(name: str, T: int, variance: str) -> None:
 
 @every_schedule
 def test_weight_for_beta_tilde_is_half_the_growth_of_snr(name: str, T: int) -> None:
-    """½ (SNR(t−1)/SNR(t) − 1), VDM (14), with the ratio from β itself where it would cancel: SNR(t−1)/SNR(t) = e^{Δγ}."""
+    """½ (SNR(t−1)/SNR(t) − 1), VDM (14), computed from Δγ, as SNR(t−1)/SNR(t) = e^{Δγ}."""
     gammas, snr = gammas_of(name, T), table_of(name, T).snr
     weight = step_weight(gammas[1:-1], gammas[2:])
     torch.testing.assert_close(weight_of("beta_tilde", gammas[1:-1], gammas[2:]), weight, rtol=4 * EPS, atol=0)

@@ -327,7 +327,9 @@ def exact_notes(data: GaussianData, gammas: Tensor, reverse_var: Tensor, x_0: fl
     for t in range(1, len(gammas) - 1):
         unit = torch.ones(1, 1, dtype=torch.float64)
         k = table.alpha_bar[t + 1].sqrt() * lam / (table.alpha_bar[t + 1] * lam + table.noise_var[t + 1])
-        b = -float(posterior(k * unit, unit, gammas[t : t + 1], gammas[t + 1 : t + 2]).mean)  # the reverse mean is linear in x_{t+1}
+        b = -float(
+            posterior(k * unit, unit, gammas[t : t + 1], gammas[t + 1 : t + 2]).mean
+        )  # the reverse mean is linear in x_{t+1}
         a = float(table.alpha[t].sqrt())
         before, after = table.alpha_bar[t - 1], table.alpha_bar[t + 1]
         mean = (a * before.sqrt() + b * after.sqrt()) * x_0
