@@ -11,6 +11,7 @@ import torch
 from math_helpers import assert_mean, gaussians
 from torch import Tensor
 
+from nelbo.diffusion.bound import ChainBound
 from nelbo.errors import InputError
 from nelbo.models._latent import relative_gaussian
 from nelbo.models.ddpm import DDPM, DDPMOptions
@@ -19,6 +20,7 @@ from nelbo.models.sampling import SampleSettings
 from nelbo.models.vdm import VDM, VDMOptions
 from nelbo.nn.ladder import places_of
 from nelbo.rng import Draws, Stream
+from nelbo.theory.exact import Coefficients
 from nelbo.theory.hierarchy import bottom_up_terms, climb
 from nelbo.theory.likelihoods import to_unit
 from nelbo.theory.normal import Gaussian
@@ -164,19 +166,20 @@ def test_a_diffusion_is_a_hierarchy_with_a_fixed_encoder(family: str) -> None:
     for parameter in model.parameters():
         parameter += 0.1 * torch.randn(parameter.shape)
     model.eval()
-    chain = model.chain_bound
-    schedule = chain.process.schedule
+    chain = model.estimator()
+    assert isinstance(chain, ChainBound)
+    table = Coefficients(chain.gammas)
 
     def up(z: Tensor, t: int) -> Gaussian:
-        return Gaussian(schedule.alpha[t].sqrt() * z, schedule.beta[t].expand_as(z))
+        return Gaussian(table.alpha[t].sqrt() * z, table.beta[t].expand_as(z))
 
     def down(z: Tensor, t: int) -> Gaussian:
-        return chain.reverse(z, torch.full((len(z),), t))
+        return chain.reverse(z, *(chain.gammas[at].expand(len(z)) for at in (t - 1, t)))
 
     images = torch.tensor([[0, 4, 2, 2], [1, 1, 1, 1], [4, 0, 3, 2]], dtype=torch.uint8).reshape(3, *shape)
     for image in images:
         x = image.expand(n, *shape)
-        noise = [gaussians(n, *shape, seed=t) for t in range(schedule.T)]
+        noise = [gaussians(n, *shape, seed=t) for t in range(chain.T)]
         one = torch.ones(1, *shape, dtype=torch.float64)
         walk = climb(up, down, Gaussian(0 * one, one), lambda z, x=x: chain.decode(x, z), to_unit(x, 5).double(), noise)
         found = torch.stack(list(bottom_up_terms(walk).values())).sum(0)
