@@ -49,7 +49,7 @@ def curve(kind: str, data: str, steps: int) -> tuple[list[int], list[float], Ten
     dataset = load(data)
     torch.manual_seed(0)
     options = VDMOptions(gamma=kind).resolved(dataset.shape)  # type: ignore[arg-type]
-    model = VDM(options, dataset.shape, dataset.levels)
+    model = VDM.from_options(options, dataset.shape, dataset.levels)
     places, variances = [], []
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(model, dataset.split("train"), TrainingOptions(steps=steps), Path(folder))

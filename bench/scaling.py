@@ -70,7 +70,7 @@ def measure(point: Point) -> dict[str, float]:
     before = peak(device)
     shape = (1, point.side, point.side)
     options = DDPMOptions(timesteps=point.T, widths=point.widths).resolved(shape)
-    model = DDPM(options, shape, 256).to(device)
+    model = DDPM.from_options(options, shape, 256).to(device)
     if point.samples:
         start = time.perf_counter()
         model.sample(point.samples, batch=point.batch, settings=SampleSettings(sampler="ancestral"))

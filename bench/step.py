@@ -57,7 +57,7 @@ def counted(work: Callable[[], object]) -> int:
 def measure(name: str, shape: tuple[int, int, int], device: torch.device) -> str:
     """One row of the table."""
     options = DDPMOptions().resolved(shape)
-    model = DDPM(options, shape, 256).to(device)
+    model = DDPM.from_options(options, shape, 256).to(device)
     images = to_levels(torch.randn(1024, *shape), 256)
     recipe = TrainingOptions(batch_size=BATCH, steps=10**6)
     trainer = Trainer(model, images, recipe, Path("unused"))

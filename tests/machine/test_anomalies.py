@@ -44,8 +44,8 @@ def small(family: str) -> DDPM | VDM:
     shape = (1, 3, 2)
     if family == "ddpm":
         options = DDPMOptions(timesteps=13, widths=(8,), attention=()).resolved(shape)
-        return perturbed(DDPM(options, shape, 5))
-    return perturbed(VDM(VDMOptions(widths=(8,), attention=(), gamma_min=-6.0).resolved(shape), shape, 5))
+        return perturbed(DDPM.from_options(options, shape, 5))
+    return perturbed(VDM.from_options(VDMOptions(widths=(8,), attention=(), gamma_min=-6.0).resolved(shape), shape, 5))
 
 
 IMAGES = torch.tensor([0, 4, 2, 2, 1, 3], dtype=torch.uint8).reshape(1, 1, 3, 2)
@@ -85,7 +85,7 @@ def test_with_every_t_it_is_the_score_of_the_same_draws(seed: int) -> None:
 def test_the_pieces_of_steps_cover_each_step_once(T: int, pieces: int) -> None:
     """Edges rise from 1 to T, each piece no narrower than the one before; and one image of any t has K numbers."""
     options = DDPMOptions(timesteps=T, widths=(8,), attention=(), schedule="cosine").resolved((1, 3, 2))
-    found = score_profile(DDPM(options, (1, 3, 2), 5), IMAGES, pieces=pieces)
+    found = score_profile(DDPM.from_options(options, (1, 3, 2), 5), IMAGES, pieces=pieces)
     assert (found.edges[0], found.edges[-1]) == (1, T)
     assert len(found.width) == min(pieces, T - 1) == found.nats.shape[1]
     assert float(found.width.min()) >= 1
@@ -109,7 +109,7 @@ def test_gamma_stands_at_the_edges() -> None:
 @torch.no_grad()
 def test_dropout_is_off_in_a_profile() -> None:
     options = DDPMOptions(timesteps=13, widths=(8,), attention=(), dropout=0.5).resolved((1, 3, 2))
-    model = perturbed(DDPM(options, (1, 3, 2), 5))
+    model = perturbed(DDPM.from_options(options, (1, 3, 2), 5))
     still = score_profile(model, IMAGES, pieces=4).nats
     assert torch.equal(score_profile(model.train(), IMAGES, pieces=4).nats, still)
     assert model.training
@@ -308,7 +308,9 @@ def test_bad_use_is_said_in_a_line(trained: Path, here: Path, words: tuple[str, 
 
 def test_a_bound_without_t_has_no_profile(tmp_path: Path) -> None:
     """That of a chain of one step, which is its decoder's, and that of a vae."""
-    one = DDPM(DDPMOptions(timesteps=1, widths=(8,), attention=(), schedule="cosine").resolved((1, 3, 2)), (1, 3, 2), 5)
+    one = DDPM.from_options(
+        DDPMOptions(timesteps=1, widths=(8,), attention=(), schedule="cosine").resolved((1, 3, 2)), (1, 3, 2), 5
+    )
     vae = VAE(VAEOptions().resolved((1, 4, 4)), (1, 4, 4), 5)
     for model in (one, vae):
         with pytest.raises(InputError, match=r"--profile.*has no t"):

@@ -182,7 +182,7 @@ def learned(t: mpf, gamma: LearnedGamma) -> mpf:
 def test_the_steps_of_a_vdms_bound(kind: str) -> None:
     """t = i/T, γ there, ½ expm1(γ_t − γ_s) and √ᾱ. As (i + 1)/T in float32, weights are 1e-3 off."""
     options = VDMOptions(widths=(8, 8), gamma=kind, gamma_min=FIRST, gamma_max=LAST, timesteps=T).resolved((1, 2, 2))
-    model = VDM(options, (1, 2, 2), 5)
+    model = VDM.from_options(options, (1, 2, 2), 5)
     t, share = model.times(torch.rand(3, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
     gamma, weight = model.weighted(t.flatten())
     signal, noise = rates(gamma, torch.zeros(12, 1, dtype=torch.float64))

@@ -133,8 +133,8 @@ def test_more_steps_than_the_model_has_are_refused() -> None:
 def model(kind: str, **more: object) -> VDM | DDPM:
     torch.manual_seed(0)
     if kind == "vdm":
-        return VDM(VDMOptions(widths=(16,), blocks=1, attention=(), **more).resolved(SHAPE), SHAPE, 17)  # type: ignore[arg-type]
-    return DDPM(DDPMOptions(widths=(16,), blocks=1, attention=(), **more).resolved(SHAPE), SHAPE, 17)  # type: ignore[arg-type]
+        return VDM.from_options(VDMOptions(widths=(16,), blocks=1, attention=(), **more).resolved(SHAPE), SHAPE, 17)  # type: ignore[arg-type]
+    return DDPM.from_options(DDPMOptions(widths=(16,), blocks=1, attention=(), **more).resolved(SHAPE), SHAPE, 17)  # type: ignore[arg-type]
 
 
 def awake(distilled: Distilled) -> Distilled:

@@ -477,7 +477,7 @@ def test_a_trained_vdms_flow_is_runge_kuttas_within_its_error() -> None:
     torch.manual_seed(0)
     shape, levels, n = (1, 1, 2), 5, 4
     options = VDMOptions(widths=(8,), attention=(), gamma_min=-8.0, gamma_max=4.0)
-    model = VDM(options.resolved(shape), shape, levels)
+    model = VDM.from_options(options.resolved(shape), shape, levels)
     x = torch.from_numpy(np.random.default_rng(0).integers(0, 2, (64, 1, 1, 1), dtype=np.uint8) * 3).expand(64, *shape)
     adam = torch.optim.Adam(model.parameters(), lr=3e-3)
     for step in range(40):
@@ -530,7 +530,7 @@ def test_between_levels_there_is_only_the_distance_to_them() -> None:
 
 @pytest.mark.parametrize(("levels", "has"), [(17, False), (256, True)])
 def test_a_law_over_few_levels_has_no_uniform_form_and_says_why(levels: int, has: bool) -> None:
-    model = VDM(VDMOptions(widths=(8,)).resolved((1, 2, 2)), (1, 2, 2), levels)
+    model = VDM.from_options(VDMOptions(widths=(8,)).resolved((1, 2, 2)), (1, 2, 2), levels)
     assert ("ode-uniform" in model.forms) == has
     assert "ode" in model.forms
     if not has:

@@ -415,7 +415,7 @@ def network(**settings: object) -> DDPM:
     torch.manual_seed(0)
     chosen = {"timesteps": 12, "schedule": "cosine", "objective": "simple", "widths": (8,), "attention": ()}
     chosen |= {"reverse_variance": "beta_tilde"} | settings
-    model = DDPM(DDPMOptions.model_validate(chosen).resolved((1, 3, 2)), (1, 3, 2), 5)
+    model = DDPM.from_options(DDPMOptions.model_validate(chosen).resolved((1, 3, 2)), (1, 3, 2), 5)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn(parameter.shape)

@@ -160,9 +160,11 @@ def test_a_diffusion_is_a_hierarchy_with_a_fixed_encoder(family: str) -> None:
     shape, n = (1, 2, 2), 3000
     if family == "ddpm":
         options = DDPMOptions(timesteps=4, widths=(8,))
-        model: DDPM | VDM = DDPM(options.resolved(shape), shape, 5)
+        model: DDPM | VDM = DDPM.from_options(options.resolved(shape), shape, 5)
     else:
-        model = VDM(VDMOptions(timesteps=3, widths=(8,), gamma_min=-3.0, gamma_max=3.0).resolved(shape), shape, 5)
+        model = VDM.from_options(
+            VDMOptions(timesteps=3, widths=(8,), gamma_min=-3.0, gamma_max=3.0).resolved(shape), shape, 5
+        )
     for parameter in model.parameters():
         parameter += 0.1 * torch.randn(parameter.shape)
     model.eval()

@@ -129,9 +129,9 @@ def network(family: str) -> DDPM | VDM:
     shape, levels = (1, 4, 4), 5
     if family == "ddpm":
         options = DDPMOptions(timesteps=20, widths=(8,), attention=())
-        model: DDPM | VDM = DDPM(options.resolved(shape), shape, levels)
+        model: DDPM | VDM = DDPM.from_options(options.resolved(shape), shape, levels)
     else:
-        model = VDM(VDMOptions(widths=(8,), attention=()).resolved(shape), shape, levels).in_steps(20)
+        model = VDM.from_options(VDMOptions(widths=(8,), attention=()).resolved(shape), shape, levels).in_steps(20)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.05 * torch.randn(parameter.shape)

@@ -32,7 +32,7 @@ schedules = pytest.mark.parametrize("name", list(SCHEDULES))
 def vdm(shape: tuple[int, int, int] = (1, 1, 1), levels: int = 5, **settings) -> VDM:
     """A model with every weight random."""
     torch.manual_seed(0)
-    model = VDM(VDMOptions(**({"widths": (8, 8)} | settings)).resolved(shape), shape, levels)
+    model = VDM.from_options(VDMOptions(**({"widths": (8, 8)} | settings)).resolved(shape), shape, levels)
     with torch.no_grad():
         for parameter in model.network.parameters():
             parameter += 0.1 * torch.randn(parameter.shape)
@@ -624,7 +624,7 @@ def test_between_the_steps_a_ddpms_flow_asks_its_network_at_a_t_of_its_own(predi
     """At the γ of a step it is the step's denoiser, to float32; and halfway between, the network at t − ½."""
     options = DDPMOptions(timesteps=12, widths=(8,), attention=(), predict=predict).resolved((1, 2, 3))
     torch.manual_seed(0)
-    model = DDPM(options, (1, 2, 3), 5)
+    model = DDPM.from_options(options, (1, 2, 3), 5)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn(parameter.shape)
@@ -644,4 +644,4 @@ def test_between_the_steps_a_ddpms_flow_asks_its_network_at_a_t_of_its_own(predi
 
 def test_a_ddpm_that_predicts_the_mean_has_no_flow() -> None:
     options = DDPMOptions(timesteps=12, widths=(8,), attention=(), predict="mean").resolved((1, 2, 3))
-    assert "ode" not in DDPM(options, (1, 2, 3), 5).forms
+    assert "ode" not in DDPM.from_options(options, (1, 2, 3), 5).forms

@@ -76,10 +76,9 @@ def build_model(config: RunConfig) -> GenerativeModel:
         InputError: it has no weights, or more than fit into memory.
     """
     kind = family_module(config.family).MODEL
-    kind = getattr(kind, "from_options", kind)
     with torch.random.fork_rng([]), contextlib.suppress(RuntimeError), Sizing():
-        kind(config.model, config.images.shape, config.images.levels)
-    model: GenerativeModel = kind(config.model, config.images.shape, config.images.levels)
+        kind.from_options(config.model, config.images.shape, config.images.levels)
+    model: GenerativeModel = kind.from_options(config.model, config.images.shape, config.images.levels)
     if next(model.parameters(), None) is None:
         raise InputError(config.family, "its MODEL has no parameters, so there is nothing to train or to load")
     if config.distillation is None:

@@ -132,7 +132,7 @@ class Distilled(GenerativeModel):
         The weight: Salimans & Ho 2022 (9).
         """
         x_0, eps = to_unit(x, self.levels), draws.normal(Stream.TRAIN_NOISE, self.shape)
-        gamma_t, gamma_s, gamma_r = self.places(draws.spread(Stream.TRAIN_TIME))
+        gamma_t, gamma_s, gamma_r = self._places(draws.spread(Stream.TRAIN_TIME))
         z_t = diffuse(x_0, gamma_t, eps)
         with torch.no_grad():
             teacher = clipping(self.teacher.denoiser)
@@ -140,7 +140,7 @@ class Distilled(GenerativeModel):
         error = (target - self.student.denoiser(z_t, gamma_t).x_0).square().flatten(1).mean(1)
         return (-gamma_t).exp().clamp(1.0, LARGEST_WEIGHT).to(error) * error
 
-    def places(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _places(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """γ_t, that of the next of the teacher's steps, and where the segment ends, from uniforms, shape (B,)."""
         N, size = self.options.teacher_steps, self.options.teacher_steps // self.options.steps
         place = (u * N).long().clamp(max=N - 1)

@@ -62,7 +62,7 @@ class GANInspector(Inspector):
         """Samples to judge D by, other than those that :meth:`GAN.frames` draws, shape (len(indices), C, H, W)."""
         model = self.model
         z = normal(0, Stream.SCORE_NOISE, 0, indices, (model.options.latent,)).to(model.device)
-        return model.draw(z, model.drawn_cluster(0, Stream.SCORE_CLUSTER, indices))
+        return model.draw(z, model._drawn_cluster(0, Stream.SCORE_CLUSTER, indices))
 
     @torch.no_grad()
     def views(self, images: Images) -> list[tuple[str, Tensor, int]]:

@@ -65,11 +65,11 @@ class AE(GenerativeModel):
         x_0 = to_unit(x, self.levels)
         code = self.encode(x_0)
         if self.training:
-            self.remember(self.gather_batch(code.detach()).double())
+            self._remember(self.gather_batch(code.detach()).double())
         return (x_0 - self.decode(code)).square().flatten(1).mean(1)
 
     @torch.no_grad()
-    def remember(self, codes: Tensor) -> None:
+    def _remember(self, codes: Tensor) -> None:
         """Let one batch of codes, shape (B, latent), move their mean and second central moment."""
         keep = min(MEMORY, float(self.seen / (self.seen + 1)))
         self.seen += 1

@@ -6,7 +6,7 @@ p_θ(x_0|x_1) = N(x̂_0(x_1), σ²) over the levels, with σ² = β_1 or learned
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field
@@ -18,7 +18,7 @@ from nelbo.errors import InputError
 from nelbo.models.diffusion import Diffusion
 from nelbo.nn import UNetOptions
 from nelbo.nn.unet2d import UNet2D, UNet2DOptions
-from nelbo.options import IN_FILES
+from nelbo.options import IN_FILES, Shape
 
 Beta = Annotated[float, Field(gt=0, lt=1)]
 DECODERS = {"beta_1": "gaussian", "learned": "learned_gaussian"}
@@ -53,22 +53,19 @@ class DDPMOptions(UNetOptions):
 
 
 class DDPM(Diffusion):
-    """A U-Net that is told t, a table of β, and the bound between them.
-
-    Args:
-        options: the settings, resolved for ``shape``.
-        shape: (C, H, W) of the images.
-        levels: L, the number of values a pixel can take.
-
-    Raises:
-        InputError: a schedule that T does not allow, or a network that cannot be built.
-    """
+    """A U-Net that is told t, a table of β, and the bound between them."""
 
     family = "ddpm"
 
-    def __init__(self, options: DDPMOptions, shape: tuple[int, int, int], levels: int) -> None:
+    @classmethod
+    def from_options(cls, options: Any, shape: Shape, levels: int, **parts: Any) -> Self:
+        """The model that settings, resolved for ``shape``, describe.
+
+        Raises:
+            InputError: a schedule that T does not allow, or a network that cannot be built.
+        """
         schedule: Schedule = BetaTable(options.betas) if options.betas else as_schedule(options.schedule)
-        super().__init__(
+        return cls(
             network_of(options, shape[0]),
             shape,
             levels,
@@ -79,8 +76,8 @@ class DDPM(Diffusion):
             timesteps=options.timesteps,
             reverse_variance=options.reverse_variance,
             condition=by_step(chain_of(schedule.grid(options.timesteps)), options.unet2d is not None),
+            **parts,
         )
-        self.options = options
 
 
 def by_step(gammas: Tensor, from_zero: bool) -> Conditioning:

@@ -30,6 +30,7 @@ from nelbo.models.base import LikelihoodModel
 from nelbo.models.forms import Forms
 from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.nn import UNetOptions
+from nelbo.options import Shape
 from nelbo.rng import Draws
 
 PROFILE_STEPS = 1024
@@ -90,7 +91,7 @@ class Diffusion(LikelihoodModel):
     def __init__(
         self,
         network: nn.Module,
-        shape: tuple[int, int, int],
+        shape: Shape,
         levels: int,
         *,
         schedule: str | Schedule | Callable[[Tensor], Tensor] = "linear_gamma",
@@ -125,13 +126,7 @@ class Diffusion(LikelihoodModel):
             self.profile = LossProfile(PROFILE_STEPS, floor=1.0 if isinstance(curve, LearnedGamma) else 0.1)
 
     @classmethod
-    def from_options(
-        cls,
-        options: DiffusionOptions,
-        shape: tuple[int, int, int],
-        levels: int,
-        **parts: Any,
-    ) -> Self:
+    def from_options(cls, options: Any, shape: Shape, levels: int, **parts: Any) -> Self:
         """The model that settings describe, with nelbo's own network unless another is among the parts."""
         network = parts.pop("network", None)
         condition = by_gamma if network is not None else by_time_and_gamma

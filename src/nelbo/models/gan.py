@@ -132,7 +132,7 @@ class GAN(GenerativeModel):
             (gradient,) = torch.autograd.grad(self.critic(x, cluster).sum(), x, create_graph=self.training)
         return gradient.square().flatten(1).sum(1)
 
-    def drawn_cluster(self, seed: int, stream: Stream, indices: Sequence[int]) -> Tensor | None:
+    def _drawn_cluster(self, seed: int, stream: Stream, indices: Sequence[int]) -> Tensor | None:
         """A cluster for each index by its share, shape (len(indices),); None in a game without clusters."""
         if self.clusters is None:
             return None
@@ -149,7 +149,7 @@ class GAN(GenerativeModel):
         """
         require_game(self.family, self.options.loss, settings)
         of, shape = settings.steps or 1, (self.options.latent,)
-        cluster = self.drawn_cluster(seed, Stream.SAMPLE_CLUSTER, indices)
+        cluster = self._drawn_cluster(seed, Stream.SAMPLE_CLUSTER, indices)
         for step in range(of):
             z = tempered(normal(seed, Stream.SAMPLE, step, indices, shape), settings).to(self.device)
             drawn = self.draw(z, cluster)

@@ -7,7 +7,7 @@ each pixel, and a categorical decoder p(x|z_0); the bound is in continuous time,
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
@@ -16,6 +16,7 @@ from nelbo.diffusion.schedules import LearnedGamma, LinearGamma
 from nelbo.errors import InputError
 from nelbo.models.diffusion import Diffusion, by_time_and_gamma
 from nelbo.nn import UNetOptions
+from nelbo.options import Shape
 
 CURVES = {"linear": LinearGamma, "learned": LearnedGamma}
 
@@ -52,22 +53,19 @@ class VDMOptions(UNetOptions):
 
 
 class VDM(Diffusion):
-    """A U-Net that is told γ, γ(t), and the bound between them.
-
-    Args:
-        options: the settings, resolved for ``shape``.
-        shape: (C, H, W) of the images.
-        levels: L, the number of values a pixel can take.
-
-    Raises:
-        InputError: a network that cannot be built.
-    """
+    """A U-Net that is told γ, γ(t), and the bound between them."""
 
     family = "vdm"
 
-    def __init__(self, options: VDMOptions, shape: tuple[int, int, int], levels: int) -> None:
+    @classmethod
+    def from_options(cls, options: Any, shape: Shape, levels: int, **parts: Any) -> Self:
+        """The model that settings, resolved for ``shape``, describe.
+
+        Raises:
+            InputError: a network that cannot be built.
+        """
         outputs = OUTPUTS if options.head == "levels" else 1
-        super().__init__(
+        model = cls(
             options.network(shape[0], shape[0] * outputs, fading=True),
             shape,
             levels,
@@ -75,10 +73,11 @@ class VDM(Diffusion):
             predict=options.head,
             decoder="categorical",
             condition=by_time_and_gamma,
+            **parts,
         )
-        self.options = options
-        self.timeline = replace(self.timeline, scored_in=options.timesteps or None)
-        self.every_decoder = options.every_decoder or 0.0
+        model.timeline = replace(model.timeline, scored_in=options.timesteps or None)
+        model.every_decoder = options.every_decoder or 0.0
+        return model
 
 
 OPTIONS, MODEL = VDMOptions, VDM
