@@ -320,12 +320,6 @@ def test_a_run_falls_back_and_goes_on_more_slowly(tmp_path: Path, monkeypatch: p
     assert again.advance()[1] == pytest.approx(0.025), "and a resumed run remembers"
 
 
-def trainer_at(folder: Path, step: int) -> Trainer:
-    trainer = trainer_of(folder)
-    trainer.step = step
-    return trainer
-
-
 def test_a_run_falls_back_only_so_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stopping, "CHECKPOINT_SECONDS", -1.0)
     trainer = trainer_of(tmp_path, Ill(at=6, times=100), steps=8)
