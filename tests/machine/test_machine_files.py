@@ -13,7 +13,7 @@ import pytest
 from machine_helpers import call
 
 from nelbo.files import atomic_write, replace_text, sole
-from nelbo.jobs.train import Watcher
+from nelbo.jobs.train import Monitor
 from nelbo.training import Step, latest_checkpoint
 from nelbo.training.checkpoint import step_of
 
@@ -114,16 +114,16 @@ def test_a_second_process_on_one_run_is_refused(own_run: Path) -> None:
 @pytest.mark.parametrize("at", [3, 23])
 def test_a_directory_deleted_under_the_run_is_made_anew(at: int, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Early on, and after the last time that anything is logged; the run can be opened, and gone on with."""
-    honest = Watcher.see
+    honest = Monitor.see
 
-    def see(watcher: Watcher, step: Step) -> None:
+    def see(watcher: Monitor, step: Step) -> None:
         honest(watcher, step)
         if step.step == at:
             shutil.rmtree(here / "run")
 
     words = ("train", "ddpm", "--widths", "8", "8", "--timesteps", "20", "--out", "run", "--device", "cpu")
     with monkeypatch.context() as patch:
-        patch.setattr(Watcher, "see", see)
+        patch.setattr(Monitor, "see", see)
         answer = call(*words, "--steps", "24")
     assert answer.code == 0
     assert answer.err.count("was deleted under the run") == 1
@@ -134,14 +134,14 @@ def test_a_directory_deleted_under_the_run_is_made_anew(at: int, here: Path, mon
 
 def test_a_disk_that_is_full_for_a_while_is_said_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once when a picture cannot be written, once when it can again; the run is whole at the end."""
-    honest = Watcher.look
+    honest = Monitor.preview
 
-    def look(watcher: Watcher, step: Step) -> None:
+    def look(watcher: Monitor, step: Step) -> None:
         if step.step in (4, 6):
             raise OSError(errno.ENOSPC, "No space left on device", "grid.png")
         honest(watcher, step)
 
-    monkeypatch.setattr(Watcher, "look", look)
+    monkeypatch.setattr(Monitor, "preview", look)
     answer = call("train", "ddpm", "--steps", "12", "--widths", "8", "8", "--timesteps", "20", "--out", "run")
     assert answer.code == 0
     said = [line for line in answer.err.splitlines() if line.startswith("step ")]

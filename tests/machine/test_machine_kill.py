@@ -25,8 +25,8 @@ STEPS_EACH = 12
 """So many steps are left for each kill, more than one session takes before it comes."""
 CODE = """
 import sys
-import nelbo.training.loop as loop
-loop.CHECKPOINT_SECONDS = 0.0
+import nelbo.training.stopping as stopping
+stopping.CHECKPOINT_SECONDS = 0.0
 from nelbo.cli import run
 sys.exit(run(sys.argv[1:]))
 """

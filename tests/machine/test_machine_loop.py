@@ -17,7 +17,7 @@ from nelbo.models.recipe import ParamGroup, Recipe
 from nelbo.models.vae import VAE, VAEOptions
 from nelbo.options import TrainingOptions
 from nelbo.rng import Draws
-from nelbo.training import Trainer, latest_checkpoint, loop, read_checkpoint
+from nelbo.training import Trainer, latest_checkpoint, read_checkpoint, stopping
 from nelbo.training.checkpoint import step_of
 from nelbo.training.ema import EMA
 
@@ -72,10 +72,10 @@ def test_the_batch_of_a_step_needs_no_history(tmp_path: Path) -> None:
 
 def test_images_are_not_copied_or_changed(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path)
-    before = trainer.images.clone()
+    before = trainer.batches.images.clone()
     for _ in range(5):
         trainer.advance()
-    assert torch.equal(trainer.images, before)
+    assert torch.equal(trainer.batches.images, before)
 
 
 def test_the_average_is_the_documented_one() -> None:
@@ -266,7 +266,7 @@ def fails_at(monkeypatch: pytest.MonkeyPatch, full: set[int]) -> None:
             raise OSError(errno.ENOSPC, "No space left on device", "the disk")
         honest(trainer)
 
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(stopping, "CHECKPOINT_SECONDS", -1.0)
     monkeypatch.setattr(Trainer, "save", save)
 
 
@@ -301,9 +301,9 @@ class Ill(Toy):
 
 
 def test_a_run_falls_back_and_goes_on_more_slowly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(stopping, "CHECKPOINT_SECONDS", -1.0)
     trainer = trainer_of(tmp_path, Ill(at=6, times=2), steps=8, lr=0.1)
-    row = trainer_at(tmp_path, 5).rows()[3]
+    row = trainer_of(tmp_path).batches.rows(5)[3]
     rates = {step.step: step.lr for step in trainer}
     assert rates == pytest.approx({k: 0.1 if k < 6 else 0.025 for k in range(1, 9)})
     said = f"the loss of training images {row} is not finite at step 6; back to step 5, with the learning rate times "
@@ -320,14 +320,8 @@ def test_a_run_falls_back_and_goes_on_more_slowly(tmp_path: Path, monkeypatch: p
     assert again.advance()[1] == pytest.approx(0.025), "and a resumed run remembers"
 
 
-def trainer_at(folder: Path, step: int) -> Trainer:
-    trainer = trainer_of(folder)
-    trainer.step = step
-    return trainer
-
-
 def test_a_run_falls_back_only_so_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(stopping, "CHECKPOINT_SECONDS", -1.0)
     trainer = trainer_of(tmp_path, Ill(at=6, times=100), steps=8)
     with pytest.raises(FloatingPointError, match=r"at step 6, after going back 5 times; try a lower --lr"):
         list(trainer)

@@ -128,13 +128,13 @@ HOW_MUCH = """
 import sys
 from nelbo.cli import run
 from nelbo.training import loop
-from nelbo.training.shards import own
+from nelbo.training.shards import to_local
 keep = loop.Trainer.keep
 def keep_and_tell(self, must):
     keep(self, must)
-    weights = sum(own(p).numel() for p in self.model.parameters())
-    moments = sum(own(x).numel() for o in self.optimizers for entry in o.state.values() for x in entry.values())
-    averages = sum(own(x).numel() for x in self.ema.averages)
+    weights = sum(to_local(p).numel() for p in self.model.parameters())
+    moments = sum(to_local(x).numel() for o in self.optimizers for entry in o.state.values() for x in entry.values())
+    averages = sum(to_local(x).numel() for x in self.ema.averages)
     print("share", weights, moments, averages, file=sys.stderr, flush=True)
 loop.Trainer.keep = keep_and_tell
 sys.exit(run(sys.argv[1:]))

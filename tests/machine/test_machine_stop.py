@@ -20,8 +20,8 @@ CODE = """
 import importlib, sys, time
 from concurrent.futures import ThreadPoolExecutor
 import nelbo.training.checkpoint as checkpoint
-import nelbo.training.loop as loop
-from nelbo.jobs.monitor import Watcher
+import nelbo.training.stopping as stopping
+from nelbo.jobs.previews import Previews
 from nelbo.models.base import GenerativeModel
 from nelbo.cli import run
 job = importlib.import_module("nelbo.jobs.train")
@@ -49,13 +49,13 @@ def reading(options):
         list(pool.map(lambda k: busy(), range(20)))
 
 def a_look():
-    Watcher.look_at_samples = lambda *given: busy()
+    Previews.draw_samples = lambda *given: busy()
 def a_checkpoint():
     checkpoint.write_synced = slow_file
-    loop.SOONEST = loop.CHECKPOINT_SECONDS = 0.0
+    stopping.SOONEST = stopping.CHECKPOINT_SECONDS = 0.0
 def a_checkpoint_that_is_soon_done():
     checkpoint.write_synced = slowish_file
-    loop.SOONEST = loop.CHECKPOINT_SECONDS = 0.0
+    stopping.SOONEST = stopping.CHECKPOINT_SECONDS = 0.0
 def data():
     job.read_data = lambda options: busy()
 def data_in_threads():

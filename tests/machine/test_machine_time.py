@@ -14,15 +14,16 @@ from rich.console import Console
 from torch import Tensor
 
 from nelbo.config.files import CONFIG
-from nelbo.jobs.monitor import Journal, Watcher
-from nelbo.jobs.previews import FREE_SECONDS, SHARE
+from nelbo.jobs.journal import Journal
+from nelbo.jobs.monitor import Monitor
+from nelbo.jobs.preview_budget import FREE_SECONDS, SHARE
 from nelbo.models._checks import Images as ImageBatch
 from nelbo.models.inspector import Inspector
 from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.options import TrainingOptions
 from nelbo.report.progress import Bar, TimeLeft, bar
 from nelbo.rng import Draws
-from nelbo.training import Trainer, loop
+from nelbo.training import Trainer, session
 
 SIZE, BATCH = 8, 4
 
@@ -81,7 +82,7 @@ class Images:
         return torch.zeros(200, 1, 1, SIZE, dtype=torch.uint8)
 
 
-def watched(folder: Path, model: Slow, begun: int = 0, **recipe: Any) -> Watcher:
+def watched(folder: Path, model: Slow, begun: int = 0, **recipe: Any) -> Monitor:
     """A run of it to the end, as 'nelbo train' watches it, from step ``begun`` on."""
     folder.mkdir(exist_ok=True)
     (folder / CONFIG).write_text("")
@@ -89,7 +90,7 @@ def watched(folder: Path, model: Slow, begun: int = 0, **recipe: Any) -> Watcher
     trainer = Trainer(model, Images().split("train"), options, folder, clock=model.clock)
     trainer.step = begun
     with bar("training", 1.0, lines=False) as progress, Journal(folder, False) as journal:
-        watcher = Watcher(trainer, Images(), journal, progress, None)  # type: ignore[arg-type]
+        watcher = Monitor(trainer, Images(), journal, progress, None)  # type: ignore[arg-type]
         for step in trainer:
             watcher.see(step)
         watcher.sum_up()
@@ -99,13 +100,13 @@ def watched(folder: Path, model: Slow, begun: int = 0, **recipe: Any) -> Watcher
 @pytest.fixture
 def slow_disk(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Every checkpoint takes three seconds."""
-    clock, honest = Clock(), loop.write_checkpoint
+    clock, honest = Clock(), session.write_checkpoint
 
     def write(*given: Any) -> Path:
         clock.now += 3.0
         return honest(*given)
 
-    monkeypatch.setattr(loop, "write_checkpoint", write)
+    monkeypatch.setattr(session, "write_checkpoint", write)
     return clock
 
 
@@ -117,7 +118,7 @@ def test_looks_have_a_twentieth_of_the_time_and_it_ends_on_time(
     """Five minutes. At most one piece of a look, a step of its sampler for 36 images, is more than the share."""
     began, evaluation = slow_disk.now, factor * step / BATCH
     watcher = watched(tmp_path / "run", Slow(slow_disk, step, evaluation), minutes=5)
-    assert watcher.looks.spent <= SHARE * 300 + 36 * evaluation
+    assert watcher.previews.budget.spent <= SHARE * 300 + 36 * evaluation
     assert 300 - step - 2 * SHARE * 300 - 3 <= slow_disk.now - began <= 300 + step + 10
     assert watcher.trainer.step * step >= 0.8 * 300 - step, "the rest is for training"
 
@@ -130,14 +131,14 @@ def test_where_there_is_time_looks_are_full(tmp_path: Path, slow_disk: Clock) ->
 @pytest.mark.parametrize("step", [0.01, 5.0])
 def test_looks_of_a_run_by_steps(tmp_path: Path, slow_disk: Clock, step: float) -> None:
     watcher = watched(tmp_path / "run", Slow(slow_disk, step, step), steps=60)
-    assert watcher.looks.spent <= max(FREE_SECONDS, SHARE * watcher.trainer.seconds) + 36 * step
+    assert watcher.previews.budget.spent <= max(FREE_SECONDS, SHARE * watcher.trainer.seconds) + 36 * step
     assert watcher.trainer.step == 60
 
 
 def test_what_looks_took_is_said(tmp_path: Path, slow_disk: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     watcher = watched(tmp_path / "run", Slow(slow_disk, 0.5, 0.01), minutes=5)
     said = capsys.readouterr().err
-    assert f"looks at val and samples took {watcher.looks.spent:.1f} s of" in said
+    assert f"looks at val and samples took {watcher.previews.budget.spent:.1f} s of" in said
     assert "a step takes" not in said, "600 steps are enough"
 
 
@@ -171,21 +172,21 @@ def test_looks_do_not_touch_the_training(here: Path, family: str, monkeypatch: p
     words = ("train", family, "--widths", "8", "8", *own, "--steps", "12", "--device", "cpu", "--out")
     call_well(*words, "looked")
     assert list((here / "looked" / "samples").iterdir())
-    monkeypatch.setattr(Watcher, "look", lambda watcher, step: None)
+    monkeypatch.setattr(Monitor, "preview", lambda watcher, step: None)
     call_well(*words, "alone")
     assert not (here / "alone" / "samples").exists()
     for part in ("model", "ema", "optimizer"):
         same_tensors(tensors_of(here / "looked", part), tensors_of(here / "alone", part))
 
 
-def test_ailments_are_said_when_they_change(
+def test_warnings_are_printed_when_they_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Not at every look, also where the figures in the line change."""
     clock = Clock()
     lines = {2: ["collapse: 0.1 of it; do this"], 4: ["collapse: 0.2 of it; do this"], 6: [], 8: ["collapse: 1 of it"]}
     at = iter(range(2, 20, 2))
-    monkeypatch.setattr(Slow, "ailments", lambda model, found: lines.get(next(at), []))
+    monkeypatch.setattr(SlowInspector, "warnings", lambda inspector, diagnostics: lines.get(next(at), []))
     watched(tmp_path / "run", Slow(clock, 0.1, 0.001), steps=12)
     said = [line for line in capsys.readouterr().err.splitlines() if "collapse" in line]
     assert said == [

@@ -188,7 +188,7 @@ def test_resume_is_the_run_that_never_stopped(here: Path) -> None:
     command = ("train", "ddpm", *tiny(*extra), *extra, "--steps", "7", "--out", stopped, "--resume")
 
     job = importlib.import_module("nelbo.jobs.train")  # the package has a function of that name
-    honest = job.Watcher.see
+    honest = job.Monitor.see
 
     def see(self: Any, step: Any) -> None:
         honest(self, step)
@@ -196,7 +196,7 @@ def test_resume_is_the_run_that_never_stopped(here: Path) -> None:
             signal.raise_signal(signal.SIGTERM)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job.Watcher, "see", see)
+        patch.setattr(job.Monitor, "see", see)
         answer = call(*command)
     assert answer.code == 143
     assert "step 3" in answer.err

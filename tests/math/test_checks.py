@@ -19,6 +19,7 @@ from nelbo.models.base import GenerativeModel, LikelihoodModel
 from nelbo.models.ddpm import DDPM, DDPMOptions
 from nelbo.models.gan import GAN, GANOptions
 from nelbo.models.hvae import HVAE, HVAEOptions
+from nelbo.models.inspector import Inspector
 from nelbo.models.sampling import SampleSettings
 from nelbo.models.vae import VAE, VAEOptions
 from nelbo.models.vdm import VDM, VDMOptions
@@ -45,7 +46,9 @@ def model_of(family: str) -> GenerativeModel:
 
 def entries(model: GenerativeModel) -> dict[str, Callable[[object], object]]:
     """What takes images, by name."""
-    found = {name: getattr(model, name) for name in ("views", "measures", "diagnostics") if overrides(model, name)}
+    inspector = model.inspector
+    names = [name for name in ("views", "measures", "diagnostics") if overrides(inspector, name)]
+    found: dict[str, Callable[[object], object]] = {name: getattr(inspector, name) for name in names}
     if isinstance(model, LikelihoodModel):
         found |= {"bound": model.bound, "score_likelihood": lambda x: score_likelihood(model, x, timesteps=1)}
     if isinstance(model, DiffusionModel):
@@ -53,8 +56,8 @@ def entries(model: GenerativeModel) -> dict[str, Callable[[object], object]]:
     return found
 
 
-def overrides(model: GenerativeModel, name: str) -> bool:
-    return getattr(type(model), name) is not getattr(GenerativeModel, name)
+def overrides(inspector: Inspector, name: str) -> bool:
+    return getattr(type(inspector), name) is not getattr(Inspector, name)
 
 
 CASES = [(family, entry) for family in OPTIONS for entry in entries(model_of(family))]

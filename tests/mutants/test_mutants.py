@@ -257,16 +257,16 @@ MUTANTS = [
         "padded dimensions",
         "D of the network's padded size",
         "models/base.py",
-        "return channels * height * width",
-        "return channels * (height + height % 2) * (width + width % 2)",
+        "self.dims = math.prod(shape)",
+        "self.dims = shape[0] * (shape[1] + shape[1] % 2) * (shape[2] + shape[2] % 2)",
         ("test_ddpm.py::test_bits_are_per_true_pixel_and_channel[shape0-35]",),
     ),
     Mutant(
         "padded dimensions",
         "D of pixels, not of channels",
         "models/base.py",
-        "return channels * height * width",
-        "return height * width",
+        "self.dims = math.prod(shape)",
+        "self.dims = math.prod(shape[1:])",
         ("test_ddpm.py::test_bits_are_per_true_pixel_and_channel[shape1-18]",),
     ),
     Mutant(
@@ -535,7 +535,7 @@ MUTANTS = [
     Mutant(
         "wrong variance",
         "σ_q² = σ_p² e^δ for e^{2δ}",
-        "models/hvae.py",
+        "models/_latent.py",
         "p.var * (2 * log_times).exp()",
         "p.var * log_times.exp()",
         ("test_hvae.py::test_a_shift_and_a_factor_make_q",),
@@ -559,9 +559,9 @@ MUTANTS = [
     Mutant(
         "wrong player",
         "what D proves, told the cluster that a sample was drawn from and not the one that it falls in",
-        "models/gan.py",
-        "self.critic(part, self.cluster(part))",
-        "self.critic(part, self.cluster(x_0))",
+        "models/_gan_inspector.py",
+        "model.critic(part, model.cluster(part))",
+        "model.critic(part, model.cluster(x_0))",
         ("test_gan.py::test_what_is_proven_is_of_the_image_and_its_own_cluster",),
     ),
     Mutant(
@@ -627,8 +627,8 @@ MUTANTS = [
         "wrong weight",
         "a lazy penalty that counts once",
         "models/gan.py",
-        "PENALTY_EVERY * self.penalty(",
-        "self.penalty(",
+        "PENALTY_EVERY * self._penalty(",
+        "self._penalty(",
         ("test_gan.py::test_a_lazy_penalty_counts_for_the_steps_between",),
     ),
     Mutant(

@@ -1,109 +1,145 @@
-"""How closely a training run may be looked at: what fits into a share of its time, by what it costs on this machine.
-
-Work is counted in evaluations: one image through the network once. Until a look has been timed, an evaluation is taken
-to cost as much as an image of a training step, which is more than it does, as that has a backward pass too.
-"""
+"""Previews of a model while it trains: the score of ``val``, samples from the same noise, and warnings."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import NamedTuple
+import re
+from collections.abc import Sequence
 
-from nelbo.options import TrainingOptions
+import torch
 
-SHARE = 0.05
-"""Looks take at most this share of the time of training."""
-FREE_SECONDS = 20.0
-"""Of a run by --steps, which may end in seconds, they may take so long all together in any case."""
+from nelbo.data import Dataset
+from nelbo.files import atomic_write
+from nelbo.jobs._answer import condition, own_measure
+from nelbo.jobs.journal import Journal
+from nelbo.jobs.preview_budget import PreviewBudget, Size, grid_sizes, val_sizes
+from nelbo.metrics import score_likelihood
+from nelbo.models.base import LikelihoodModel
+from nelbo.report.pictures import grid
+from nelbo.report.progress import console
+from nelbo.report.tables import measure_text
+from nelbo.theory.likelihoods import to_levels
+from nelbo.training import Step, Trainer
 
-
-class TooSlowError(Exception):
-    """A look takes longer than it may."""
-
-
-class Size(NamedTuple):
-    """How much is looked at.
-
-    Attributes:
-        images: how many.
-        each: evaluations per image: of ``val`` timesteps of each replicate, of a grid sampling steps.
-        work: evaluations in all.
-    """
-
-    images: int
-    each: int
-    work: int
+PIECE_SECONDS = 1.0
+"""About so long is one batch of ``val``: between two, a preview that takes too long is given up."""
 
 
-def val_sizes(timesteps: int) -> list[Size]:
-    """Sets of ``val`` images to choose from, each scored twice, the largest first."""
-    pairs = [(128, timesteps), (64, timesteps), (32, timesteps), (32, 1), (16, 1)]
-    return [Size(images, each, 2 * images * each) for images, each in pairs]
-
-
-def grid_sizes(steps: int) -> list[Size]:
-    """Grids of samples to choose from, the largest first."""
-    pairs = [(36, steps), (16, steps), (16, min(steps, 10)), (4, min(steps, 10))]
-    return [Size(images, each, images * each) for images, each in pairs]
-
-
-class Looks:
-    """What looks may cost, and what they have cost.
+class Previews:
+    """Scores ``val`` and draws samples, by the average of the weights, in a share of the time of training.
 
     Args:
-        options: the recipe.
-        clock: seconds from any moment on.
+        trainer: the run.
+        dataset: its data, for ``val``.
+        journal: where scores are logged.
 
     Attributes:
-        spent: seconds, all looks of this session together.
-        evaluation: seconds of one, by the steps of training.
-        rates: the same of each kind of look, as measured when there was one.
-        made: how many looks were made, of whatever kind.
+        budget: what previews may cost.
+        val: the latest score of ``val``, as the end of a line; "" if there is none.
     """
 
-    def __init__(self, options: TrainingOptions, clock: Callable[[], float] = time.monotonic) -> None:
-        self.options, self.clock = options, clock
-        self.spent = self.evaluation = 0.0
-        self.rates: dict[str, float] = {}
-        self.made = 0
+    def __init__(self, trainer: Trainer, dataset: Dataset, journal: Journal) -> None:
+        self.trainer, self.dataset, self.journal = trainer, dataset, journal
+        self.budget = PreviewBudget(trainer.options, trainer.clock)
+        self.begun = trainer.seconds
+        self.warnings: dict[str, str] = {}
+        self.val = ""
 
-    def left(self, seconds: float) -> float:
-        """Seconds that looks may still take after so many seconds of training, looks included."""
-        free = 0.0 if self.options.steps is None else FREE_SECONDS
-        return max(free, SHARE * seconds) - self.spent
+    def show(self, step: Step) -> None:
+        """Score the first ``val`` images, each with the same noise every time, and draw a grid, as the time allows."""
+        self.val = ""
+        minutes, ended = self.trainer.options.minutes, step.progress >= 1.0
+        left = self.budget.left((60 * minutes if ended and minutes else step.seconds) - self.begun)
+        sizes = self.val_sizes, self.grid_sizes
+        val = self.budget.choose("val", sizes[0], left / 2)
+        if val is not None:
+            self.score_val(step, val, left / 2)
+            left -= self.budget.cost("val", val)
+        drawn = self.budget.choose("grid", sizes[1], left)
+        if drawn is not None:
+            self.draw_samples(step, drawn, left)
+        self.trainer.after = 0.0 if ended else self.last_seconds()
 
-    def cost(self, kind: str, size: Size) -> float:
-        """Seconds that a look of this size takes."""
-        return size.work * self.rates.get(kind, self.evaluation)
+    @property
+    def val_sizes(self) -> list[Size]:
+        """How many ``val`` images may be scored, the largest first."""
+        model = self.trainer.ema.model
+        sizes = val_sizes(model.forms.default_timesteps if isinstance(model, LikelihoodModel) else 1)
+        return [size for size in sizes if size.images <= max(16, len(self.dataset.split("val")))] or sizes[-1:]
 
-    def choose(self, kind: str, sizes: Sequence[Size], seconds: float) -> Size | None:
-        """The largest that fits into so many seconds; None if none does."""
-        return next((size for size in sizes if self.cost(kind, size) <= seconds), None)
+    @property
+    def grid_sizes(self) -> list[Size]:
+        """How many images may be drawn, in how many steps, the largest first."""
+        model = self.trainer.ema.model
+        return grid_sizes(model.inspector.preview_settings.steps or 1)
 
-    @contextmanager
-    def timed(self, kind: str, size: Size, limit: float) -> Iterator[Callable[[float], None]]:
-        """Time a look, which is given up where it takes longer than ``limit`` seconds.
+    def last_seconds(self) -> float:
+        """Seconds that the previews after the last step will take; 0 for a run by steps."""
+        minutes = self.trainer.options.minutes
+        if minutes is None:
+            return 0.0
+        left = self.budget.left(60 * minutes - self.begun)
+        chosen = {kind: self.budget.choose(kind, sizes, left / 2) for kind, sizes in self.kinds()}
+        return sum(self.budget.cost(kind, size) for kind, size in chosen.items() if size is not None)
 
-        Yields:
-            What is to be told, piece by piece, how much of the look is done, in (0, 1].
-        """
-        began, share = self.clock(), 0.0
+    def kinds(self) -> list[tuple[str, list[Size]]]:
+        """The kinds of previews, and their sizes."""
+        return [("val", self.val_sizes), ("grid", self.grid_sizes)]
 
-        def tell(done: float) -> None:
-            nonlocal share
-            share = done
-            if done < 1.0 and self.clock() - began > limit:
-                raise TooSlowError
+    @torch.no_grad()
+    def score_val(self, step: Step, size: Size, limit: float) -> None:
+        """Score so many ``val`` images, and print warnings that are new."""
+        model, images = self.trainer.ema.model, self.dataset.split("val")[: size.images]
+        with self.budget.timed("val", size, limit) as tell:
+            if isinstance(model, LikelihoodModel):
+                image = self.budget.cost("val", size) / (2 * size.images)
+                bound = score_likelihood(
+                    model,
+                    images,
+                    timesteps=size.each,
+                    batch=max(1, min(size.images, int(PIECE_SECONDS / max(image, 1e-9)))),
+                    progress=lambda done: tell(done / (2 * len(images))),
+                )
+                self.val = f" · val {bound.bits():.3f} bits/dim"
+                values = {"val_bits_per_dim": bound.bits(), "val_stderr": bound.stderr() or 0.0}
+                self.journal.write(step.step, values | {"val_images": len(images)})
+            measures = {name: own_measure(name, each) for name, each in model.inspector.measures(images).items()}
+            self.print_warnings(step, condition(model, images, step.step)["ailments"])
+            tell(1.0)
+        if measures:
+            self.journal.write(step.step, {f"val_{name}": each["value"] or 0.0 for name, each in measures.items()})
+            texts = (f"{name.replace('_', ' ')} {measure_text(each, '.3f')}" for name, each in measures.items())
+            self.val = "".join(f" · {text}" for text in texts)
 
-        try:
-            yield tell
-            self.made += 1
-        except TooSlowError:
-            pass
-        finally:
-            took = self.clock() - began
-            self.spent += took
-            if share:
-                self.rates[kind] = took / (size.work * share)
+    @torch.no_grad()
+    def draw_samples(self, step: Step, size: Size, limit: float) -> None:
+        """Draw so many images, always from the same noise, as a grid in RUN/samples."""
+        model = self.trainer.ema.model
+        settings = model.inspector.preview_settings
+        if settings.steps is not None:
+            settings = settings._replace(steps=size.each)
+        with self.budget.timed("grid", size, limit) as tell:
+            for frame in model.frames(range(size.images), 0, settings):
+                tell(frame.done / frame.of)
+            images = to_levels(frame.x, model.levels).cpu()
+            with atomic_write(self.trainer.run_folder / "samples" / f"step-{step.step:08d}.png") as aside:
+                grid(images, model.levels).save(aside)
+
+    def print_warnings(self, step: Step, lines: Sequence[str]) -> None:
+        """Print each warning when it first applies, and when it no longer does; figures may change in between."""
+        warnings = {re.sub(r"[\d.,]+", "#", line): line for line in lines}
+        for kind, line in warnings.items():
+            if kind not in self.warnings:
+                console().print(f"step {step.step:,}: {line}", soft_wrap=True)
+        for kind, line in self.warnings.items():
+            if kind not in warnings:
+                console().print(f"step {step.step:,}: no longer so: {re.split('[:,;]', line)[0]}", soft_wrap=True)
+        self.warnings = warnings
+
+    def summary(self) -> str:
+        """How much of the time went into previews, in one line."""
+        seconds, spent = max(1e-9, self.trainer.seconds - self.begun), self.budget.spent
+        if self.budget.made:
+            return f"looks at val and samples took {spent:.1f} s of {seconds:.0f} s ({100 * spent / seconds:.0f}%)"
+        least = sum(self.budget.cost(kind, sizes[-1]) for kind, sizes in self.kinds())
+        line = f"there was no look at val and samples: the least takes about {least:.0f} s, and they may take"
+        return f"{line} a twentieth of the time; 'nelbo score' and 'nelbo sample' do it now"

@@ -28,7 +28,8 @@ from nelbo.config.trained import weight_settings
 from nelbo.data import Dataset
 from nelbo.errors import InputError
 from nelbo.files import is_empty, sole
-from nelbo.jobs.monitor import Journal, Watcher, summary_writer
+from nelbo.jobs.journal import Journal, summary_writer
+from nelbo.jobs.monitor import Monitor
 from nelbo.jobs.run import Run, build_model, data_spec, images_config, is_place, read_data
 from nelbo.models.base import GenerativeModel
 from nelbo.options import DataOptions, FamilyOptions, RunDataOptions, TrainingOptions
@@ -39,8 +40,8 @@ from nelbo.streams import as_text
 from nelbo.training import Trainer, latest_checkpoint, load_weights, read_checkpoint
 from nelbo.training.checkpoint import read_state, shared
 from nelbo.training.compiling import require_compilable
+from nelbo.training.learning_rate import learning_rate, progress_at
 from nelbo.training.machine import conditions, default_dtype, keep_memory, pick_device
-from nelbo.training.recipe import learning_rate, progress_at
 
 DEFAULT_MINUTES = 10.0
 EXTENDABLE = {"minutes", "steps", "lr", "device", "compile", "shard", "tensorboard"}
@@ -431,7 +432,7 @@ def follow(work: Work, team: Team) -> None:
             console().print(note, soft_wrap=True)
         shown = bar("training", 1.0, trainer.progress, lines=False)
         with shown as progress, Journal(path, config.training.tensorboard) as journal:
-            watcher = Watcher(trainer, dataset, journal, progress, config)
+            watcher = Monitor(trainer, dataset, journal, progress, config)
             for step in trainer:
                 watcher.see(step)
             watcher.tell()
@@ -471,7 +472,7 @@ def announce(path: Path, config: RunConfig, dataset: Dataset, trainer: Trainer) 
     channels, height, width = dataset.shape
     size = sum(p.numel() for p in model.parameters() if p.requires_grad)
     begun = f", from step {trainer.step:,} on" if trainer.step else ""
-    how = "sharing the weights, " * trainer.shares
+    how = "sharing the weights, " * trainer.sharded
     where = f"{trainer.team.count} processes, {how}" * (trainer.team.count > 1) + str(model.device)
     console().print(
         f"{model.family} on {dataset.name}: {len(dataset.split('train')):,} images of {channels}×{height}×{width}, "

@@ -138,11 +138,17 @@ def is_state(state: Any) -> bool:
         and state["step"] >= 0
         and type(state.get("seconds")) in (int, float)
         and 0 <= state["seconds"] < math.inf
-        and type(state.get("falls", 0)) is int
-        and state.get("falls", 0) >= 0
+        and type(rollbacks_of(state)) is int
+        and rollbacks_of(state) >= 0
         and isinstance(state.get("settings", {}), dict)
         and all(isinstance(f, dict) and type(f.get("bytes")) is int and isinstance(f.get("sha256"), str) for f in files)
     )
+
+
+def rollbacks_of(state: dict[str, Any]) -> int:
+    """How often the run went back to a checkpoint; before 0.2 this was ``falls``."""
+    rollbacks: int = state.get("rollbacks", state.get("falls", 0))
+    return rollbacks
 
 
 def read_tensors(folder: Path, name: str, state: dict[str, Any]) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nelbo.models.base import GenerativeModel
-from nelbo.training.shards import like, own, whole
+from nelbo.training.shards import distribute_like, gather, to_local
 
 
 class EMA:
@@ -26,24 +26,24 @@ class EMA:
     def __init__(self, model: GenerativeModel, decay: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.averages: list[Tensor] = list(self.model.parameters())
-        self.in_shares = False
+        self.sharded = False
         self.decay = decay
 
     def split(self, model: nn.Module) -> None:
-        """Keep the average in the shares that the weights of ``model`` are in, and in :attr:`model` when collected."""
-        self.in_shares = True
+        """Shard the average as the weights of ``model`` are; :attr:`model` holds it when it is collected."""
+        self.sharded = True
         pairs = zip(self.model.parameters(), model.parameters(), strict=True)
-        self.averages = [like(average.detach(), p) for average, p in pairs]
+        self.averages = [distribute_like(average.detach(), p) for average, p in pairs]
 
     @torch.no_grad()
     def collect(self, model: nn.Module, main: bool) -> None:
-        """Of shares, every process has to bring its own: the main one's :attr:`model` then holds the average of now."""
-        if not self.in_shares:
+        """Of shards, every process has to bring its own: the main one's :attr:`model` then holds the average of now."""
+        if not self.sharded:
             return
-        for held, average in zip(self.model.parameters(), self.averages, strict=True):
-            found = whole(average)
+        for target, average in zip(self.model.parameters(), self.averages, strict=True):
+            full = gather(average)
             if main:
-                held.copy_(found)
+                target.copy_(full)
         self.copy_buffers(model)
 
     @contextmanager
@@ -62,9 +62,9 @@ class EMA:
     def update(self, model: nn.Module, step: int) -> None:
         """Take in the weights after step number ``step`` (1, 2, …)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        averages = [own(average) for average in self.averages]
-        torch._foreach_lerp_(averages, [own(p.detach()) for p in model.parameters()], 1 - decay)
-        if not self.in_shares:
+        averages = [to_local(average) for average in self.averages]
+        torch._foreach_lerp_(averages, [to_local(p.detach()) for p in model.parameters()], 1 - decay)
+        if not self.sharded:
             self.copy_buffers(model)
 
     def copy_buffers(self, model: nn.Module) -> None:

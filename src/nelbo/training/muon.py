@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nelbo.training.shards import like, own, whole
+from nelbo.training.shards import distribute_like, gather, to_local
 
 SMALLEST = 8
 """Matrices with a side below this have too few directions to share a step between."""
@@ -78,17 +78,16 @@ class Muon(torch.optim.Optimizer):
         lr, momentum = group["lr"], group["momentum"]
         gradients = [p.grad for p in weights if p.grad is not None]
         moments = [self.state[p]["momentum"] for p in weights]
-        torch._foreach_lerp_([own(m) for m in moments], [own(g) for g in gradients], 1 - momentum)
+        torch._foreach_lerp_([to_local(m) for m in moments], [to_local(g) for g in gradients], 1 - momentum)
         ahead = torch._foreach_lerp(gradients, moments, momentum)
-        stacked = torch.stack([as_it_lies(whole(part)) for part in ahead])
+        stacked = torch.stack([as_it_lies(gather(part)) for part in ahead])
         rows, columns = len(stacked[0]), stacked[0].numel() // len(stacked[0])
         steps = orthogonalised(stacked.flatten(2) if stacked.ndim > 3 else stacked, self.dtype).reshape(stacked.shape)
-        torch._foreach_mul_([own(p) for p in weights], 1 - lr * group["weight_decay"])
+        torch._foreach_mul_([to_local(p) for p in weights], 1 - lr * group["weight_decay"])
         scale = LIKE_ADAMW * max(rows, columns) ** 0.5
-        turned = [
-            like(step.movedim(-1, 1) if step.ndim > 2 else step, p) for step, p in zip(steps, weights, strict=True)
-        ]
-        torch._foreach_add_([own(p) for p in weights], [own(step) for step in turned], alpha=-lr * scale)
+        shaped = (step.movedim(-1, 1) if step.ndim > 2 else step for step in steps)
+        turned = [distribute_like(step, p) for step, p in zip(shaped, weights, strict=True)]
+        torch._foreach_add_([to_local(p) for p in weights], [to_local(step) for step in turned], alpha=-lr * scale)
 
 
 def as_it_lies(weights: Tensor) -> Tensor:

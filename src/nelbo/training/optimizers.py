@@ -17,20 +17,20 @@ MOMENTS = {torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"), Muon: ("momentu
 
 
 def optimizers_of(
-    parts: Sequence[ParamGroup], options: TrainingOptions, device: torch.device
+    groups: Sequence[ParamGroup], options: TrainingOptions, device: torch.device
 ) -> list[torch.optim.Optimizer]:
     """Muon for matrices, unless told otherwise, and AdamW for the rest; vectors do not decay."""
     by_muon: list[dict[str, Any]] = []
     by_adamw: list[dict[str, Any]] = []
-    for part in parts:
-        may_turn = options.optimizer == "muon" and part.momentum is not None
-        turned = [p for p in part.parameters if may_turn and is_matrix(p)]
-        others = [p for p in part.parameters if not (may_turn and is_matrix(p))]
-        decay = {"times": part.lr, "weight_decay": options.weight_decay}
-        by_muon.append({"params": turned, "momentum": part.momentum, **decay})
-        by_adamw.append({"params": [p for p in others if p.ndim >= 2], "betas": part.betas, **decay})
-        vectors = {"params": [p for p in others if p.ndim < 2], "betas": part.betas, **decay}
+    for group in groups:
+        may_turn = options.optimizer == "muon" and group.momentum is not None
+        turned = [p for p in group.parameters if may_turn and is_matrix(p)]
+        others = [p for p in group.parameters if not (may_turn and is_matrix(p))]
+        decay = {"times": group.lr, "weight_decay": options.weight_decay}
+        by_muon.append({"params": turned, "momentum": group.momentum, **decay})
+        by_adamw.append({"params": [p for p in others if p.ndim >= 2], "betas": group.betas, **decay})
+        vectors = {"params": [p for p in others if p.ndim < 2], "betas": group.betas, **decay}
         by_adamw.append(vectors | {"weight_decay": 0.0})
     dtype = compute_dtype(device, options.precision)
     adamw = torch.optim.AdamW(by_adamw, lr=options.lr, fused=True)
-    return [adamw, Muon(by_muon, dtype)] if any(group["params"] for group in by_muon) else [adamw]
+    return [adamw, Muon(by_muon, dtype)] if any(each["params"] for each in by_muon) else [adamw]

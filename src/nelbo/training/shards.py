@@ -24,7 +24,7 @@ BLOCKS = (ResidualBlock, SelfAttention, ResnetBlock, AttentionBlock)
 def shard(losses: nn.Module, team: Team, place: device) -> nn.Module:
     """Keep a share of every parameter on this device, and let gradients be the mean over all processes.
 
-    All but :func:`everywhere`, whose gradients are each process's own.
+    All but :func:`unsharded`, whose gradients are each process's own.
     """
     from torch.distributed.device_mesh import init_device_mesh  # nobody else waits for these imports
     from torch.distributed.fsdp import fully_shard
@@ -34,12 +34,12 @@ def shard(losses: nn.Module, team: Team, place: device) -> nn.Module:
         p.data = p.data.contiguous()
     for block in [module for module in losses.modules() if isinstance(module, BLOCKS)]:
         fully_shard(block, mesh=mesh)
-    fully_shard(losses, mesh=mesh, ignored_params=set(everywhere(losses)))
+    fully_shard(losses, mesh=mesh, ignored_params=set(unsharded(losses)))
     return losses.to(place)
 
 
-def everywhere(module: nn.Module) -> list[nn.Parameter]:
-    """The parameters that every process keeps whole: few numbers, in another precision than the rest (a learned γ)."""
+def unsharded(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are not sharded: few numbers, in another precision than the rest (a learned γ)."""
     precisions = Counter(p.dtype for p in module.parameters())
     usual = max(precisions, key=lambda each: precisions[each])
     return [p for p in module.parameters() if p.dtype != usual]
@@ -50,28 +50,28 @@ def clip(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
     given = [p for p in parameters if p.grad is not None]
     shares, rest = [p for p in given if hasattr(p, "to_local")], [p for p in given if not hasattr(p, "to_local")]
     if not (shares and rest):
-        return whole(nn.utils.clip_grad_norm_(given, most))
-    norms = [whole(nn.utils.get_total_norm([p.grad for p in some if p.grad is not None])) for some in (shares, rest)]
+        return gather(nn.utils.clip_grad_norm_(given, most))
+    norms = [gather(nn.utils.get_total_norm([p.grad for p in some if p.grad is not None])) for some in (shares, rest)]
     total = torch.stack([norm.double() for norm in norms]).norm()
     for some in (shares, rest):
         nn.utils.clip_grads_with_norm_(some, most, total)
     return total
 
 
-def whole(x: Tensor) -> Tensor:
-    """All of a tensor; of shares, brought together from every process."""
-    found: Tensor = x.full_tensor() if hasattr(x, "full_tensor") else x
-    return found
+def gather(x: Tensor) -> Tensor:
+    """The full tensor; a sharded one is gathered from every process."""
+    full: Tensor = x.full_tensor() if hasattr(x, "full_tensor") else x
+    return full
 
 
-def own(x: Tensor) -> Tensor:
-    """This process's share of a tensor, or a tensor that has none."""
-    found: Tensor = x.to_local() if hasattr(x, "to_local") else x
-    return found
+def to_local(x: Tensor) -> Tensor:
+    """This process's shard of a tensor; a tensor that is not sharded, as it is."""
+    local: Tensor = x.to_local() if hasattr(x, "to_local") else x
+    return local
 
 
-def like(x: Tensor, other: Tensor) -> Tensor:
-    """A whole tensor, as ``other`` of the same shape is: whole, or this process's share of it."""
+def distribute_like(x: Tensor, other: Tensor) -> Tensor:
+    """A full tensor, sharded as ``other`` of the same shape is; as it is where ``other`` is not sharded."""
     if not hasattr(other, "to_local") or x.shape != other.shape:
         return x
     from torch.distributed.tensor import DTensor, distribute_tensor

@@ -15,7 +15,7 @@ from nelbo.training.checkpoint import fit
 from nelbo.training.ema import EMA
 from nelbo.training.muon import Muon
 from nelbo.training.optimizers import MOMENTS
-from nelbo.training.shards import like, whole
+from nelbo.training.shards import distribute_like, gather
 
 
 class State:
@@ -23,7 +23,7 @@ class State:
 
     Args:
         model, ema, optimizers: what holds it.
-        team: the processes that hold shares of it; a team of one where each holds all.
+        team: the processes that hold shards of it; a team of one where each holds all.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class State:
         self.model, self.ema, self.optimizers, self.team = model, ema, optimizers, team
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """model, ema and optimizer: name → tensor. Of shares, every process has to bring its own."""
+        """model, ema and optimizer: name → tensor. Of shards, every process has to bring its own."""
         self.ema.collect(self.model, self.team.main)
         names = {id(p): name for name, p in self.model.named_parameters()}
         moments = {
@@ -42,18 +42,18 @@ class State:
             for key, value in entry.items()
         }
         parts = {"model": self.model.state_dict(), "ema": self.ema.model.state_dict(), "optimizer": moments}
-        return {kind: self.brought_together(part) for kind, part in parts.items()}
+        return {kind: self.gathered(part) for kind, part in parts.items()}
 
-    def brought_together(self, part: dict[str, Tensor]) -> dict[str, Tensor]:
-        """All of each tensor, on the main process alone if they are in shares, one after another in the same order."""
+    def gathered(self, part: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The full tensors; of shards, on the main process alone, gathered one after another in the same order."""
         if self.team.count == 1:
             return part
-        held = {}
+        tensors = {}
         for name in sorted(part):
-            found = whole(part[name])
+            full = gather(part[name])
             if self.team.main:
-                held[name] = found.cpu()
-        return held
+                tensors[name] = full.cpu()
+        return tensors
 
     def restore(self, tensors: dict[str, dict[str, Tensor]], source: Path) -> None:
         """Put all of them back.
@@ -61,8 +61,8 @@ class State:
         Raises:
             InputError: it does not fit the model.
         """
-        held = self.model.state_dict()
-        model = {name: like(x, held[name]) if name in held else x for name, x in tensors["model"].items()}
+        current = self.model.state_dict()
+        model = {name: distribute_like(x, current.get(name, x)) for name, x in tensors["model"].items()}
         fit(self.model, model, source / "model.safetensors")
         fit(self.ema.model, tensors["ema"], source / "ema.safetensors")
         if self.team.count > 1:
@@ -75,7 +75,7 @@ class State:
             p = parameters[name]
             entry = trained_by[name].state[p]
             # In the layout of the parameter: the fused step goes through both as they lie in memory.
-            entry[moment] = value if moment == "step" else torch.empty_like(p).copy_(like(value, p))
+            entry[moment] = value if moment == "step" else torch.empty_like(p).copy_(distribute_like(value, p))
 
     def trained_by(self) -> dict[str, torch.optim.Optimizer]:
         """The name of every parameter → its optimiser."""

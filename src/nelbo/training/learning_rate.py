@@ -20,15 +20,15 @@ def progress_at(options: TrainingOptions, step: int, seconds: float, reserve: fl
     return min(1.0, seconds / (whole - min(reserve, 0.5 * whole)))
 
 
-def learning_rate(options: TrainingOptions, step: int, progress: float, falls: int = 0) -> float:
+def learning_rate(options: TrainingOptions, step: int, progress: float, rollbacks: int = 0) -> float:
     """A linear rise over ``warmup`` steps, then constant, then a linear fall to zero over the last ``decay``.
 
     Args:
         options: the recipe.
         step: how many steps have been taken before this one.
         progress: how much of the run is done.
-        falls: how often the run went back to a checkpoint, each time to half of the rate.
+        rollbacks: how often the run went back to a checkpoint, each time to half of the rate.
     """
     rise = min(1.0, (step + 1) / (options.warmup + 1))
     fall = min(1.0, (1.0 - progress) / options.decay) if options.decay else 1.0
-    return options.lr * rise * fall * 0.5**falls
+    return options.lr * rise * fall * 0.5**rollbacks

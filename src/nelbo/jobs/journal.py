@@ -1,0 +1,65 @@
+"""What a training run logs: RUN/metrics.jsonl, and TensorBoard's files if asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nelbo.errors import InputError
+from nelbo.files import naming
+
+
+def summary_writer() -> Any:
+    """TensorBoard's writer.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise InputError("--tensorboard", "is not installed; pip install 'nelbo[tensorboard]'") from None
+    return SummaryWriter
+
+
+class Journal:
+    """RUN/metrics.jsonl, one object per logged step, and TensorBoard if asked.
+
+    Args:
+        path: the run directory.
+        tensorboard: whether to write TensorBoard's files too.
+
+    Raises:
+        InputError: TensorBoard is asked for and not installed.
+    """
+
+    def __init__(self, path: Path, tensorboard: bool) -> None:
+        self.board: Any = None
+        if tensorboard:
+            self.board = summary_writer()(str(path / "tensorboard"))
+        self.place = path / "metrics.jsonl"
+        self.open()
+
+    def open(self) -> None:
+        """Open the file, or where it is gone make it."""
+        self.file = self.place.open("a", encoding="utf-8")
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with naming(self.place):
+            self.file.close()
+        if self.board is not None:
+            self.board.close()
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Append what was measured at this step."""
+        with naming(self.place):
+            self.file.write(json.dumps({"step": step, **values}) + "\n")
+            self.file.flush()
+        if self.board is not None:
+            for name, value in values.items():
+                self.board.add_scalar(name, value, step)

@@ -1,0 +1,62 @@
+"""The loss as one forward pass whose gradients are those of the whole batch, however many processes share it."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from nelbo.models.base import GenerativeModel
+from nelbo.processes import Team
+from nelbo.rng import Draws
+from nelbo.training.shards import shard
+
+
+class Losses(nn.Module):
+    """A model's loss as a forward pass: the module whose gradients are averaged over processes."""
+
+    def __init__(self, model: GenerativeModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, draws: Draws) -> Tensor:
+        """The loss of each image, shape (B,)."""
+        return self.model.loss(x, draws)
+
+
+def distributed_losses(model: GenerativeModel, team: Team, shard_on: torch.device | None) -> nn.Module:
+    """The model's loss, whose gradients are means over the processes of a team.
+
+    Args:
+        model: the model.
+        team: the processes.
+        shard_on: the device on which each process keeps its shard of the weights; None where each keeps all.
+    """
+    losses = Losses(model)
+    if team.count == 1:
+        return losses
+    if shard_on is not None:
+        return shard(losses, team, shard_on)
+    # What is trained may differ from step to step; buffers are the same already.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of another name for broadcast_buffers, which older torch lacks
+        return DistributedDataParallel(losses, broadcast_buffers=False, find_unused_parameters=True)
+
+
+def average_gradients(parameters: Sequence[nn.Parameter], team: Team) -> None:
+    """Make the gradients of parameters that every process keeps whole the mean over the processes."""
+    for p in parameters:
+        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        team.mean(p.grad)
+
+
+@contextlib.contextmanager
+def dropout_seed(seed: int, step: int, rank: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generator, dropout's only source, for one step of one process; restored afterwards."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed((seed * 1_000_003 + step + 7_919 * 2**32 * rank) % 2**63)
+        yield

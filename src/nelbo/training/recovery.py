@@ -1,0 +1,81 @@
+"""Recovery: a loss that is not finite goes back to the last checkpoint; a compiler that fails is not used again."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nelbo.models.base import LikelihoodModel
+from nelbo.training.checkpoint import latest_checkpoint, read_checkpoint, shared
+from nelbo.training.compiling import give_up
+from nelbo.training.session import Session
+from nelbo.training.shards import to_local
+
+MOST_ROLLBACKS = 5
+"""How often a run goes back to its last checkpoint, each time with half of the learning rate, before it ends."""
+
+
+def require_finite(session: Session, loss: Tensor) -> None:
+    """Check the loss and all weights, so that nothing that is not finite is drawn, logged or saved.
+
+    Raises:
+        FloatingPointError: the loss or a weight is not finite.
+    """
+    weights = torch.stack([to_local(p.detach()).isfinite().all() for p in session.model.parameters()])
+    (wrong,) = session.team.greatest([not (bool(loss.isfinite()) and bool(weights.all()))])
+    if wrong:
+        what = "a weight" if bool(loss.isfinite()) else "the loss"
+        raise FloatingPointError(f"{what} is not finite at step {session.step}")
+
+
+def describe_nonfinite(session: Session, losses: Tensor) -> str:
+    """Which images, and of a bound which terms, are not finite; the batch's gradient if all losses are.
+
+    Args:
+        session: before the step that could not be taken.
+        losses: the loss of each image of this process's share, shape (B,).
+    """
+    losses = session.model.gather_batch(losses.detach())
+    wrong = (~losses.isfinite()).nonzero()[:, 0].cpu()
+    if not len(wrong):
+        return "a gradient is not finite"
+    rows = sorted(session.batches.rows(session.step)[wrong.numpy()].tolist())
+    named = ", ".join(map(str, rows[:5])) + ", …" * (len(wrong) > 5)
+    return f"the loss of training images {named} is not finite{nonfinite_terms(session, wrong.tolist())}"
+
+
+@torch.no_grad()
+def nonfinite_terms(session: Session, places: list[int]) -> str:
+    """The names of the bound's terms that are not finite on the images in these places, in brackets."""
+    if session.sharded or not isinstance(session.model, LikelihoodModel):
+        return ""
+    terms = session.model.bound(session.batch(places)).terms.items()
+    names = ", ".join(name for name, value in terms if not bool(value.isfinite().all()))
+    return f" ({names})" if names else ""
+
+
+def roll_back(session: Session, error: FloatingPointError) -> None:
+    """Go back to the last checkpoint, with half of the learning rate.
+
+    Raises:
+        FloatingPointError: there is no checkpoint yet, or the run went back too often.
+    """
+    folder = latest_checkpoint(session.run_folder) if session.team.main else None
+    checkpoint = shared(session.team, None if folder is None else lambda: read_checkpoint(folder))
+    if checkpoint is None or session.rollbacks >= MOST_ROLLBACKS:
+        often = f", after going back {session.rollbacks} times" if session.rollbacks else ""
+        raise FloatingPointError(f"{error}{often}; try a lower --lr, with --resume") from None
+    rollbacks, seconds = session.rollbacks + 1, session.seconds
+    session.zero_grad()
+    session.restore(checkpoint, folder or session.run_folder)
+    session.rollbacks, session.seconds = rollbacks, seconds
+    session.news.append(f"{error}; back to step {session.step:,}, with the learning rate times {0.5**rollbacks:g}")
+
+
+def run_uncompiled(session: Session, error: Exception) -> None:
+    """Go on without torch.compile, which cannot be used here; no step has been taken."""
+    give_up(session.model)
+    session.compiler_errors = ()
+    session.zero_grad()
+    why, *_ = str(error).replace("raised:\n", "raised ").splitlines() or [type(error).__name__]
+    session.news.append(f"torch.compile cannot be used here ({why}); training goes on without it")
