@@ -252,10 +252,10 @@ def features(
     device
         cpu, cuda, cuda:1, …; auto takes CUDA where there is one.
     """
-    from nelbo.jobs.features import learn_features
+    from nelbo.jobs.features import features as learn
     from nelbo.report.progress import console
 
-    where, about = learn_features(data, out=out, epochs=epochs, seed=seed, device=device)
+    where, about = learn(data, out=out, epochs=epochs, seed=seed, device=device)
     right = about["accuracy"]
     console().print(
         f"right on {right['val']:.2%} of val and {right['test']:.2%} of test, sha256 {about['sha256'][:12]}…"
@@ -323,7 +323,7 @@ def info(
         Print one JSON object and nothing else.
     """
     from nelbo.errors import InputError
-    from nelbo.jobs.describe import describe
+    from nelbo.jobs.describe import info as describe
 
     if "data" in reading.model_fields_set:
         raise InputError("--data", "'info' takes what it describes as WHAT; leave --data out")

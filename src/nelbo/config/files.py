@@ -22,7 +22,7 @@ from nelbo.options import FamilyOptions, Options, RunDataOptions, TrainingOption
 
 CONFIG = "config.toml"
 SECTIONS = ("data", "model", "training")
-RECORDED = ("format", "images", "trained_on", "versions", "machine", "distillation")
+RECORDED = ("format", "images", "trained_on", "versions", "machine", "distillation", "parts")
 KNOWN_VERSIONS = ("nelbo", "torch", "numpy", "python")
 YOUNGER = {"optimizer": "adamw"}
 """Settings of training that older runs do not record, and how those were trained."""
@@ -59,6 +59,8 @@ class RunConfig(Options):
     trained_on: tuple[TrainedOn, ...] = ()
     "Every data set of a run whose data have changed, in order, the last being ``images``; else none."
     distillation: DistillationOptions | None = None
+    parts: dict[str, str] | None = None
+    "What of the model came from Python: the name of the argument → that of its class or function."
     versions: dict[str, str]
     machine: dict[str, str] = Field(default_factory=dict)
 

@@ -20,10 +20,10 @@ from nelbo.jobs._digest import digests
 from nelbo.jobs._protocol import images_of, kept_scores, scores_of, unlike, widest
 from nelbo.jobs._shares import opened, shared_profile
 from nelbo.jobs.describe import describe_run
+from nelbo.jobs.resume import require_unchanged
 from nelbo.jobs.run import Run
 from nelbo.jobs.sample import collect, real_images
 from nelbo.jobs.score import kept
-from nelbo.jobs.train import require_unchanged
 from nelbo.metrics import stderr_of_mean
 from nelbo.models.base import GenerativeModel, LikelihoodModel
 from nelbo.models.diffusion import Diffusion

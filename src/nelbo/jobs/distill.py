@@ -10,17 +10,10 @@ from nelbo.config.files import RunConfig, merged, versions, write_run_config
 from nelbo.config.trained import weight_settings
 from nelbo.errors import InputError
 from nelbo.files import atomic_write
+from nelbo.jobs.resume import require_unchanged, resume_run
 from nelbo.jobs.run import Run
-from nelbo.jobs.train import (
-    Request,
-    Work,
-    fresh_model,
-    go_on,
-    require_doable,
-    require_unchanged,
-    settled_recipe,
-    together,
-)
+from nelbo.jobs.settings import Request, complete_recipe
+from nelbo.jobs.training import Work, fresh_model, require_doable, train_together
 from nelbo.models._distilled import DistillationOptions, Distilled
 from nelbo.models.diffusion import Diffusion
 from nelbo.options import TrainingOptions
@@ -72,11 +65,11 @@ def distill(
         if out is None:
             raise InputError("--resume", "needs the run to go on with; add --out RUN")
         student = Path(out)
-        return together(
-            lambda: go_on(require_student(Run(student), steps), Request(Run(student).config.family, {}, {}, given))
+        return train_together(
+            lambda: resume_run(require_student(Run(student), steps), Request(Run(student).config.family, {}, {}, given))
         )
     how = {"steps": steps, "teacher_steps": teacher_steps or -(-TEACHER_STEPS // steps) * steps}
-    return together(lambda: begun(Run(path), how, given, out))
+    return train_together(lambda: begun(Run(path), how, given, out))
 
 
 def begun(source: Run, how: dict[str, Any], given: dict[str, Any], out: str | Path | None) -> Work:
@@ -114,7 +107,7 @@ def settings(source: Run, how: DistillationOptions, given: dict[str, Any]) -> Ru
     own = {"minutes": None, "steps": None, "compile": "auto", "warmup": TrainingOptions().warmup}
     length = {} if {"minutes", "steps"} & set(given) else {"minutes": DEFAULT_MINUTES}
     recipe = {**config.training.model_dump(), **own, **length, **given}
-    training = settled_recipe(merged(TrainingOptions, "training", recipe, {}, None))
+    training = complete_recipe(merged(TrainingOptions, "training", recipe, {}, None))
     pick_device(training.device)
     made = {"versions": versions(config.family), "machine": conditions(training)}
     return config.model_copy(update={"training": training, "distillation": how, "trained_on": (), **made})

@@ -68,7 +68,7 @@ def usual_place(name: str, sha256: str) -> Path:
     return Path(user_cache_dir("nelbo")) / "features" / f"{name}-{sha256[:12]}"
 
 
-def learn_features(
+def features(
     data: DataOptions, *, out: Path | None = None, epochs: int = EPOCHS, seed: int = 0, device: str = "auto"
 ) -> tuple[Path, dict[str, Any]]:
     """Train a classifier on the data's labels, and keep it.
@@ -133,7 +133,7 @@ def fresh(dataset: Dataset) -> Classifier:
 
 
 def learning_seconds(dataset: Dataset, device: str) -> float:
-    """About how long :func:`learn_features` takes here: a few steps are timed, on copies of one image."""
+    """About how long :func:`features` takes here: a few steps are timed, on copies of one image."""
     place = pick_device(device)
     with torch.random.fork_rng([]):
         model = fresh(dataset).to(place)

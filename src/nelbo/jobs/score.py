@@ -35,7 +35,7 @@ EACH = "each"
 
 
 def score(
-    path: str | Path,
+    run: str | Path | Run,
     *,
     data: DataOptions | str | Path | None = None,
     split: str = "test",
@@ -59,7 +59,7 @@ def score(
     """Measure a run on data.
 
     Args:
-        path: the run directory.
+        run: the run, or its directory.
         data: other data than the run's own, of the same shape and levels: a SPEC, or with how to read it.
         split: train, val or test.
         limit: score the first so many images only.
@@ -95,7 +95,7 @@ def score(
         data = DataOptions(data=data_spec(data))
     if against is not None:
         require_against(against, data is not None and "data" in data.model_fields_set)
-    run = opened(path)
+    run = opened(run)
     if (warning := run.changed_data) is not None:
         console().print(warning, soft_wrap=True)
     dataset = chosen_data(run, data)

@@ -13,6 +13,7 @@ from nelbo.models._sampling import PREVIEW_STEPS, described, quick_steps
 from nelbo.models.inspector import Inspector
 from nelbo.models.recipe import Recipe
 from nelbo.models.sampling import SampleSettings
+from nelbo.options import FamilyOptions
 from nelbo.units import bits_per_dim
 
 if TYPE_CHECKING:
@@ -49,9 +50,17 @@ class DiffusionInspector(Inspector):
 
 
 class DiffusionRecipe(Recipe):
-    """The network is what torch.compile takes."""
+    """What the model is made of; the network is what torch.compile takes."""
 
     model: Diffusion
+
+    @property
+    def options(self) -> FamilyOptions:
+        return self.model.options
+
+    @property
+    def parts(self) -> dict[str, str]:
+        return self.model.parts
 
     @property
     def compilable(self) -> list[nn.Module]:

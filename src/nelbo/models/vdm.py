@@ -75,6 +75,7 @@ class VDM(Diffusion):
             condition=by_time_and_gamma,
             **parts,
         )
+        model.options, model.parts = options, {}
         model.timeline = replace(model.timeline, scored_in=options.timesteps or None)
         model.every_decoder = options.every_decoder or 0.0
         return model
