@@ -16,12 +16,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nelbo.bounds.continuous import continuous_weight, squared_error
-from nelbo.diffusion.continuous import diffuse
+from nelbo.diffusion.bound import ContinuousBound
+from nelbo.diffusion.process import diffuse
+from nelbo.diffusion.variances import squared_error
 from nelbo.jobs.run import Run
-from nelbo.likelihoods import to_unit
+from nelbo.models._diffusion_forms import bound_of
 from nelbo.models.vdm import VDM
 from nelbo.rng import Draws, Stream
+from nelbo.theory.likelihoods import to_unit
 from nelbo.units import bits_per_dim
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -72,21 +74,28 @@ def uniform_antithetic(model: VDM, u: Tensor) -> tuple[Tensor, Tensor]:
     return t, torch.full_like(t, 1.0 / t.shape[1])
 
 
+def drawn_by_profile(model: VDM, u: Tensor) -> tuple[Tensor, Tensor]:
+    """t and the share of [0, 1] that each stands for, where the profile has the loss."""
+    bound = bound_of(model)
+    assert isinstance(bound, ContinuousBound)
+    return bound.times(u)
+
+
 def profile_independent(model: VDM, u: Tensor) -> tuple[Tensor, Tensor]:
     """From the loss profile, independently: each as if it were the only one."""
-    columns = [model.times(u[:, k : k + 1]) for k in range(u.shape[1])]
+    columns = [drawn_by_profile(model, u[:, k : k + 1]) for k in range(u.shape[1])]
     t, share = (torch.cat(part, 1) for part in zip(*columns, strict=True))
     return t, share / u.shape[1]
 
 
 def profile_stratified(model: VDM, u: Tensor) -> tuple[Tensor, Tensor]:
     """From the loss profile, stratified."""
-    return model.times(u)
+    return drawn_by_profile(model, u)
 
 
 def profile_twice(model: VDM, u: Tensor) -> tuple[Tensor, Tensor]:
     """The same with half as many t, each of them twice."""
-    t, share = model.times(u[:, : u.shape[1] // 2])
+    t, share = drawn_by_profile(model, u[:, : u.shape[1] // 2])
     return torch.cat([t, t], 1), torch.cat([share, share], 1) / 2
 
 
@@ -110,13 +119,14 @@ def estimate(model: VDM, x: Tensor, draws: Draws, times: Times, K: int, antithet
     eps = draws.normal(Stream.SCORE_NOISE, (K + 1, *model.shape))
     if antithetic:
         eps = torch.cat([eps[:, :1], eps[:, 1 : 1 + K // 2], -eps[:, 1 : 1 + K // 2]], 1)
-    total = model.decode(x, diffuse(x_0, model.ends()[0].expand(len(x)), eps[:, 0])).double()
+    bound = bound_of(model)
+    total = bound.decode(x, diffuse(x_0, bound.at(bound.first, x), eps[:, 0]))
     t, share = times(model, draws.uniform(Stream.SCORE_TIME, (K, 2)))
     for k in range(K):
-        gamma, slope = model.gamma(t[:, k])
+        gamma, slope = model.schedule(t[:, k])
         noise = eps[:, k + 1]
-        error = squared_error(noise, model.denoise(diffuse(x_0, gamma, noise), gamma).eps).double()
-        total += share[:, k] * continuous_weight(slope) * error
+        error = squared_error(noise, model.denoiser(diffuse(x_0, gamma, noise), gamma).eps).double()
+        total += share[:, k] * 0.5 * slope * error
     return total
 
 

@@ -21,23 +21,20 @@ import torch
 from torch import Tensor
 
 import nelbo
-from nelbo.analytic import GaussianData
-from nelbo.bounds import (
-    VARIANCES,
-    ReverseVariance,
-    consistency_log_ratio,
-    consistency_term,
-    entropy_terms,
-    neighbours,
-    trajectory_terms,
-)
-from nelbo.diffusion import Gaussian, Process
-from nelbo.jobs._question import in_steps
+from nelbo.diffusion.consistency import Three, consistency_log_ratio, consistency_term, neighbours
+from nelbo.diffusion.denoiser import denoiser_of
+from nelbo.diffusion.entropy import entropy_terms
+from nelbo.diffusion.process import diffuse, noise_rate
+from nelbo.diffusion.schedules import LinearBeta, chain_of
+from nelbo.diffusion.trajectory import trajectory_terms
+from nelbo.diffusion.variances import VARIANCES, ReverseVariance
 from nelbo.jobs.run import Run
 from nelbo.metrics import LikelihoodScore, score_likelihood
 from nelbo.models.base import LikelihoodModel
+from nelbo.models.diffusion import in_steps
 from nelbo.rng import Draws, Stream
-from nelbo.schedules import linear
+from nelbo.theory.exact import Coefficients, GaussianData
+from nelbo.theory.normal import Gaussian
 
 DOCS = Path(__file__).parents[1] / "docs"
 BOUNDS = ("denoising", "consistency", "trajectory")
@@ -94,34 +91,33 @@ and their noise cancels; with σ² = β on these data it cancels exactly, since 
 
 def oracle_expectations(T: int = 1000) -> dict[str, list[float]]:
     """Form → exact expectation for each of σ² = β and σ² = β̃, for x_0 = 0.7 of N(0, 1) data; and −ln p."""
-    process, data = Process(linear(T)), GaussianData(torch.zeros(1), torch.eye(1))
+    gammas, data = chain_of(LinearBeta().grid(T)), GaussianData(torch.zeros(1), torch.eye(1))
     x_0 = torch.full((1, 1), 0.7, dtype=torch.float64)
     found: dict[str, list[float]] = {"−ln p": [], "denoising": [], "consistency": [], "entropy, over the data": []}
     for name in ("beta", "beta_tilde"):
-        table = {"beta": process.schedule.beta, "beta_tilde": process.schedule.beta_tilde}[name]
+        table = getattr(Coefficients(gammas), name)
         found["−ln p"].append(-float(data.log_prob(x_0)))
-        found["denoising"].append(sum(float(term) for term in data.bound(process, table, x_0).values()))
-        found["consistency"].append(sum(float(term) for term in data.consistency(process, table, x_0).values()))
+        found["denoising"].append(sum(float(term) for term in data.bound(gammas, table, x_0).values()))
+        found["consistency"].append(sum(float(term) for term in data.consistency(gammas, table, x_0).values()))
         # Averaged over the data y² = λ, and E x_0² = 1 stands for x_0².
         one = torch.ones(1, 1, dtype=torch.float64)
-        diffusion = data.bound(process, table, one)["diffusion"]
-        found["entropy, over the data"].append(float(diffusion + sum(entropy_terms(process, one).values())))
+        diffusion = data.bound(gammas, table, one)["diffusion"]
+        found["entropy, over the data"].append(float(diffusion + sum(entropy_terms(gammas, one).values())))
     return found
 
 
-def oracle_variances(data: GaussianData, process: Process, variance: ReverseVariance, x_0: Tensor) -> dict[str, float]:
+def oracle_variances(data: GaussianData, gammas: Tensor, variance: ReverseVariance, x_0: Tensor) -> dict[str, float]:
     """Form → variance over the rows of x_0, which are one image; each t has draws of its own."""
-    denoise, rows = data.denoiser(process), noise_for(x_0, 1)
+    denoise, rows = denoiser_of(data.denoise), noise_for(x_0, 1)
     sums = {name: torch.zeros(len(x_0), dtype=torch.float64) for name in ("denoising", "integrated", "sampled")}
-    for at in range(2, process.schedule.T + 1):
-        t = torch.full((len(x_0),), at)
-        eps = next(rows)
-        denoised = denoise(process.diffuse(x_0, t, eps), t)
-        sums["denoising"] += variance.diffusion_term(process, denoised, eps, t)
-        x_prev, x_t, x_next = neighbours(process, x_0, t - 1, (next(rows), next(rows), next(rows)))
-        reverse = variance.step(process, denoise(x_next, t), x_next, t)
-        sums["integrated"] += consistency_term(process, reverse, x_prev, x_next, t - 1)
-        sums["sampled"] += consistency_log_ratio(process, reverse, x_prev, x_t, t - 1)
+    for t in range(2, len(gammas)):
+        gamma, eps = Three(*(gammas[at].expand(len(x_0)) for at in (t - 2, t - 1, t))), next(rows)
+        denoised = denoise(diffuse(x_0, gamma.next, eps), gamma.next)
+        sums["denoising"] += variance.diffusion_term(denoised, eps, gamma.here, gamma.next)
+        x_prev, x_t, x_next = neighbours(x_0, gamma, (next(rows), next(rows), next(rows)))
+        reverse = variance.step(denoise(x_next, gamma.next), x_next, gamma.here, gamma.next)
+        sums["integrated"] += consistency_term(reverse, x_prev, x_next, gamma)
+        sums["sampled"] += consistency_log_ratio(reverse, x_prev, x_t, gamma)
     return {
         "denoising": float(sums["denoising"].var()),
         "consistency, x_t integrated out": float(sums["integrated"].var()),
@@ -129,18 +125,17 @@ def oracle_variances(data: GaussianData, process: Process, variance: ReverseVari
     }
 
 
-def oracle_trajectories(data: GaussianData, process: Process, variance: ReverseVariance, x_0: Tensor) -> Tensor:
+def oracle_trajectories(data: GaussianData, gammas: Tensor, variance: ReverseVariance, x_0: Tensor) -> Tensor:
     """ln q(x_{1:T}|x_0) − ln p(x_{0:T}) of one trajectory for each row of x_0, in nats."""
-    denoise, beta_1 = data.denoiser(process), process.schedule.beta[1]
+    denoise, first = denoiser_of(data.denoise), gammas[1].expand(len(x_0))
 
     def decode(x_1: Tensor) -> Tensor:
-        mean = denoise(x_1, torch.ones(len(x_1), dtype=torch.long)).x_0
-        return -Gaussian(mean, beta_1).log_prob(x_0).sum(1)
+        return -Gaussian(denoise(x_1, first).x_0, noise_rate(gammas[1]).square()).log_prob(x_0).sum(1)
 
-    def step(x_t: Tensor, t: Tensor) -> Gaussian:
-        return variance.step(process, denoise(x_t, t), x_t, t)
+    def step(x_t: Tensor, gamma_s: Tensor, gamma_t: Tensor) -> Gaussian:
+        return variance.step(denoise(x_t, gamma_t), x_t, gamma_s, gamma_t)
 
-    return torch.stack(list(trajectory_terms(process, step, decode, x_0, noise_for(x_0, 2)).values())).sum(0)
+    return torch.stack(list(trajectory_terms(gammas, step, decode, x_0, noise_for(x_0, 2)).values())).sum(0)
 
 
 def noise_for(x_0: Tensor, seed: int) -> Iterator[Tensor]:
@@ -151,11 +146,11 @@ def noise_for(x_0: Tensor, seed: int) -> Iterator[Tensor]:
 
 def oracle_page(n: int = 300, T: int = 1000) -> dict[str, str]:
     """The two tables of the oracle."""
-    process, data = Process(linear(T)), GaussianData(torch.zeros(1), torch.eye(1))
+    gammas, data = chain_of(LinearBeta().grid(T)), GaussianData(torch.zeros(1), torch.eye(1))
     x_0 = torch.full((n, 1), 0.7, dtype=torch.float64)
     variances = [VARIANCES[name] for name in ("beta", "beta_tilde")]
-    columns = [oracle_variances(data, process, variance, x_0) for variance in variances]
-    totals = [oracle_trajectories(data, process, variance, x_0) for variance in variances]
+    columns = [oracle_variances(data, gammas, variance, x_0) for variance in variances]
+    totals = [oracle_trajectories(data, gammas, variance, x_0) for variance in variances]
     means = " | ".join(f"{float(total.mean()):.4f} ± {float(total.std()) / n**0.5:.4f}" for total in totals)
     for column, total in zip(columns, totals, strict=True):
         column["trajectory"] = float(total.var())
@@ -194,7 +189,7 @@ def measured(run: Run, limit: int, replicates: int, T: int | None, forms: Sequen
     """Every form on the first test images of a run: sums over t with a few t, and with all."""
     model, images = run.model("ema", "auto"), run.dataset.split("test")[:limit]
     assert isinstance(model, LikelihoodModel)
-    model = in_steps(model, T)
+    model = model if T is None else in_steps(model, T)
     found = []
     for seed, (name, form) in enumerate(model.forms.items()):
         if forms and name not in forms:

@@ -17,13 +17,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from nelbo.bounds.continuous import continuous_weight, squared_error
 from nelbo.data import load
-from nelbo.diffusion.continuous import diffuse
-from nelbo.likelihoods import to_unit
+from nelbo.diffusion.process import diffuse
+from nelbo.diffusion.variances import squared_error
 from nelbo.models.vdm import VDM, VDMOptions
 from nelbo.options import TrainingOptions
 from nelbo.rng import Draws, Stream
+from nelbo.theory.likelihoods import to_unit
 from nelbo.training import Trainer
 
 OUT = Path(__file__).parents[1] / "docs" / "images" / "gamma-variance.png"
@@ -36,10 +36,10 @@ def relative_variance(model: VDM, images: Tensor) -> tuple[float, float]:
     x_0, terms = to_unit(images, model.levels), []
     for replicate in range(ROUNDS):
         draws = Draws(1, replicate, range(len(images)), len(images), model.device)
-        gamma, slope = model.gamma(draws.uniform(Stream.SCORE_TIME))
+        gamma, slope = model.schedule(draws.uniform(Stream.SCORE_TIME))
         eps = draws.normal(Stream.SCORE_NOISE, model.shape)
-        error = squared_error(eps, model.denoise(diffuse(x_0, gamma, eps), gamma).eps)
-        terms.append(continuous_weight(slope) * error.double())
+        error = squared_error(eps, model.denoiser(diffuse(x_0, gamma, eps), gamma).eps)
+        terms.append(0.5 * slope * error.double())
     y = torch.stack(terms, 1)
     return float(y.var(1).mean() / y.mean() ** 2), float(y.mean())
 
@@ -49,7 +49,7 @@ def curve(kind: str, data: str, steps: int) -> tuple[list[int], list[float], Ten
     dataset = load(data)
     torch.manual_seed(0)
     options = VDMOptions(gamma=kind).resolved(dataset.shape)  # type: ignore[arg-type]
-    model = VDM(options, dataset.shape, dataset.levels)
+    model = VDM.from_options(options, dataset.shape, dataset.levels)
     places, variances = [], []
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(model, dataset.split("train"), TrainingOptions(steps=steps), Path(folder))
@@ -62,7 +62,7 @@ def curve(kind: str, data: str, steps: int) -> tuple[list[int], list[float], Ten
     averaged = trainer.ema.model
     assert isinstance(averaged, VDM)
     with torch.no_grad():
-        return places, variances, averaged.gamma(torch.linspace(0, 1, 101, dtype=torch.float64))[0]
+        return places, variances, averaged.schedule(torch.linspace(0, 1, 101, dtype=torch.float64))[0]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

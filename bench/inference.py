@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nelbo.inference import (
+from nelbo.rng import Stream, generator
+from nelbo.theory.surrogates import (
     FullRank,
     MeanField,
     Surrogate,
@@ -22,7 +23,6 @@ from nelbo.inference import (
     reparameterised,
     score_function,
 )
-from nelbo.rng import Stream, generator
 
 DOCS = Path(__file__).parents[1] / "docs"
 ESTIMATORS = {"score function": score_function, "leave-one-out": leave_one_out, "reparameterised": reparameterised}
@@ -31,8 +31,8 @@ REACH = 6.0
 
 PAGE = """# Surrogates
 
-A surrogate q(Z) stands for a posterior p(Z|X=D) that is known up to its constant. `nelbo.inference.fit` finds the q
-with the largest ELBO, and so the smallest KL(q‖p): ln p(X=D) = ELBO + KL.
+A surrogate q(Z) stands for a posterior p(Z|X=D) that is known up to its constant. `nelbo.theory.surrogates.fit` finds
+the q with the largest ELBO, and so the smallest KL(q‖p): ln p(X=D) = ELBO + KL.
 
 ## A banana
 z_1 ~ N(0, 1), z_2 ~ N(½ z_1², ¼), so ln p(X=D) = 0 and KL = −ELBO. KL is by a grid, the ELBO by samples.

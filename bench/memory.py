@@ -30,7 +30,7 @@ def table() -> str:
     """The section of bench/RESULTS.md."""
     keep_memory()
     images = torch.randint(0, 256, (IMAGES, *SHAPE), dtype=torch.uint8)
-    model = DDPM(DDPMOptions(widths=(16,), blocks=1).resolved(SHAPE), SHAPE, 256)
+    model = DDPM.from_options(DDPMOptions(widths=(16,), blocks=1).resolved(SHAPE), SHAPE, 256)
     before = resident()
     trainer = Trainer(model, images, TrainingOptions(steps=STEPS, batch_size=8), Path("unused"))
     found = {}

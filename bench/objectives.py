@@ -56,8 +56,8 @@ verdict on where each would end.
 {best}
 
 "Hybrid, σ² learned" is what `nelbo train ddpm` does. The weights w are on ‖x_0 − x̂_0‖²; the closed form of each
-stands in `nelbo.bounds.weights`. Differences are paired: the same images and the same noise, so that their error is
-much smaller than that of either number. The row for ε shows what dividing by a small √ᾱ does to a network that has
+stands in `nelbo.diffusion.objectives`. Differences are paired: the same images and the same noise, so that their error
+is much smaller than that of either number. The row for ε shows what dividing by a small √ᾱ does to a network that has
 learned little: a few images cost it thousands of bits.
 
 `make objectives` writes this page.

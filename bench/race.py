@@ -32,7 +32,7 @@ def race(given: argparse.Namespace) -> tuple[float | None, float, int]:
     device, dataset = pick_device(given.device), load(given.data)
     torch.manual_seed(given.seed)
     options = VDMOptions(widths=tuple(given.widths)).resolved(dataset.shape)
-    model = VDM(options, dataset.shape, dataset.levels).to(device)
+    model = VDM.from_options(options, dataset.shape, dataset.levels).to(device)
     recipe = TrainingOptions(minutes=given.minutes, batch_size=given.batch_size, lr=given.lr, seed=given.seed)
     recipe = recipe.model_copy(update={"compile": "on" if given.compile else "off"})
     bits, away = float("inf"), 0.0

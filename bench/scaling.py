@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import matplotlib
 import torch
 
-from nelbo.likelihoods import to_levels
 from nelbo.models.ddpm import DDPM, DDPMOptions
 from nelbo.models.sampling import SampleSettings
 from nelbo.options import TrainingOptions
+from nelbo.theory.likelihoods import to_levels
 from nelbo.training import Trainer
 from nelbo.training.machine import keep_memory, pick_device
 
@@ -70,7 +70,7 @@ def measure(point: Point) -> dict[str, float]:
     before = peak(device)
     shape = (1, point.side, point.side)
     options = DDPMOptions(timesteps=point.T, widths=point.widths).resolved(shape)
-    model = DDPM(options, shape, 256).to(device)
+    model = DDPM.from_options(options, shape, 256).to(device)
     if point.samples:
         start = time.perf_counter()
         model.sample(point.samples, batch=point.batch, settings=SampleSettings(sampler="ancestral"))

@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nelbo.likelihoods import to_levels
 from nelbo.models.ddpm import DDPM, DDPMOptions
 from nelbo.options import TrainingOptions
+from nelbo.theory.likelihoods import to_levels
 from nelbo.training import Trainer
 from nelbo.training.machine import bf16_is_fast
 
@@ -57,7 +57,7 @@ def counted(work: Callable[[], object]) -> int:
 def measure(name: str, shape: tuple[int, int, int], device: torch.device) -> str:
     """One row of the table."""
     options = DDPMOptions().resolved(shape)
-    model = DDPM(options, shape, 256).to(device)
+    model = DDPM.from_options(options, shape, 256).to(device)
     images = to_levels(torch.randn(1024, *shape), 256)
     recipe = TrainingOptions(batch_size=BATCH, steps=10**6)
     trainer = Trainer(model, images, recipe, Path("unused"))
@@ -65,11 +65,11 @@ def measure(name: str, shape: tuple[int, int, int], device: torch.device) -> str
     of_network = Trainer(model, images, recipe.model_copy(update={"optimizer": "adamw"}), Path("unused"))
     dtype = torch.bfloat16 if bf16_is_fast(device) else torch.float32
     x = torch.randn(BATCH, *shape, device=device)
-    t = torch.full((BATCH,), 500, device=device)
+    gamma = model.timeline.chain()[500].expand(BATCH).to(device)
 
     @torch.no_grad()
     def denoise() -> object:
-        return model.denoise(x, t)
+        return model.denoiser(x, gamma)
 
     work = {"train": trainer.advance, "denoise": denoise, "peak": product(device, dtype)}
     work["peak32"] = product(device, torch.float32)

@@ -9,6 +9,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Shape = tuple[int, int, int]
+"""(C, H, W): channels, rows and columns of an image."""
+
 
 class Options(BaseModel):
     """Settings: fields with defaults, no others accepted, never changed once made."""

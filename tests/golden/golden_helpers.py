@@ -17,8 +17,8 @@ from torch import Tensor
 
 from nelbo.jobs.describe import describe_run
 from nelbo.jobs.run import Run
-from nelbo.models._diffusion import DiffusionModel
 from nelbo.models.base import GenerativeModel, LikelihoodModel
+from nelbo.models.diffusion import Diffusion, in_steps
 from nelbo.models.sampling import SampleSettings
 from nelbo.training.machine import default_dtype
 
@@ -46,7 +46,7 @@ def terms(model: LikelihoodModel, x: Tensor, form: str) -> Iterator[tuple[str, T
 
 def samples(model: GenerativeModel) -> Iterator[tuple[str, Tensor]]:
     """sampler → the state that images are rounded from, on [−1, 1], shape (n, C, H, W)."""
-    if not isinstance(model, DiffusionModel):
+    if not isinstance(model, Diffusion):
         *_, last = model.frames(range(SAMPLES), SEED, SampleSettings())
         yield "default", last.x
         return
@@ -70,7 +70,7 @@ def numbers_of(run: Run, model: GenerativeModel) -> dict[str, Tensor]:
     if isinstance(model, LikelihoodModel):
         found |= {f"bound/{term}": value for term, value in bounds(model, x)}
         if model.family == "vdm" and model.forms.all_timesteps is None:
-            found |= {f"bound in {STEPS} steps/{term}": value for term, value in bounds(model.in_steps(STEPS), x)}
+            found |= {f"bound in {STEPS} steps/{term}": value for term, value in bounds(in_steps(model, STEPS), x)}
     else:
         found |= {f"measure/{measure}": value.double() for measure, value in model.inspector.measures(x).items()}
     return {name: value.contiguous().cpu() for name, value in found.items()}

@@ -13,15 +13,12 @@ MOST = 10
 (FOLDER,) = map(Path, nelbo.models.__path__)
 MODULES = [importlib.import_module(f"nelbo.models.{p.stem}") for p in sorted(FOLDER.glob("*.py"))]
 OUTSIDE = {*dir(nn.Module), *dir(tuple), *dir(dict)}
-LATER = {"ChainBound", "DiffusionModel", "DDPM", "VDM"}
-"""What the one diffusion model is to replace."""
-FOUND = {
+CLASSES = {
     each: None
     for module in MODULES
     for each in vars(module).values()
     if inspect.isclass(each) and each.__module__ == module.__name__ and not hasattr(each, "model_fields")
 }
-CLASSES = [each for each in FOUND if each.__name__ not in LATER]
 """Every class but the settings of a family, whose members are options."""
 
 

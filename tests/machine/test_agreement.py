@@ -10,11 +10,10 @@ import torch
 from machine_helpers import train_tiny
 
 import forms
-from nelbo.analytic import GaussianData
-from nelbo.bounds import VARIANCES
-from nelbo.diffusion import Process
+from nelbo.diffusion.schedules import LinearBeta, chain_of
+from nelbo.diffusion.variances import VARIANCES
 from nelbo.jobs.run import Run
-from nelbo.schedules import linear
+from nelbo.theory.exact import GaussianData
 
 
 def test_on_the_oracle_every_form_is_the_likelihood_where_the_reverse_process_is_exact() -> None:
@@ -30,9 +29,9 @@ def test_on_the_oracle_every_form_is_the_likelihood_where_the_reverse_process_is
 
 def test_on_the_oracle_trajectories_have_the_same_mean() -> None:
     """T = 100, σ² = β̃, 2,000 trajectories: within 3 standard errors of the exact expectation."""
-    process, data = Process(linear(100)), GaussianData(torch.zeros(1), torch.eye(1))
+    gammas, data = chain_of(LinearBeta().grid(100)), GaussianData(torch.zeros(1), torch.eye(1))
     x_0 = torch.full((2000, 1), 0.7, dtype=torch.float64)
-    total = forms.oracle_trajectories(data, process, VARIANCES["beta_tilde"], x_0)
+    total = forms.oracle_trajectories(data, gammas, VARIANCES["beta_tilde"], x_0)
     expected = forms.oracle_expectations(100)["denoising"][1]
     assert abs(float(total.mean()) - expected) <= 3 * float(total.std()) / 2000**0.5
 

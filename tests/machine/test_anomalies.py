@@ -14,19 +14,20 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from nelbo.analytic import GaussianData
-from nelbo.bounds import VARIANCES
-from nelbo.diffusion import Denoised, Process
+from nelbo.diffusion.bound import ChainBound
+from nelbo.diffusion.decoders import GaussianDecoder
+from nelbo.diffusion.denoiser import denoiser_of
+from nelbo.diffusion.schedules import LinearBeta, Sigmoid, chain_of
+from nelbo.diffusion.variances import VARIANCES
 from nelbo.errors import InputError
 from nelbo.jobs.profile import require_profile
 from nelbo.metrics import ProfileDetector, auroc, score_likelihood, score_profile
-from nelbo.models._chain import ChainBound
 from nelbo.models.ddpm import DDPM, DDPMOptions
 from nelbo.models.vae import VAE, VAEOptions
 from nelbo.models.vdm import VDM, VDMOptions
 from nelbo.report.plots import profile_plot
 from nelbo.rng import Draws
-from nelbo.schedules import linear
+from nelbo.theory.exact import Coefficients, GaussianData
 
 CPU = torch.device("cpu")
 
@@ -43,8 +44,8 @@ def small(family: str) -> DDPM | VDM:
     shape = (1, 3, 2)
     if family == "ddpm":
         options = DDPMOptions(timesteps=13, widths=(8,), attention=()).resolved(shape)
-        return perturbed(DDPM(options, shape, 5))
-    return perturbed(VDM(VDMOptions(widths=(8,), attention=(), gamma_min=-6.0).resolved(shape), shape, 5))
+        return perturbed(DDPM.from_options(options, shape, 5))
+    return perturbed(VDM.from_options(VDMOptions(widths=(8,), attention=(), gamma_min=-6.0).resolved(shape), shape, 5))
 
 
 IMAGES = torch.tensor([0, 4, 2, 2, 1, 3], dtype=torch.uint8).reshape(1, 1, 3, 2)
@@ -84,7 +85,7 @@ def test_with_every_t_it_is_the_score_of_the_same_draws(seed: int) -> None:
 def test_the_pieces_of_steps_cover_each_step_once(T: int, pieces: int) -> None:
     """Edges rise from 1 to T, each piece no narrower than the one before; and one image of any t has K numbers."""
     options = DDPMOptions(timesteps=T, widths=(8,), attention=(), schedule="cosine").resolved((1, 3, 2))
-    found = score_profile(DDPM(options, (1, 3, 2), 5), IMAGES, pieces=pieces)
+    found = score_profile(DDPM.from_options(options, (1, 3, 2), 5), IMAGES, pieces=pieces)
     assert (found.edges[0], found.edges[-1]) == (1, T)
     assert len(found.width) == min(pieces, T - 1) == found.nats.shape[1]
     assert float(found.width.min()) >= 1
@@ -95,7 +96,7 @@ def test_the_pieces_of_steps_cover_each_step_once(T: int, pieces: int) -> None:
 def test_gamma_stands_at_the_edges() -> None:
     """In steps the schedule's, and of a vdm in T steps that of T + 1 levels of noise; in continuous time γ(t)."""
     model = small("ddpm")
-    torch.testing.assert_close(score_profile(model, IMAGES, pieces=4).gamma[-1], model.process.schedule.gamma[13])
+    torch.testing.assert_close(score_profile(model, IMAGES, pieces=4).gamma[-1], Sigmoid().grid(13)[-1])
     straight = small("vdm")
     torch.testing.assert_close(
         score_profile(straight, IMAGES, pieces=4).gamma, torch.tensor([-6.0, -2.5, 1.0, 4.5, 8.0]).double()
@@ -108,7 +109,7 @@ def test_gamma_stands_at_the_edges() -> None:
 @torch.no_grad()
 def test_dropout_is_off_in_a_profile() -> None:
     options = DDPMOptions(timesteps=13, widths=(8,), attention=(), dropout=0.5).resolved((1, 3, 2))
-    model = perturbed(DDPM(options, (1, 3, 2), 5))
+    model = perturbed(DDPM.from_options(options, (1, 3, 2), 5))
     still = score_profile(model, IMAGES, pieces=4).nats
     assert torch.equal(score_profile(model.train(), IMAGES, pieces=4).nats, still)
     assert model.training
@@ -117,21 +118,20 @@ def test_dropout_is_off_in_a_profile() -> None:
 @torch.no_grad()
 def test_every_t_by_itself_is_the_exact_term() -> None:
     """On Gaussian data with the exact denoiser, T = 30, a piece for each t: E of DDPM (12), known in closed form."""
-    data, process, n = GaussianData(torch.zeros(2), torch.diag(torch.tensor([0.5, 2.0]))), Process(linear(30)), 4000
-    oracle = data.denoiser(process)
+    data, n = GaussianData(torch.zeros(2), torch.diag(torch.tensor([0.5, 2.0]))), 4000
+    gammas = chain_of(LinearBeta().grid(30))
 
-    def denoise(x_t: Tensor, t: Tensor) -> Denoised:
-        said = oracle(x_t.flatten(1).double(), t)
-        return Denoised(said.x_0.reshape(x_t.shape), said.eps.reshape(x_t.shape))
+    def x_0(x_t: Tensor, gamma: Tensor) -> Tensor:
+        return data.denoise(x_t.flatten(1).double(), gamma).reshape(x_t.shape)
 
-    chain = ChainBound(process, VARIANCES["beta_tilde"], denoise, lambda x, x_1: x_1.flatten(1).sum(1), 5, (1, 1, 2))
+    chain = ChainBound(denoiser_of(x_0), GaussianDecoder(5), gammas, VARIANCES["beta_tilde"], 5, (1, 1, 2))
     x = torch.tensor([[1, 4]], dtype=torch.uint8).reshape(1, 1, 1, 2).expand(n, 1, 1, 2)
-    edges, nats = chain.over_t(x, Draws(0, 0, range(n), n, CPU), 29)
+    edges, nats = chain.diffusion_profile(x, Draws(0, 0, range(n), n, CPU), 29)
     assert edges.tolist() == list(range(1, 31))
     y_squared = data.coordinates(x[:1].flatten(1).double() / 2 - 1).square()
-    snr = process.schedule.snr
+    snr = Coefficients(gammas).snr
     for t in range(2, 31):
-        error = float(data.squared_error(process, torch.tensor([t]), y_squared))
+        error = float(data.squared_error(gammas[t : t + 1], y_squared))
         exact = 0.5 * float(snr[t - 1] - snr[t]) * error  # VDM (14): ½ (SNR(s) − SNR(t)) ‖x − x̂‖²
         column = nats[:, t - 2]
         assert abs(float(column.mean()) - exact) <= 4 * float(column.std()) / n**0.5 + 1e-6
@@ -308,7 +308,9 @@ def test_bad_use_is_said_in_a_line(trained: Path, here: Path, words: tuple[str, 
 
 def test_a_bound_without_t_has_no_profile(tmp_path: Path) -> None:
     """That of a chain of one step, which is its decoder's, and that of a vae."""
-    one = DDPM(DDPMOptions(timesteps=1, widths=(8,), attention=(), schedule="cosine").resolved((1, 3, 2)), (1, 3, 2), 5)
+    one = DDPM.from_options(
+        DDPMOptions(timesteps=1, widths=(8,), attention=(), schedule="cosine").resolved((1, 3, 2)), (1, 3, 2), 5
+    )
     vae = VAE(VAEOptions().resolved((1, 4, 4)), (1, 4, 4), 5)
     for model in (one, vae):
         with pytest.raises(InputError, match=r"--profile.*has no t"):

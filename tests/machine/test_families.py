@@ -16,6 +16,7 @@ DIFFUSION = (("--timesteps", "2"), ("--steps", "4"), "prior_bits_per_dim_at_most
 FAMILIES = {
     "ae": (("--latent", "4", "--widths", "8", "8"), (), (), "parameters"),
     "ddpm": (("--timesteps", "30", "--widths", "8", "8", "--dropout", "0.1"), *DIFFUSION),
+    "diffusion": (("--predict", "levels", "--decoder", "categorical", "--widths", "8", "8"), *DIFFUSION),
     "gan": (("--latent", "4", "--widths", "8", "8", "--spectral"), (), (), "discriminator_parameters"),
     "hvae": (
         ("--latent", "2", "--depth", "3", "--widths", "8", "8"),

@@ -32,7 +32,7 @@ NAMES = ("model", "ema", "optimizer")
 def ddpm_trainer(folder: Path, objective: str = "simple", dropout: float = 0.3, steps: int = 9) -> Trainer:
     torch.manual_seed(0)
     settings = {"timesteps": 25, "widths": (8, 8), "attention": (1,), "dropout": dropout, "objective": objective}
-    model = DDPM(DDPMOptions.model_validate(settings), (1, 8, 8), 17)
+    model = DDPM.from_options(DDPMOptions.model_validate(settings), (1, 8, 8), 17)
     recipe = TrainingOptions(steps=steps, batch_size=7, precision="fp32", warmup=2, lr=0.01)
     return Trainer(model, load("digits").split("train")[:20], recipe, folder)
 

@@ -47,7 +47,7 @@ def trained(folder: Path, **options: Any) -> Trainer:
     chosen = DDPMOptions(widths=(8,), blocks=1, timesteps=20).resolved(SHAPE)
     images = torch.randint(0, 17, (40, *SHAPE), dtype=torch.uint8)
     recipe = TrainingOptions(steps=5, batch_size=8, precision="fp32", device="cpu", **options)
-    trainer = Trainer(DDPM(chosen, SHAPE, 17), images, recipe, folder)
+    trainer = Trainer(DDPM.from_options(chosen, SHAPE, 17), images, recipe, folder)
     for _ in trainer:
         pass
     return trainer
@@ -108,7 +108,7 @@ def test_where_it_pays(options: dict[str, Any], device: torch.device, expected: 
 @pytest.mark.parametrize(("alone", "expected"), [(True, "reduce-overhead"), (False, "default")])
 def test_on_cuda_kernels_are_launched_as_graphs(monkeypatch: pytest.MonkeyPatch, alone: bool, expected: str) -> None:
     asked = with_backend(monkeypatch, "eager")
-    model = DDPM(DDPMOptions(widths=(8,), timesteps=20).resolved(SHAPE), SHAPE, 17)
+    model = DDPM.from_options(DDPMOptions(widths=(8,), timesteps=20).resolved(SHAPE), SHAPE, 17)
     assert compile_networks(model, TrainingOptions(minutes=10), CUDA, alone)
     assert asked == [expected]
 
@@ -119,7 +119,7 @@ def test_what_cannot_be_compiled_is_refused_only_if_asked_for() -> None:
     require_compilable(Toy(), not_asked, 1)
     with pytest.raises(InputError, match=r"--compile: only the network of a ddpm or vdm"):
         require_compilable(Toy(), asked, 1)
-    model = DDPM(DDPMOptions(widths=(8,), timesteps=20).resolved(SHAPE), SHAPE, 17)
+    model = DDPM.from_options(DDPMOptions(widths=(8,), timesteps=20).resolved(SHAPE), SHAPE, 17)
     require_compilable(model, asked, 1)
     with pytest.raises(InputError, match=r"--compile: cannot be on with --shard"):
         require_compilable(model, asked.model_copy(update={"shard": True}), 2)

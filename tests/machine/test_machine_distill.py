@@ -11,9 +11,9 @@ import torch
 from machine_helpers import call, call_well, listing
 
 import nelbo
+from nelbo.diffusion.samplers import DDIM
 from nelbo.jobs.run import Run
 from nelbo.models._distilled import Distilled
-from nelbo.samplers import DDIM
 from nelbo.training import read_checkpoint
 from nelbo.training.checkpoint import all_checkpoints, step_of
 

@@ -17,13 +17,13 @@ from machine_helpers import call, call_well
 from safetensors.torch import load_file, save_file
 
 import nelbo
-from nelbo.bounds import Bound
 from nelbo.errors import InputError
 from nelbo.interchange import read_pipeline
 from nelbo.jobs.interchange import export_run, import_folder
 from nelbo.models.ddpm import DDPM
 from nelbo.models.sampling import SampleSettings
 from nelbo.rng import Stream, normal
+from nelbo.theory.bound import Bound
 from nelbo.training import Trainer
 
 with warnings.catch_warnings():

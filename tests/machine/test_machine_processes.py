@@ -24,8 +24,8 @@ import torch
 from machine_helpers import TINY, call, call_well, tiny
 from processes_helpers import ended, free_port, shared, started
 
+from nelbo.diffusion.schedules import LearnedGamma
 from nelbo.jobs.run import Run
-from nelbo.nn.gamma import LearnedGamma
 from nelbo.processes import ALONE, Team, place
 from nelbo.rng import Stream, normal
 from nelbo.training import latest_checkpoint, read_checkpoint

@@ -22,11 +22,11 @@ from nelbo.data import load
 from nelbo.jobs import features
 from nelbo.jobs.features import learning_seconds, moved, open_features
 from nelbo.jobs.run import Run
-from nelbo.likelihoods import to_unit
 from nelbo.metrics.distances import frechet_distance
 from nelbo.metrics.inception import to_rgb
 from nelbo.metrics.quality import in_batches
 from nelbo.models.gan import GAN
+from nelbo.theory.likelihoods import to_unit
 
 DEVICE = ("--device", "cpu")
 

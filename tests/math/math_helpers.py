@@ -8,7 +8,8 @@ import torch
 from hypothesis import settings
 from torch import Tensor
 
-from nelbo.schedules import SCHEDULES, Schedule
+from nelbo.diffusion.schedules import SCHEDULES, as_schedule, chain_of
+from nelbo.theory.exact import Coefficients
 
 settings.register_profile("nelbo-math", deadline=None, derandomize=True, max_examples=60, database=None)
 settings.load_profile("nelbo-math")
@@ -23,8 +24,14 @@ every_schedule = pytest.mark.parametrize(("name", "T"), CASES)
 schedules_at_30 = pytest.mark.parametrize("name", list(SCHEDULES))
 
 
-def schedule_of(name: str, T: int) -> Schedule:
-    return SCHEDULES[name](T)
+def gammas_of(name: str, T: int) -> Tensor:
+    """−∞, γ_1, …: the chain of a schedule in T steps."""
+    return chain_of(as_schedule(name).grid(T))
+
+
+def table_of(name: str, T: int) -> Coefficients:
+    """DDPM's tables of the same chain, computed apart from what is tested."""
+    return Coefficients(gammas_of(name, T))
 
 
 def gaussians(*shape: int, seed: int = 0) -> Tensor:

@@ -40,7 +40,7 @@ def test_the_first_hundred_batches_weigh_alike() -> None:
     """Mean and covariance of all codes so far, from numpy; in float64."""
     model, codes = ae(), torch.randn(40, 5, 3, generator=torch.Generator().manual_seed(0)).double() * 2 + 1
     for batch in codes:
-        model.remember(batch)
+        model._remember(batch)
     every = codes.reshape(-1, 3)
     torch.testing.assert_close(model.code_mean, every.mean(0), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(model.code_cov, torch.cov(every.T, correction=0), rtol=1e-10, atol=1e-10)
@@ -50,10 +50,10 @@ def test_old_codes_are_forgotten() -> None:
     """After 2,000 batches of another law, 0.99^2000 = 2e-9 of the first is left."""
     model = ae()
     for _ in range(50):
-        model.remember(torch.full((4, 3), 100.0).double())
+        model._remember(torch.full((4, 3), 100.0).double())
     generator = torch.Generator().manual_seed(0)
     for _ in range(2000):
-        model.remember(torch.randn(64, 3, generator=generator).double())
+        model._remember(torch.randn(64, 3, generator=generator).double())
     # The last hundred batches count: 6,400 codes, an error of some 1/80 in the mean and 1/57 in a variance.
     assert float(model.code_mean.abs().max()) < 0.06
     torch.testing.assert_close(model.code_cov, torch.eye(3).double(), rtol=0, atol=0.08)

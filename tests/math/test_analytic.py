@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from math_helpers import assert_mean, gaussians, random_cov, schedule_of, schedules_at_30
+from nelbo.bounds import REVERSE_VARIANCES, diffusion_term, prior_term
 from torch.distributions import MultivariateNormal, Normal
 
-from nelbo.analytic import GaussianData
-from nelbo.bounds import REVERSE_VARIANCES, diffusion_term, prior_term
 from nelbo.diffusion import Process
+from nelbo.theory.exact import GaussianData
 
 D = 4
 every_variance = pytest.mark.parametrize("variance", list(REVERSE_VARIANCES))

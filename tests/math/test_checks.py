@@ -9,12 +9,11 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from nelbo.models._diffusion import DiffusionModel
 from torch import Tensor
 
 from nelbo.errors import InputError
-from nelbo.likelihoods import to_unit
 from nelbo.metrics import score_likelihood, score_profile
-from nelbo.models._diffusion import DiffusionModel
 from nelbo.models.ae import AE, AEOptions
 from nelbo.models.base import GenerativeModel, LikelihoodModel
 from nelbo.models.ddpm import DDPM, DDPMOptions
@@ -25,6 +24,7 @@ from nelbo.models.sampling import SampleSettings
 from nelbo.models.vae import VAE, VAEOptions
 from nelbo.models.vdm import VDM, VDMOptions
 from nelbo.rng import Draws
+from nelbo.theory.likelihoods import to_unit
 
 SHAPE, LEVELS = (1, 8, 8), 17
 OPTIONS = {

@@ -8,17 +8,16 @@ import mpmath
 import pytest
 import torch
 from mpmath import mpf
-from torch import Tensor
-
 from nelbo.bounds import REVERSE_VARIANCES, VARIANCES, WEIGHTS, consistency_prior_term, denoising_weight, prior_term
 from nelbo.bounds.continuous import latent_prior_term
-from nelbo.diffusion import PARAMETERIZATIONS, Denoised, Process
 from nelbo.diffusion.continuous import on_grid, rates
-from nelbo.divergences import kl_of_variances
+from torch import Tensor
+
+from nelbo.diffusion import PARAMETERIZATIONS, Denoised, Process
+from nelbo.diffusion.samplers import DDIM, DPMSolver, exponential_weights, karras_times, times
+from nelbo.diffusion.schedules import SCHEDULES, LearnedGamma, LinearGamma, Schedule
 from nelbo.models.vdm import VDM, VDMOptions
-from nelbo.nn.gamma import LearnedGamma, LinearGamma
-from nelbo.samplers import DDIM, DPMSolver, exponential_weights, karras_times, times
-from nelbo.schedules import SCHEDULES, Schedule
+from nelbo.theory.normal import kl_of_variances
 
 mpmath.mp.dps = 40
 T = 100_000
@@ -183,7 +182,7 @@ def learned(t: mpf, gamma: LearnedGamma) -> mpf:
 def test_the_steps_of_a_vdms_bound(kind: str) -> None:
     """t = i/T, γ there, ½ expm1(γ_t − γ_s) and √ᾱ. As (i + 1)/T in float32, weights are 1e-3 off."""
     options = VDMOptions(widths=(8, 8), gamma=kind, gamma_min=FIRST, gamma_max=LAST, timesteps=T).resolved((1, 2, 2))
-    model = VDM(options, (1, 2, 2), 5)
+    model = VDM.from_options(options, (1, 2, 2), 5)
     t, share = model.times(torch.rand(3, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
     gamma, weight = model.weighted(t.flatten())
     signal, noise = rates(gamma, torch.zeros(12, 1, dtype=torch.float64))

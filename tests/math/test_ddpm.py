@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 from nelbo.diffusion import Velocity
+from nelbo.diffusion.samplers import Ancestral
+from nelbo.diffusion.schedules import SCHEDULES
 from nelbo.errors import InputError
-from nelbo.likelihoods import to_unit
 from nelbo.metrics.likelihood import LikelihoodScore, score_likelihood, stderr_of_mean
 from nelbo.models.ddpm import DDPM, SIMPLE_WEIGHT, DDPMOptions
 from nelbo.models.sampling import SampleSettings
 from nelbo.rng import Draws, Stream, normal
-from nelbo.samplers import Ancestral
-from nelbo.schedules import SCHEDULES
+from nelbo.theory.likelihoods import to_unit
 from nelbo.units import LN_2
 
 CPU = torch.device("cpu")
@@ -38,7 +38,7 @@ def ddpm(shape: tuple[int, int, int], levels: int, **settings) -> DDPM:
     torch.manual_seed(0)
     chosen = {"timesteps": 30, "schedule": "linear", "objective": "simple", "widths": (8, 8)}
     chosen |= {"reverse_variance": "beta_tilde"} | settings
-    model = DDPM(DDPMOptions(**chosen).resolved(shape), shape, levels)
+    model = DDPM.from_options(DDPMOptions(**chosen).resolved(shape), shape, levels)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn(parameter.shape)
@@ -397,7 +397,7 @@ def test_standard_errors_keep_images_and_noise_apart() -> None:
 def test_the_decoders_variance_is_beta_1_where_training_starts(decoder: str) -> None:
     """β_1 = 0.1/T of the linear schedule; learned, it starts there, since an untrained network says nothing."""
     options = DDPMOptions(timesteps=50, schedule="linear", widths=(8,), decoder_variance=decoder).resolved((2, 3, 3))
-    model = DDPM(options, (2, 3, 3), 17)
+    model = DDPM.from_options(options, (2, 3, 3), 17)
     _, log_std = model.ask(torch.randn(4, 2, 3, 3), torch.ones(4, dtype=torch.long))
     variance = (2 * log_std).exp()
     torch.testing.assert_close(variance, torch.full_like(variance, 0.1 / 50), rtol=1e-5, atol=0)

@@ -10,15 +10,15 @@ import torch
 from math_helpers import gaussians, random_cov, schedule_of
 from torch import Tensor
 
-from nelbo.analytic import GaussianData
 from nelbo.diffusion import Denoised, Denoiser, Process, along
+from nelbo.diffusion.samplers import DDIM, cosine_times, trajectory
 from nelbo.errors import InputError
 from nelbo.models._distilled import DistillationOptions, Distilled, consistency_target
 from nelbo.models.ddpm import DDPM, DDPMOptions
 from nelbo.models.sampling import SampleSettings
 from nelbo.models.vdm import VDM, VDMOptions
 from nelbo.rng import Draws, Stream
-from nelbo.samplers import DDIM, cosine_times, trajectory
+from nelbo.theory.exact import GaussianData
 
 D, N, K = 3, 12, 3
 PROCESS = Process(schedule_of("sigmoid", 400))
@@ -133,8 +133,8 @@ def test_more_steps_than_the_model_has_are_refused() -> None:
 def model(kind: str, **more: object) -> VDM | DDPM:
     torch.manual_seed(0)
     if kind == "vdm":
-        return VDM(VDMOptions(widths=(16,), blocks=1, attention=(), **more).resolved(SHAPE), SHAPE, 17)  # type: ignore[arg-type]
-    return DDPM(DDPMOptions(widths=(16,), blocks=1, attention=(), **more).resolved(SHAPE), SHAPE, 17)  # type: ignore[arg-type]
+        return VDM.from_options(VDMOptions(widths=(16,), blocks=1, attention=(), **more).resolved(SHAPE), SHAPE, 17)  # type: ignore[arg-type]
+    return DDPM.from_options(DDPMOptions(widths=(16,), blocks=1, attention=(), **more).resolved(SHAPE), SHAPE, 17)  # type: ignore[arg-type]
 
 
 def awake(distilled: Distilled) -> Distilled:

@@ -32,16 +32,10 @@ from torch.distributions import (
     kl_divergence,
 )
 
-from nelbo.divergences import (
-    integral,
-    kl,
-    kl_density,
-    kl_discrete,
-    kl_monte_carlo,
-    kl_monte_carlo_low_variance,
-    kl_normal,
-    kl_of_variances,
-)
+from nelbo.theory.densities import integral, kl, kl_density
+from nelbo.theory.discrete import kl_discrete
+from nelbo.theory.monte_carlo import kl_monte_carlo, kl_monte_carlo_low_variance
+from nelbo.theory.normal import kl_normal, kl_of_variances
 
 mpmath.mp.dps = 50
 

@@ -13,7 +13,7 @@ from nelbo.models.vdm import VDM, VDMOptions
 def model() -> VDM:
     """Six pixels, every weight random, and a loss profile that is not flat."""
     torch.manual_seed(0)
-    made = VDM(VDMOptions(widths=(8,), attention=(), gamma_min=-6.0).resolved((1, 2, 3)), (1, 2, 3), 5)
+    made = VDM.from_options(VDMOptions(widths=(8,), attention=(), gamma_min=-6.0).resolved((1, 2, 3)), (1, 2, 3), 5)
     with torch.no_grad():
         for parameter in made.network.parameters():
             parameter += 0.1 * torch.randn(parameter.shape)

@@ -17,11 +17,12 @@ from math_helpers import gaussians
 from scipy import integrate, stats
 from torch import Tensor
 
-from nelbo.analytic import GaussianData
-from nelbo.bounds import REVERSE_VARIANCES
-from nelbo.diffusion import Process
-from nelbo.divergences import entropy_discrete, entropy_normal, kl_discrete, kl_normal
-from nelbo.schedules import Schedule
+from nelbo.diffusion.denoiser import denoiser_of
+from nelbo.diffusion.schedules import chain_of, gamma_of_betas
+from nelbo.diffusion.variances import VARIANCES
+from nelbo.theory.discrete import entropy_discrete, kl_discrete
+from nelbo.theory.exact import Coefficients, GaussianData
+from nelbo.theory.normal import entropy_normal, kl_normal
 
 X, Z = 4, 5
 
@@ -148,7 +149,7 @@ def test_the_mean_gaussian_bound_is_a_divergence_of_joints_and_an_entropy() -> N
     assert mean_bound == pytest.approx(float(torch.distributions.kl_divergence(q, p)) + entropy, abs=1e-12)
 
 
-@pytest.mark.parametrize("variance", list(REVERSE_VARIANCES))
+@pytest.mark.parametrize("variance", ["beta", "beta_tilde"])
 def test_the_diffusions_bound_is_the_evidence_and_its_gap(variance: str) -> None:
     """A chain of two steps on one-dimensional Gaussian data: z = (x_1, x_2), all laws Gaussian.
 
@@ -156,12 +157,14 @@ def test_the_diffusions_bound_is_the_evidence_and_its_gap(variance: str) -> None
     conditioning. bound = −ln p_θ(x_0) + KL, with the bound from the oracle.
     """
     data = GaussianData(torch.zeros(1), torch.tensor([[0.6]]))
-    process = Process(Schedule(torch.tensor([0.3, 0.5], dtype=torch.float64)))
-    table, denoise = process.schedule, data.denoiser(process)
-    reverse_var = REVERSE_VARIANCES[variance](table)
+    gammas = chain_of(gamma_of_betas(torch.tensor([0.3, 0.5], dtype=torch.float64)))
+    table = Coefficients(gammas)
+    reverse_var = getattr(table, variance)
     one = torch.ones(1, 1, dtype=torch.float64)
-    k_1 = float(denoise(one, torch.tensor([1])).x_0)
-    k_2 = float(process.posterior(denoise(one, torch.tensor([2])).x_0, one, torch.tensor([2])).mean)
+    k_1 = float(data.denoise(one, gammas[1:2]))
+    step = VARIANCES[variance].step(denoiser_of(data.denoise)(one, gammas[2:3]), one, gammas[1:2], gammas[2:3])
+    k_2 = float(step.mean)
+    assert float(step.var) == pytest.approx(float(reverse_var[2]), rel=1e-12)
     # x_2 = e_2, x_1 = k_2 x_2 + σ_2 e_1, x_0 = k_1 x_1 + √β_1 e_0, in the order x_0, x_1, x_2.
     s_0, s_1 = float(table.beta[1].sqrt()), float(reverse_var[2].sqrt())
     factor = np.array([[s_0, k_1 * s_1, k_1 * k_2], [0, s_1, k_2], [0, 0, 1.0]])
@@ -177,7 +180,7 @@ def test_the_diffusions_bound_is_the_evidence_and_its_gap(variance: str) -> None
         law = torch.distributions.MultivariateNormal
         q, p = (law(torch.from_numpy(m), torch.from_numpy(c)) for m, c in ((q_mean, q_cov), (post_mean, post_cov)))
         gap = float(torch.distributions.kl_divergence(q, p))
-        bound = sum(data.bound(process, reverse_var, torch.tensor([[x_0]], dtype=torch.float64)).values())
+        bound = sum(data.bound(gammas, reverse_var, torch.tensor([[x_0]], dtype=torch.float64)).values())
         assert float(bound) == pytest.approx(nll + gap, abs=1e-10)
         assert gap > 0
 

@@ -9,16 +9,13 @@ import numpy as np
 import pytest
 import torch
 from math_helpers import assert_mean, gaussians, random_cov
+from nelbo.diffusion.continuous import diffuse, from_velocity, from_x_0, on_grid, rates
 from scipy.stats import kstest
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
-from nelbo.analytic import GaussianData
-from nelbo.bounds import SOLVER, Decoder
 from nelbo.diffusion import Denoised, Denoiser, Process
-from nelbo.diffusion.continuous import diffuse, from_velocity, from_x_0, on_grid, rates
-from nelbo.errors import InputError
-from nelbo.flow import (
+from nelbo.diffusion.flow import (
     ExactDivergence,
     HutchinsonDivergence,
     ProbabilityFlow,
@@ -28,9 +25,13 @@ from nelbo.flow import (
     uniform_dequantised,
     velocity,
 )
+from nelbo.errors import InputError
 from nelbo.metrics import LikelihoodScore
 from nelbo.models.vdm import VDM, VDMOptions
 from nelbo.rng import Draws, Stream, uniform
+from nelbo.theory.bound import SOLVER
+from nelbo.theory.exact import GaussianData
+from nelbo.theory.hierarchy import Decoder
 
 LOW, HIGH = -7.0, 4.0
 exact = ExactDivergence()
@@ -476,7 +477,7 @@ def test_a_trained_vdms_flow_is_runge_kuttas_within_its_error() -> None:
     torch.manual_seed(0)
     shape, levels, n = (1, 1, 2), 5, 4
     options = VDMOptions(widths=(8,), attention=(), gamma_min=-8.0, gamma_max=4.0)
-    model = VDM(options.resolved(shape), shape, levels)
+    model = VDM.from_options(options.resolved(shape), shape, levels)
     x = torch.from_numpy(np.random.default_rng(0).integers(0, 2, (64, 1, 1, 1), dtype=np.uint8) * 3).expand(64, *shape)
     adam = torch.optim.Adam(model.parameters(), lr=3e-3)
     for step in range(40):
@@ -529,7 +530,7 @@ def test_between_levels_there_is_only_the_distance_to_them() -> None:
 
 @pytest.mark.parametrize(("levels", "has"), [(17, False), (256, True)])
 def test_a_law_over_few_levels_has_no_uniform_form_and_says_why(levels: int, has: bool) -> None:
-    model = VDM(VDMOptions(widths=(8,)).resolved((1, 2, 2)), (1, 2, 2), levels)
+    model = VDM.from_options(VDMOptions(widths=(8,)).resolved((1, 2, 2)), (1, 2, 2), levels)
     assert ("ode-uniform" in model.forms) == has
     assert "ode" in model.forms
     if not has:

@@ -12,32 +12,40 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
-from math_helpers import EPS, assert_mean, every_schedule, gaussians, random_cov, schedule_of, schedules_at_30
+from math_helpers import (
+    EPS,
+    assert_mean,
+    every_schedule,
+    gammas_of,
+    gaussians,
+    random_cov,
+    schedules_at_30,
+    table_of,
+)
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from nelbo.analytic import GaussianData
-from nelbo.bounds import (
-    REVERSE_VARIANCES,
-    VARIANCES,
+from nelbo.diffusion.consistency import (
+    Three,
     consistency_log_ratio,
     consistency_prior_term,
     consistency_term,
-    diffusion_term,
-    entropy_difference,
-    entropy_terms,
     neighbours,
-    prior_term,
-    trajectory_terms,
 )
-from nelbo.diffusion import Gaussian, Process
+from nelbo.diffusion.denoiser import from_x_0
+from nelbo.diffusion.entropy import entropy_difference, entropy_terms
+from nelbo.diffusion.process import bridge, diffuse, posterior, prior_term, transition
+from nelbo.diffusion.schedules import chain_of, gamma_of_betas
+from nelbo.diffusion.trajectory import trajectory_terms
+from nelbo.diffusion.variances import VARIANCES
 from nelbo.metrics import score_likelihood
 from nelbo.models.ddpm import DDPM, DDPMOptions
 from nelbo.rng import Draws, Stream
-from nelbo.schedules import Schedule
+from nelbo.theory.exact import Coefficients, GaussianData
+from nelbo.theory.normal import Gaussian
 
 D = 3
-every_variance = pytest.mark.parametrize("variance", list(REVERSE_VARIANCES))
+every_variance = pytest.mark.parametrize("variance", ["beta", "beta_tilde"])
 BOUNDS = ("denoising", "consistency", "trajectory")
 
 
@@ -52,31 +60,42 @@ def noise_for(like: Tensor, seed: int = 0) -> Iterator[Tensor]:
         yield torch.from_numpy(rng.standard_normal(tuple(like.shape)))
 
 
-def oracle_decoder(data: GaussianData, process: Process, x_0: Tensor) -> Callable[[Tensor], Tensor]:
+def var_of(gammas: Tensor, variance: str) -> Tensor:
+    """σ_t² of every t, shape (T + 1,): β or β̃ of DDPM's table."""
+    found = getattr(Coefficients(gammas), variance)
+    assert isinstance(found, Tensor)
+    return found
+
+
+def oracle_decoder(data: GaussianData, gammas: Tensor, x_0: Tensor) -> Callable[[Tensor], Tensor]:
     """−ln N(x_0; x̂_0(x_1), β_1 I), by torch.distributions."""
-    denoise, std = data.denoiser(process), process.schedule.beta[1].sqrt()
+    std = Coefficients(gammas).beta[1].sqrt()
 
     def decode(x_1: Tensor) -> Tensor:
-        mean = denoise(x_1, torch.ones(len(x_1), dtype=torch.long)).x_0
+        mean = data.denoise(x_1, gammas[1].expand(len(x_1)))
         return -Normal(mean, std).log_prob(x_0).sum(1)
 
     return decode
 
 
-def trajectories(data: GaussianData, process: Process, reverse_var: Tensor, x_0: Tensor) -> dict[str, Tensor]:
+def trajectories(data: GaussianData, gammas: Tensor, variance: str, x_0: Tensor) -> dict[str, Tensor]:
     """The terms of one trajectory per row of x_0."""
-    decode = oracle_decoder(data, process, x_0)
-    denoise = data.denoiser(process)
+    decode = oracle_decoder(data, gammas, x_0)
 
-    def reverse(x_t: Tensor, t: Tensor) -> Gaussian:
-        return reverse_step(process, reverse_var, denoise(x_t, t).x_0, x_t, t)
+    def reverse(x_t: Tensor, gamma_s: Tensor, gamma_t: Tensor) -> Gaussian:
+        return reverse_step(variance, data.denoise(x_t, gamma_t), x_t, gamma_s, gamma_t)
 
-    return trajectory_terms(process, reverse, decode, x_0, noise_for(x_0))
+    return trajectory_terms(gammas, reverse, decode, x_0, noise_for(x_0))
 
 
-def reverse_step(process: Process, reverse_var: Tensor, x_0_hat: Tensor, x_t: Tensor, t: Tensor) -> Gaussian:
-    """p_θ(x_{t−1}|x_t) = N(μ̃(x̂_0, x_t), σ_t² I)  [DDPM (1), with the mean of (7)], from a table of σ_t²."""
-    return Gaussian(process.posterior(x_0_hat, x_t, t).mean, reverse_var[t].reshape(-1, *[1] * (x_t.ndim - 1)))
+def reverse_step(variance: str, x_0_hat: Tensor, x_t: Tensor, gamma_s: Tensor, gamma_t: Tensor) -> Gaussian:
+    """p_θ(x_{t−1}|x_t) = N(μ̃(x̂_0, x_t), σ_t² I)  [DDPM (1), with the mean of (7)]."""
+    return VARIANCES[variance].step(from_x_0(x_0_hat, x_t, gamma_t), x_t, gamma_s, gamma_t)
+
+
+def three(gammas: Tensor, t: Tensor) -> Three:
+    """γ_{t−1}, γ_t and γ_{t+1}."""
+    return Three(gammas[t - 1], gammas[t], gammas[t + 1])
 
 
 # Trajectory
@@ -86,15 +105,14 @@ def reverse_step(process: Process, reverse_var: Tensor, x_0_hat: Tensor, x_t: Te
 @every_variance
 def test_the_trajectory_forms_mean_is_the_exact_bound(data: GaussianData, name: str, variance: str) -> None:
     """Terms too: reconstruction is the same; prior is more, and diffusion less, by H_q(X_T|X_0)."""
-    process, n = Process(schedule_of(name, 30)), 6000
-    reverse_var = REVERSE_VARIANCES[variance](process.schedule)
+    gammas, n = gammas_of(name, 30), 6000
     x_0 = data.sample(gaussians(1, D, seed=4))
-    exact = {key: float(value) for key, value in data.bound(process, reverse_var, x_0).items()}
-    terms = trajectories(data, process, reverse_var, x_0.expand(n, D))
+    exact = {key: float(value) for key, value in data.bound(gammas, var_of(gammas, variance), x_0).items()}
+    terms = trajectories(data, gammas, variance, x_0.expand(n, D))
     assert list(terms) == ["reconstruction", "diffusion", "prior"]
     assert all(value.dtype == torch.float64 and value.shape == (n,) for value in terms.values())
     assert_mean(sum(terms.values()), sum(exact.values()))
-    entropy = D * float(Normal(0.0, process.schedule.noise_rate[-1]).entropy())
+    entropy = D * float(Normal(0.0, table_of(name, 30).noise_var[-1].sqrt()).entropy())
     assert_mean(terms["reconstruction"], exact["reconstruction"])
     assert_mean(terms["diffusion"], exact["diffusion"] - entropy)
     assert_mean(terms["prior"], exact["prior"] + entropy)
@@ -104,32 +122,33 @@ def test_every_trajectory_of_standard_normal_data_gives_the_likelihood() -> None
     """For N(0, I) data and σ² = β both joints are one law, so ln q(x_{1:T}|x_0) − ln p_θ(x_{0:T}) = −ln p(x_0): no
     variance at all. 2000 densities of size up to 20, whose residues (x − μ)/σ have lost 1/√β_1 = 100: 1e-9.
     """
-    process, x_0 = Process(schedule_of("linear", 1000)), 1.5 * gaussians(20, D)
+    gammas, x_0 = gammas_of("linear", 1000), 1.5 * gaussians(20, D)
     data = GaussianData(torch.zeros(D), torch.eye(D))
-    total = sum(trajectories(data, process, process.schedule.beta, x_0).values())
+    total = sum(trajectories(data, gammas, "beta", x_0).values())
     torch.testing.assert_close(total, -data.log_prob(x_0), rtol=0, atol=1e-9)
-    tilde = sum(trajectories(data, process, process.schedule.beta_tilde, x_0).values())
+    tilde = sum(trajectories(data, gammas, "beta_tilde", x_0).values())
     assert float((tilde + data.log_prob(x_0)).abs().min()) > 1e-3  # with another variance it does vary
 
 
 @pytest.mark.parametrize("T", [1, 2])
 def test_short_trajectories_are_their_densities(T: int) -> None:
     """Written out by torch.distributions for T = 1 and 2."""
-    process, data = Process(Schedule(torch.tensor([0.3, 0.6][:T]))), GaussianData(gaussians(D), random_cov(D))
-    x_0, beta = data.sample(gaussians(5, D, seed=1)), process.schedule.beta
+    beta = torch.tensor([0.0, 0.3, 0.6][: T + 1], dtype=torch.float64)
+    gammas, data = chain_of(gamma_of_betas(beta[1:])), GaussianData(gaussians(D), random_cov(D))
+    x_0 = data.sample(gaussians(5, D, seed=1))
     noise = noise_for(x_0)
     x_1 = (1 - beta[1]).sqrt() * x_0 + beta[1].sqrt() * next(noise)
     expected = Normal((1 - beta[1]).sqrt() * x_0, beta[1].sqrt()).log_prob(x_1).sum(1)
-    expected += oracle_decoder(data, process, x_0)(x_1)
+    expected += oracle_decoder(data, gammas, x_0)(x_1)
     last = x_1
     if T == 2:
         last = (1 - beta[2]).sqrt() * x_1 + beta[2].sqrt() * next(noise)
-        two = torch.full((5,), 2)
-        back = process.posterior(data.denoiser(process)(last, two).x_0, last, two)
+        one, two = gammas[1].expand(5), gammas[2].expand(5)
+        back = posterior(data.denoise(last, two), last, one, two)
         expected += Normal((1 - beta[2]).sqrt() * x_1, beta[2].sqrt()).log_prob(last).sum(1)
         expected -= Normal(back.mean, beta[2].sqrt()).log_prob(x_1).sum(1)
     expected -= Normal(0.0, 1.0).log_prob(last).sum(1)
-    total = sum(trajectories(data, process, beta, x_0).values())
+    total = sum(trajectories(data, gammas, "beta", x_0).values())
     torch.testing.assert_close(total, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -143,39 +162,39 @@ def test_bridge_is_bayes_rule(name: str, T: int) -> None:
     """
     if T < 2:
         return
-    process = Process(schedule_of(name, T))
-    t = torch.arange(1, T)
-    x_prev, x_next = gaussians(T - 1, 1), gaussians(T - 1, 1, seed=1)
-    bridge = process.bridge(x_prev, x_next, t)
+    gammas = gammas_of(name, T)
+    gamma = three(gammas, torch.arange(1, len(gammas) - 1))
+    x_prev, x_next = gaussians(len(gamma.here), 1), gaussians(len(gamma.here), 1, seed=1)
+    law = bridge(x_prev, x_next, *gamma)
 
     def joint(x: Tensor) -> Tensor:
-        return process.step(x_prev, t).log_prob(x) + process.step(x, t + 1).log_prob(x_next)
+        after = transition(x, gamma.here, gamma.next).log_prob(x_next)
+        return transition(x_prev, gamma.prev, gamma.here).log_prob(x) + after
 
-    rest = [joint(x) - bridge.log_prob(x) for x in (bridge.mean + k * bridge.var.sqrt() for k in (-1.5, 0.2, 2.0))]
+    rest = [joint(x) - law.log_prob(x) for x in (law.mean + k * law.var.sqrt() for k in (-1.5, 0.2, 2.0))]
     for other in rest[1:]:
         torch.testing.assert_close(other, rest[0], rtol=1e-9, atol=1e-9)
-    one, two = torch.tensor([1]), torch.tensor([2])
-    posterior = process.posterior(x_prev[:1], x_next[:1], two)
-    torch.testing.assert_close(process.bridge(x_prev[:1], x_next[:1], one).mean, posterior.mean, rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(bridge.var[:1], posterior.var, rtol=1e-9, atol=0)
+    first = posterior(x_prev[:1], x_next[:1], gammas[1:2], gammas[2:3])
+    torch.testing.assert_close(law.mean[:1], first.mean, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(law.var[:1], first.var, rtol=1e-9, atol=0)
 
 
 def test_log_prob_of_a_gaussian_is_torchs() -> None:
-    law, x = Process(schedule_of("linear", 50)).step(gaussians(49, 2), torch.arange(1, 50)), gaussians(49, 2, seed=1)
+    gammas, x = gammas_of("linear", 50), gaussians(49, 2, seed=1)
+    law = transition(gaussians(49, 2), gammas[:49], gammas[1:50])
     torch.testing.assert_close(law.log_prob(x), Normal(law.mean, law.var.sqrt()).log_prob(x), rtol=1e-12, atol=1e-12)
 
 
 @schedules_at_30
 def test_neighbours_have_the_law_of_the_chain(name: str) -> None:
     """Means √ᾱ x_0 and covariances √(ᾱ_t/ᾱ_s)(1 − ᾱ_s) of x_{t−1}, x_t, x_{t+1}: 4 s.e. each, and x_0 itself at 0."""
-    process, n = Process(schedule_of(name, 30)), 20_000
+    gammas, n = gammas_of(name, 30), 20_000
     x_0 = torch.full((n, 1), 0.7, dtype=torch.float64)
     for t in (1, 2, 17, 29):
-        triple = neighbours(
-            process, x_0, torch.full((n,), t), (gaussians(n, 1), gaussians(n, 1, seed=1), gaussians(n, 1, seed=2))
-        )
+        gamma = three(gammas, torch.full((n,), t))
+        triple = neighbours(x_0, gamma, (gaussians(n, 1), gaussians(n, 1, seed=1), gaussians(n, 1, seed=2)))
         found = torch.cat(triple, dim=1)
-        alpha_bar = process.schedule.alpha_bar[t - 1 : t + 2]
+        alpha_bar = table_of(name, 30).alpha_bar[t - 1 : t + 2]
         centred = found - 0.7 * alpha_bar.sqrt()
         assert_mean(centred, 0.0, 4, bias=1e-12)
         for i in range(3):
@@ -190,49 +209,49 @@ def test_the_summand_integrates_the_log_ratio(data: GaussianData, name: str, var
     """Over x_t and x_{t+1} given x_{t−1}, for a wrong linear denoiser, at every t, by Gauss–Hermite: it is exact, for
     everything is quadratic in both.
     """
-    process = Process(schedule_of(name, 30))
-    reverse_var, t = REVERSE_VARIANCES[variance](process.schedule), torch.arange(1, 30)
-    x_prev, zero = gaussians(29, 1), torch.zeros(29, dtype=torch.float64)
+    gammas = gammas_of(name, 30)
+    n = len(gammas) - 2
+    gamma = three(gammas, torch.arange(1, n + 1))
+    x_prev, zero = gaussians(n, 1), torch.zeros(n, dtype=torch.float64)
     nodes, weights = (torch.from_numpy(part) for part in np.polynomial.hermite_e.hermegauss(4))
     mean, term = zero, zero
     for outer, w in zip(nodes, weights / weights.sum(), strict=True):
-        x_t = process.step(x_prev, t).sample(outer)
+        x_t = transition(x_prev, gamma.prev, gamma.here).sample(outer)
         for inner, v in zip(nodes, weights / weights.sum(), strict=True):
-            x_next = process.step(x_t, t + 1).sample(inner)
-            reverse = reverse_step(process, reverse_var, 0.4 * x_next - 0.2, x_next, t + 1)
-            mean = mean + w * v * consistency_log_ratio(process, reverse, x_prev, x_t, t)
-            term = term + w * v * consistency_term(process, reverse, x_prev, x_next, t)
-    assert term.shape == (29,)
+            x_next = transition(x_t, gamma.here, gamma.next).sample(inner)
+            reverse = reverse_step(variance, 0.4 * x_next - 0.2, x_next, gamma.here, gamma.next)
+            mean = mean + w * v * consistency_log_ratio(reverse, x_prev, x_t, gamma)
+            term = term + w * v * consistency_term(reverse, x_prev, x_next, gamma)
+    assert term.shape == (n,)
     torch.testing.assert_close(term, mean, rtol=1e-9, atol=1e-9)
 
 
-Summand = Callable[[Process, Gaussian, Tensor, Tensor, Tensor, Tensor], Tensor]
-"""(process, p_θ(x_t|x_{t+1}), x_{t−1}, x_t, x_{t+1}, t) → nats of one summand."""
+Summand = Callable[[Gaussian, Tensor, Tensor, Tensor, Three], Tensor]
+"""(p_θ(x_t|x_{t+1}), x_{t−1}, x_t, x_{t+1}, γ of the three) → nats of one summand."""
 
 
-def sampled(process: Process, reverse: Gaussian, x_prev: Tensor, x_t: Tensor, _: Tensor, t: Tensor) -> Tensor:
-    return consistency_log_ratio(process, reverse, x_prev, x_t, t)
+def sampled(reverse: Gaussian, x_prev: Tensor, x_t: Tensor, _: Tensor, gamma: Three) -> Tensor:
+    return consistency_log_ratio(reverse, x_prev, x_t, gamma)
 
 
-def integrated(process: Process, reverse: Gaussian, x_prev: Tensor, _: Tensor, x_next: Tensor, t: Tensor) -> Tensor:
-    return consistency_term(process, reverse, x_prev, x_next, t)
+def integrated(reverse: Gaussian, x_prev: Tensor, _: Tensor, x_next: Tensor, gamma: Three) -> Tensor:
+    return consistency_term(reverse, x_prev, x_next, gamma)
 
 
-def notes(process: Process, reverse: Gaussian, x_prev: Tensor, _: Tensor, __: Tensor, t: Tensor) -> Tensor:
+def notes(reverse: Gaussian, x_prev: Tensor, _: Tensor, __: Tensor, gamma: Three) -> Tensor:
     """The wrong summand, KL(q(x_t|x_{t−1}) ‖ p_θ(x_t|x_{t+1}))."""
-    q, p = process.step(x_prev, t), reverse
+    q, p = transition(x_prev, gamma.prev, gamma.here), reverse
     return kl_divergence(Normal(q.mean, q.var.sqrt()), Normal(p.mean, p.var.sqrt())).sum(1)
 
 
-def sampled_sum(data: GaussianData, process: Process, reverse_var: Tensor, x_0: Tensor, summand: Summand) -> Tensor:
+def sampled_sum(data: GaussianData, gammas: Tensor, variance: str, x_0: Tensor, summand: Summand) -> Tensor:
     """The sum over t, one sample of the neighbours at each, with the exact denoiser; shape (n,) for x_0 of (n, D)."""
-    denoise, noise = data.denoiser(process), noise_for(x_0)
-    total = torch.zeros(len(x_0), dtype=torch.float64)
-    for step in range(1, process.schedule.T):
-        t = torch.full((len(x_0),), step)
-        x_prev, x_t, x_next = neighbours(process, x_0, t, (next(noise), next(noise), next(noise)))
-        reverse = reverse_step(process, reverse_var, denoise(x_next, t + 1).x_0, x_next, t + 1)
-        total += summand(process, reverse, x_prev, x_t, x_next, t)
+    noise, total = noise_for(x_0), torch.zeros(len(x_0), dtype=torch.float64)
+    for t in range(1, len(gammas) - 1):
+        gamma = three(gammas, torch.full((len(x_0),), t))
+        x_prev, x_t, x_next = neighbours(x_0, gamma, (next(noise), next(noise), next(noise)))
+        reverse = reverse_step(variance, data.denoise(x_next, gamma.next), x_next, gamma.here, gamma.next)
+        total += summand(reverse, x_prev, x_t, x_next, gamma)
     return total
 
 
@@ -242,24 +261,22 @@ def sampled_sum(data: GaussianData, process: Process, reverse_var: Tensor, x_0: 
 def test_the_consistency_forms_mean_is_the_exact_bound(
     data: GaussianData, name: str, variance: str, summand: Summand
 ) -> None:
-    process, n = Process(schedule_of(name, 30)), 3000
-    reverse_var = REVERSE_VARIANCES[variance](process.schedule)
+    gammas, n = gammas_of(name, 30), 3000
     x_0 = data.sample(gaussians(1, D, seed=4))
-    bound = data.bound(process, reverse_var, x_0)
-    rest = float(bound["reconstruction"] + consistency_prior_term(process, x_0))
-    total = sampled_sum(data, process, reverse_var, x_0.expand(n, D), summand) + rest
+    bound = data.bound(gammas, var_of(gammas, variance), x_0)
+    rest = float(bound["reconstruction"] + consistency_prior_term(gammas, x_0))
+    total = sampled_sum(data, gammas, variance, x_0.expand(n, D), summand) + rest
     assert_mean(total, float(sum(bound.values())))
 
 
 @every_variance
 def test_the_notes_summand_fails_the_same_comparison(data: GaussianData, variance: str) -> None:
     """A mutation: with it the mean is off by tens of standard errors, so the test above would see it."""
-    process, n = Process(schedule_of("linear", 30)), 3000
-    reverse_var = REVERSE_VARIANCES[variance](process.schedule)
+    gammas, n = gammas_of("linear", 30), 3000
     x_0 = data.sample(gaussians(1, D, seed=4))
-    bound = data.bound(process, reverse_var, x_0)
-    rest = float(bound["reconstruction"] + consistency_prior_term(process, x_0))
-    wrong = sampled_sum(data, process, reverse_var, x_0.expand(n, D), notes) + rest
+    bound = data.bound(gammas, var_of(gammas, variance), x_0)
+    rest = float(bound["reconstruction"] + consistency_prior_term(gammas, x_0))
+    wrong = sampled_sum(data, gammas, variance, x_0.expand(n, D), notes) + rest
     assert float((wrong.mean() - sum(bound.values())) / (wrong.std() / n**0.5)) > 30
 
 
@@ -267,10 +284,10 @@ def test_the_notes_summand_fails_the_same_comparison(data: GaussianData, varianc
 @every_variance
 def test_both_forms_have_one_expectation(data: GaussianData, name: str, T: int, variance: str) -> None:
     """In closed form, at every T: sums of up to 1000 terms of either sign."""
-    process = Process(schedule_of(name, T))
-    reverse_var = REVERSE_VARIANCES[variance](process.schedule)
+    gammas = gammas_of(name, T)
+    reverse_var = var_of(gammas, variance)
     x_0 = data.sample(gaussians(5, D, seed=4))
-    denoising, consistency = data.bound(process, reverse_var, x_0), data.consistency(process, reverse_var, x_0)
+    denoising, consistency = data.bound(gammas, reverse_var, x_0), data.consistency(gammas, reverse_var, x_0)
     assert list(denoising) == list(consistency)
     torch.testing.assert_close(sum(consistency.values()), sum(denoising.values()), rtol=1e-10, atol=1e-8)
 
@@ -278,41 +295,41 @@ def test_both_forms_have_one_expectation(data: GaussianData, name: str, T: int, 
 @schedules_at_30
 @every_variance
 def test_the_exact_consistency_terms_match_monte_carlo(data: GaussianData, name: str, variance: str) -> None:
-    process = Process(schedule_of(name, 30))
-    reverse_var = REVERSE_VARIANCES[variance](process.schedule)
+    gammas = gammas_of(name, 30)
     x_0 = data.sample(gaussians(1, D, seed=4))
-    exact = data.consistency(process, reverse_var, x_0)
-    assert_mean(sampled_sum(data, process, reverse_var, x_0.expand(3000, D), integrated), float(exact["diffusion"]))
+    exact = data.consistency(gammas, var_of(gammas, variance), x_0)
+    assert_mean(sampled_sum(data, gammas, variance, x_0.expand(3000, D), integrated), float(exact["diffusion"]))
 
 
 @every_schedule
 def test_the_consistency_prior_is_its_expectation(name: str, T: int) -> None:
     """KL(q(x_T|x_{T−1}) ‖ N(0, I)) by torch.distributions, integrated over x_{T−1} by Gauss–Hermite (exact)."""
-    process, x_0 = Process(schedule_of(name, T)), gaussians(4, 1)
+    gammas, x_0 = gammas_of(name, T), gaussians(4, 1)
     nodes, weights = np.polynomial.hermite_e.hermegauss(4)
-    last = torch.full((4,), T)
+    before, last = gammas[-2].expand(4), gammas[-1].expand(4)
     expected = torch.zeros(4, dtype=torch.float64)
     for node, weight in zip(nodes, weights / weights.sum(), strict=True):
-        q = process.step(process.diffuse(x_0, last - 1, torch.full_like(x_0, float(node))), last)
+        q = transition(diffuse(x_0, before, torch.full_like(x_0, float(node))), before, last)
         expected += float(weight) * kl_divergence(Normal(q.mean, q.var.sqrt()), Normal(0.0, 1.0)).sum(1)
-    torch.testing.assert_close(consistency_prior_term(process, x_0), expected, rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(consistency_prior_term(gammas, x_0), expected, rtol=1e-11, atol=1e-12)
     twice = torch.cat([x_0, x_0], dim=1)
-    torch.testing.assert_close(consistency_prior_term(process, twice), 2 * consistency_prior_term(process, x_0))
+    torch.testing.assert_close(consistency_prior_term(gammas, twice), 2 * consistency_prior_term(gammas, x_0))
 
 
-def exact_notes(data: GaussianData, process: Process, reverse_var: Tensor, x_0: float) -> float:
+def exact_notes(data: GaussianData, gammas: Tensor, reverse_var: Tensor, x_0: float) -> float:
     """The notes' form in exact expectation for one-dimensional data of mean 0: both means are linear in x_{t−1} and
     x_{t+1}, whose moments are those of the chain.
     """
-    table, lam = process.schedule, data.eigenvalues[0]
-    total = float(data.reconstruction(process, torch.tensor([[x_0]]))) + float(
-        consistency_prior_term(process, torch.tensor([[x_0]], dtype=torch.float64))
+    table, lam = Coefficients(gammas), data.eigenvalues[0]
+    total = float(data.reconstruction(gammas, torch.tensor([[x_0]]))) + float(
+        consistency_prior_term(gammas, torch.tensor([[x_0]], dtype=torch.float64))
     )
-    for t in range(1, table.T):
-        at_next = torch.tensor([t + 1])
+    for t in range(1, len(gammas) - 1):
         unit = torch.ones(1, 1, dtype=torch.float64)
         k = table.alpha_bar[t + 1].sqrt() * lam / (table.alpha_bar[t + 1] * lam + table.noise_var[t + 1])
-        b = -float(process.posterior(k * unit, unit, at_next).mean)  # the reverse mean is linear in x_{t+1}
+        b = -float(
+            posterior(k * unit, unit, gammas[t : t + 1], gammas[t + 1 : t + 2]).mean
+        )  # the reverse mean is linear in x_{t+1}
         a = float(table.alpha[t].sqrt())
         before, after = table.alpha_bar[t - 1], table.alpha_bar[t + 1]
         mean = (a * before.sqrt() + b * after.sqrt()) * x_0
@@ -327,26 +344,26 @@ def test_the_notes_form_is_985_nats_where_the_truth_is_1_164() -> None:
     """x_0 = 0.7 of N(0, 1) data, linear β, T = 1000, the exact reverse process: the bound is tight, the notes' is not
     even near. The means of q(x_t|x_{t−1}) and p(x_t|x_{t+1}) lie √(2β) apart, which costs 999 summands a nat each.
     """
-    data, process = GaussianData(torch.zeros(1), torch.eye(1)), Process(schedule_of("linear", 1000))
-    x_0, beta = torch.tensor([[0.7]], dtype=torch.float64), process.schedule.beta
+    data, gammas = GaussianData(torch.zeros(1), torch.eye(1)), gammas_of("linear", 1000)
+    x_0, beta = torch.tensor([[0.7]], dtype=torch.float64), table_of("linear", 1000).beta
     truth = 0.5 * math.log(2 * math.pi) + 0.245
     assert truth == pytest.approx(1.1639, abs=5e-5)
     assert float(-data.log_prob(x_0)) == pytest.approx(truth, abs=1e-12)
-    assert float(sum(data.bound(process, beta, x_0).values())) == pytest.approx(truth, abs=1e-9)
-    assert float(sum(data.consistency(process, beta, x_0).values())) == pytest.approx(truth, abs=1e-9)
-    wrong = exact_notes(data, process, beta, 0.7)
+    assert float(sum(data.bound(gammas, beta, x_0).values())) == pytest.approx(truth, abs=1e-9)
+    assert float(sum(data.consistency(gammas, beta, x_0).values())) == pytest.approx(truth, abs=1e-9)
+    wrong = exact_notes(data, gammas, beta, 0.7)
     assert wrong == pytest.approx(984.93, abs=5e-3)
     n = 30  # and the exact expectation of the wrong form is that of its samples
-    rest = data.reconstruction(process, x_0) + consistency_prior_term(process, x_0)
-    assert_mean(sampled_sum(data, process, beta, x_0.expand(n, 1), notes) + rest, wrong)
+    rest = data.reconstruction(gammas, x_0) + consistency_prior_term(gammas, x_0)
+    assert_mean(sampled_sum(data, gammas, "beta", x_0.expand(n, 1), notes) + rest, wrong)
 
 
 # Entropy
 
 
-def edge_reconstruction(process: Process, x_0: Tensor) -> Tensor:
+def edge_reconstruction(table: Coefficients, x_0: Tensor) -> Tensor:
     """E_{q(x_1|x_0)}[−ln N(x_0; √α_1 x_1, β_1 I)] in closed form: x_0 − √α_1 x_1 = β_1 x_0 − √(α_1 β_1) ε."""
-    beta, dims = process.schedule.beta[1], x_0.shape[1]
+    beta, dims = table.beta[1], x_0.shape[1]
     return 0.5 * dims * (2 * math.pi * beta).log() + 0.5 * (beta * x_0.square().sum(1) + (1 - beta) * dims)
 
 
@@ -365,27 +382,27 @@ def test_the_entropy_form_is_the_denoising_form_at_its_edge_condition(
     scale = (D / (data.mean.square().sum() + data.eigenvalues.sum())).sqrt()
     for factor, holds in ((1.0, True), (1.3, False)):
         scaled = GaussianData(factor * scale * data.mean, (factor * scale) ** 2 * data.cov)
-        x_0, process = cloud(scaled), Process(schedule_of(name, T))
+        x_0, gammas, table = cloud(scaled), gammas_of(name, T), table_of(name, T)
         assert float(x_0.square().sum(1).mean()) == pytest.approx(factor**2 * D, rel=1e-12)
-        diffusion = scaled.bound(process, REVERSE_VARIANCES[variance](process.schedule), x_0)["diffusion"]
-        reconstruction = edge_reconstruction(process, x_0)
-        denoising = diffusion + reconstruction + prior_term(process, x_0)
-        entropy = diffusion + sum(entropy_terms(process, x_0).values())
-        delta = entropy_difference(process, x_0, reconstruction)
+        diffusion = scaled.bound(gammas, var_of(gammas, variance), x_0)["diffusion"]
+        reconstruction = edge_reconstruction(table, x_0)
+        denoising = diffusion + reconstruction + prior_term(x_0, gammas[-1])
+        entropy = diffusion + sum(entropy_terms(gammas, x_0).values())
+        delta = entropy_difference(gammas, x_0, reconstruction)
         torch.testing.assert_close(entropy + delta, denoising, rtol=1e-12, atol=1e-12 * D)
         gap = float((denoising - entropy).mean())
         # ½ (β_1 + ᾱ_T)(E‖x_0‖² − D), by hand.
-        by_hand = 0.5 * float(process.schedule.beta[1] + process.schedule.alpha_bar[-1]) * (factor**2 - 1) * D
+        by_hand = 0.5 * float(table.beta[1] + table.alpha_bar[-1]) * (factor**2 - 1) * D
         assert gap == pytest.approx(by_hand, rel=1e-6, abs=1e-10)
         assert (abs(gap) < 1e-9) == holds
 
 
 @every_schedule
 def test_the_entropies_are_those_of_the_process(name: str, T: int) -> None:
-    process, x_0 = Process(schedule_of(name, T)), gaussians(4, 2, 3)
-    terms = entropy_terms(process, x_0)
-    one = Normal(0.0, process.schedule.beta[1].sqrt()).entropy()
-    end = Normal(torch.zeros(()).double(), 1.0).entropy() - Normal(0.0, process.schedule.noise_rate[-1]).entropy()
+    gammas, table, x_0 = gammas_of(name, T), table_of(name, T), gaussians(4, 2, 3)
+    terms = entropy_terms(gammas, x_0)
+    one = Normal(0.0, table.beta[1].sqrt()).entropy()
+    end = Normal(torch.zeros(()).double(), 1.0).entropy() - Normal(0.0, table.noise_var[-1].sqrt()).entropy()
     assert terms["edge"].tolist() == pytest.approx([6 * float(one)] * 4, rel=1e-12)
     assert terms["prior"].tolist() == pytest.approx([6 * float(end)] * 4, rel=1e-9, abs=100 * EPS)
 
@@ -398,7 +415,7 @@ def network(**settings: object) -> DDPM:
     torch.manual_seed(0)
     chosen = {"timesteps": 12, "schedule": "cosine", "objective": "simple", "widths": (8,), "attention": ()}
     chosen |= {"reverse_variance": "beta_tilde"} | settings
-    model = DDPM(DDPMOptions.model_validate(chosen).resolved((1, 3, 2)), (1, 3, 2), 5)
+    model = DDPM.from_options(DDPMOptions.model_validate(chosen).resolved((1, 3, 2)), (1, 3, 2), 5)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn(parameter.shape)
@@ -489,14 +506,14 @@ def test_noise_comes_row_by_row_as_it_would_at_once() -> None:
         assert torch.equal(next(rows), at_once[:, k])
 
 
-def test_the_diffusion_term_is_the_divergence_from_the_reverse_step() -> None:
+@every_variance
+def test_the_diffusion_term_is_the_divergence_from_the_reverse_step(variance: str) -> None:
     """One reverse step for all forms: the denoising form's term is the KL to it."""
-    process = Process(schedule_of("cosine", 30))
-    t, reverse_var = torch.arange(2, 31), process.schedule.beta
+    gammas = gammas_of("cosine", 30)
+    before, gamma = gammas[1:-1], gammas[2:]
     x_0, eps, x_0_hat = (gaussians(29, 2, seed=seed) for seed in range(3))
-    x_t = process.diffuse(x_0, t, eps)
-    table = process.schedule
-    eps_hat = (x_t - table.signal_rate[t, None] * x_0_hat) / table.noise_rate[t, None]
-    q, p = process.posterior(x_0, x_t, t), reverse_step(process, reverse_var, x_0_hat, x_t, t)
+    x_t = diffuse(x_0, gamma, eps)
+    q, p = posterior(x_0, x_t, before, gamma), reverse_step(variance, x_0_hat, x_t, before, gamma)
     direct = kl_divergence(Normal(q.mean, q.var.sqrt()), Normal(p.mean, p.var.sqrt())).sum(1)
-    torch.testing.assert_close(diffusion_term(process, reverse_var, eps, eps_hat, t), direct, rtol=1e-9, atol=1e-9)
+    term = VARIANCES[variance].diffusion_term(from_x_0(x_0_hat, x_t, gamma), eps, before, gamma)
+    torch.testing.assert_close(term, direct, rtol=1e-9, atol=1e-9)

@@ -11,7 +11,6 @@ from math_helpers import assert_mean, gaussians
 from scipy import stats
 from torch import Tensor, nn
 
-from nelbo.divergences import discriminator_value, js_discrete, total_variation_discrete
 from nelbo.errors import InputError
 from nelbo.models._collapse import class_ratio, collapse_line
 from nelbo.models._games import GAMES
@@ -20,6 +19,8 @@ from nelbo.models.sampling import SampleSettings
 from nelbo.nn.critic import Critic
 from nelbo.options import TrainingOptions
 from nelbo.rng import Draws, Stream
+from nelbo.theory.adversarial import discriminator_value
+from nelbo.theory.discrete import js_discrete, total_variation_discrete
 from nelbo.training.optimizers import optimizers_of
 
 CPU = torch.device("cpu")

@@ -11,10 +11,8 @@ import torch
 from math_helpers import assert_mean, gaussians
 from torch import Tensor
 
-from nelbo.bounds import bottom_up_terms, climb
-from nelbo.diffusion import Gaussian
+from nelbo.diffusion.bound import ChainBound
 from nelbo.errors import InputError
-from nelbo.likelihoods import to_unit
 from nelbo.models._latent import relative_gaussian
 from nelbo.models.ddpm import DDPM, DDPMOptions
 from nelbo.models.hvae import HVAE, HVAEOptions
@@ -22,6 +20,10 @@ from nelbo.models.sampling import SampleSettings
 from nelbo.models.vdm import VDM, VDMOptions
 from nelbo.nn.ladder import places_of
 from nelbo.rng import Draws, Stream
+from nelbo.theory.exact import Coefficients
+from nelbo.theory.hierarchy import bottom_up_terms, climb
+from nelbo.theory.likelihoods import to_unit
+from nelbo.theory.normal import Gaussian
 
 CPU = torch.device("cpu")
 NODES = {1: 2001, 2: 401, 3: 61}
@@ -158,25 +160,28 @@ def test_a_diffusion_is_a_hierarchy_with_a_fixed_encoder(family: str) -> None:
     shape, n = (1, 2, 2), 3000
     if family == "ddpm":
         options = DDPMOptions(timesteps=4, widths=(8,))
-        model: DDPM | VDM = DDPM(options.resolved(shape), shape, 5)
+        model: DDPM | VDM = DDPM.from_options(options.resolved(shape), shape, 5)
     else:
-        model = VDM(VDMOptions(timesteps=3, widths=(8,), gamma_min=-3.0, gamma_max=3.0).resolved(shape), shape, 5)
+        model = VDM.from_options(
+            VDMOptions(timesteps=3, widths=(8,), gamma_min=-3.0, gamma_max=3.0).resolved(shape), shape, 5
+        )
     for parameter in model.parameters():
         parameter += 0.1 * torch.randn(parameter.shape)
     model.eval()
-    chain = model.chain_bound
-    schedule = chain.process.schedule
+    chain = model.estimator()
+    assert isinstance(chain, ChainBound)
+    table = Coefficients(chain.gammas)
 
     def up(z: Tensor, t: int) -> Gaussian:
-        return Gaussian(schedule.alpha[t].sqrt() * z, schedule.beta[t].expand_as(z))
+        return Gaussian(table.alpha[t].sqrt() * z, table.beta[t].expand_as(z))
 
     def down(z: Tensor, t: int) -> Gaussian:
-        return chain.reverse(z, torch.full((len(z),), t))
+        return chain.reverse(z, *(chain.gammas[at].expand(len(z)) for at in (t - 1, t)))
 
     images = torch.tensor([[0, 4, 2, 2], [1, 1, 1, 1], [4, 0, 3, 2]], dtype=torch.uint8).reshape(3, *shape)
     for image in images:
         x = image.expand(n, *shape)
-        noise = [gaussians(n, *shape, seed=t) for t in range(schedule.T)]
+        noise = [gaussians(n, *shape, seed=t) for t in range(chain.T)]
         one = torch.ones(1, *shape, dtype=torch.float64)
         walk = climb(up, down, Gaussian(0 * one, one), lambda z, x=x: chain.decode(x, z), to_unit(x, 5).double(), noise)
         found = torch.stack(list(bottom_up_terms(walk).values())).sum(0)

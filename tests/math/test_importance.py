@@ -4,53 +4,65 @@ from __future__ import annotations
 
 import pytest
 import torch
-from math_helpers import gaussians, random_cov, schedule_of
+from math_helpers import gammas_of, gaussians, random_cov, table_of
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from nelbo.analytic import GaussianData
-from nelbo.bounds import VARIANCES
-from nelbo.diffusion import Denoised, Gaussian, Process
-from nelbo.models._chain import ChainBound
+from nelbo.diffusion.bound import ChainBound
+from nelbo.diffusion.denoiser import Denoised, Denoiser, denoiser_of
+from nelbo.diffusion.variances import VARIANCES
 from nelbo.models.ddpm import DDPM, DDPMOptions
 from nelbo.models.vdm import VDM, VDMOptions
 from nelbo.rng import Draws
+from nelbo.theory.exact import GaussianData
+from nelbo.theory.normal import Gaussian
 
 T, D, L = 4, 2, 9
+
+
+class DensityDecoder:
+    """N(x̂_0, β_1 I) as a density of x_0, not over the levels."""
+
+    extras: tuple[str, ...] = ()
+    rare_crossings = False
+    learned = False
+
+    def __init__(self, beta_1: Tensor) -> None:
+        self.beta_1 = beta_1
+
+    def nll(self, x: Tensor, denoised: Denoised, z: Tensor, gamma: Tensor) -> Tensor:
+        return -Gaussian(denoised.x_0.double(), self.beta_1).log_prob(2.0 * x.double() / (L - 1) - 1)
+
+
+def chain_bound(denoiser: Denoiser, variance: str, dims: int) -> ChainBound:
+    """The bound of images of so many pixels in T steps of the cosine schedule."""
+    decoder = DensityDecoder(table_of("cosine", T).beta[1])
+    return ChainBound(denoiser, decoder, gammas_of("cosine", T), VARIANCES[variance], L, (1, 1, dims))
 
 
 class Linear:
     """A chain with the linear denoiser x̂_0 = A x_t for all t, so that p_θ(x_0) is Gaussian with a known covariance."""
 
     def __init__(self, variance: str, gain: Tensor) -> None:
-        self.process, self.variance, self.gain = Process(schedule_of("cosine", T)), VARIANCES[variance], gain
-        self.beta_1 = float(self.process.schedule.beta[1])
+        self.gammas, self.variance, self.gain = gammas_of("cosine", T), variance, gain
 
-    def denoise(self, x_t: Tensor, t: Tensor) -> Denoised:
-        x_0 = (x_t.flatten(1).double() @ self.gain.T).reshape(x_t.shape)
-        signal, noise = self.process.schedule.signal_rate[t], self.process.schedule.noise_rate[t]
-        shape = (-1, 1, 1, 1)
-        return Denoised(x_0, (x_t - signal.reshape(shape) * x_0) / noise.reshape(shape))
-
-    def decode(self, x: Tensor, x_1: Tensor) -> Tensor:
-        """−ln N(x_0; A x_1, β_1 I), a density."""
-        x_0 = 2.0 * x.double() / (L - 1) - 1
-        mean = (x_1.flatten(1).double() @ self.gain.T).reshape(x_1.shape)
-        return -Gaussian(mean, torch.tensor(self.beta_1)).log_prob(x_0).flatten(1).sum(1)
+    def x_0(self, x_t: Tensor, gamma: Tensor) -> Tensor:
+        return (x_t.flatten(1).double() @ self.gain.T).reshape(x_t.shape)
 
     def chain(self) -> ChainBound:
-        return ChainBound(self.process, self.variance, self.denoise, self.decode, L, (1, 1, D))
+        return chain_bound(denoiser_of(self.x_0), self.variance, D)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """ln p_θ(x_0), from the matrices of the reverse steps: x_{t−1} = M_t x_t + σ_t z."""
         cov, eye = torch.eye(D, dtype=torch.float64), torch.eye(D, dtype=torch.float64)
         for t in range(T, 1, -1):
-            at = torch.full((D,), t)
+            gamma_s, gamma_t = self.gammas[t - 1].expand(D), self.gammas[t].expand(D)
             basis = eye.reshape(D, 1, 1, D)
-            step = self.variance.step(self.process, self.denoise(basis, at), basis, at)
+            said = denoiser_of(self.x_0)(basis, gamma_t)
+            step = VARIANCES[self.variance].step(said, basis, gamma_s, gamma_t)
             M = step.mean.reshape(D, D).T
             cov = M @ cov @ M.T + float(step.var.flatten()[0]) * eye
-        cov = self.gain @ cov @ self.gain.T + self.beta_1 * eye
+        cov = self.gain @ cov @ self.gain.T + float(table_of("cosine", T).beta[1]) * eye
         return MultivariateNormal(torch.zeros(D).double(), cov).log_prob(2.0 * x.double().flatten(1) / (L - 1) - 1)
 
 
@@ -100,19 +112,11 @@ def test_of_one_trajectory_it_is_the_trajectory_form() -> None:
 def test_where_the_bound_is_tight_every_trajectory_says_the_same() -> None:
     """Exact reverse steps (σ² = β on N(0, 1) data): IW_k = −ln p for every k, without any noise."""
     data = GaussianData(torch.zeros(1), torch.eye(1))
-    process = Process(schedule_of("cosine", T))
-    oracle = data.denoiser(process)
 
-    def denoise(x_t: Tensor, t: Tensor) -> Denoised:
-        said = oracle(x_t.flatten(1).double(), t)
-        return Denoised(said.x_0.reshape(x_t.shape), said.eps.reshape(x_t.shape))
+    def x_0(x_t: Tensor, gamma: Tensor) -> Tensor:
+        return data.denoise(x_t.flatten(1).double(), gamma).reshape(x_t.shape)
 
-    def decode(x: Tensor, x_1: Tensor) -> Tensor:
-        x_0 = 2.0 * x.double() / (L - 1) - 1
-        mean = denoise(x_1, torch.ones(len(x), dtype=torch.long)).x_0
-        return -Gaussian(mean, process.schedule.beta[1]).log_prob(x_0).flatten(1).sum(1)
-
-    chain = ChainBound(process, VARIANCES["beta"], denoise, decode, L, (1, 1, 1))
+    chain = chain_bound(denoiser_of(x_0), "beta", 1)
     x = torch.arange(L, dtype=torch.uint8).reshape(L, 1, 1, 1)
     exact = -data.log_prob(2.0 * x.double().flatten(1) / (L - 1) - 1)
     for k in (1, 3):
@@ -125,9 +129,9 @@ def network(family: str) -> DDPM | VDM:
     shape, levels = (1, 4, 4), 5
     if family == "ddpm":
         options = DDPMOptions(timesteps=20, widths=(8,), attention=())
-        model: DDPM | VDM = DDPM(options.resolved(shape), shape, levels)
+        model: DDPM | VDM = DDPM.from_options(options.resolved(shape), shape, levels)
     else:
-        model = VDM(VDMOptions(widths=(8,), attention=()).resolved(shape), shape, levels).in_steps(20)
+        model = VDM.from_options(VDMOptions(widths=(8,), attention=()).resolved(shape), shape, levels).in_steps(20)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.05 * torch.randn(parameter.shape)

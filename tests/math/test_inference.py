@@ -14,7 +14,8 @@ from torch.distributions import Categorical, Gamma, Independent, MultivariateNor
 
 from inference import banana, grid_divergence
 from nelbo.errors import InputError
-from nelbo.inference import (
+from nelbo.rng import Stream, generator
+from nelbo.theory.surrogates import (
     Estimator,
     Family,
     FullRank,
@@ -29,7 +30,6 @@ from nelbo.inference import (
     reparameterised,
     score_function,
 )
-from nelbo.rng import Stream, generator
 
 ESTIMATORS = [reparameterised, score_function, leave_one_out]
 

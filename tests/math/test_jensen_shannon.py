@@ -19,18 +19,15 @@ from scipy import integrate, stats
 from scipy.spatial import distance
 from torch import Tensor
 
-from nelbo.divergences import (
+from nelbo.theory.adversarial import (
     discriminator_value,
     hinge_loss,
-    js_density,
-    js_discrete,
     js_lower_bound,
-    kl_discrete,
     optimal_logit,
-    total_variation_density,
-    total_variation_discrete,
     total_variation_lower_bound,
 )
+from nelbo.theory.densities import js_density, total_variation_density
+from nelbo.theory.discrete import js_discrete, kl_discrete, total_variation_discrete
 
 LN_2 = math.log(2)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from math_helpers import gaussians
 from scipy import stats
 
-from nelbo.likelihoods import DiscretizedNormal, to_levels, to_unit
+from nelbo.theory.likelihoods import DiscretizedNormal, to_levels, to_unit
 
 mpmath.mp.dps = 50
 LEVELS = (2, 3, 17, 256)

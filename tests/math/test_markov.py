@@ -8,12 +8,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from math_helpers import table_of
 from scipy import stats
 from torch import Tensor
 
-from nelbo.markov import MarkovChain, NoisingChain, absorbing_noise, draw, even_beta, uniform_noise
+from nelbo.diffusion.schedules import SCHEDULES
 from nelbo.rng import Draws
-from nelbo.schedules import SCHEDULES
+from nelbo.theory.markov import MarkovChain, NoisingChain, absorbing_noise, draw, even_beta, uniform_noise
 
 CPU = torch.device("cpu")
 THREE_SIGMAS = 0.0027
@@ -337,12 +338,12 @@ def test_absorbed_stays_absorbed_and_nothing_else_moves() -> None:
 @pytest.mark.parametrize("name", list(SCHEDULES))
 def test_the_share_that_is_kept_is_the_schedules(name: str) -> None:
     """With DDPM's β_t, ᾱ_t is DDPM's; 1e-12 relative: a sum of a thousand logarithms down to e^{−10}."""
-    schedule = SCHEDULES[name](1000)
-    noise = absorbing_noise(schedule.beta[1:], 2)
-    t = torch.arange(1001)
-    law = noise.jump(torch.zeros(1001, dtype=torch.long), t)
-    torch.testing.assert_close(law[:, 0], schedule.alpha_bar, rtol=1e-12, atol=0)
-    torch.testing.assert_close(law[:, 2], schedule.noise_var, rtol=1e-12, atol=0)
+    table = table_of(name, 1000)
+    noise = absorbing_noise(table.beta[1:], 2)
+    t = torch.arange(len(table.beta))
+    law = noise.jump(torch.zeros_like(t), t)
+    torch.testing.assert_close(law[:, 0], table.alpha_bar, rtol=1e-12, atol=0)
+    torch.testing.assert_close(law[:, 2], table.noise_var, rtol=1e-12, atol=0)
 
 
 @every_noise

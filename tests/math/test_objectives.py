@@ -7,14 +7,14 @@ import math
 import pytest
 import torch
 from math_helpers import gaussians, schedule_of
+from nelbo.bounds import VARIANCES, WEIGHTS, FixedVariance, LearnedVariance, diffusion_term
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from nelbo.bounds import VARIANCES, WEIGHTS, FixedVariance, LearnedVariance, diffusion_term
 from nelbo.diffusion import PARAMETERIZATIONS, Denoised, Process
+from nelbo.diffusion.samplers import Ancestral
 from nelbo.models.ddpm import DDPM, VARIANCE_WEIGHT, DDPMOptions
 from nelbo.rng import Draws, Stream
-from nelbo.samplers import Ancestral
 
 T = 30
 
@@ -146,7 +146,7 @@ def model(**settings: object) -> DDPM:
     torch.manual_seed(0)
     chosen = {"timesteps": 12, "widths": (8,), "attention": (), "decoder_variance": "beta_1"}
     chosen |= {"reverse_variance": "beta_tilde"} | settings
-    made = DDPM(DDPMOptions.model_validate(chosen).resolved((1, 3, 2)), (1, 3, 2), 5)
+    made = DDPM.from_options(DDPMOptions.model_validate(chosen).resolved((1, 3, 2)), (1, 3, 2), 5)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter += 0.1 * torch.randn(parameter.shape)

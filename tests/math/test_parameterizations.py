@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from math_helpers import EPS, gaussians, schedule_of, schedules_at_30
-
 from nelbo.bounds import REVERSE_VARIANCES, diffusion_term
+
 from nelbo.diffusion import PARAMETERIZATIONS, Epsilon, Mean, Parameterization, Process, Velocity
-from nelbo.samplers import DDIM, Ancestral
+from nelbo.diffusion.samplers import DDIM, Ancestral
 
 KINDS = list(PARAMETERIZATIONS.values())
 every_kind = pytest.mark.parametrize("kind", KINDS)

@@ -11,7 +11,7 @@ from math_helpers import EPS, every_schedule, gaussians, schedule_of, schedules_
 from scipy import stats
 
 from nelbo.diffusion import Process, along
-from nelbo.schedules import SCHEDULES, Schedule
+from nelbo.diffusion.schedules import SCHEDULES, Schedule
 
 
 def full(t: int, batch: int) -> torch.Tensor:

@@ -7,15 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from math_helpers import assert_mean, gaussians
+from math_helpers import assert_mean, gammas_of, gaussians, table_of
 from scipy import stats
 from torch import Tensor, nn
 
-from nelbo.bounds import crossing, shifted
-from nelbo.likelihoods import DiscretizedNormal, to_unit
+from nelbo.diffusion.rare import crossing, shifted
 from nelbo.metrics import LikelihoodScore, score_likelihood
-from nelbo.models.ddpm import DDPM, DDPMOptions
-from nelbo.schedules import SCHEDULES
+from nelbo.models.diffusion import Diffusion
+from nelbo.theory.likelihoods import DiscretizedNormal, to_unit
 
 SHAPE, STD = (1, 8, 8), 0.002
 
@@ -27,14 +26,22 @@ class Constant(nn.Module):
         super().__init__()
         self.said = nn.Parameter(torch.tensor([0.0, log_std, 0.0]))
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, gamma: Tensor) -> Tensor:
         return self.said[None, :, None, None].expand(len(x), 3, *SHAPE[1:])
 
 
-def narrow(levels: int = 17, std: float = STD, T: int = 1000) -> DDPM:
-    """A ddpm with a narrow decoder, N(√ᾱ_1 x_1, σ²), whose cost of a pixel is that of its own noise alone."""
-    model = DDPM(DDPMOptions(widths=(8, 8), timesteps=T).resolved(SHAPE), SHAPE, levels)
-    model.network = Constant(math.log(std) - 0.5 * float(model.process.schedule.beta[1].log()))
+def narrow(levels: int = 17, std: float = STD, T: int = 1000) -> Diffusion:
+    """A chain with a narrow decoder, N(√ᾱ_1 x_1, σ²), whose cost of a pixel is that of its own noise alone."""
+    network = Constant(math.log(std) - 0.5 * float(table_of("sigmoid", T).beta[1].log()))
+    model = Diffusion(
+        network,
+        SHAPE,
+        levels,
+        schedule="sigmoid",
+        decoder="learned_gaussian",
+        reverse_variance="learned",
+        timesteps=T,
+    )
     return model.eval()
 
 
@@ -48,8 +55,8 @@ def images(n: int, levels: int = 17) -> Tensor:
 
 def exact(x: Tensor, levels: int = 17, std: float = STD, T: int = 1000) -> Tensor:
     """E[−ln p(x_0|x_1)] of each image, an integral over one ε for each level."""
-    table = SCHEDULES["sigmoid"](T)
-    signal, noise = float(table.signal_rate[1]), float(table.noise_rate[1])
+    table = table_of("sigmoid", T)
+    signal, noise = float(table.alpha_bar[1].sqrt()), float(table.noise_var[1].sqrt())
     eps = torch.linspace(-9, 9, 36001, dtype=torch.float64)
     density = torch.exp(-0.5 * eps.square()) / math.sqrt(2 * math.pi) * float(eps[1] - eps[0])
     level = torch.arange(levels)[:, None]
@@ -96,10 +103,10 @@ def test_weights_make_up_for_the_shift(a: float) -> None:
 def test_where_a_reconstruction_is_rare() -> None:
     """a is half of 2/(L − 1) over √((1 − ᾱ_1)/ᾱ_1): of 17 levels and T = 1,000, not of 256, and not at T = 30."""
     for levels, T, extra in ((17, 1000, 4), (256, 1000, 0), (17, 30, 0), (2, 1000, 0)):
-        table = SCHEDULES["sigmoid"](T)
+        table = table_of("sigmoid", T)
         half = 1 / (levels - 1)
         a = half / float(((1 - table.alpha_bar[1]) / table.alpha_bar[1]).sqrt())
-        assert crossing(table, levels) == pytest.approx(a, rel=1e-9)
+        assert crossing(float(gammas_of("sigmoid", T)[1]), levels) == pytest.approx(a, rel=1e-9)
         assert (2 <= a <= 6) == (extra > 0)
         score = score_likelihood(narrow(levels, T=T), images(2, levels), timesteps=1)
         assert score.evaluations == 2 * (2 + extra)

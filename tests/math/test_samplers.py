@@ -10,12 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from math_helpers import assert_mean, gaussians, random_cov, schedule_of, schedules_at_30
-
-from nelbo.analytic import GaussianData
 from nelbo.bounds import REVERSE_VARIANCES
+
 from nelbo.diffusion import Denoised, Denoiser, Epsilon, Process
-from nelbo.errors import InputError
-from nelbo.samplers import (
+from nelbo.diffusion.samplers import (
     DDIM,
     Ancestral,
     Before,
@@ -29,7 +27,9 @@ from nelbo.samplers import (
     times,
     trajectory,
 )
-from nelbo.schedules import Schedule
+from nelbo.diffusion.schedules import Schedule
+from nelbo.errors import InputError
+from nelbo.theory.exact import GaussianData
 
 D = 3
 MEAN, COV = torch.tensor([0.4, -0.7, 1.1], dtype=torch.float64), random_cov(D, seed=1)

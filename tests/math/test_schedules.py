@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from math_helpers import CASES, EPS, every_schedule, schedule_of
 
+from nelbo.diffusion.schedules import SCHEDULES, Schedule, cosine, linear, sigmoid
 from nelbo.errors import InputError
-from nelbo.schedules import SCHEDULES, Schedule, cosine, linear, sigmoid
 
 mpmath.mp.dps = 50
 

@@ -13,10 +13,10 @@ from scipy import stats
 from torch import Tensor
 
 from nelbo.errors import InputError
-from nelbo.likelihoods import Bernoulli, DiscretizedLogistics
 from nelbo.models.sampling import SampleSettings
 from nelbo.models.vae import VAE, VAEOptions
 from nelbo.rng import Draws, Stream
+from nelbo.theory.likelihoods import Bernoulli, DiscretizedLogistics
 
 CPU = torch.device("cpu")
 

@@ -8,23 +8,22 @@ import numpy as np
 import pytest
 import torch
 from math_helpers import assert_mean, gaussians, random_cov
+from nelbo.bounds import REVERSE_VARIANCES, denoising_weight
+from nelbo.bounds.continuous import continuous_weight, discrete_weight, latent_prior_term
+from nelbo.diffusion.continuous import diffuse, from_eps, from_velocity, from_x_0, on_grid, rates
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from nelbo.analytic import GaussianData
-from nelbo.bounds import REVERSE_VARIANCES, denoising_weight
-from nelbo.bounds.continuous import continuous_weight, discrete_weight, latent_prior_term
 from nelbo.diffusion import Process
-from nelbo.diffusion.continuous import diffuse, from_eps, from_velocity, from_x_0, on_grid, rates
+from nelbo.diffusion.levels import OUTPUTS, Posterior, inner_levels, log_law
+from nelbo.diffusion.schedules import SCHEDULES, LearnedGamma, LinearGamma, split_gradient
 from nelbo.errors import InputError
-from nelbo.likelihoods import to_unit
 from nelbo.models.ddpm import DDPM, DDPMOptions
 from nelbo.models.vdm import PROFILE_STEPS, VDM, VDMOptions
-from nelbo.nn.gamma import LearnedGamma, LinearGamma, split_gradient
-from nelbo.nn.levels import OUTPUTS, Posterior, inner_levels, log_law
 from nelbo.nn.unet import Waves
 from nelbo.rng import Draws, Stream
-from nelbo.schedules import SCHEDULES
+from nelbo.theory.exact import GaussianData
+from nelbo.theory.likelihoods import to_unit
 
 CPU = torch.device("cpu")
 schedules = pytest.mark.parametrize("name", list(SCHEDULES))
@@ -33,7 +32,7 @@ schedules = pytest.mark.parametrize("name", list(SCHEDULES))
 def vdm(shape: tuple[int, int, int] = (1, 1, 1), levels: int = 5, **settings) -> VDM:
     """A model with every weight random."""
     torch.manual_seed(0)
-    model = VDM(VDMOptions(**({"widths": (8, 8)} | settings)).resolved(shape), shape, levels)
+    model = VDM.from_options(VDMOptions(**({"widths": (8, 8)} | settings)).resolved(shape), shape, levels)
     with torch.no_grad():
         for parameter in model.network.parameters():
             parameter += 0.1 * torch.randn(parameter.shape)
@@ -625,7 +624,7 @@ def test_between_the_steps_a_ddpms_flow_asks_its_network_at_a_t_of_its_own(predi
     """At the γ of a step it is the step's denoiser, to float32; and halfway between, the network at t − ½."""
     options = DDPMOptions(timesteps=12, widths=(8,), attention=(), predict=predict).resolved((1, 2, 3))
     torch.manual_seed(0)
-    model = DDPM(options, (1, 2, 3), 5)
+    model = DDPM.from_options(options, (1, 2, 3), 5)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn(parameter.shape)
@@ -645,4 +644,4 @@ def test_between_the_steps_a_ddpms_flow_asks_its_network_at_a_t_of_its_own(predi
 
 def test_a_ddpm_that_predicts_the_mean_has_no_flow() -> None:
     options = DDPMOptions(timesteps=12, widths=(8,), attention=(), predict="mean").resolved((1, 2, 3))
-    assert "ode" not in DDPM(options, (1, 2, 3), 5).forms
+    assert "ode" not in DDPM.from_options(options, (1, 2, 3), 5).forms

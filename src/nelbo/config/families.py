@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from nelbo.errors import InputError, nearest
 
-OURS = ("ae", "ddpm", "gan", "hvae", "vae", "vdm")
+OURS = ("ae", "ddpm", "diffusion", "gan", "hvae", "vae", "vdm")
 GROUP = "nelbo.families"
 MODELS = Path(__file__).parent.parent / "models"
 

@@ -1,95 +1,143 @@
-"""The forward process and its posterior (Ho et al. 2020, section 2).
+"""The forward process and its posterior, in γ = −ln SNR (Ho et al. 2020, section 2; Kingma et al. 2021, section 3).
 
-    q(x_t | x_{t−1}) = N(√α_t x_{t−1}, β_t I)                                      DDPM (2)
-    q(x_t | x_0)     = N(√ᾱ_t x_0, (1 − ᾱ_t) I)                                    DDPM (4)
-    q(x_s | x_t, x_0) = N(μ̃, β̃ I),  s < t                                          DDPM (6), (7)
+    ᾱ = sigmoid(−γ),   1 − ᾱ = sigmoid(γ)
+    q(z_t | x)      = N(√ᾱ_t x, (1 − ᾱ_t) I)                                       DDPM (4)
+    q(z_t | z_s)    = N(√α z_s, β I),  γ_s < γ_t                                   DDPM (2)
+    q(z_s | z_t, x) = N(μ̃, β̃ I)                                                    DDPM (6), (7)
 
-Every conditional is written for any pair s < t: with α = ᾱ_t/ᾱ_s and β = 1 − α in the place of α_t and β_t, a jump over
-several steps is a step of the coarser chain. At s = t − 1 it is the paper's.
+with α = ᾱ_t/ᾱ_s and β = 1 − α = (1 − ᾱ_t)(1 − e^{γ_s − γ_t}). At γ = −∞ there is no noise: z is the image x itself.
+DDPM's x_t is z at γ_t, and its α_t and β_t are those of a single step. VDM writes α_t for √ᾱ_t, DDIM α_t for ᾱ_t.
+
+Every γ has the shape (B,) and is float64: coefficients are computed so, and used in the dtype of the images.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from nelbo.schedules import Schedule
+from nelbo.theory.normal import Gaussian, kl_normal
 
-
-def along(table: Tensor, t: Tensor, like: Tensor) -> Tensor:
-    """Read a float64 table at each example's t, in the dtype of ``like``, shaped (B, 1, …, 1) to multiply it."""
-    values = table.to(like.device)[t].to(like.dtype)
-    return values.reshape(-1, *[1] * (like.ndim - 1))
+CLEAN = -math.inf
+"""γ of the image itself."""
 
 
-class Gaussian(NamedTuple):
-    """A Gaussian with independent components: mean μ and variance σ², shapes that broadcast."""
-
-    mean: Tensor
-    var: Tensor
-
-    def sample(self, noise: Tensor) -> Tensor:
-        """μ + σ · noise, by reparameterisation; ``noise`` is standard normal, of the mean's shape."""
-        return self.mean + self.var.sqrt() * noise
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """ln N(x; μ, σ²), element by element, in nats."""
-        return -0.5 * ((x - self.mean).square() / self.var + (2 * math.pi * self.var).log())
+def per_image(values: Tensor, like: Tensor) -> Tensor:
+    """One number per image, shape (B,), in the dtype and on the device of ``like``, shaped (B, 1, …, 1)."""
+    return values.to(like).reshape(-1, *[1] * (like.ndim - 1))
 
 
-class Process:
-    """The forward process of one schedule. In every method x is (B, …), t and s are integers (B,), 0 ≤ s < t ≤ T."""
+def signal_rate(gamma: Tensor) -> Tensor:
+    """√ᾱ, float64."""
+    return (0.5 * F.logsigmoid(-gamma.double())).exp()
 
-    def __init__(self, schedule: Schedule) -> None:
-        self.schedule = schedule
 
-    def step(self, x_prev: Tensor, t: Tensor) -> Gaussian:
-        """q(x_t | x_{t−1}) = N(√α_t x_{t−1}, β_t I)  [DDPM (2)]."""
-        table = self.schedule
-        return Gaussian(along(table.alpha.sqrt(), t, x_prev) * x_prev, along(table.beta, t, x_prev))
+def noise_rate(gamma: Tensor) -> Tensor:
+    """√(1 − ᾱ), float64."""
+    return (0.5 * F.logsigmoid(gamma.double())).exp()
 
-    def jump(self, x_0: Tensor, t: Tensor) -> Gaussian:
-        """q(x_t | x_0) = N(√ᾱ_t x_0, (1 − ᾱ_t) I)  [DDPM (4)]."""
-        table = self.schedule
-        return Gaussian(along(table.signal_rate, t, x_0) * x_0, along(table.noise_var, t, x_0))
 
-    def diffuse(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε, a sample of q(x_t | x_0) for standard normal ε."""
-        table = self.schedule
-        return along(table.signal_rate, t, x_0) * x_0 + along(table.noise_rate, t, x_0) * eps
+def noise_var(gamma: Tensor) -> Tensor:
+    """1 − ᾱ, float64."""
+    return torch.sigmoid(gamma.double())
 
-    def posterior(self, x_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor | None = None) -> Gaussian:
-        """q(x_s | x_t, x_0) = N(μ̃, β̃ I), with s = t − 1 unless given  [DDPM (6), (7)].
 
-        μ̃ = (√ᾱ_s β x_0 + √α (1 − ᾱ_s) x_t)/(1 − ᾱ_t) and β̃ = β (1 − ᾱ_s)/(1 − ᾱ_t), α = ᾱ_t/ᾱ_s, β = 1 − α.
-        At s = 0 it is the point x_0 itself (β̃ = 0).
-        """
-        s = t - 1 if s is None else s
-        table = self.schedule
-        noise_s, noise_t = table.noise_var[s.cpu()], table.noise_var[t.cpu()]
-        alpha, beta = self.coarse(t, s)
-        c_0 = table.signal_rate[s.cpu()] * beta / noise_t
-        c_t = alpha.sqrt() * noise_s / noise_t
-        shape = (-1, *[1] * (x_t.ndim - 1))
-        c_0, c_t, var = (c.to(x_t).reshape(shape) for c in (c_0, c_t, beta * noise_s / noise_t))
-        return Gaussian(c_0 * x_0 + c_t * x_t, var)
+def step_share(gamma_s: Tensor, gamma_t: Tensor) -> Tensor:
+    """1 − e^{γ_s − γ_t} = β/(1 − ᾱ_t), the share of the noise at t that the step from s to t adds."""
+    return -torch.expm1(gamma_s.double() - gamma_t.double())
 
-    def bridge(self, x_prev: Tensor, x_next: Tensor, t: Tensor) -> Gaussian:
-        """q(x_t | x_{t−1}, x_{t+1}) for t < T: what is known of x_t from both its neighbours.
 
-        N(μ, v I): b = β_{t+1} + α_{t+1} β_t, μ = (√α_t β_{t+1} x_{t−1} + √α_{t+1} β_t x_{t+1})/b, v = β_t β_{t+1}/b.
-        """
-        alpha, beta = self.schedule.alpha, self.schedule.beta
-        alpha_next, beta_next = alpha.roll(-1), beta.roll(-1)  # read below T only
-        whole = beta_next + alpha_next * beta
-        c_prev, c_next = alpha.sqrt() * beta_next / whole, alpha_next.sqrt() * beta / whole
-        mean = along(c_prev, t, x_prev) * x_prev + along(c_next, t, x_next) * x_next
-        return Gaussian(mean, along(beta * beta_next / whole, t, x_prev))
+def step_var(gamma_s: Tensor, gamma_t: Tensor) -> Tensor:
+    """β = 1 − ᾱ_t/ᾱ_s, float64."""
+    return noise_var(gamma_t) * step_share(gamma_s, gamma_t)
 
-    def coarse(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        """α = ᾱ_t/ᾱ_s and β = 1 − α of the jump from s to t, float64, shape (B,)."""
-        log_alpha = self.schedule.log_alpha_bar[t.cpu()] - self.schedule.log_alpha_bar[s.cpu()]
-        return log_alpha.exp(), -torch.expm1(log_alpha)
+
+def step_signal(gamma_s: Tensor, gamma_t: Tensor) -> Tensor:
+    """√α = √(ᾱ_t/ᾱ_s), float64."""
+    return (0.5 * (F.logsigmoid(-gamma_t.double()) - F.logsigmoid(-gamma_s.double()))).exp()
+
+
+def posterior_var(gamma_s: Tensor, gamma_t: Tensor) -> Tensor:
+    """β̃ = β (1 − ᾱ_s)/(1 − ᾱ_t), float64; zero at γ_s = −∞  [DDPM (7)]."""
+    return noise_var(gamma_s) * step_share(gamma_s, gamma_t)
+
+
+def rates(gamma: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """√ᾱ and √(1 − ᾱ), shaped (B, 1, …, 1) to multiply ``like``, in its dtype."""
+    return per_image(signal_rate(gamma), like), per_image(noise_rate(gamma), like)
+
+
+def diffuse(x: Tensor, gamma: Tensor, eps: Tensor) -> Tensor:
+    """z = √ᾱ x + √(1 − ᾱ) ε, a sample of q(z | x) for standard normal ε.
+
+    Args:
+        x, eps: shape (B, …).
+        gamma: shape (B,).
+    """
+    signal, noise = rates(gamma, x)
+    return signal * x + noise * eps
+
+
+def marginal(x: Tensor, gamma: Tensor) -> Gaussian:
+    """q(z | x) = N(√ᾱ x, (1 − ᾱ) I)  [DDPM (4)]."""
+    return Gaussian(per_image(signal_rate(gamma), x) * x, per_image(noise_var(gamma), x))
+
+
+def transition(z_s: Tensor, gamma_s: Tensor, gamma_t: Tensor) -> Gaussian:
+    """q(z_t | z_s) = N(√α z_s, β I)  [DDPM (2)].
+
+    Args:
+        z_s: shape (B, …).
+        gamma_s, gamma_t: shape (B,), γ_s < γ_t.
+    """
+    return Gaussian(per_image(step_signal(gamma_s, gamma_t), z_s) * z_s, per_image(step_var(gamma_s, gamma_t), z_s))
+
+
+def posterior(x: Tensor, z_t: Tensor, gamma_s: Tensor, gamma_t: Tensor) -> Gaussian:
+    """q(z_s | z_t, x) = N(μ̃, β̃ I), the point x at γ_s = −∞  [DDPM (6), (7)].
+
+    μ̃ = √ᾱ_s (1 − e^{γ_s−γ_t}) x + √α (1 − ᾱ_s)/(1 − ᾱ_t) z_t,   β̃ = (1 − ᾱ_s)(1 − e^{γ_s−γ_t})
+
+    Args:
+        x: the image, or what a denoiser says of it, shape (B, …).
+        z_t: shape (B, …).
+        gamma_s, gamma_t: shape (B,), γ_s < γ_t.
+    """
+    c_x = signal_rate(gamma_s) * step_share(gamma_s, gamma_t)
+    c_z = step_signal(gamma_s, gamma_t) * noise_var(gamma_s) / noise_var(gamma_t)
+    mean = per_image(c_x, z_t) * x + per_image(c_z, z_t) * z_t
+    return Gaussian(mean, per_image(posterior_var(gamma_s, gamma_t), z_t))
+
+
+def bridge(z_prev: Tensor, z_next: Tensor, gamma_prev: Tensor, gamma: Tensor, gamma_next: Tensor) -> Gaussian:
+    """q(z | z_prev, z_next): what is known of a latent from both its neighbours.
+
+    N(μ, v I) with α, β of the step to z, α′, β′ of the step from it and b = β′ + α′β, that of both steps:
+    μ = (√α β′ z_prev + √α′ β z_next)/b,   v = ββ′/b
+
+    Args:
+        z_prev, z_next: shape (B, …).
+        gamma_prev, gamma, gamma_next: γ of the three, rising, shape (B,).
+    """
+    var, var_next = step_var(gamma_prev, gamma), step_var(gamma, gamma_next)
+    both = step_var(gamma_prev, gamma_next)
+    c_prev, c_next = step_signal(gamma_prev, gamma) * var_next / both, step_signal(gamma, gamma_next) * var / both
+    mean = per_image(c_prev, z_prev) * z_prev + per_image(c_next, z_next) * z_next
+    return Gaussian(mean, per_image(var * var_next / both, z_prev))
+
+
+def prior_term(x: Tensor, gamma_last: Tensor) -> Tensor:
+    """KL(q(z | x) ‖ N(0, I)) at the last γ, in nats, shape (B,): what the schedule's end costs; no network is asked.
+
+    [DDPM (5), VDM (11)]
+
+    Args:
+        x: images, shape (B, …).
+        gamma_last: a single number.
+    """
+    q = marginal(x.double(), gamma_last.reshape(1))
+    one = torch.ones_like(q.var)
+    return kl_normal(q.mean, q.var, torch.zeros_like(one), one).flatten(1).sum(1).to(x.dtype)

@@ -20,9 +20,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from nelbo.diffusion import schedules
 from nelbo.errors import InputError
 from nelbo.files import atomic_write, sync_folder, write_synced
-from nelbo.schedules import cosine
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 LARGEST_JSON = 4_000_000
@@ -198,7 +198,7 @@ def named_betas(name: Any, first: float, last: float, T: int, place: Path) -> Te
     if name == "scaled_linear":
         return torch.linspace(first**0.5, last**0.5, T, dtype=torch.float32).square()
     if name == "squaredcos_cap_v2":
-        return cosine(T).beta[1:].float()
+        return schedules.betas_of(schedules.Cosine().grid(T)).float()
     if name == "sigmoid":
         return torch.sigmoid(torch.linspace(-6, 6, T)) * (last - first) + first
     known = "linear, scaled_linear, squaredcos_cap_v2, sigmoid"

@@ -10,8 +10,8 @@ from nelbo.data import Dataset
 from nelbo.errors import InputError
 from nelbo.jobs.run import Run, is_place, read_data
 from nelbo.models._checks import checked_int
-from nelbo.models._diffusion import DiffusionModel
 from nelbo.models.base import GenerativeModel, LikelihoodModel
+from nelbo.models.diffusion import in_steps
 from nelbo.models.forms import Estimator
 from nelbo.options import DataOptions, RunDataOptions
 
@@ -136,19 +136,6 @@ def chosen_k(asked: int | None, form: Estimator) -> int | None:
     return asked or 8
 
 
-def in_steps(model: LikelihoodModel, T: int | None) -> LikelihoodModel:
-    """The same model with its bound in T steps; the model itself if T is None.
-
-    Raises:
-        InputError: its number of steps is fixed, or it has none.
-    """
-    if T is None:
-        return model
-    if not isinstance(model, DiffusionModel):
-        raise InputError("--T", f"only a vdm can be scored in other steps, and this is {model.family}; leave it out")
-    return model.in_steps(T)
-
-
 class Estimation(NamedTuple):
     """How a bound is to be estimated.
 
@@ -182,7 +169,7 @@ class Estimation(NamedTuple):
         Raises:
             InputError: what the model does not have, or what does not go together.
         """
-        model = in_steps(model, T)
+        model = model if T is None else in_steps(model, T)
         form = form or next(iter(model.forms))
         written = chosen_form(model, form)
         return model, cls(form, chosen_timesteps(model, timesteps, written), chosen_k(k, written), T, replicates)
@@ -216,7 +203,7 @@ def baseline_model(other: Run, run: Run, weights: str, device: str, how: Estimat
     model = other.model(weights, device)
     if not isinstance(model, LikelihoodModel):
         raise InputError("--baseline", f"{path} has no bound: {model.inspector.why_no_bound}")
-    model = in_steps(model, how.T)
+    model = model if how.T is None else in_steps(model, how.T)
     if how.form not in model.forms:
         raise InputError("--baseline", f"{path} has no form {how.form!r} (its forms: {', '.join(model.forms)})")
     return model

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from nelbo.jobs.run import Run
 from nelbo.metrics import LikelihoodScore, Profile, score_likelihood, score_profile
 from nelbo.metrics.quality import in_batches
-from nelbo.models._diffusion import DiffusionModel
 from nelbo.models.base import GenerativeModel, LikelihoodModel
+from nelbo.models.diffusion import Diffusion
 from nelbo.processes import join
 from nelbo.report.progress import Bar, bar
 
@@ -91,7 +91,7 @@ def inside_batches(
             hook.remove()
 
 
-def shared_profile(model: DiffusionModel, images: Tensor, title: str, **how: Any) -> Profile:
+def shared_profile(model: Diffusion, images: Tensor, title: str, **how: Any) -> Profile:
     """The profile of all images, as :func:`~nelbo.metrics.score_profile`, with a progress bar."""
     team = join()
     rows = team.share(len(images))

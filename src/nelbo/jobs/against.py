@@ -11,8 +11,8 @@ from nelbo.errors import InputError, nearest
 from nelbo.jobs._shares import shared_profile
 from nelbo.jobs.run import Run
 from nelbo.metrics import LikelihoodScore, ProfileDetector, auroc
-from nelbo.models._diffusion import DiffusionModel
 from nelbo.models.base import LikelihoodModel
+from nelbo.models.diffusion import Diffusion
 
 PIECES, REFERENCE = 16, 1000
 SPLITS = ("train", "val", "test")
@@ -72,7 +72,7 @@ def detection(
         "auroc_total": totals.value,
         "auroc_total_stderr": totals.stderr,
     }
-    if isinstance(model, DiffusionModel) and model.has_t:
+    if isinstance(model, Diffusion) and model.timeline.has_terms:
         reference = run.dataset.split("val")[:REFERENCE]
         sets = (reference, normal, other)
         titles = (f"profile over t of {name}" for name in ("val", "the run's own images", "the others"))

@@ -24,16 +24,16 @@ from nelbo.jobs.run import Run
 from nelbo.jobs.sample import collect, real_images
 from nelbo.jobs.score import kept
 from nelbo.jobs.train import require_unchanged
-from nelbo.likelihoods import to_levels
 from nelbo.metrics import stderr_of_mean
-from nelbo.models._diffusion import DiffusionModel
 from nelbo.models.base import GenerativeModel, LikelihoodModel
+from nelbo.models.diffusion import Diffusion
 from nelbo.models.sampling import SampleSettings
 from nelbo.processes import join, rank
 from nelbo.report.page import page
 from nelbo.report.paths import free, reachable
 from nelbo.report.pictures import grid
 from nelbo.report.progress import bar, console
+from nelbo.theory.likelihoods import to_levels
 from nelbo.units import bits_per_dim
 
 SAMPLES = 36
@@ -130,7 +130,7 @@ def facts(run: Run, model: GenerativeModel, split: str, score: dict[str, Any] | 
 def over_t(run: Run, model: GenerativeModel, split: str) -> dict[str, list[float]] | None:
     """bits/dim of each piece of t on a few images, kept in RUN/scores; None where the bound has no t."""
     images = unseen(run, lambda dataset: dataset.split(split)[:PROFILED])
-    if not isinstance(model, DiffusionModel) or not model.has_t or images is None:
+    if not isinstance(model, Diffusion) or not model.timeline.has_terms or images is None:
         return None
     asked = {
         "family": run.config.family,

@@ -21,8 +21,8 @@ from nelbo.jobs.train import (
     settled_recipe,
     together,
 )
-from nelbo.models._diffusion import DiffusionModel
 from nelbo.models._distilled import DistillationOptions, Distilled
+from nelbo.models.diffusion import Diffusion
 from nelbo.options import TrainingOptions
 from nelbo.report.paths import free, unused
 from nelbo.training import Trainer, load_weights
@@ -108,7 +108,7 @@ def settings(source: Run, how: DistillationOptions, given: dict[str, Any]) -> Ru
     config = source.config
     if config.distillation is not None:
         raise InputError(str(source.path), f"was distilled itself; distil {config.distillation.teacher}")
-    if not issubclass(family_module(config.family).MODEL, DiffusionModel):
+    if not issubclass(family_module(config.family).MODEL, Diffusion):
         raise InputError(str(source.path), f"is a run of {config.family}; only ddpm and vdm walk in steps")
     require_unchanged(source)
     own = {"minutes": None, "steps": None, "compile": "auto", "warmup": TrainingOptions().warmup}

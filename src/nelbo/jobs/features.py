@@ -25,7 +25,6 @@ from nelbo.files import naming, replace_text, write_synced
 from nelbo.jobs._advice import codes_instead, data_words, pasteable
 from nelbo.jobs._digest import digests
 from nelbo.jobs.run import Run, read_data
-from nelbo.likelihoods import to_unit
 from nelbo.metrics.inception import inception
 from nelbo.models.ae import AE
 from nelbo.nn import default_widths
@@ -34,6 +33,7 @@ from nelbo.options import DataOptions
 from nelbo.report.paths import free, reachable
 from nelbo.report.progress import bar
 from nelbo.rng import permutation
+from nelbo.theory.likelihoods import to_unit
 from nelbo.training.machine import autocast, pick_device
 
 WEIGHTS, ABOUT = "features.safetensors", "features.json"

@@ -10,6 +10,7 @@ from nelbo.config.check import checked
 from nelbo.config.families import family_module
 from nelbo.config.files import ImagesConfig, RunConfig, versions, write_run_config
 from nelbo.config.trained import weight_settings
+from nelbo.diffusion.schedules import betas_of
 from nelbo.errors import InputError
 from nelbo.files import atomic_write
 from nelbo.interchange import Pipeline, read_pipeline, write_pipeline
@@ -54,6 +55,7 @@ def import_folder(
     require_shapes(options, pipeline, folder)
     model = build_model(config)
     assert isinstance(model, DDPM)
+    assert model.timeline.gammas is not None
     fit(model.network, pipeline.tensors, folder)
     with atomic_write(out) as aside:
         aside.mkdir()
@@ -149,10 +151,11 @@ def export_run(path: str | Path, folder: str | Path, weights: str = "ema") -> Pa
         raise InputError(str(path), "learned the decoder's variance, for which a UNet2DModel has no output")
     model = run.model(weights, "cpu")
     assert isinstance(model, DDPM)
+    assert model.timeline.gammas is not None
     pipeline = Pipeline(
         options.unet2d.model_dump(),
         dict(model.network.state_dict()),
-        model.process.schedule.beta[1:],
+        betas_of(model.timeline.gammas[1:]),
         options.predict,
         options.reverse_variance,
     )

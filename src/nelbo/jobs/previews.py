@@ -12,12 +12,12 @@ from nelbo.files import atomic_write
 from nelbo.jobs._answer import condition, own_measure
 from nelbo.jobs.journal import Journal
 from nelbo.jobs.preview_budget import PreviewBudget, Size, grid_sizes, val_sizes
-from nelbo.likelihoods import to_levels
 from nelbo.metrics import score_likelihood
 from nelbo.models.base import LikelihoodModel
 from nelbo.report.pictures import grid
 from nelbo.report.progress import console
 from nelbo.report.tables import measure_text
+from nelbo.theory.likelihoods import to_levels
 from nelbo.training import Step, Trainer
 
 PIECE_SECONDS = 1.0

@@ -13,8 +13,8 @@ from nelbo.errors import InputError
 from nelbo.files import atomic_write
 from nelbo.jobs._shares import shared_profile
 from nelbo.metrics import Profile
-from nelbo.models._diffusion import DiffusionModel
 from nelbo.models.base import GenerativeModel
+from nelbo.models.diffusion import Diffusion
 from nelbo.processes import rank
 from nelbo.report.paths import free
 from nelbo.report.plots import profile_plot
@@ -28,7 +28,7 @@ def require_profile(model: GenerativeModel, out: Path) -> None:
     Raises:
         InputError: a family whose bound has no t, another suffix, or a file that exists.
     """
-    if not isinstance(model, DiffusionModel) or not model.has_t:
+    if not isinstance(model, Diffusion) or not model.timeline.has_terms:
         raise InputError("--profile", f"the bound of this {model.family} has no t; leave it out")
     if out.suffix.lower() not in (".png", ".csv"):
         raise InputError("--profile", f"{out} ends in neither .png nor .csv")
@@ -47,7 +47,7 @@ def write_profile(
         seed, batch: of the noise, and images at a time.
         out: .png or .csv.
     """
-    assert isinstance(model, DiffusionModel)
+    assert isinstance(model, Diffusion)
     profile = shared_profile(model, images, "profile over t", pieces=PIECES, seed=seed, batch=batch)
     if rank():
         return

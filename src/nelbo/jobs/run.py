@@ -17,9 +17,9 @@ from nelbo.data import load as load_data
 from nelbo.data.hub import PREFIX
 from nelbo.data.loading import NAMES
 from nelbo.errors import InputError, nearest
-from nelbo.models._diffusion import DiffusionModel
 from nelbo.models._distilled import Distilled
 from nelbo.models.base import GenerativeModel
+from nelbo.models.diffusion import Diffusion
 from nelbo.options import DataOptions, RunDataOptions
 from nelbo.streams import as_text
 from nelbo.training import latest_checkpoint, load_weights
@@ -77,13 +77,13 @@ def build_model(config: RunConfig) -> GenerativeModel:
     """
     kind = family_module(config.family).MODEL
     with torch.random.fork_rng([]), contextlib.suppress(RuntimeError), Sizing():
-        kind(config.model, config.images.shape, config.images.levels)
-    model: GenerativeModel = kind(config.model, config.images.shape, config.images.levels)
+        kind.from_options(config.model, config.images.shape, config.images.levels)
+    model: GenerativeModel = kind.from_options(config.model, config.images.shape, config.images.levels)
     if next(model.parameters(), None) is None:
         raise InputError(config.family, "its MODEL has no parameters, so there is nothing to train or to load")
     if config.distillation is None:
         return model
-    if not isinstance(model, DiffusionModel):
+    if not isinstance(model, Diffusion):
         raise InputError("distillation", f"a {config.family} cannot have been distilled")
     return Distilled(model, config.distillation)
 

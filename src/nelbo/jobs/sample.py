@@ -14,7 +14,6 @@ from nelbo.data import Dataset
 from nelbo.errors import InputError
 from nelbo.jobs._shares import opened
 from nelbo.jobs.run import Run
-from nelbo.likelihoods import to_levels
 from nelbo.models.base import GenerativeModel
 from nelbo.models.sampling import Frame, SampleKeywords, SampleSettings
 from nelbo.processes import join, rank
@@ -22,6 +21,7 @@ from nelbo.report.paths import free, unused
 from nelbo.report.pictures import beside, grid, save_gif, save_images
 from nelbo.report.progress import bar
 from nelbo.rng import permutation
+from nelbo.theory.likelihoods import to_levels
 
 GIF_FRAMES = 60
 NOT_WRITTEN = (".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy", ".pt")

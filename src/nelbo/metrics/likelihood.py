@@ -26,10 +26,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nelbo.bounds import SOLVER, Bound
 from nelbo.models._checks import Images, checked_images, checked_int, checked_seed
 from nelbo.models.base import LikelihoodModel
 from nelbo.rng import Draws
+from nelbo.theory.bound import SOLVER, Bound
 from nelbo.units import bits_per_dim
 
 TOTAL = "total"

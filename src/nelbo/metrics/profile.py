@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from nelbo.models._checks import Images, checked_images, checked_int, checked_seed
-from nelbo.models._diffusion import DiffusionModel
+from nelbo.models._diffusion_forms import bound_of
+from nelbo.models.diffusion import Diffusion
 from nelbo.rng import Draws
 from nelbo.units import bits_per_dim
 
@@ -43,7 +44,7 @@ class Profile:
 
 @torch.no_grad()
 def score_profile(
-    model: DiffusionModel,
+    model: Diffusion,
     images: Images,
     *,
     pieces: int = 32,
@@ -81,10 +82,12 @@ def score_profile(
         for first in range(rows.start, rows.stop, batch):
             indices = range(first, min(first + batch, rows.stop))
             x = images[indices.start : indices.stop].to(model.device)
-            edges, nats = model.over_t(x, Draws(seed, replicate, indices, len(images), model.device), pieces)
+            edges, nats = bound_of(model).diffusion_profile(
+                x, Draws(seed, replicate, indices, len(images), model.device), pieces
+            )
             parts.append(nats.cpu())
             progress(replicate * len(rows) + indices.stop - rows.start)
         total.append(torch.cat(parts))
     model.train(was_training)
     edges = edges.cpu()
-    return Profile(edges, model.gamma_at(edges), torch.stack(total).mean(0), model.dims)
+    return Profile(edges, model.timeline.gamma_at(edges), torch.stack(total).mean(0), model.dims)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nelbo.likelihoods import to_unit
 from nelbo.models._checks import Images, checked_images
 from nelbo.models._latent import ROWS, at_temperature, between, require_drawing
 from nelbo.models.inspector import Inspector
 from nelbo.models.sampling import SampleSettings
+from nelbo.theory.likelihoods import to_unit
 
 if TYPE_CHECKING:
     from nelbo.models.ae import AE

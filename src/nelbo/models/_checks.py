@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nelbo.errors import InputError
-from nelbo.likelihoods import float_levels
+from nelbo.theory.likelihoods import float_levels
 
 if TYPE_CHECKING:
     from nelbo.models.sampling import SampleSettings

@@ -13,24 +13,26 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import Annotated, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from nelbo.diffusion import Denoiser, Process, along
+from nelbo.diffusion.denoiser import Denoiser, clipping
+from nelbo.diffusion.process import diffuse, per_image
+from nelbo.diffusion.samplers import DDIM
+from nelbo.diffusion.spacing import cosine_steps
 from nelbo.errors import InputError
-from nelbo.likelihoods import to_unit
-from nelbo.models._diffusion import DiffusionModel, clipping
+from nelbo.models._sampling import walk
 from nelbo.models.base import GenerativeModel
+from nelbo.models.diffusion import Diffusion
 from nelbo.models.inspector import Inspector
 from nelbo.models.recipe import ParamGroup, Recipe
 from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.options import Options
 from nelbo.rng import Draws, Stream
-from nelbo.samplers import DDIM, cosine_times
+from nelbo.theory.likelihoods import to_unit
 
 LARGEST_WEIGHT = 1e4
 """Of the loss at one t: next to the image, where x̂_0 is known from x_t alone, SNR has no end."""
@@ -48,28 +50,28 @@ class DistillationOptions(Options):
 
 
 def consistency_target(
-    process: Process, teacher: Denoiser, student: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, r: Tensor
+    teacher: Denoiser, student: Denoiser, z_t: Tensor, gamma_t: Tensor, gamma_s: Tensor, gamma_r: Tensor
 ) -> Tensor:
-    """The x̂_0 that leads in one step from x_t to where teacher and student together lead  [Heek et al. 2024 (8)].
+    """The x̂_0 that leads in one step from z_t to where teacher and student together lead  [Heek et al. 2024 (8)].
 
-    w x̂_0(x_t) + (1 − w) f(x_s),  w = (ρ_s − ρ_t)/(ρ_r − ρ_t),  x_s being the teacher's step from x_t.
+    w x̂_0(z_t) + (1 − w) f(z_s),  w = (ρ_s − ρ_t)/(ρ_r − ρ_t),  z_s being the teacher's step from z_t.
 
     Args:
-        process: the forward process.
-        teacher, student: (x_t, t) → x̂_0 and ε̂; f is the student's x̂_0.
-        x_t: shape (B, …).
-        t, s, r: integers (B,), 0 ≤ r ≤ s < t ≤ T: where x_t is, where the teacher's step ends, and the segment.
+        teacher, student: (z, γ) → x̂_0 and ε̂; f is the student's x̂_0.
+        z_t: shape (B, …).
+        gamma_t, gamma_s, gamma_r: γ_r ≤ γ_s < γ_t, shape (B,): where z_t is, where the teacher's step ends, and the
+            segment; −∞ is the image.
 
     Returns:
-        Shape (B, …). Where s = r it is the teacher's x̂_0, and where r = 0, before that, the student's.
+        Shape (B, …). Where s = r it is the teacher's x̂_0, and where r is the image, before that, the student's.
     """
-    told = teacher(x_t, t)
-    x_s = DDIM(process).step(x_t, told, t, s).mean
-    ahead = student(x_s, s.clamp(min=1)).x_0
-    rho = (-0.5 * process.schedule.gamma).exp()  # infinite at 0
-    share = (rho[s.cpu()] - rho[t.cpu()]) / (rho[r.cpu()] - rho[t.cpu()])
-    share = torch.where(s.cpu() == r.cpu(), 1.0, share).to(x_t).reshape(-1, *[1] * (x_t.ndim - 1))
-    return share * told.x_0 + (1 - share) * ahead
+    taught = teacher(z_t, gamma_t)
+    z_s = DDIM().step(z_t, taught, gamma_t, gamma_s).mean
+    ahead = student(z_s, torch.where(gamma_s.isfinite(), gamma_s, gamma_t)).x_0  # at the image it is not used
+    rho_t, rho_s, rho_r = ((-0.5 * gamma).exp() for gamma in (gamma_t, gamma_s, gamma_r))
+    share = torch.where(gamma_s == gamma_r, 1.0, (rho_s - rho_t) / (rho_r - rho_t))
+    share = per_image(share, z_t)
+    return share * taught.x_0 + (1 - share) * ahead
 
 
 class Distilled(GenerativeModel):
@@ -83,27 +85,28 @@ class Distilled(GenerativeModel):
         InputError: a model that cannot be distilled, or steps that it cannot take.
     """
 
-    def __init__(self, student: DiffusionModel, options: DistillationOptions) -> None:
+    def __init__(self, student: Diffusion, options: DistillationOptions) -> None:
         super().__init__(student.shape, student.levels)
-        if student.why_not_distilled:
-            raise InputError("RUN", f"cannot be distilled: {student.why_not_distilled}")
+        if student.predicts in ("eps", "mean"):
+            why = f"it predicts {student.predicts}, which in pure noise says nothing of the image"
+            raise InputError("RUN", f"cannot be distilled: {why}; train one with `predict` v")
         self.family = f"distilled {student.family}"
         self.options = options
         self.student, self.teacher = student, copy.deepcopy(student).requires_grad_(False)
         K, N = options.steps, options.teacher_steps
         if N % K:
-            raise InputError("--teacher-steps", f"{N} is not a multiple of the {K} steps of the student")
-        cosine_times(student.chain(None).process.schedule.gamma[1:], N)  # refuses what cannot be
+            raise InputError("teacher_steps", f"{N} is not a multiple of the {K} steps of the student")
+        cosine_steps(student.timeline.chain(), N)  # refuses what cannot be
 
     @property
-    def grid(self) -> list[int]:
-        """The teacher's t, from T to 0."""
-        return cosine_times(self.teacher.chain(None).process.schedule.gamma[1:], self.options.teacher_steps)
+    def teacher_gammas(self) -> Tensor:
+        """γ where the teacher stops, falling to −∞."""
+        return cosine_steps(self.teacher.timeline.chain(), self.options.teacher_steps)
 
     @property
-    def bounds(self) -> list[int]:
-        """The student's t, from T to 0: where the segments meet."""
-        return self.grid[:: self.options.teacher_steps // self.options.steps]
+    def student_gammas(self) -> Tensor:
+        """γ where the student stops, falling to −∞: where the segments meet."""
+        return self.teacher_gammas[:: self.options.teacher_steps // self.options.steps]
 
     @property
     def inspector(self) -> DistilledInspector:
@@ -129,28 +132,24 @@ class Distilled(GenerativeModel):
         The weight: Salimans & Ho 2022 (9).
         """
         x_0, eps = to_unit(x, self.levels), draws.normal(Stream.TRAIN_NOISE, self.shape)
-        t, s, r = self.places(draws.spread(Stream.TRAIN_TIME))
-        chain = self.student.chain(None)
-        x_t = chain.process.diffuse(x_0, t, eps)
+        gamma_t, gamma_s, gamma_r = self._places(draws.spread(Stream.TRAIN_TIME))
+        z_t = diffuse(x_0, gamma_t, eps)
         with torch.no_grad():
-            teacher = clipping(self.teacher.chain(None))
-            target = consistency_target(chain.process, teacher, chain.denoiser, x_t, t, s, r)
-        error = (target - chain.denoiser(x_t, t).x_0).square().flatten(1).mean(1)
-        return along(chain.process.schedule.snr.clamp(1.0, LARGEST_WEIGHT), t, error) * error
+            teacher = clipping(self.teacher.denoiser)
+            target = consistency_target(teacher, self.student.denoiser, z_t, gamma_t, gamma_s, gamma_r)
+        error = (target - self.student.denoiser(z_t, gamma_t).x_0).square().flatten(1).mean(1)
+        return (-gamma_t).exp().clamp(1.0, LARGEST_WEIGHT).to(error) * error
 
-    def places(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """t, the next of the teacher's steps, and where the segment ends, from uniforms in [0, 1), shape (B,)."""
+    def _places(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """γ_t, that of the next of the teacher's steps, and where the segment ends, from uniforms, shape (B,)."""
         N, size = self.options.teacher_steps, self.options.teacher_steps // self.options.steps
         place = (u * N).long().clamp(max=N - 1)
-        grid = torch.tensor(self.grid, device=u.device)
-        return grid[place], grid[place + 1], grid[(place // size + 1) * size]
-
-    # Sampling
+        gammas = self.teacher_gammas.to(u.device)
+        return gammas[place], gammas[place + 1], gammas[(place // size + 1) * size]
 
     def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
         self.inspector.describe_sampling(settings)  # refuses what it has no use for
-        chain = self.student.chain(None)._replace(grid=self.bounds)
-        return self.student.walk(DDIM(chain.process), chain, indices, seed, settings.clip)
+        return walk(self.student, DDIM(), self.student_gammas, indices, seed, settings.clip)
 
 
 class DistilledRecipe(Recipe):
@@ -172,10 +171,10 @@ class DistilledInspector(Inspector):
     def describe_sampling(self, settings: SampleSettings) -> str:
         steps = self.model.options.steps
         if settings.steps not in (None, steps):
-            raise InputError("--steps", f"the run was distilled to {steps} steps; leave it out")
+            raise InputError("steps", f"the run was distilled to {steps} steps; leave it out")
         for option in ("sampler", "eta", "temperature"):
             if getattr(settings, option) is not None:
-                raise InputError(f"--{option}", f"the run was distilled to its own {steps} steps; leave it out")
+                raise InputError(option, f"the run was distilled to its own {steps} steps; leave it out")
         clipped = ", x̂_0 clipped to [−1, 1]" if settings.clip else ""
         return f"distilled, {steps} step{'s' * (steps > 1)}{clipped}"
 
@@ -185,5 +184,4 @@ class DistilledInspector(Inspector):
 
     def facts(self) -> dict[str, object]:
         """The γ that the student is asked at."""
-        gamma = self.model.student.chain(None).process.schedule.gamma
-        return {"gamma_of_its_steps": [float(gamma[t]) for t, _ in pairwise(self.model.bounds)]}
+        return {"gamma_of_its_steps": self.model.student_gammas[:-1].tolist()}

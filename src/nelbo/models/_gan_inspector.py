@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nelbo.divergences import js_lower_bound, total_variation_lower_bound
-from nelbo.likelihoods import to_unit
 from nelbo.models._checks import Images, checked_images
 from nelbo.models._collapse import TOO_EARLY, collapse_line, spread
 from nelbo.models._games import cross_entropy, hinge, require_game
@@ -17,6 +15,8 @@ from nelbo.models._latent import ROWS, at_temperature
 from nelbo.models.inspector import Inspector
 from nelbo.models.sampling import SampleSettings
 from nelbo.rng import Stream, normal
+from nelbo.theory.adversarial import js_lower_bound, total_variation_lower_bound
+from nelbo.theory.likelihoods import to_unit
 
 if TYPE_CHECKING:
     from nelbo.models.gan import GAN
@@ -62,7 +62,7 @@ class GANInspector(Inspector):
         """Samples to judge D by, other than those that :meth:`GAN.frames` draws, shape (len(indices), C, H, W)."""
         model = self.model
         z = normal(0, Stream.SCORE_NOISE, 0, indices, (model.options.latent,)).to(model.device)
-        return model.draw(z, model.drawn_cluster(0, Stream.SCORE_CLUSTER, indices))
+        return model.draw(z, model._drawn_cluster(0, Stream.SCORE_CLUSTER, indices))
 
     @torch.no_grad()
     def views(self, images: Images) -> list[tuple[str, Tensor, int]]:

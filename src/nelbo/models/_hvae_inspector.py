@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nelbo.likelihoods import to_unit
 from nelbo.models._checks import Images, checked_images
 from nelbo.models._latent import at_temperature, gaussian, require_drawing
 from nelbo.models.inspector import Inspector
 from nelbo.models.sampling import SampleSettings
 from nelbo.rng import Stream, normal
+from nelbo.theory.likelihoods import to_unit
 
 if TYPE_CHECKING:
     from nelbo.models.hvae import HVAE

@@ -9,12 +9,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from nelbo.diffusion import Gaussian
 from nelbo.errors import InputError
-from nelbo.likelihoods import Bernoulli, DiscretizedLogistics, DiscretizedNormal, to_default_dtype
 from nelbo.models.inspector import require_one_step
 from nelbo.models.sampling import SampleSettings
 from nelbo.options import FamilyOptions
+from nelbo.theory.likelihoods import Bernoulli, DiscretizedLogistics, DiscretizedNormal, to_default_dtype
+from nelbo.theory.normal import Gaussian
 
 COMPONENTS = 5
 """Logistic laws in a pixel's mixture."""

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nelbo.divergences import kl_normal
-from nelbo.likelihoods import to_unit
 from nelbo.models._checks import Images, checked_images
 from nelbo.models._latent import ROWS, at_temperature, between, require_drawing
 from nelbo.models.inspector import Inspector
 from nelbo.models.sampling import SampleSettings
+from nelbo.theory.likelihoods import to_unit
+from nelbo.theory.normal import kl_normal
 
 if TYPE_CHECKING:
     from nelbo.models.vae import VAE
@@ -32,7 +32,7 @@ class VAEInspector(Inspector):
         """KL of each dimension of z in nats, averaged over the images, and how many are active."""
         model = self.model
         images = checked_images(model, images)
-        parts = [model.encode(to_unit(x.to(model.device), model.levels)) for x in torch.split(images, batch)]
+        parts = [model._encode(to_unit(x.to(model.device), model.levels)) for x in torch.split(images, batch)]
         mean, var = (torch.cat(part).double().cpu() for part in zip(*parts, strict=True))
         kl = kl_normal(mean, var, torch.zeros_like(mean), torch.ones_like(var)).mean(0)
         active = int((mean.var(0) > ACTIVE).sum()) if len(mean) > 1 else None
@@ -47,7 +47,7 @@ class VAEInspector(Inspector):
         model = self.model
         images = checked_images(model, images)
         x_0 = to_unit(images.to(model.device), model.levels)
-        q, columns = model.encode(x_0), len(x_0)
+        q, columns = model._encode(x_0), len(x_0)
         lines = between(q.mean[:ROWS], q.mean[-ROWS:].flip(0), columns)
         kl = kl_normal(q.mean, q.var, torch.zeros_like(q.mean), torch.ones_like(q.var)).mean(0)
         largest = kl.argsort(descending=True)[:ROWS]

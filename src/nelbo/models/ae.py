@@ -12,13 +12,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from nelbo.likelihoods import to_default_dtype, to_unit
 from nelbo.models._ae_inspector import AEInspector
 from nelbo.models._latent import require_drawing, tempered
 from nelbo.models.base import GenerativeModel
 from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.nn.autoencoder import AutoencoderOptions, Decoder, Encoder
 from nelbo.rng import Draws, Stream, normal
+from nelbo.theory.likelihoods import to_default_dtype, to_unit
 
 MEMORY = 0.99
 """How much of the codes' mean and covariance is kept at each step, after the first hundred."""
@@ -65,11 +65,11 @@ class AE(GenerativeModel):
         x_0 = to_unit(x, self.levels)
         code = self.encode(x_0)
         if self.training:
-            self.remember(self.gather_batch(code.detach()).double())
+            self._remember(self.gather_batch(code.detach()).double())
         return (x_0 - self.decode(code)).square().flatten(1).mean(1)
 
     @torch.no_grad()
-    def remember(self, codes: Tensor) -> None:
+    def _remember(self, codes: Tensor) -> None:
         """Let one batch of codes, shape (B, latent), move their mean and second central moment."""
         keep = min(MEMORY, float(self.seen / (self.seen + 1)))
         self.seen += 1

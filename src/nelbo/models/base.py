@@ -9,19 +9,20 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Unpack
+from typing import Any, Self, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from nelbo.bounds import Bound
-from nelbo.likelihoods import to_levels
 from nelbo.models._checks import Images, checked_images, checked_int, checked_seed, require_sampling
 from nelbo.models.forms import Forms
 from nelbo.models.inspector import Inspector
 from nelbo.models.recipe import Recipe
 from nelbo.models.sampling import Frame, SampleKeywords, SampleSettings
+from nelbo.options import Shape
 from nelbo.rng import Draws
+from nelbo.theory.bound import Bound
+from nelbo.theory.likelihoods import to_levels
 
 
 class GenerativeModel(nn.Module, ABC):
@@ -38,6 +39,21 @@ class GenerativeModel(nn.Module, ABC):
     """
 
     family: str
+
+    @classmethod
+    def from_options(cls, options: Any, shape: Shape, levels: int, **parts: Any) -> Self:
+        """The model that the family's settings describe.
+
+        Args:
+            options: the settings, resolved for ``shape``.
+            shape: (C, H, W) of the images.
+            levels: L, the number of values a pixel can take.
+            parts: networks and others in the place of those that the settings describe, by the name of the argument.
+
+        Raises:
+            InputError: settings or parts that do not go together.
+        """
+        return cls(options, shape, levels, **parts)
 
     def __init__(self, shape: tuple[int, int, int], levels: int) -> None:
         super().__init__()

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from nelbo.bounds import Bound
 from nelbo.errors import InputError, nearest
 from nelbo.models._checks import checked_int
 from nelbo.rng import Draws
+from nelbo.theory.bound import Bound
 
 
 class Estimator(NamedTuple):

@@ -3,7 +3,7 @@
     min_G max_D V(D, G) = E_x[ln D(x)] + E_z[ln(1 − D(G(z)))]                                   GAN (1)
 
 There is no p(x) in it. What D says on images that training has not seen is a bound on a divergence, from below: see
-:mod:`nelbo.divergences.adversarial`. Both networks take a step at once, each on its own loss. What D knows of the
+:mod:`nelbo.theory.adversarial`. Both networks take a step at once, each on its own loss. What D knows of the
 samples' faults can also be put to use when they are drawn: see :meth:`GAN.frames`.
 
 G is continuous, and between any two kinds of image it draws what is neither. So both players are told a cluster c of
@@ -21,7 +21,6 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nelbo.likelihoods import to_default_dtype, to_unit
 from nelbo.models._games import GAMES, require_game
 from nelbo.models._gan_inspector import GANInspector
 from nelbo.models._latent import tempered
@@ -32,6 +31,7 @@ from nelbo.nn.autoencoder import Decoder, PyramidOptions
 from nelbo.nn.clusters import Clusters
 from nelbo.nn.critic import Critic
 from nelbo.rng import Draws, Stream, normal, uniform
+from nelbo.theory.likelihoods import to_default_dtype, to_unit
 
 PENALTY_EVERY = 4
 """The gradient penalty is taken at one step in so many, and counts as many times (Karras et al. 2020, lazy R1)."""
@@ -132,7 +132,7 @@ class GAN(GenerativeModel):
             (gradient,) = torch.autograd.grad(self.critic(x, cluster).sum(), x, create_graph=self.training)
         return gradient.square().flatten(1).sum(1)
 
-    def drawn_cluster(self, seed: int, stream: Stream, indices: Sequence[int]) -> Tensor | None:
+    def _drawn_cluster(self, seed: int, stream: Stream, indices: Sequence[int]) -> Tensor | None:
         """A cluster for each index by its share, shape (len(indices),); None in a game without clusters."""
         if self.clusters is None:
             return None
@@ -149,7 +149,7 @@ class GAN(GenerativeModel):
         """
         require_game(self.family, self.options.loss, settings)
         of, shape = settings.steps or 1, (self.options.latent,)
-        cluster = self.drawn_cluster(seed, Stream.SAMPLE_CLUSTER, indices)
+        cluster = self._drawn_cluster(seed, Stream.SAMPLE_CLUSTER, indices)
         for step in range(of):
             z = tempered(normal(seed, Stream.SAMPLE, step, indices, shape), settings).to(self.device)
             drawn = self.draw(z, cluster)

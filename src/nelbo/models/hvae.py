@@ -1,6 +1,6 @@
 """Hierarchical VAEs: a Markov chain of latents p(z_T) ∏ p(z_{t−1}|z_t) p(x|z_1), inferred upwards or downwards.
 
-The bounds of both are in :mod:`nelbo.bounds.hierarchy`. Upwards, q(z_t|z_{t−1}) knows nothing of the generative side,
+The bounds of both are in :mod:`nelbo.theory.hierarchy`. Upwards, q(z_t|z_{t−1}) knows nothing of the generative side,
 and its upper levels tend to fall silent; downwards (Sønderby et al. 2016), q(z_t|z_{t+1}, x) shares the way down with p
 and is said by how it differs from p(z_t|z_{t+1}) (Vahdat & Kautz 2020): a level that says nothing costs nothing.
 """
@@ -15,10 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from nelbo.bounds import Bound, Climb, Descent, bottom_up_terms, climb, descend, importance_weighted, top_down_terms
-from nelbo.diffusion import Gaussian
 from nelbo.errors import InputError
-from nelbo.likelihoods import to_unit
 from nelbo.models._hvae_inspector import HVAEInspector
 from nelbo.models._latent import LatentOptions, PixelLaw, gaussian, relative_gaussian, require_drawing, tempered
 from nelbo.models.base import LikelihoodModel
@@ -27,6 +24,11 @@ from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.nn.autoencoder import PyramidOptions
 from nelbo.nn.ladder import BottomUp, Ladder, Levels, TopDown, places_of
 from nelbo.rng import Draws, Stream, normal
+from nelbo.theory.bound import Bound
+from nelbo.theory.hierarchy import Climb, Descent, bottom_up_terms, climb, descend, top_down_terms
+from nelbo.theory.importance import importance_weighted
+from nelbo.theory.likelihoods import to_unit
+from nelbo.theory.normal import Gaussian
 
 
 class HVAEOptions(LatentOptions, PyramidOptions):

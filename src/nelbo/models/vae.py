@@ -12,10 +12,6 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from nelbo.bounds import Bound, importance_weighted
-from nelbo.diffusion import Gaussian
-from nelbo.divergences import kl_normal
-from nelbo.likelihoods import to_default_dtype, to_unit
 from nelbo.models._latent import LatentOptions, PixelLaw, require_drawing, tempered
 from nelbo.models._vae_inspector import VAEInspector
 from nelbo.models.base import LikelihoodModel
@@ -23,6 +19,10 @@ from nelbo.models.forms import Estimator, Forms
 from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.nn.autoencoder import AutoencoderOptions, Decoder, Encoder
 from nelbo.rng import Draws, Stream, normal
+from nelbo.theory.bound import Bound
+from nelbo.theory.importance import importance_weighted
+from nelbo.theory.likelihoods import to_default_dtype, to_unit
+from nelbo.theory.normal import Gaussian, kl_normal
 
 
 class VAEOptions(LatentOptions, AutoencoderOptions):
@@ -50,7 +50,7 @@ class VAE(LikelihoodModel):
         self.encoder = Encoder(shape, 2 * options.latent, options.widths, options.counts())
         self.decoder = Decoder(shape, options.latent, self.law.outputs, options.widths, options.counts())
 
-    def encode(self, x_0: Tensor) -> Gaussian:
+    def _encode(self, x_0: Tensor) -> Gaussian:
         """q(z|x) for images on [−1, 1], in torch's default type, shapes (B, latent)."""
         mean, log_var = to_default_dtype(self.encoder(x_0)).chunk(2, dim=1)
         return Gaussian(mean, log_var.clamp(-20.0, 10.0).exp())
@@ -67,7 +67,7 @@ class VAE(LikelihoodModel):
         Free bits compare the batch's mean KL of each dimension (Kingma et al. 2016 (15)): a dimension below the mark
         has no gradient from its KL.
         """
-        q = self.encode(to_unit(x, self.levels))
+        q = self._encode(to_unit(x, self.levels))
         z = q.sample(draws.normal(Stream.TRAIN_NOISE, (self.options.latent,)))
         kl = kl_normal(q.mean, q.var, torch.zeros_like(q.mean), torch.ones_like(q.var))
         mark = self.options.free_bits
@@ -87,20 +87,20 @@ class VAE(LikelihoodModel):
 
     def _analytic(self, x: Tensor, draws: Draws, _: int = 0) -> Bound:
         """One draw of z for the reconstruction, the KL in closed form."""
-        q = self.encode(to_unit(x, self.levels))
+        q = self._encode(to_unit(x, self.levels))
         z = q.sample(draws.normal(Stream.SCORE_NOISE, (self.options.latent,)))
         kl = kl_normal(q.mean, q.var, torch.zeros_like(q.mean), torch.ones_like(q.var)).sum(1)
         return Bound({"reconstruction": self._reconstruction(x, z), "kl": kl}, evaluations=1)
 
     def _sampled(self, x: Tensor, draws: Draws, _: int = 0) -> Bound:
         """The same with the KL as ln q(z|x) − ln p(z) at the z that was drawn."""
-        q = self.encode(to_unit(x, self.levels))
+        q = self._encode(to_unit(x, self.levels))
         z = q.sample(draws.normal(Stream.SCORE_NOISE, (self.options.latent,)))
         return Bound({"reconstruction": self._reconstruction(x, z), "kl": log_ratio(q, z)}, evaluations=1)
 
     def _importance_weighted(self, x: Tensor, draws: Draws, k: int) -> Bound:
         """−ln (1/k) Σ_j p(x|z_j) p(z_j)/q(z_j|x)  [Burda et al. 2016 (8)]; one term, as the sum is inside."""
-        q = self.encode(to_unit(x, self.levels))
+        q = self._encode(to_unit(x, self.levels))
         noise = draws.normal_iter(Stream.SCORE_NOISE, (self.options.latent,))
         costs = []
         for _, eps in zip(range(k), noise, strict=False):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nelbo.likelihoods import to_default_dtype, to_unit
+from nelbo.theory.likelihoods import to_default_dtype, to_unit
 
 LOOK = 16
 """Images are compared by squares of pixels, so large that no side has more of them than this."""

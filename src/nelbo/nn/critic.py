@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from nelbo.likelihoods import to_default_dtype
 from nelbo.nn.autoencoder import Halve, sides
+from nelbo.theory.likelihoods import to_default_dtype
 
 SLOPE = 0.2
 FIRST = 0.01

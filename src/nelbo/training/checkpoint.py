@@ -26,7 +26,7 @@ from nelbo.errors import InputError
 from nelbo.files import atomic_write, beside, remove, replace_text, sync_folder, write_synced
 from nelbo.processes import Team
 
-FORMAT = 1
+FORMAT = 2
 KEEP_LAST = 2
 FILES = ("model", "ema", "optimizer")
 NAME = re.compile(r"step-\d{8,15}", re.ASCII)
@@ -123,10 +123,8 @@ def read_state(folder: Path) -> dict[str, Any]:
         raise damaged(path, "is not a checkpoint's state")
     if NAME.fullmatch(folder.name) and state["step"] != step_of(folder):
         raise damaged(path, f"is of step {state['step']}, and its folder is {folder.name}")
-    if state.get("format") != FORMAT:
-        raise InputError(
-            str(path), f"has format {state.get('format')}, and this nelbo reads format {FORMAT}; update it"
-        )
+    if state.get("format") not in range(1, FORMAT + 1):
+        raise InputError(str(path), f"has format {state.get('format')}, and this nelbo reads 1 to {FORMAT}; update it")
     return state
 
 
@@ -168,11 +166,18 @@ def read_tensors(folder: Path, name: str, state: dict[str, Any]) -> dict[str, Te
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != expected["sha256"]:
             raise damaged(path, "does not hold what was written")
-        return safetensors.torch.load(data)
+        return renamed(safetensors.torch.load(data), state["format"])
     except OSError as error:
         raise damaged(path, f"cannot be read ({error.strerror})") from None
     except safetensors.SafetensorError as error:
         raise damaged(path, f"cannot be read ({error})") from None
+
+
+def renamed(tensors: dict[str, Tensor], written_in: int) -> dict[str, Tensor]:
+    """The tensors under the names of this format: in format 1 the schedule of a ``vdm`` was called gamma."""
+    if written_in > 1:
+        return tensors
+    return {re.sub(r"^((?:student|teacher)\.)?gamma\.", r"\1schedule.", name): x for name, x in tensors.items()}
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:

@@ -12,13 +12,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from nelbo.bounds import Bound
-from nelbo.likelihoods import to_unit
 from nelbo.models.base import LikelihoodModel
 from nelbo.models.forms import Estimator, Forms
 from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.options import FamilyOptions
 from nelbo.rng import Draws, Stream, uniform
+from nelbo.theory.bound import Bound
+from nelbo.theory.likelihoods import to_unit
 
 
 class IndependentOptions(FamilyOptions):

@@ -17,17 +17,15 @@ import math
 import torch
 from torch import Tensor
 
-from nelbo.schedules import Schedule
-
 RARE = (2.0, 6.0)
 """The a for which ε is drawn so: less is not rare, and more than 6 has a chance of 1e-9 for each pixel."""
 RARE_DRAWS = 4
 """How many draws are weighed for one estimate."""
 
 
-def crossing(schedule: Schedule, levels: int) -> float:
-    """a, how many standard deviations of x_1's noise reach half way to the next level."""
-    return float(schedule.snr[1].sqrt()) / (levels - 1)
+def crossing(gamma: float, levels: int) -> float:
+    """a, how many standard deviations of the noise at γ reach half way to the next level."""
+    return math.exp(-0.5 * gamma) / (levels - 1)
 
 
 def shifted(noise: Tensor, u: Tensor, a: float) -> tuple[Tensor, Tensor]:

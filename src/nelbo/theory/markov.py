@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nelbo.divergences import require_law
 from nelbo.rng import Draws, Stream
+from nelbo.theory.discrete import require_law
 
 
 class MarkovChain:

@@ -23,9 +23,10 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from nelbo.bounds import Decoder
-from nelbo.diffusion import Denoised, Denoiser, Gaussian
-from nelbo.diffusion.continuous import diffuse, rates
+from nelbo.diffusion.denoiser import Denoised, Denoiser
+from nelbo.diffusion.process import diffuse, rates
+from nelbo.theory.hierarchy import Decoder
+from nelbo.theory.normal import Gaussian
 
 FIRST_STEP = 0.01
 """The solver's first step, as a share of the whole way. Left to itself it may probe the denoiser beyond the end."""

@@ -123,6 +123,14 @@ class Posterior(NamedTuple):
         joint = torch.where(x == 0, self.law.low, prior) - 0.5 * self.snr * (self.y - value).square()
         return (self.logits.logsumexp(1) - joint).flatten(1).sum(1)
 
+    def log_probs(self) -> Tensor:
+        """ln P(k|z) of every level, normalised over all L, shape (B, C, H, W, L): the decoder p(x|z)."""
+        law = Law(*(part[..., None] for part in self.law))
+        x = torch.arange(self.L, device=self.y.device, dtype=self.y.dtype) * (2.0 / (self.L - 1)) - 1
+        prior = torch.cat([law.low, law.inner(x, self.L)[..., 1:-1], law.high], dim=-1)
+        likelihood = -0.5 * self.snr[..., None] * (self.y[..., None] - x).square()
+        return (prior + likelihood).log_softmax(-1)
+
 
 def inner_levels(m: Tensor, precision: Tensor, L: int) -> tuple[Tensor, Tensor]:
     """The mean of exp(−½ A (x_k − m)²) over the levels x_k, and ln of its sum over its integral by the spacing.
@@ -143,13 +151,3 @@ def inner_levels(m: Tensor, precision: Tensor, L: int) -> tuple[Tensor, Tensor]:
     log_sum = torch.log(total) - 0.5 * a * f.square() + 0.5 * torch.log(a / (2 * torch.pi))
     narrow = a > 1.0
     return torch.where(narrow, nearest + spacing * shift, m), torch.where(narrow, log_sum, torch.zeros_like(m))
-
-
-def log_law(output: Tensor, z: Tensor, signal: Tensor, noise: Tensor, L: int) -> Tensor:
-    """ln P(k|z) of every level, normalised over all L, shape (B, C, H, W, L): the decoder p(x|z_0)."""
-    law = Law(*(part[..., None] for part in Law.of(output, L)))
-    spacing = 2.0 / (L - 1)
-    x = torch.arange(L, device=z.device, dtype=z.dtype) * spacing - 1
-    prior = torch.cat([law.low, law.inner(x, L)[..., 1:-1], law.high], dim=-1)
-    likelihood = -0.5 * ((signal / noise).square()[..., None]) * ((z / signal)[..., None] - x).square()
-    return (prior + likelihood).log_softmax(-1)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nelbo.divergences.discrete import INFINITE
+from nelbo.theory.discrete import INFINITE
 
 
 class Estimate(NamedTuple):

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 from torch.distributions.constraints import Constraint
 
-from nelbo.divergences.discrete import INFINITE, js_part
+from nelbo.theory.discrete import INFINITE, js_part
 
 LogDensity = Callable[[Tensor], Tensor]
 """x ↦ ln q(x) on float64 tensors of shape (n,); −∞ where q has no mass."""

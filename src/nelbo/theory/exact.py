@@ -1,9 +1,11 @@
 """Exact oracles: Gaussian data, for which the denoiser, the log-likelihood and every term of the bound are known.
 
-For x_0 ~ N(m, Σ) and x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε, in the eigenbasis of Σ (eigenvalue λ, coordinate y = x_0 − m):
+For x_0 ~ N(m, Σ) and z = √ᾱ x_0 + √(1−ᾱ) ε, in the eigenbasis of Σ (eigenvalue λ, coordinate y = x_0 − m):
 
-    E[x_0 | x_t] = m + k (x_t − √ᾱ_t m),   k = √ᾱ_t λ/(ᾱ_t λ + 1 − ᾱ_t)
-    E_ε (x_0 − x̂_0)² = ((1−ᾱ_t)/(ᾱ_t λ + 1−ᾱ_t))² y² + k² (1−ᾱ_t),        ‖ε − ε̂‖² = SNR(t) ‖x_0 − x̂_0‖²
+    E[x_0 | z] = m + k (z − √ᾱ m),   k = √ᾱ λ/(ᾱ λ + 1 − ᾱ)
+    E_ε (x_0 − x̂_0)² = ((1−ᾱ)/(ᾱ λ + 1−ᾱ))² y² + k² (1−ᾱ),        ‖ε − ε̂‖² = SNR ‖x_0 − x̂_0‖²
+
+Nothing here is taken from what it is the truth of: coefficients are computed from ᾱ = 1/(1 + e^γ) itself.
 """
 
 from __future__ import annotations
@@ -13,9 +15,26 @@ import math
 import torch
 from torch import Tensor
 
-from nelbo.bounds import consistency_prior_term, denoising_weight, prior_term
-from nelbo.diffusion import Denoised, Denoiser, Process, along
-from nelbo.divergences import kl_of_variances
+from nelbo.theory.normal import kl_of_variances
+
+
+class Coefficients:
+    """DDPM's tables for a chain: α_t, β_t, ᾱ_t and 1 − ᾱ_t for t = 0 … T, float64.
+
+    Args:
+        gammas: −∞, γ_1, …, γ_T, rising, shape (T + 1,).
+    """
+
+    def __init__(self, gammas: Tensor) -> None:
+        gammas = gammas.double()
+        self.alpha_bar, self.noise_var = 1 / (1 + gammas.exp()), 1 / (1 + (-gammas).exp())
+        self.snr = (-gammas).exp()
+        share = torch.ones_like(gammas)  # β_t/(1 − ᾱ_t)
+        share[1:] = -torch.expm1(gammas[:-1] - gammas[1:])
+        self.beta = share * self.noise_var
+        self.alpha = 1 - self.beta
+        self.beta_tilde = self.beta.clone()
+        self.beta_tilde[1:] = share[1:] * self.noise_var[:-1]
 
 
 class GaussianData:
@@ -43,73 +62,65 @@ class GaussianData:
         """y, the coordinates of x_0 − m in the eigenbasis, shape (B, D)."""
         return (x_0.double() - self.mean) @ self.basis
 
-    def denoiser(self, process: Process) -> Denoiser:
-        """The exact denoiser, x̂_0 = E[x_0 | x_t], as a function of (x_t, t) with x_t of shape (B, D)."""
-        table = process.schedule
+    def denoise(self, z: Tensor, gamma: Tensor) -> Tensor:
+        """E[x_0 | z], the exact denoiser's x̂_0, for z of shape (B, D) and γ of shape (B,)."""
+        alpha_bar = (1 / (1 + gamma.double().exp()))[:, None].to(z)
+        noise_var = (1 / (1 + (-gamma.double()).exp()))[:, None].to(z)
+        signal = alpha_bar.sqrt()
+        gain = signal * self.eigenvalues / (alpha_bar * self.eigenvalues + noise_var)
+        return self.mean + (gain * ((z - signal * self.mean) @ self.basis)) @ self.basis.T
 
-        def denoise(x_t: Tensor, t: Tensor) -> Denoised:
-            signal, noise = along(table.signal_rate, t, x_t), along(table.noise_rate, t, x_t)
-            gain = signal * self.eigenvalues / (signal.square() * self.eigenvalues + noise.square())
-            x_0 = self.mean + (gain * ((x_t - signal * self.mean) @ self.basis)) @ self.basis.T
-            return Denoised(x_0, (x_t - signal * x_0) / noise)
-
-        return denoise
-
-    def squared_error(self, process: Process, t: Tensor, y_squared: Tensor) -> Tensor:
-        """E_ε ‖x_0 − x̂_0(x_t)‖² for given y², shape (B, D), at t, shape (B,); with y² = λ the mean over the data."""
-        table = process.schedule
-        alpha_bar, noise_var = along(table.alpha_bar, t, y_squared), along(table.noise_var, t, y_squared)
+    def squared_error(self, gamma: Tensor, y_squared: Tensor) -> Tensor:
+        """E_ε ‖x_0 − x̂_0(z)‖² for given y², shape (B, D), at γ, shape (B,); with y² = λ the mean over the data."""
+        alpha_bar = (1 / (1 + gamma.double().exp()))[:, None]
+        noise_var = (1 / (1 + (-gamma.double()).exp()))[:, None]
         total = alpha_bar * self.eigenvalues + noise_var
         gain_squared = alpha_bar * (self.eigenvalues / total).square()
         return ((noise_var / total).square() * y_squared + gain_squared * noise_var).sum(1)
 
-    def bound(self, process: Process, reverse_var: Tensor, x_0: Tensor) -> dict[str, Tensor]:
+    def bound(self, gammas: Tensor, reverse_var: Tensor, x_0: Tensor) -> dict[str, Tensor]:
         """Each term of the denoising form for the exact denoiser, with the decoder p(x_0|x_1) = N(x̂_0(x_1), β_1 I).
 
         Args:
-            process: the forward process.
+            gammas: −∞, γ_1, …, γ_T.
             reverse_var: σ_t², shape (T + 1,).
             x_0: shape (B, D).
 
         Returns:
             reconstruction, diffusion and prior: expectations over all noise, in nats, shape (B,).
         """
-        table = process.schedule
-        y_squared = self.coordinates(x_0).square()
-        dims = x_0.shape[1]
-        weight = denoising_weight(table, reverse_var) * table.snr
-        of_variances = 0.5 * dims * kl_of_variances(table.beta_tilde, reverse_var)[2:].sum()
+        table = Coefficients(gammas)
+        y_squared, dims = self.coordinates(x_0).square(), x_0.shape[1]
+        weight = table.beta.square() / (2 * reverse_var * table.alpha * table.noise_var) * table.snr  # DDPM (12)
+        of_variances = 0.5 * dims * kl_of_variances(table.beta_tilde[2:], reverse_var[2:]).sum()
         diffusion = of_variances + torch.zeros(x_0.shape[0], dtype=torch.float64)
-        for t in range(2, table.T + 1):
-            at_t = torch.full((x_0.shape[0],), t)
-            diffusion = diffusion + weight[t] * self.squared_error(process, at_t, y_squared)
-        return {
-            "reconstruction": self.reconstruction(process, x_0),
-            "diffusion": diffusion,
-            "prior": prior_term(process, x_0.double()),
-        }
+        for t in range(2, len(gammas)):
+            diffusion = diffusion + weight[t] * self.squared_error(gammas[t].expand(len(x_0)), y_squared)
+        alpha_bar, noise_var = table.alpha_bar[-1], table.noise_var[-1]
+        prior = 0.5 * (alpha_bar * x_0.double().square() + noise_var - 1 - noise_var.log()).sum(1)
+        return {"reconstruction": self.reconstruction(gammas, x_0), "diffusion": diffusion, "prior": prior}
 
-    def reconstruction(self, process: Process, x_0: Tensor) -> Tensor:
+    def reconstruction(self, gammas: Tensor, x_0: Tensor) -> Tensor:
         """E_{q(x_1|x_0)}[−ln N(x_0; x̂_0(x_1), β_1 I)] in nats, shape (B,) for x_0 of shape (B, D)."""
-        y_squared, beta_1 = self.coordinates(x_0).square(), process.schedule.beta[1]
-        error = self.squared_error(process, torch.ones(x_0.shape[0], dtype=torch.long), y_squared)
+        y_squared, beta_1 = self.coordinates(x_0).square(), Coefficients(gammas).beta[1]
+        error = self.squared_error(gammas[1].expand(len(x_0)), y_squared)
         return 0.5 * error / beta_1 + 0.5 * x_0.shape[1] * (2 * math.pi * beta_1).log()
 
-    def consistency(self, process: Process, reverse_var: Tensor, x_0: Tensor) -> dict[str, Tensor]:
+    def consistency(self, gammas: Tensor, reverse_var: Tensor, x_0: Tensor) -> dict[str, Tensor]:
         """Each term of the consistency form for the exact denoiser, with the decoder of :meth:`bound`.
 
         With z_t = x_t − √ᾱ_t m, the means of q(x_t|x_{t−1},x_{t+1}) and p_θ(x_t|x_{t+1}) differ by
         a z_{t−1} + b z_{t+1}.
 
         Args:
-            process: the forward process.
+            gammas: −∞, γ_1, …, γ_T.
             reverse_var: σ_t², shape (T + 1,).
             x_0: shape (B, D).
 
         Returns:
             reconstruction, diffusion and prior: expectations over all noise, in nats, shape (B,).
         """
-        table = process.schedule
+        table = Coefficients(gammas)
         # One row for each t = 1 … T − 1; "next" is t + 1, "prev" is t − 1.
         alpha, beta, alpha_next, beta_next = (
             part[:, None] for part in (table.alpha[1:-1], table.beta[1:-1], table.alpha[2:], table.beta[2:])
@@ -129,7 +140,14 @@ class GaussianData:
         of_y = (weight * signal.square()).sum(0)
         diffusion = self.coordinates(x_0).square() @ of_y + (weight * spread + constant).sum()
         return {
-            "reconstruction": self.reconstruction(process, x_0),
+            "reconstruction": self.reconstruction(gammas, x_0),
             "diffusion": diffusion,
-            "prior": consistency_prior_term(process, x_0.double()),
+            "prior": self.consistency_prior(table, x_0),
         }
+
+    @staticmethod
+    def consistency_prior(table: Coefficients, x_0: Tensor) -> Tensor:
+        """E KL(q(x_T|x_{T−1}) ‖ N(0, I)), in nats, shape (B,) for x_0 of shape (B, D)."""
+        alpha, beta = table.alpha[-1], table.beta[-1]
+        second_moment = table.alpha_bar[-2] * x_0.double().square() + table.noise_var[-2]
+        return 0.5 * (alpha * second_moment + beta - 1 - beta.log()).sum(1)

@@ -1,4 +1,4 @@
-"""Divergence and entropy of normal distributions, in closed form.
+"""Normal distributions, their divergence and their entropy, in closed form.
 
 KL(N(μ_q, σ_q²) ‖ N(μ_p, σ_p²)) = ½ [ (μ_q − μ_p)²/σ_p² + δ − ln(1 + δ) ],   δ = σ_q²/σ_p² − 1
 """
@@ -6,9 +6,25 @@ KL(N(μ_q, σ_q²) ‖ N(μ_p, σ_p²)) = ½ [ (μ_q − μ_p)²/σ_p² + δ −
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Gaussian(NamedTuple):
+    """A Gaussian with independent components: mean μ and variance σ², shapes that broadcast."""
+
+    mean: Tensor
+    var: Tensor
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """μ + σ · noise, by reparameterisation; ``noise`` is standard normal, of the mean's shape."""
+        return self.mean + self.var.sqrt() * noise
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """ln N(x; μ, σ²), element by element, in nats."""
+        return -0.5 * ((x - self.mean).square() / self.var + (2 * math.pi * self.var).log())
 
 
 def kl_normal(mean_q: Tensor, var_q: Tensor, mean_p: Tensor, var_p: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nelbo.divergences.discrete import require_law
+from nelbo.theory.discrete import require_law
 
 INDIFFERENT_VALUE = 2 * math.log(0.5)
 """V(½) = −2 ln 2: the value of a discriminator that always answers ½, and the least that V(D*) can be."""

@@ -20,8 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nelbo.diffusion import Gaussian
-from nelbo.divergences import kl_normal
+from nelbo.theory.normal import Gaussian, kl_normal
 
 Level = Callable[[Tensor, int], Gaussian]
 """(z, t) → a law of a neighbour of z."""

@@ -1,0 +1,328 @@
+"""The bound of a diffusion model in every form, estimated with a denoiser: terms in nats.
+
+    −ln p(x) ≤ E_{q(z_0|x)}[−ln p(x|z_0)]                                                        reconstruction
+             + Σ_t E KL(q(z_s|z_t,x) ‖ p_θ(z_s|z_t)),  or  ½ ∫ γ′(t) E‖ε − ε̂(z_t)‖² dt          diffusion
+             + KL(q(z_1|x) ‖ N(0, I))                                                            prior
+
+This is the denoising form, of a chain in T steps (DDPM (5), VDM (14)) or in continuous time (VDM (17)). A chain has the
+other forms too: :mod:`~nelbo.diffusion.consistency`, :mod:`~nelbo.diffusion.trajectory`,
+:mod:`~nelbo.theory.importance`, :mod:`~nelbo.diffusion.entropy`. All have the same expectation for each image, but for
+the entropy form. The network is asked in the default dtype, all else is computed in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from nelbo.diffusion.consistency import Three, consistency_prior_term, consistency_term, neighbours
+from nelbo.diffusion.decoders import Decoder
+from nelbo.diffusion.denoiser import Denoised, Denoiser
+from nelbo.diffusion.entropy import entropy_difference, entropy_terms
+from nelbo.diffusion.process import diffuse, prior_term
+from nelbo.diffusion.rare import RARE, RARE_DRAWS, crossing, shifted
+from nelbo.diffusion.schedules import Curve
+from nelbo.diffusion.timesteps import LossProfile, harmonic, stratified
+from nelbo.diffusion.trajectory import trajectory_terms
+from nelbo.diffusion.variances import ReverseVariance, squared_error
+from nelbo.rng import Draws, Stream
+from nelbo.theory.bound import Bound
+from nelbo.theory.importance import importance_weighted
+from nelbo.theory.likelihoods import to_default_dtype, to_unit
+from nelbo.theory.normal import Gaussian
+
+
+class Place(NamedTuple):
+    """Where the diffusion term is evaluated once.
+
+    Attributes:
+        gamma: γ of z, shape (B,).
+        term: (what the denoiser says of z, ε) → its share of the diffusion term, in nats, float64, shape (B,).
+    """
+
+    gamma: Tensor
+    term: Callable[[Denoised, Tensor], Tensor]
+
+
+class DiffusionBound(ABC):
+    """The denoising form, and what every form shares.
+
+    Args:
+        denoiser: for z in the default dtype.
+        decoder: p(x|z) at the first γ.
+        first, last: γ of the least and of the most noisy latent.
+        levels: L.
+        shape: (C, H, W).
+    """
+
+    def __init__(
+        self, denoiser: Denoiser, decoder: Decoder, first: float, last: float, levels: int, shape: tuple[int, int, int]
+    ) -> None:
+        self.denoiser, self.decoder, self.levels, self.shape = denoiser, decoder, levels, shape
+        self.first, self.last = first, last
+
+    # The network
+
+    def denoise(self, z: Tensor, gamma: Tensor) -> Denoised:
+        """x̂_0 and ε̂ of z in float64, and the rest of what the network says of it."""
+        found = self.denoiser(to_default_dtype(z), gamma)
+        fraction = None if found.fraction is None else found.fraction.double()
+        return Denoised(found.x_0.double(), found.eps.double(), fraction)
+
+    def pixel_nll(self, x: Tensor, z: Tensor) -> Tensor:
+        """−ln p(x|z) of each pixel at the first γ, float64, shape (B, C, H, W)."""
+        gamma, z = self.at(self.first, x), to_default_dtype(z)
+        return self.decoder.nll(x, self.denoiser(z, gamma), z, gamma).double()
+
+    def decode(self, x: Tensor, z: Tensor) -> Tensor:
+        """−ln p(x|z) of each image at the first γ, the reconstruction term, float64, shape (B,)."""
+        return self.pixel_nll(x, z).flatten(1).sum(1)
+
+    def at(self, gamma: float, x: Tensor) -> Tensor:
+        """This γ for each image, float64, shape (B,)."""
+        return torch.full((len(x),), gamma, dtype=torch.float64, device=x.device)
+
+    # The denoising form
+
+    def start(self, x: Tensor, draws: Draws) -> tuple[Tensor, Iterator[Tensor], Tensor]:
+        """x_0 in float64, the noise of this estimate, and the reconstruction."""
+        x_0 = to_unit(x, self.levels).double()
+        noise = (row.double() for row in draws.normal_iter(Stream.SCORE_NOISE, self.shape))
+        return x_0, noise, self.reconstruction(x, x_0, diffuse(x_0, self.at(self.first, x), next(noise)), draws)
+
+    @property
+    def rare_draws(self) -> int:
+        """How many more latents a reconstruction is estimated from, where few hold it: :mod:`~nelbo.diffusion.rare`."""
+        low, high = RARE
+        rare = self.decoder.rare_crossings and low <= crossing(self.first, self.levels) <= high
+        return RARE_DRAWS if rare else 0
+
+    def reconstruction(self, x: Tensor, x_0: Tensor, z: Tensor, draws: Draws) -> Tensor:
+        """E[−ln p(x|z)] of each image, from one z; where few of them hold it, from weighed ones beside it.
+
+        The estimate is b + mean of w (cost − b). What it starts from, b, is the cost at z with no pixel paying more
+        than ln L, so that the weights bear on little of a cost that is paid in every draw.
+        """
+        if not self.rare_draws:
+            return self.decode(x, z)
+        base = self.pixel_nll(x, z).clamp(max=math.log(self.levels)).flatten(1).sum(1)
+        a, gamma = crossing(self.first, self.levels), self.at(self.first, x)
+        places = draws.uniform(Stream.SCORE_RARE_PLACE, (self.rare_draws, *self.shape))
+        excess = torch.zeros_like(base)
+        for u, noise in zip(places.unbind(1), draws.normal_iter(Stream.SCORE_RARE, self.shape), strict=False):
+            eps, log_weight = shifted(noise, u, a)
+            excess += log_weight.exp() * (self.decode(x, diffuse(x_0, gamma, eps)) - base)
+        return base + excess / self.rare_draws
+
+    @abstractmethod
+    def places(self, draws: Draws, timesteps: int) -> Iterator[Place]:
+        """So many stratified places for each image, whose terms' sum is the diffusion term on average."""
+
+    @abstractmethod
+    def pieces(self, draws: Draws, count: int) -> tuple[Tensor, Iterator[Place]]:
+        """The edges of so many pieces of t, and a random place in each, with the term of its whole piece."""
+
+    def evaluations(self, timesteps: int) -> int:
+        """One for the reconstruction, or several, and one for each place."""
+        return 1 + self.rare_draws + timesteps
+
+    def denoising(self, x: Tensor, draws: Draws, timesteps: int) -> Bound:
+        """−ln p(x) ≤ prior + diffusion + reconstruction."""
+        x_0, noise, reconstruction = self.start(x, draws)
+        diffusion = torch.zeros_like(reconstruction)
+        for gamma, term in self.places(draws, timesteps):
+            eps = next(noise)
+            diffusion += term(self.denoise(diffuse(x_0, gamma, eps), gamma), eps)
+        prior = prior_term(x_0, torch.tensor(self.last, dtype=torch.float64))
+        terms = {"reconstruction": reconstruction, "diffusion": diffusion, "prior": prior}
+        return Bound(terms, evaluations=self.evaluations(timesteps))
+
+    def diffusion_profile(self, x: Tensor, draws: Draws, pieces: int) -> tuple[Tensor, Tensor]:
+        """The denoising form's diffusion term piece by piece of t: one random t in each, for its whole piece.
+
+        Returns:
+            The K + 1 edges of the pieces, float64, and their nats, float64, shape (B, K).
+        """
+        x_0 = to_unit(x, self.levels).double()
+        noise = draws.normal_iter(Stream.SCORE_NOISE, self.shape)
+        next(noise)  # the reconstruction's
+        edges, places = self.pieces(draws, pieces)
+        parts = [x_0.new_zeros(len(x), 0)]
+        for gamma, term in places:
+            eps = next(noise).double()
+            parts.append(term(self.denoise(diffuse(x_0, gamma, eps), gamma), eps)[:, None])
+        return edges, torch.cat(parts, 1)
+
+
+class ContinuousBound(DiffusionBound):
+    """The bound in continuous time: diffusion = ½ ∫ γ′(t) E‖ε − ε̂(z_t)‖² dt  [VDM (17)].
+
+    Args:
+        schedule: γ(t) and γ′(t), without gradient.
+        profile: where in t the loss has been, over pieces of [0, 1].
+        others: as of :class:`DiffusionBound`.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        decoder: Decoder,
+        schedule: Callable[[Tensor], Curve],
+        profile: LossProfile,
+        levels: int,
+        shape: tuple[int, int, int],
+        device: torch.device,
+    ) -> None:
+        first, last = schedule(torch.tensor([0.0, 1.0], dtype=torch.float64, device=device))[0].tolist()
+        super().__init__(denoiser, decoder, first, last, levels, shape)
+        self.schedule, self.profile = schedule, profile
+
+    def place(self, t: Tensor, share: Tensor | float) -> Place:
+        """The place at t, standing for this share of [0, 1]."""
+        gamma, slope = self.schedule(t)
+        weight = share * 0.5 * slope
+        return Place(gamma, lambda denoised, eps: weight * squared_error(eps, denoised.eps).double())
+
+    def places(self, draws: Draws, timesteps: int) -> Iterator[Place]:
+        t, share = self.times(draws.uniform(Stream.SCORE_TIME, (timesteps, 2)))
+        return (self.place(t[:, k], share[:, k]) for k in range(timesteps))
+
+    def times(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """t where the profile has the loss, stratified, and what each stands for, from uniforms (B, K, 2).
+
+        E[Σ_k share_k f(t_k)] is the integral of f over [0, 1].
+        """
+        edges = self.profile.edges.to(u) / self.profile.T
+        piece, share = stratified(u[:, :, 0], self.profile.probabilities())
+        width = (edges[1:] - edges[:-1])[piece]
+        return edges[piece] + width * u[:, :, 1], share * width
+
+    def pieces(self, draws: Draws, count: int) -> tuple[Tensor, Iterator[Place]]:
+        u = draws.uniform(Stream.SCORE_TIME, (count,))
+        edges = torch.linspace(0, 1, count + 1, dtype=torch.float64)
+        return edges, (self.place((k + u[:, k]) / count, 1 / count) for k in range(count))
+
+
+class ChainBound(DiffusionBound):
+    """The bound of a chain x_T → … → x_0.
+
+    Args:
+        gammas: −∞, γ_1, …, γ_T, rising, float64.
+        variance: σ² of the reverse steps.
+        uniform: whether the t of the sum are drawn evenly; else more often at small t.
+        others: as of :class:`DiffusionBound`.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        decoder: Decoder,
+        gammas: Tensor,
+        variance: ReverseVariance,
+        levels: int,
+        shape: tuple[int, int, int],
+        uniform: bool = False,
+    ) -> None:
+        super().__init__(denoiser, decoder, float(gammas[1]), float(gammas[-1]), levels, shape)
+        self.gammas, self.variance, self.uniform = gammas, variance, uniform
+
+    @property
+    def T(self) -> int:  # noqa: N802
+        """The number of steps, the decoder's included."""
+        return len(self.gammas) - 1
+
+    def gamma(self, t: Tensor) -> Tensor:
+        """γ_t of each t, on its device."""
+        return self.gammas.to(t.device)[t]
+
+    def reverse(self, z_t: Tensor, gamma_s: Tensor, gamma_t: Tensor) -> Gaussian:
+        """p_θ(z_s|z_t), γ_s finite."""
+        return self.variance.step(self.denoise(z_t, gamma_t), z_t, gamma_s, gamma_t)
+
+    def steps(self, draws: Draws, timesteps: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """``timesteps`` stratified t among 2 … T for each image, each with the number of terms that it stands for.
+
+        They come more often where the bound is made, or each once if all are asked for.
+        """
+        count = self.T - 1
+        if count:
+            every = torch.full((count,), 1.0 / count, dtype=torch.float64)
+            even = self.uniform or timesteps == count
+            u = draws.uniform(Stream.SCORE_TIME, (timesteps, 2) if self.uniform else (timesteps,))
+            u = u[:, :, 0] if self.uniform else u
+            index, weight = stratified(u, every if even else harmonic(2, self.T))
+            yield from zip((index + 2).unbind(1), weight.unbind(1), strict=True)
+
+    def place(self, t: Tensor, weight: Tensor | float) -> Place:
+        """The place of the step from t ≥ 2 to t − 1, standing for so many steps."""
+        before, here = self.gamma(t - 1), self.gamma(t)
+        return Place(here, lambda d, eps: weight * self.variance.diffusion_term(d, eps, before, here))
+
+    def places(self, draws: Draws, timesteps: int) -> Iterator[Place]:
+        return (self.place(t, weight) for t, weight in self.steps(draws, timesteps))
+
+    def pieces(self, draws: Draws, count: int) -> tuple[Tensor, Iterator[Place]]:
+        """Piece k holds t = e_{k−1} + 1 … e_k; they are narrow at small t, where the bits are."""
+        count = min(count, self.T - 1)
+        place = torch.arange(count + 1, dtype=torch.float64)
+        edges = 1 + torch.maximum(place, ((self.T - 1) * (place / max(1, count)) ** 2).ceil()).long()
+        u = draws.uniform(Stream.SCORE_TIME, (count,))
+        ends = list(pairwise(edges.tolist()))
+        return edges.double(), (
+            self.place(before + 1 + (u[:, k] * (last - before)).long(), last - before)
+            for k, (before, last) in enumerate(ends)
+        )
+
+    def evaluations(self, timesteps: int) -> int:
+        return super().evaluations(timesteps if self.T > 1 else 0)
+
+    # The other forms
+
+    def consistency(self, x: Tensor, draws: Draws, timesteps: int) -> Bound:
+        """The consistency form, x_t integrated out: stratified t for the sum."""
+        x_0, noise, reconstruction = self.start(x, draws)
+        diffusion = torch.zeros_like(reconstruction)
+        for after, weight in self.steps(draws, timesteps):
+            gamma = Three(*(self.gamma(t) for t in (after - 2, after - 1, after)))
+            x_prev, _, x_next = neighbours(x_0, gamma, (next(noise), next(noise), next(noise)))
+            diffusion += weight * consistency_term(self.reverse(x_next, gamma.here, gamma.next), x_prev, x_next, gamma)
+        prior = consistency_prior_term(self.gammas, x_0)
+        terms = {"reconstruction": reconstruction, "diffusion": diffusion, "prior": prior}
+        return Bound(terms, evaluations=self.evaluations(timesteps))
+
+    def trajectory(self, x: Tensor, draws: Draws, _: int = 0) -> Bound:
+        """The bound before any rearrangement, from one whole trajectory: T evaluations."""
+        noise = draws.normal_iter(Stream.SCORE_NOISE, self.shape)
+        return Bound(self.one_trajectory(x, noise), evaluations=self.T)
+
+    def one_trajectory(self, x: Tensor, noise: Iterator[Tensor]) -> dict[str, Tensor]:
+        """ln q(x_{1:T}|x_0) − ln p_θ(x_{0:T}) by terms, from the next T of the noise."""
+        x_0 = to_unit(x, self.levels).double()
+        return trajectory_terms(self.gammas, self.reverse, partial(self.decode, x), x_0, noise)
+
+    def importance_weighted(self, x: Tensor, draws: Draws, k: int) -> Bound:
+        """−ln (1/k) Σ_j p_θ(x_{0:T}^j)/q(x_{1:T}^j|x_0) over k whole trajectories  [Burda et al. 2016 (8)].
+
+        Never more than the bound in expectation, falling with k; t is never subsampled, or the logarithm of a mean
+        would be that of something else. As a sum over trajectories inside a logarithm has no terms, it is one itself.
+        """
+        noise = draws.normal_iter(Stream.SCORE_NOISE, self.shape)
+        costs = torch.stack([torch.stack(list(self.one_trajectory(x, noise).values())).sum(0) for _ in range(k)])
+        return Bound({"importance_weighted": importance_weighted(costs)}, evaluations=k * self.T)
+
+    def entropy(self, x: Tensor, draws: Draws, timesteps: int) -> Bound:
+        """The entropy form, and beside it ``difference``, Δ: what it lacks of the bound with the same noise."""
+        bound, x_0 = self.denoising(x, draws, timesteps), to_unit(x, self.levels)
+        terms = {"diffusion": bound.terms["diffusion"], **entropy_terms(self.gammas, x_0)}
+        return Bound(
+            {name: terms[name] for name in ("edge", "diffusion", "prior")},
+            {"difference": entropy_difference(self.gammas, x_0, bound.terms["reconstruction"])},
+            bound.evaluations,
+        )

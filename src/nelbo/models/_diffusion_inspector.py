@@ -1,0 +1,58 @@
+"""What is said of a diffusion model, and what of it is compiled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from nelbo.diffusion.process import prior_term, signal_rate
+from nelbo.models._diffusion_forms import bound_of
+from nelbo.models._sampling import PREVIEW_STEPS, described, quick_steps
+from nelbo.models.inspector import Inspector
+from nelbo.models.recipe import Recipe
+from nelbo.models.sampling import SampleSettings
+from nelbo.units import bits_per_dim
+
+if TYPE_CHECKING:
+    from nelbo.models.diffusion import Diffusion
+
+
+class DiffusionInspector(Inspector):
+    """How a diffusion model draws, and where its schedule begins and ends."""
+
+    model: Diffusion
+
+    @property
+    def preview_settings(self) -> SampleSettings:
+        return SampleSettings(steps=min(PREVIEW_STEPS, quick_steps(self.model)))
+
+    @property
+    def sample_evaluations(self) -> int:
+        return quick_steps(self.model)
+
+    def describe_sampling(self, settings: SampleSettings) -> str:
+        return described(self.model, settings)
+
+    def facts(self) -> dict[str, object]:
+        """The ends of the schedule, and what the last one costs: the prior term where every pixel is at ±1."""
+        bound = bound_of(self.model)
+        ends = torch.tensor([bound.first, bound.last], dtype=torch.float64)
+        prior = float(prior_term(torch.ones(1, *self.model.shape, dtype=torch.float64), ends[1]))
+        if self.model.timeline.gammas is None:
+            facts: dict[str, object] = {"gamma_at_0": bound.first, "gamma_at_1": bound.last}
+        else:
+            first, last = signal_rate(ends).tolist()
+            facts = {"signal_rate_at_1": first, "signal_rate_at_T": last}
+        return {**facts, "prior_bits_per_dim_at_most": bits_per_dim(prior, self.model.dims)}
+
+
+class DiffusionRecipe(Recipe):
+    """The network is what torch.compile takes."""
+
+    model: Diffusion
+
+    @property
+    def compilable(self) -> list[nn.Module]:
+        return [self.model.network]

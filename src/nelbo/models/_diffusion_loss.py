@@ -1,0 +1,130 @@
+"""What a diffusion model is trained by: ½ ∫ w(γ) E‖ε − ε̂‖² dγ with its decoder, from one γ per image.
+
+Both losses are in nats per dimension, and where w = 1 unbiased estimates of the bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from nelbo.diffusion.denoiser import Denoised
+from nelbo.diffusion.process import diffuse, prior_term
+from nelbo.diffusion.schedules import Curve, LearnedGamma, split_gradient
+from nelbo.diffusion.variances import VARIANCES, squared_error
+from nelbo.rng import Draws, Stream
+from nelbo.theory.likelihoods import to_default_dtype, to_unit
+
+if TYPE_CHECKING:
+    from nelbo.models.diffusion import Diffusion
+
+CHAIN_DECODER_SHARE, DECODER_SHARE = 16, 32
+"""One image in so many trains a decoder apart: in steps, where the objective is not the bound; in continuous time."""
+VARIANCE_WEIGHT = 0.001
+"""λ: what the bound counts beside a weighted objective, where it trains the reverse variance alone."""
+
+
+def decoder_subset(draws: Draws, share: int, device: torch.device) -> Tensor:
+    """Which images train the decoder, one in so many, bool, shape (B,)."""
+    return torch.tensor([i % share == 0 for i in draws.indices], device=device)
+
+
+def chain_loss(model: Diffusion, x: Tensor, draws: Draws) -> Tensor:
+    """In T steps: T times one random term of the bound, or ½ w(γ_t) γ′ ‖ε − ε̂‖², per dimension.
+
+    Where the bound is lowered, t is drawn in proportion to the root mean square of its term (Nichol & Dhariwal 2021,
+    section 3.3), the first being the decoder's, and w − 1 is added. Else t is uniform, and what is learned beside x̂_0
+    has its own terms, with x̂_0 held fixed, so that the weighted loss alone trains that: a decoder its likelihood, on
+    some images at t = 1; a reverse variance λ times the bound, which together is L_hybrid (their (16)).
+    """
+    gammas = model.timeline.gammas
+    assert gammas is not None
+    x_0, eps = to_unit(x, model.levels), draws.normal(Stream.TRAIN_NOISE, model.shape)
+    t, importance = model.profile.draw(draws.spread(Stream.TRAIN_TIME))
+    exact, T = model.objective.trains_bound, len(gammas) - 1
+    if not exact and model.decoder.learned:
+        t = torch.where(decoder_subset(draws, CHAIN_DECODER_SHARE, t.device), torch.ones_like(t), t)
+    first, grid = t == 1, gammas.to(t.device)
+    gamma, before = grid[t], torch.where(first, grid[t] - 1.0, grid[t - 1])  # at t = 1 there is no step, but a decoder
+    z = diffuse(x_0, gamma, eps)
+    output = model.denoiser.predict(z, gamma)
+    denoised = model.denoiser.to_denoised(output, z, gamma)
+    error = squared_error(eps, denoised.eps) / model.dims
+    slope = T * (grid[t.clamp(min=min(2, T))] - grid[t.clamp(min=min(2, T)) - 1]) if T > 1 else torch.ones_like(gamma)
+    weight = (0.5 * slope * (model.objective.weight(gamma, slope) - float(exact))).to(error)
+    scale = T / model.dims
+
+    def term(of: Denoised) -> Tensor:
+        return scale * VARIANCES[model.reverse_variance].diffusion_term(of, eps, before, gamma)
+
+    def nll(rows: Tensor) -> Tensor:
+        of = model.denoiser.to_denoised(output[rows], z[rows], gamma[rows])
+        return model.decoder.nll(x[rows], of if exact else fixed(of), z[rows], gamma[rows]).flatten(1).sum(1)
+
+    if exact:
+        loss = term(denoised)
+        if bool(first.any()):
+            loss = loss.masked_scatter(first, to_default_dtype(scale * nll(first)))
+        if model.training:
+            model.profile.update(*(model.gather_batch(rows.detach()) for rows in (t, loss)))
+        return (loss + weight * error) * importance.to(loss.dtype)
+    loss = weight * error
+    if model.reverse_variance == "learned" and T > 1:
+        loss = loss + VARIANCE_WEIGHT * term(fixed(denoised)) * ~first
+    at_decoder = first & decoder_subset(draws, CHAIN_DECODER_SHARE, t.device)
+    if model.decoder.learned and bool(at_decoder.any()):
+        loss = loss.masked_scatter(at_decoder, to_default_dtype(nll(at_decoder) / model.dims))
+    return loss
+
+
+def fixed(denoised: Denoised) -> Denoised:
+    """The same with no gradient for x̂_0 and ε̂."""
+    return denoised._replace(x_0=denoised.x_0.detach(), eps=denoised.eps.detach())
+
+
+def continuous_loss(model: Diffusion, x: Tensor, draws: Draws) -> Tensor:
+    """In continuous time: ½ w(γ) γ′(t) ‖ε − ε̂‖² per dimension; one image in 32 also trains the decoder, at t = 0.
+
+    With λ, ``every_decoder``, the mean of λ −ln p(x|z_t) is added, over the same t: a bound that stopped at t would
+    have the decoder there, and the laws that cost it least have the best x̂_0 as well. A squared error sees only
+    their means, and while they are rough it tells less of what is wrong with them.
+
+    A learned γ has its end points trained with the bound, and its shape to lower the bound's variance: the
+    gradient of E[loss²], for each image 2 · loss times that of the loss (Kingma et al. 2021, section 5.1).
+    """
+    x_0, eps = to_unit(x, model.levels), draws.normal(Stream.TRAIN_NOISE, model.shape)
+    index, importance = model.profile.draw(draws.spread(Stream.TRAIN_TIME))
+    t = (index - 1 + draws.uniform(Stream.TRAIN_PLACE)) / model.profile.T
+    (gamma, slope), set_loss = trained_curve(model, t)
+    ends = model.schedule(t.new_tensor([0.0, 1.0]))[0]
+    learned = isinstance(model.schedule, LearnedGamma)
+    subset = decoder_subset(draws, DECODER_SHARE, x.device) & (learned or model.decoder.learned)
+    gamma_0 = ends[0].expand(int(subset.sum()))
+    z, z_0 = diffuse(x_0, gamma, eps), diffuse(x_0[subset], gamma_0, eps[subset])
+    output = model.denoiser.predict(torch.cat([z, z_0]), torch.cat([gamma, gamma_0]))
+    output, at_0 = torch.split(output, [len(z), len(z_0)])
+    denoised = model.denoiser.to_denoised(output, z, gamma)
+    loss = 0.5 * slope * squared_error(eps, denoised.eps).double() / model.dims
+    loss = model.objective.weight(gamma, slope) * loss
+    if model.training:
+        model.profile.update(*(model.gather_batch(rows.detach()) for rows in (index, loss)))
+    loss = loss * importance
+    set_loss(loss.detach())
+    decoded = model.denoiser.to_denoised(at_0, z_0, gamma_0)
+    nll = model.decoder.nll(x[subset], decoded, z_0, gamma_0).double().flatten(1).sum(1)
+    loss = loss.masked_scatter(subset, loss[subset] + DECODER_SHARE * nll / model.dims)
+    if learned:
+        loss = loss + prior_term(x_0, ends[1]) / model.dims
+    if denoised.law is not None and model.every_decoder:
+        loss = loss + model.every_decoder * denoised.law.nll(x).double() / model.dims
+    return to_default_dtype(loss)
+
+
+def trained_curve(model: Diffusion, t: Tensor) -> tuple[Curve, Callable[[Tensor], None]]:
+    """γ(t) and γ′(t), and what is to be given each image's loss: something where γ is learned."""
+    if isinstance(model.schedule, LearnedGamma):
+        return split_gradient(model.schedule, t)
+    return model.schedule(t), lambda loss: None

@@ -1,0 +1,192 @@
+"""Diffusion models of any schedule, prediction, objective and decoder, in T steps or in continuous time.
+
+The bound is that of :mod:`nelbo.diffusion.bound`, in the coordinate γ = −ln SNR. ``ddpm`` and ``vdm`` are presets.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from nelbo.diffusion.decoders import DECODERS
+from nelbo.diffusion.denoiser import PREDICTIONS, Conditioning, LevelLaw, NetworkDenoiser, by_gamma
+from nelbo.diffusion.objectives import Bound as BoundObjective
+from nelbo.diffusion.objectives import Objective, as_objective
+from nelbo.diffusion.schedules import LearnedGamma, Schedule, as_schedule
+from nelbo.diffusion.timeline import Timeline
+from nelbo.diffusion.timesteps import LossProfile
+from nelbo.diffusion.variances import VARIANCES
+from nelbo.errors import InputError, nearest
+from nelbo.models._diffusion_forms import diffusion_forms
+from nelbo.models._diffusion_inspector import DiffusionInspector, DiffusionRecipe
+from nelbo.models._diffusion_loss import chain_loss, continuous_loss
+from nelbo.models._sampling import make_sampler, walk
+from nelbo.models.base import LikelihoodModel
+from nelbo.models.forms import Forms
+from nelbo.models.sampling import Frame, SampleSettings
+from nelbo.nn import UNetOptions
+from nelbo.options import Shape
+from nelbo.rng import Draws
+
+PROFILE_STEPS = 1024
+"""In continuous time t is drawn by a loss profile over this many pieces of [0, 1]."""
+
+
+class DiffusionOptions(UNetOptions):
+    """The settings of a diffusion model."""
+
+    timesteps: Annotated[int, Field(ge=0, le=100_000)] = 0
+    "T, the number of diffusion steps; 0 is continuous time."
+    schedule: str = "linear_gamma"
+    "γ(t): linear (in β), cosine, sigmoid, linear_gamma, learned, karras or rectified_flow; cosine(s=0.01) is one too."
+    predict: Literal["eps", "x0", "mean", "v", "levels"] = "v"
+    "What the network predicts; levels is a law over the levels of each pixel."
+    objective: str = "bound"
+    "w(γ): bound, hybrid, simple, min_snr, max_snr, sigmoid, edm or flow_matching; min_snr(k=3) is one too."
+    decoder: Literal["gaussian", "learned_gaussian", "categorical"] = "gaussian"
+    "p(x|z) at the least noise: a normal law about x̂_0, its variance learned or not; or what z says of the levels."
+    reverse_variance: Literal["beta", "beta_tilde", "learned"] = "beta_tilde"
+    "σ² of the reverse step, where there are steps."
+
+    @property
+    def outputs(self) -> int:
+        """What the network gives for each pixel and channel: a prediction, and each variance that is learned."""
+        extras = (self.decoder == "learned_gaussian") + (self.reverse_variance == "learned")
+        return (LevelLaw.outputs if self.predict == "levels" else 1) + extras
+
+
+def by_time_and_gamma(network: nn.Module, z: Tensor, gamma: Tensor) -> Tensor:
+    """nelbo's own network, which is told γ as a time in [0, 1] and for its waves."""
+    output: Tensor = network(z, ((gamma + 20.0) / 40.0).to(z.dtype), gamma)
+    return output
+
+
+class Diffusion(LikelihoodModel):
+    """A network, a schedule, what it predicts, what it is trained by, and the bound between them.
+
+    Args:
+        network: any module, called as network(z, γ) with z of shape (B, C, H, W) and γ of shape (B,): its output has
+            C channels, or as many times more as ``predict``, ``decoder`` and ``reverse_variance`` together need.
+        shape: (C, H, W) of the images.
+        levels: L, the number of values a pixel can take.
+        schedule: γ(t) by name, as a schedule, or as a rising function of t written with torch.
+        predict: ``eps``, ``x0``, ``mean``, ``v`` or ``levels`` (a law over levels, 8 C channels).
+        objective: w(γ) by name, as an objective, or as a function of γ written with torch.
+        decoder: ``gaussian``, ``learned_gaussian`` (C channels more) or ``categorical``.
+        timesteps: T; continuous time if None.
+        reverse_variance: ``beta``, ``beta_tilde`` or ``learned`` (C channels more), where there are steps.
+        condition: another way to tell the network γ.
+
+    Raises:
+        InputError: parts that do not go together, or a schedule that T does not allow.
+    """
+
+    family = "diffusion"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        shape: Shape,
+        levels: int,
+        *,
+        schedule: str | Schedule | Callable[[Tensor], Tensor] = "linear_gamma",
+        predict: str = "v",
+        objective: str | Objective | Callable[[Tensor], Tensor] = "bound",
+        decoder: str = "gaussian",
+        timesteps: int | None = None,
+        reverse_variance: str = "beta_tilde",
+        condition: Conditioning = by_gamma,
+    ) -> None:
+        super().__init__(shape, levels)
+        for field, value, known in (
+            ("predict", predict, PREDICTIONS),
+            ("decoder", decoder, DECODERS),
+            ("reverse_variance", reverse_variance, VARIANCES),
+        ):
+            if value not in known:
+                raise InputError(field, f"{value!r} is none of {', '.join(known)}{nearest(value, known)}")
+        self.objective, self.reverse_variance, self.predicts = as_objective(objective), reverse_variance, predict
+        curve = as_schedule(schedule, levels)
+        require_together(curve, self.objective, reverse_variance, timesteps)
+        self.timeline = Timeline.of(curve, timesteps, levels)
+        self.schedule, gammas = self.timeline.schedule, self.timeline.gammas  # a learned one is part of the module
+        self.every_decoder = 0.0
+        self.network = network
+        self.decoder = DECODERS[decoder](levels, predict == "levels")
+        extras = [*self.decoder.extras, *["fraction"] * (reverse_variance == "learned")]
+        self.denoiser = NetworkDenoiser(network, PREDICTIONS[predict](levels, gammas), extras, condition)
+        if gammas is not None:
+            self.profile = LossProfile(len(gammas) - 1, floor=self.objective.uniform_share)
+        else:  # a learned shape of γ does what the profile would do: it evens out the loss over t
+            self.profile = LossProfile(PROFILE_STEPS, floor=1.0 if isinstance(curve, LearnedGamma) else 0.1)
+
+    @classmethod
+    def from_options(cls, options: Any, shape: Shape, levels: int, **parts: Any) -> Self:
+        """The model that settings describe, with nelbo's own network unless another is among the parts."""
+        network = parts.pop("network", None)
+        condition = by_gamma if network is not None else by_time_and_gamma
+        return cls(
+            network or options.network(shape[0], shape[0] * options.outputs, fading=True),
+            shape,
+            levels,
+            predict=options.predict,
+            decoder=options.decoder,
+            timesteps=options.timesteps or None,
+            reverse_variance=options.reverse_variance,
+            condition=condition,
+            **{"schedule": options.schedule, "objective": options.objective, **parts},
+        )
+
+    def loss(self, x: Tensor, draws: Draws) -> Tensor:
+        return continuous_loss(self, x, draws) if self.timeline.gammas is None else chain_loss(self, x, draws)
+
+    @property
+    def forms(self) -> Forms:
+        return diffusion_forms(self)
+
+    def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
+        return walk(self, *make_sampler(self, settings), indices, seed, settings.clip)
+
+    @property
+    def inspector(self) -> DiffusionInspector:
+        return DiffusionInspector(self)
+
+    @property
+    def recipe(self) -> DiffusionRecipe:
+        return DiffusionRecipe(self)
+
+
+def in_steps(model: LikelihoodModel, T: int) -> Diffusion:
+    """A diffusion model in continuous time with its bound in T steps: t on the grid 0, 1/T, …, 1.
+
+    Raises:
+        InputError: it is none, or in steps already.
+    """
+    if not isinstance(model, Diffusion) or model.timeline.gammas is not None:
+        why = "only a diffusion model in continuous time can be scored in other steps"
+        raise InputError("T", f"{why}, and this is {model.family}; leave it out")
+    scored = copy.copy(model)
+    scored.timeline = replace(model.timeline, scored_in=T)
+    return scored
+
+
+def require_together(schedule: Schedule, objective: Objective, reverse_variance: str, timesteps: int | None) -> None:
+    """See to it that the parts of a model go together.
+
+    Raises:
+        InputError: they do not.
+    """
+    if isinstance(schedule, LearnedGamma) and timesteps is not None:
+        raise InputError("schedule", "a learned γ needs continuous time; leave `timesteps` out")
+    if isinstance(schedule, LearnedGamma) and not isinstance(objective, BoundObjective):
+        raise InputError("objective", "a learned γ is trained by the bound, which does not depend on it; use bound")
+    if reverse_variance == "learned" and timesteps is None:
+        raise InputError("reverse_variance", "is of steps, and this is continuous time; leave it out")
+
+
+OPTIONS, MODEL = DiffusionOptions, Diffusion
