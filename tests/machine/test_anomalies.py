@@ -23,6 +23,7 @@ from nelbo.errors import InputError
 from nelbo.jobs.profile import require_profile
 from nelbo.metrics import ProfileDetector, auroc, score_likelihood, score_profile
 from nelbo.models.ddpm import DDPM, DDPMOptions
+from nelbo.models.diffusion import in_steps
 from nelbo.models.vae import VAE, VAEOptions
 from nelbo.models.vdm import VDM, VDMOptions
 from nelbo.report.plots import profile_plot
@@ -101,7 +102,7 @@ def test_gamma_stands_at_the_edges() -> None:
     torch.testing.assert_close(
         score_profile(straight, IMAGES, pieces=4).gamma, torch.tensor([-6.0, -2.5, 1.0, 4.5, 8.0]).double()
     )
-    steps = score_profile(straight.in_steps(4), IMAGES, pieces=4)
+    steps = score_profile(in_steps(straight, 4), IMAGES, pieces=4)
     assert steps.edges.tolist() == [1, 2, 3, 4, 5]
     torch.testing.assert_close(steps.gamma, torch.tensor([-6.0, -2.5, 1.0, 4.5, 8.0]).double())
 

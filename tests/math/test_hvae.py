@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nelbo.diffusion.bound import ChainBound
 from nelbo.errors import InputError
+from nelbo.models._diffusion_forms import bound_of
 from nelbo.models._latent import relative_gaussian
 from nelbo.models.ddpm import DDPM, DDPMOptions
 from nelbo.models.hvae import HVAE, HVAEOptions
@@ -168,7 +169,7 @@ def test_a_diffusion_is_a_hierarchy_with_a_fixed_encoder(family: str) -> None:
     for parameter in model.parameters():
         parameter += 0.1 * torch.randn(parameter.shape)
     model.eval()
-    chain = model.estimator()
+    chain = bound_of(model)
     assert isinstance(chain, ChainBound)
     table = Coefficients(chain.gammas)
 

@@ -43,7 +43,7 @@ def by_quadrature(model: VAE, x: Tensor) -> dict[str, float]:
     """reconstruction, kl and −ln p(x) of one image, over a grid of one-dimensional z wide enough for prior and q."""
     z = torch.linspace(-14, 14, 9001, dtype=torch.float64)
     h = float(z[1] - z[0])
-    mean, var = (float(part) for part in model.encode(2.0 * x.float() / (model.levels - 1) - 1))
+    mean, var = (float(part) for part in model._encode(2.0 * x.float() / (model.levels - 1) - 1))
     q, p = stats.norm.pdf(z.numpy(), mean, var**0.5), stats.norm.pdf(z.numpy())
     nll = model._reconstruction(x.expand(len(z), *x.shape[1:]), z.float()[:, None]).double().numpy()
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -115,7 +115,7 @@ def test_the_objective_is_what_it_says(settings: dict[str, object], step: int) -
     model = vae(levels=3, **settings)
     x = every_image(3, 2)
     draws = Draws(0, step, range(len(x)), len(x), CPU)
-    q = model.encode(x.float() - 1)
+    q = model._encode(x.float() - 1)
     eps = draws.normal(Stream.TRAIN_NOISE, (model.options.latent,))
     z = q.mean + q.var.sqrt() * eps
     one = torch.distributions.Normal(torch.zeros(()), torch.ones(()))
@@ -135,7 +135,7 @@ def test_a_dimension_below_the_mark_has_no_gradient_from_its_kl() -> None:
     model.loss(x, draws).sum().backward()
     with_mark = model.encoder.layers[-1].weight.grad.clone()
     model.zero_grad()
-    q = model.encode(x.float() - 1)
+    q = model._encode(x.float() - 1)
     z = q.sample(draws.normal(Stream.TRAIN_NOISE, (1,)))
     (model._reconstruction(x, z) / 2).sum().backward()
     torch.testing.assert_close(with_mark, model.encoder.layers[-1].weight.grad)
@@ -149,7 +149,7 @@ def test_a_collapsed_posterior_is_named() -> None:
     x = every_image(3, 2)
     alive = model.inspector.diagnostics(x)
     assert len(alive["kl_per_dimension"]) == 4
-    q = model.encode(x.float() - 1)
+    q = model._encode(x.float() - 1)
     one = torch.distributions.Normal(torch.zeros(()), torch.ones(()))
     kl = torch.distributions.kl_divergence(torch.distributions.Normal(q.mean, q.var.sqrt()), one).mean(0)
     torch.testing.assert_close(torch.tensor(alive["kl_per_dimension"]), kl.double().float(), rtol=1e-4, atol=1e-5)

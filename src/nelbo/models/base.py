@@ -53,7 +53,7 @@ class GenerativeModel(nn.Module, ABC):
         Raises:
             InputError: settings or parts that do not go together.
         """
-        return cls(options, shape, levels, **parts)
+        return cls(options, shape, levels, **parts)  # type: ignore[call-arg, arg-type]
 
     def __init__(self, shape: tuple[int, int, int], levels: int) -> None:
         super().__init__()
