@@ -155,7 +155,7 @@ def decoder_nll(model: Diffusion, decoder: str, z: Tensor, gamma: float, level: 
     return -(above + torch.log1p(-torch.exp(below - above)))
 
 
-EPS = torch.linspace(-6.5, 6.5, 521, dtype=torch.float64)
+EPS = torch.linspace(-6.5, 6.5, 131, dtype=torch.float64)
 DENSITY = torch.exp(-0.5 * EPS.square()) / math.sqrt(2 * math.pi) * (EPS[1] - EPS[0])
 
 
@@ -179,8 +179,8 @@ def step_kl(model: Diffusion, x: float, before: float, gamma: float) -> float:
 
 
 def half_errors(model: Diffusion, x: float, low: float, high: float) -> float:
-    """½ ∫ E‖ε − ε̂‖² dγ, by 100 nodes."""
-    nodes, weights = np.polynomial.legendre.leggauss(100)
+    """½ ∫ E‖ε − ε̂‖² dγ, by 40 nodes."""
+    nodes, weights = np.polynomial.legendre.leggauss(40)
     total = 0.0
     for node, weight in zip(low + (high - low) * (nodes + 1) / 2, weights / 2 * (high - low), strict=True):
         error = EPS - seen(model, noised(x, node), node).eps
@@ -227,7 +227,7 @@ def of_the_model(model: Diffusion) -> dict[str, Tensor]:
     if isinstance(estimator, ChainBound):
         places = [estimator.place(torch.full((n,), t), 1.0) for t in range(2, estimator.T + 1)]
     else:
-        nodes, weights = np.polynomial.legendre.leggauss(200)
+        nodes, weights = np.polynomial.legendre.leggauss(80)
         at = zip((nodes + 1) / 2, weights / 2, strict=True)
         places = [estimator.place(torch.full((n,), t, dtype=torch.float64), weight) for t, weight in at]
     found: dict[str, list[float]] = {"reconstruction": [], "diffusion": []}
@@ -296,7 +296,7 @@ def assert_close(found: Tensor, exact: Tensor, n: int) -> None:
 @torch.no_grad()
 @every_pair
 def test_in_continuous_time_the_estimate_has_these_means(predict: str, decoder: str) -> None:
-    model, n = tiny("cosine", predict, decoder, None), 2000
+    model, n = tiny("cosine", predict, decoder, None), 1000
     x, draws = images(n)
     found, exact = model.estimate(x, draws, 8).terms, integrals(model, decoder, None, (LOW, HIGH))
     for name in ("reconstruction", "diffusion", "prior"):
@@ -308,7 +308,7 @@ def test_in_continuous_time_the_estimate_has_these_means(predict: str, decoder: 
 @pytest.mark.parametrize("continuous", [False, True], ids=["steps", "in_steps"])
 def test_every_form_of_a_chain_has_their_sum_as_its_mean(predict: str, decoder: str, continuous: bool) -> None:
     """Of a model in 6 steps, and of one in continuous time that is scored in 6."""
-    n = 1000
+    n = 500
     model = tiny("cosine", predict, decoder, None).in_steps(6) if continuous else tiny("cosine", predict, decoder, 6)
     gammas = model.chain()
     exact = sum(integrals(model, decoder, gammas, ends_of(gammas)).values(), torch.zeros(len(SOME)))
@@ -325,7 +325,7 @@ def test_every_form_of_a_chain_has_their_sum_as_its_mean(predict: str, decoder: 
 @pytest.mark.parametrize("timesteps", [6, None])
 def test_the_loss_is_the_bound_per_dimension(predict: str, decoder: str, timesteps: int | None) -> None:
     """In continuous time without a decoder that has nothing to learn, and without the prior, which has not either."""
-    model, n = tiny("cosine", predict, decoder, timesteps), 4000
+    model, n = tiny("cosine", predict, decoder, timesteps), 3000
     exact = integrals(model, decoder, model.gammas, ends_of(model.gammas))
     expected = exact["diffusion"] + exact["reconstruction"] * bool(timesteps or model.decoder.learned)
     assert_close(model.loss(*images(n)), expected, n)
