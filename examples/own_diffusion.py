@@ -1,6 +1,4 @@
-"""A diffusion model of one's own: network, images, schedule, weight and sampler; its bound in three forms, with errors."""
-
-import math
+"""A diffusion model of one's own: network, images, schedule, weight, sampler; its bound in three forms, with errors."""
 
 import numpy as np
 import torch
