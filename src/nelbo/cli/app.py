@@ -19,11 +19,12 @@ import cyclopts
 from cyclopts import App, Parameter
 
 from nelbo import __version__
+from nelbo.cli.errors import in_options, on_the_command_line, option, options_of
 from nelbo.cli.families import train_app
 from nelbo.cli.stopping import Stopped, stopping
 from nelbo.errors import InputError
 from nelbo.processes import GO_ON, ElsewhereError, ProcessLostError, count, leave, rank
-from nelbo.streams import close_quietly
+from nelbo.streams import Speaker, close_quietly
 
 SAME = ("sample", "score", "features", "compare", "info", "distill", "export")
 COMMANDS = {name: name for name in SAME} | {"import": "import_"}
@@ -91,13 +92,16 @@ def run(argv: Sequence[str]) -> int:
 
 def answered(argv: Sequence[str]) -> int:
     """Run one command line in this process; returns the exit code."""
+    Speaker.wording = [in_options]
+    app = App()
     try:
+        app = build_app(argv)
         with stopping():
-            build_app(argv)(list(argv), exit_on_error=False, print_error=False)
+            app(list(argv), exit_on_error=False, print_error=False)
         leave()
         sys.stdout.flush()  # here, where a closed pipe and a full disk can still be answered for
     except InputError as error:
-        return complain(str(error))
+        return complain(on_the_command_line(error, options_of(app, argv)))
     except cyclopts.CycloptsError as error:
         return complain(one_line(error))
     except Stopped as error:
@@ -162,7 +166,7 @@ def one_line(error: cyclopts.CycloptsError) -> str:
         from nelbo.config.check import first_problem
 
         field, problem = first_problem(cause)  # type: ignore[arg-type]
-        return f"--{field.replace('_', '-')}: {problem}"
+        return f"{option(field)}: {problem}"
     text = str(error)
     unused = re.match(r"Unused Tokens: \[(.*)\]", text)
     if unused:

@@ -1,4 +1,4 @@
-"""Settings in TOML: what a user hands to ``--config``, and ``RUN/config.toml``, from which a run is rebuilt."""
+"""Settings in TOML: what a user hands to ``config``, and ``RUN/config.toml``, from which a run is rebuilt."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def settings(values: dict[str, Any], path: Path) -> RunConfig:
 
 
 def read_user_config(path: Path) -> dict[str, dict[str, Any]]:
-    """Read a ``--config`` file: tables [data], [model] and [training], each optional; a RUN/config.toml will do.
+    """Read a ``config`` file: tables [data], [model] and [training], each optional; a RUN/config.toml will do.
 
     Returns:
         section → field → value, plus ``family`` → {"family": name} where the file names one.
@@ -211,7 +211,7 @@ def merged(
         kind: the class of the settings.
         section: their table in the file.
         given: field → value from the command line or a Python call.
-        from_file: field → value from ``--config``.
+        from_file: field → value from ``config``.
         file: that file, for errors.
 
     Raises:
@@ -221,6 +221,6 @@ def merged(
     def name(field: str) -> str:
         if field.split(".")[0] in from_file and field.split(".")[0] not in given:
             return f"{file}: [{section}] {field}"
-        return "--" + field.replace("_", "-")
+        return field
 
     return checked(kind, {**from_file, **given}, name)

@@ -92,5 +92,5 @@ def unlike(facts: Sequence[dict[str, Any]]) -> str | None:
         + (f"{scores[run['name']]['n']:,} images" if run["name"] in scores else "not scored")
         for run in facts
     )
-    fix = "bits/dim of different data do not compare" if len(data) > 1 else "add --score to score all on the same"
+    fix = "bits/dim of different data do not compare" if len(data) > 1 else "add `score` to score all on the same"
     return f"not of the same images, so neither ranked nor subtracted ({listed}); {fix}"

@@ -22,10 +22,10 @@ def require_numbers(replicates: int, limit: int | None, batch: int | None, seed:
     Raises:
         InputError: a number out of its range.
     """
-    for option, value, least in (("--replicates", replicates, 2), ("--limit", limit, 1), ("--batch-size", batch, 1)):
+    for option, value, least in (("replicates", replicates, 2), ("limit", limit, 1), ("batch_size", batch, 1)):
         if value is not None:
             checked_int(option, value, least)
-    checked_int("--seed", seed, 0, 2**63 - 1)
+    checked_int("seed", seed, 0, 2**63 - 1)
 
 
 def chosen_data(run: Run, options: DataOptions | None) -> Dataset:
@@ -37,9 +37,7 @@ def chosen_data(run: Run, options: DataOptions | None) -> Dataset:
     if options is None:
         if run.dataset.sha256 != run.config.images.sha256:
             spec = run.config.data.data
-            raise InputError(
-                "--data", f"{spec} has changed since the run: its test images may be ones it was trained on"
-            )
+            raise InputError("data", f"{spec} has changed since the run: its test images may be ones it was trained on")
         return run.dataset
     given = options.model_dump(exclude_unset=True)
     if list(given) == ["data"] and is_place(given["data"]) and same_place(given["data"], run.config.data.data):
@@ -82,12 +80,10 @@ def fits(run: Run, dataset: Dataset) -> None:
     own = run.config.images
     if dataset.shape != own.shape:
         theirs, ours = ("×".join(map(str, shape)) for shape in (dataset.shape, own.shape))
-        raise InputError(
-            "--data", f"its images are {theirs} and the run's are {ours} (C×H×W); see --size and --channels"
-        )
+        raise InputError("data", f"its images are {theirs} and the run's are {ours} (C×H×W); see `size` and `channels`")
     if dataset.levels != own.levels:
         raise InputError(
-            "--data", f"has {dataset.levels} levels and the run has {own.levels}; bits/dim would not compare"
+            "data", f"has {dataset.levels} levels and the run has {own.levels}; bits/dim would not compare"
         )
 
 
@@ -100,24 +96,24 @@ def chosen_form(model: LikelihoodModel, name: str) -> Estimator:
     try:
         return model.forms.named(name)
     except InputError as error:
-        raise InputError("--form", error.problem) from None
+        raise InputError("form", error.problem) from None
 
 
 def chosen_timesteps(model: LikelihoodModel, asked: int | None, form: Estimator) -> int:
     """How many t per image: the default for None, all for 0, and all for a form that takes whole trajectories."""
     if form.counts != "timesteps":
         if asked not in (None, 0):
-            raise InputError("--timesteps", "this form leaves no t to choose; leave it out")
+            raise InputError("timesteps", "this form leaves no t to choose; leave it out")
         return model.forms.all_timesteps or 0
     if asked is None:
         return model.forms.default_timesteps
     there_are = model.forms.all_timesteps
     if there_are is None:
         if asked < 1:
-            raise InputError("--timesteps", "continuous time has no last t; give a number of at least 1")
+            raise InputError("timesteps", "continuous time has no last t; give a number of at least 1")
         return asked
     if not 0 <= asked <= there_are:
-        raise InputError("--timesteps", f"{asked} is not between 1 and {there_are} (0 takes them all)")
+        raise InputError("timesteps", f"{asked} is not between 1 and {there_are} (0 takes them all)")
     return asked or there_are
 
 
@@ -129,10 +125,10 @@ def chosen_k(asked: int | None, form: Estimator) -> int | None:
     """
     if form.counts != "k":
         if asked is not None:
-            raise InputError("--k", "only the importance-weighted form has a k; add --form iw, or leave it out")
+            raise InputError("k", "only the importance-weighted form has a k; add `form` iw, or leave it out")
         return None
     if asked is not None and asked < 1:
-        raise InputError("--k", f"{asked} is less than 1")
+        raise InputError("k", f"{asked} is less than 1")
     return asked or 8
 
 
@@ -199,11 +195,11 @@ def baseline_model(other: Run, run: Run, weights: str, device: str, how: Estimat
     """
     path = other.path
     if (other.config.images.shape, other.config.images.levels) != (run.config.images.shape, run.config.images.levels):
-        raise InputError("--baseline", f"{path} is of images of another size or with other levels")
+        raise InputError("baseline", f"{path} is of images of another size or with other levels")
     model = other.model(weights, device)
     if not isinstance(model, LikelihoodModel):
-        raise InputError("--baseline", f"{path} has no bound: {model.inspector.why_no_bound}")
+        raise InputError("baseline", f"{path} has no bound: {model.inspector.why_no_bound}")
     model = model if how.T is None else in_steps(model, how.T)
     if how.form not in model.forms:
-        raise InputError("--baseline", f"{path} has no form {how.form!r} (its forms: {', '.join(model.forms)})")
+        raise InputError("baseline", f"{path} has no form {how.form!r} (its forms: {', '.join(model.forms)})")
     return model

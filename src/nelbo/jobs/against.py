@@ -19,17 +19,15 @@ SPLITS = ("train", "val", "test")
 
 
 def require_against(against: str, other: bool) -> None:
-    """Check what ``--against`` may get wrong, before anything is read.
+    """Check what ``against`` may get wrong, before anything is read.
 
     Raises:
         InputError: no other data, or no such split.
     """
     if not other:
-        raise InputError("--against", "compares other data with the run's own; name them with --data")
+        raise InputError("against", "compares other data with the run's own; name them with `data`")
     if against not in SPLITS:
-        raise InputError(
-            "--against", f"{against!r} is not a split{nearest(against, SPLITS)} (splits: train, val, test)"
-        )
+        raise InputError("against", f"{against!r} is not a split{nearest(against, SPLITS)} (splits: train, val, test)")
 
 
 def require_two_sets(others: Dataset, own: Dataset, split: str, against: str, limit: int | None) -> None:
@@ -39,13 +37,13 @@ def require_two_sets(others: Dataset, own: Dataset, split: str, against: str, li
         InputError: the same data twice, or a set of fewer than 2 images.
     """
     if others.sha256 == own.sha256:
-        raise InputError("--against", f"{others.name} is the run's own data; name others with --data")
+        raise InputError("against", f"{others.name} is the run's own data; name others with `data`")
     for data, name in ((others, split), (own, against), (own, "val")):
         n = len(data.split(name))
         if n < 2:
-            raise InputError("--against", f"the {name} split of {data.name} has {n} images; it takes at least 2")
+            raise InputError("against", f"the {name} split of {data.name} has {n} images; it takes at least 2")
     if limit == 1:
-        raise InputError("--limit", "an AUROC takes at least 2 images of each set")
+        raise InputError("limit", "an AUROC takes at least 2 images of each set")
 
 
 Scored = tuple[Tensor, LikelihoodScore]

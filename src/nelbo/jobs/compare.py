@@ -70,13 +70,13 @@ def compare(
         raise InputError("RUN", "name at least one run")
     if split not in SPLITS:
         known = ", ".join(SPLITS)
-        raise InputError("--split", f"{split!r} is not a split{nearest(split, SPLITS)} (splits: {known})")
+        raise InputError("split", f"{split!r} is not a split{nearest(split, SPLITS)} (splits: {known})")
     if limit is not None and not (score and limit >= 1):
-        raise InputError("--limit", "is how many images --score takes, at least 1; add --score, or leave it out")
+        raise InputError("limit", "is how many images `score` takes, at least 1; add `score`, or leave it out")
     folder = Path(out)
     if not (folder / "compare.json").exists():
-        free(folder, "--out")
-        reachable(folder, "--out")
+        free(folder, "out")
+        reachable(folder, "out")
     runs = [opened(path) for path in paths]
     for run in runs:
         say_what_is_missing(run)
@@ -103,7 +103,7 @@ def facts(run: Run, model: GenerativeModel, split: str, score: dict[str, Any] | 
     """What the page says of one run."""
     known, images = describe_run(run), run.config.images
     if isinstance(model, LikelihoodModel):
-        why = None if score else f"not scored yet: nelbo score {run.path}, or add --score"
+        why = None if score else f"not scored yet: nelbo score {run.path}, or add `score`"
     else:
         why = f"no bits/dim: {model.inspector.why_no_bound}"
     return {

@@ -25,7 +25,7 @@ def info(what: str | Path | Run, options: DataOptions | None = None) -> dict[str
         options: how to read a SPEC.
 
     Returns:
-        name → value, for people or for ``--json``.
+        name → value, for people or for ``json``.
 
     Raises:
         InputError: it is neither.

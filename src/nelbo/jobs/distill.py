@@ -58,12 +58,12 @@ def distill(
         Interrupted: stopped by a signal, after a checkpoint.
     """
     if minutes is not None and train_steps is not None:
-        raise InputError("--minutes, --train-steps", "both say how long to train; give one")
+        raise InputError("minutes, train_steps", "both say how long to train; give one")
     given = {"minutes": minutes, "steps": train_steps, "lr": lr, "seed": seed, "device": device}
     given = {name: value for name, value in given.items() if value is not None}
     if resume:
         if out is None:
-            raise InputError("--resume", "needs the run to go on with; add --out RUN")
+            raise InputError("resume", "needs the run to go on with; add `out` RUN")
         student = Path(out)
         return train_together(
             lambda: resume_run(require_student(Run(student), steps), Request(Run(student).config.family, {}, {}, given))
@@ -83,7 +83,7 @@ def begun(source: Run, how: dict[str, Any], given: dict[str, Any], out: str | Pa
     load_weights(model.teacher, source.checkpoint, "ema")
     model.begin()
     name = f"{source.path.name}-{steps}-step{'s' * (steps > 1)}"
-    out = unused(Path("runs"), name, "") if out is None else free(Path(out), "--out")
+    out = unused(Path("runs"), name, "") if out is None else free(Path(out), "out")
     with atomic_write(out) as aside:  # with a checkpoint from the start: nothing else holds the teacher
         aside.mkdir()
         write_run_config(aside, config)
@@ -121,7 +121,7 @@ def require_student(run: Run, steps: int) -> Run:
     """
     how = run.config.distillation
     if how is None:
-        raise InputError("--resume", f"{run.path} was not distilled; go on with it by 'nelbo train'")
+        raise InputError("resume", f"{run.path} was not distilled; go on with it by 'nelbo train'")
     if how.steps != steps:
-        raise InputError("--steps", f"{run.path} is distilled to {how.steps}; give that to resume")
+        raise InputError("steps", f"{run.path} is distilled to {how.steps}; give that to resume")
     return run

@@ -114,12 +114,10 @@ def images(options: DDPMOptions, folder: Path, data: DataOptions | None) -> Imag
         found = images_config(read_data(data))
         if size is not None and found.shape != (theirs.in_channels, *size):
             own, other = ("×".join(map(str, shape)) for shape in (found.shape, (theirs.in_channels, *size)))
-            raise InputError(
-                "--data", f"its images are {own}, and the network's {other} (C×H×W); see --size, --channels"
-            )
+            raise InputError("data", f"its images are {own}, and the network's {other} (C×H×W); see `size`, `channels`")
         return found
     if size is None:
-        raise InputError("--data", f"{folder} does not say how large its images are; name a data set of them")
+        raise InputError("data", f"{folder} does not say how large its images are; name a data set of them")
     shape = (theirs.in_channels, *size)
     return ImagesConfig(name=folder.resolve().name, sha256=UNKNOWN, shape=shape, levels=256, counts={})
 

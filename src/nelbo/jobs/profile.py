@@ -23,16 +23,16 @@ PIECES = 50
 
 
 def require_profile(model: GenerativeModel, out: Path) -> None:
-    """Check what ``--profile`` may get wrong, before anything is computed.
+    """Check what ``profile`` may get wrong, before anything is computed.
 
     Raises:
         InputError: a family whose bound has no t, another suffix, or a file that exists.
     """
     if not isinstance(model, Diffusion) or not model.timeline.has_terms:
-        raise InputError("--profile", f"the bound of this {model.family} has no t; leave it out")
+        raise InputError("profile", f"the bound of this {model.family} has no t; leave it out")
     if out.suffix.lower() not in (".png", ".csv"):
-        raise InputError("--profile", f"{out} ends in neither .png nor .csv")
-    free(out, "--profile")
+        raise InputError("profile", f"{out} ends in neither .png nor .csv")
+    free(out, "profile")
 
 
 def write_profile(

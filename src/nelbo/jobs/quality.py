@@ -70,15 +70,15 @@ def score_samples(
         InputError: anything that cannot be used.
     """
     if n < LEAST:
-        raise InputError("--samples", f"{n} is fewer than {LEAST}, too few to measure")
+        raise InputError("samples", f"{n} is fewer than {LEAST}, too few to measure")
     if neighbours is not None:
-        free(neighbours, "--neighbours")
-        reachable(neighbours, "--neighbours")
+        free(neighbours, "neighbours")
+        reachable(neighbours, "neighbours")
     run, settings = opened(path), settings or SampleSettings()
     dataset = chosen_data(run, None)
     unseen = dataset.split(split)
     if len(unseen) < LEAST:
-        raise InputError("--split", f"{split} has {len(unseen)} images, too few to measure")
+        raise InputError("split", f"{split} has {len(unseen)} images, too few to measure")
     space = open_features(features, dataset, device, run.config.data)
     model = run.model(weights, device)
     asked = {
@@ -116,16 +116,16 @@ def score_samples(
 
 
 def require_samples(samples: int | None, needing: Mapping[str, Any], refusing: Mapping[str, Any]) -> None:
-    """Check what goes with ``--samples`` and what does not.
+    """Check what goes with ``samples`` and what does not.
 
     Raises:
         InputError: an option without what it needs, or one that measures images.
     """
     for option, value in (needing if samples is None else refusing).items():
         if value is not None and samples is None:
-            raise InputError(option, "needs --samples N: it is for measuring samples")
+            raise InputError(option, "needs `samples` N: it is for measuring samples")
         if value is not None:
-            raise InputError(option, "is for measuring images, and --samples measures samples; leave one out")
+            raise InputError(option, "is for measuring images, and `samples` measures samples; leave one out")
 
 
 def measured(space: Features, drawn: Tensor, unseen: Tensor, train: Tensor, step: int) -> dict[str, Any]:

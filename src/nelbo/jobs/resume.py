@@ -67,7 +67,7 @@ def resume_run(run: Run, request: Request, model: GenerativeModel | None = None)
             elif place_of(getattr(asked, field)) != place_of(getattr(own, field)):
                 mine = getattr(own, field)
                 mend = "leave it out to resume" + other_way(run)
-                raise InputError("--" + field.replace("_", "-"), f"the run was begun with {mine!r}; {mend}")
+                raise InputError(field, f"the run was begun with {mine!r}; {mend}")
     fresh = {k: v for k, v in request.training.items() if k in changeable}
     if {"minutes", "steps"} & set(fresh):
         fresh = {"minutes": None, "steps": None} | fresh
@@ -76,20 +76,20 @@ def resume_run(run: Run, request: Request, model: GenerativeModel | None = None)
     if training.tensorboard:
         summary_writer()
     if training.steps is not None and training.steps < (done := run.step if latest_checkpoint(run.path) else 0):
-        raise InputError("--steps", f"{training.steps} is less than the {done} steps that the run has taken")
+        raise InputError("steps", f"{training.steps} is less than the {done} steps that the run has taken")
     spec = request.data.get("data")
     if spec is not None and place_of(spec) != place_of(
         config.data.data
     ):  # read in the run's own way, wherever they are
         if not is_place(spec) and not request.changed_data:
             raise InputError(
-                "--data", f"the run was begun with {config.data.data!r}; leave it out to resume, or add --changed-data"
+                "data", f"the run was begun with {config.data.data!r}; leave it out to resume, or add `changed_data`"
             )
         run.move(located(config.data.model_copy(update={"data": spec})))
     if request.changed_data:
         config = with_changed_data(run)
     else:
-        require_unchanged(run, "; bring it back, or add --changed-data to go on with what is there now")
+        require_unchanged(run, "; bring it back, or add `changed_data` to go on with what is there now")
         config = run.config
     if (warning := run.changed_data) is not None:
         console().print(warning, soft_wrap=True)
@@ -126,7 +126,7 @@ def changed_rate(run: Run, training: TrainingOptions) -> Iterator[str]:
         line = (
             f"the learning rate, which had come down to {before:.2g}, goes back up to {after:.2g}, as the run is longer"
         )
-        yield f"{line}; --lr {before:.2g} would go on at the low rate"
+        yield f"{line}; `lr` {before:.2g} would go on at the low rate"
 
 
 def require_unchanged(run: Run, mend: str = "") -> None:
@@ -137,7 +137,7 @@ def require_unchanged(run: Run, mend: str = "") -> None:
     """
     if run.dataset.sha256 != run.config.images.sha256:
         spec = run.config.data.data
-        raise InputError("--data", f"{spec} is no longer what the run was begun with (its hash has changed){mend}")
+        raise InputError("data", f"{spec} is no longer what the run was begun with (its hash has changed){mend}")
 
 
 def with_changed_data(run: Run) -> RunConfig:
@@ -148,7 +148,7 @@ def with_changed_data(run: Run) -> RunConfig:
     """
     old, new = run.config.images, images_config(run.dataset)
     if (old.shape, old.levels) != (new.shape, new.levels):
-        raise InputError("--changed-data", "the images now have another size, or other levels; begin a new run")
+        raise InputError("changed_data", "the images now have another size, or other levels; begin a new run")
     if old.sha256 != new.sha256:
         before, now = (f"{images.counts['train']:,} ({images.sha256[:12]})" for images in (old, new))
         console().print(f"training images: {before} when the run was begun, now {now}", soft_wrap=True)

@@ -40,7 +40,7 @@ def read_data(options: DataOptions) -> Dataset:
         InputError: they name none, or it cannot be used.
     """
     if not options.data:
-        raise InputError("--data", "the run was imported, and names no data; add --data SPEC")
+        raise InputError("data", "the run was imported, and names no data; add `data` SPEC")
     return load_data(
         options.data,
         size=options.height_width,
@@ -188,7 +188,7 @@ class Run:
         if is_place(spec) and not Path(spec).expanduser().exists():
             mend = f"nelbo train {self.config.family} --out {self.path} --resume --data NEW"
             raise InputError(
-                "--data", f"{spec}, where the run's images were, is gone; give their new place with --data NEW ({mend})"
+                "data", f"{spec}, where the run's images were, is gone; give their new place with `data` NEW ({mend})"
             )
         dataset, recorded = read_data(options), self.config.images
         found = images_config(dataset)
@@ -249,7 +249,7 @@ class Run:
             InputError: no checkpoint, a damaged one, or an unknown device.
         """
         if weights not in WEIGHTS:
-            raise InputError("--weights", f"{weights!r} is not ema or raw{nearest(weights, WEIGHTS)}")
+            raise InputError("weights", f"{weights!r} is not ema or raw{nearest(weights, WEIGHTS)}")
         keep_memory()
         model = build_model(self.config, **self.parts)
         try:

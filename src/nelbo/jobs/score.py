@@ -88,9 +88,9 @@ def score(
     """
     require_numbers(replicates, limit, batch, seed)
     if per_image is not None:
-        free(per_image, "--per-image")
+        free(per_image, "per_image")
     elif sort:
-        raise InputError("--sort", "orders the rows of --per-image; add that, or leave it out")
+        raise InputError("sort", "orders the rows of `per_image`; add that, or leave it out")
     if data is not None and not isinstance(data, DataOptions):
         data = DataOptions(data=data_spec(data))
     if against is not None:
@@ -115,8 +115,8 @@ def score(
         **digests(run, weights),
     }
     if not isinstance(model, LikelihoodModel):
-        options = {"--form": form, "--timesteps": timesteps, "--k": k, "--T": T, "--baseline": baseline}
-        refuse_for_no_bound(model, options | {"--per-image": per_image, "--profile": profile, "--against": against})
+        options = {"form": form, "timesteps": timesteps, "k": k, "T": T, "baseline": baseline}
+        refuse_for_no_bound(model, options | {"per_image": per_image, "profile": profile, "against": against})
         return kept(run, asked, again, lambda: own_measures(model, images, copies, asked, dataset.levels))
     bounded, how = Estimation.chosen(model, form=form, timesteps=timesteps, k=k, T=T, replicates=replicates)
     if profile is not None:

@@ -83,7 +83,7 @@ def located(data: RunDataOptions) -> RunDataOptions:
         InputError: a path that no run can record.
     """
     if as_text(data.data) != data.data:
-        raise InputError("--data", f"{data.data}: this name is no text in UTF-8, so no run can record it; rename it")
+        raise InputError("data", f"{data.data}: this name is no text in UTF-8, so no run can record it; rename it")
     if not is_place(data.data) or not Path(data.data).expanduser().exists():
         return data
     return data.model_copy(update={"data": str(Path(data.data).expanduser().resolve())})
@@ -96,7 +96,7 @@ def complete_recipe(training: TrainingOptions) -> TrainingOptions:
         InputError: both were given.
     """
     if training.minutes is not None and training.steps is not None:
-        raise InputError("--minutes, --steps", "both say how long to train; give one")
+        raise InputError("minutes, steps", "both say how long to train; give one")
     if training.minutes is None and training.steps is None:
         training = training.model_copy(update={"minutes": DEFAULT_MINUTES})
     return training.model_copy(update={"shard": training.shard or shares_asked()})

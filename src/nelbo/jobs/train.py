@@ -85,21 +85,21 @@ def carry_out(request: Request, out: Path | None, resume: bool, init: Path | Non
 def prepare_run(request: Request, out: Path | None, resume: bool, init: Path | None) -> Work:
     """What was asked for: resolve, check, and only then write."""
     if resume and out is None:
-        raise InputError("--resume", "needs the run to go on with; add --out RUN")
+        raise InputError("resume", "needs the run to go on with; add `out` RUN")
     if resume and init is not None:
-        raise InputError("--init", "is for a new run, and --resume goes on with an old one; leave one out")
+        raise InputError("init", "is for a new run, and `resume` goes on with an old one; leave one out")
     if request.changed_data and not resume:
-        raise InputError("--changed-data", "is for a run that is resumed; leave it out")
+        raise InputError("changed_data", "is for a run that is resumed; leave it out")
     if out is not None and resume and (out / CONFIG).exists():
         return resume_run(Run(out), request)
     if out is not None and resume and out.is_dir() and not is_empty(out):
         raise InputError(
-            "--out", f"{out} is not a run: it has no {CONFIG}; name the run to go on with, or a new directory"
+            "out", f"{out} is not a run: it has no {CONFIG}; name the run to go on with, or a new directory"
         )
     if out is not None and out.exists() and not (out.is_dir() and is_empty(out)):
-        raise InputError("--out", f"{out} exists already; name another directory, or {instead(out)}")
+        raise InputError("out", f"{out} exists already; name another directory, or {instead(out)}")
     if out is not None:
-        reachable(out, "--out")
+        reachable(out, "out")
     config, dataset = resolve(request)
     path = out or unused(Path("runs"), f"{config.family}-{config.images.name}", "")
     model = fresh_model(config)
@@ -116,8 +116,8 @@ def prepare_run(request: Request, out: Path | None, resume: bool, init: Path | N
 def instead(out: Path) -> str:
     """What to do with a directory that exists, to end a sentence."""
     if (out / CONFIG).exists() and latest_checkpoint(out) is None:
-        return "add --resume to begin anew in it, with another recipe if you like: it has no checkpoint yet"
-    return "add --resume to go on with it"
+        return "add `resume` to begin anew in it, with another recipe if you like: it has no checkpoint yet"
+    return "add `resume` to go on with it"
 
 
 def initialise(model: GenerativeModel, source: Run) -> None:

@@ -75,7 +75,7 @@ def train_together(settle: Callable[[], Work], model: GenerativeModel | None = N
         config = run_config(tomllib.loads(heard["config"]), path / CONFIG)
         works.append(Work(path, config, read_data(own_images(config.data, path)), model or fresh_model(config)))
         if works[0].dataset.sha256 != config.images.sha256:
-            raise InputError("--data", f"{config.data.data} holds other images here than where the main process runs")
+            raise InputError("data", f"{config.data.data} holds other images here than where the main process runs")
     run_training(works[0], team)
     return works[0].path
 
@@ -135,7 +135,7 @@ def require_doable(model: GenerativeModel, training: TrainingOptions, asked: Map
         InputError: there are more processes, or compiling was asked for and cannot be.
     """
     if training.batch_size < count():
-        raise InputError("--batch-size", f"{training.batch_size} is less than the {count()} processes that share it")
+        raise InputError("batch_size", f"{training.batch_size} is less than the {count()} processes that share it")
     if asked is None or "compile" in asked:
         require_compilable(model, training, count())
 

@@ -126,7 +126,7 @@ class LikelihoodScore:
             if self.n >= ENOUGH and held < FEW and self.stderr_mc(name) > least:
                 lines.append(
                     f"{name}: {held} of {self.n:,} images make 90% of its Monte-Carlo variance, so its error may be far"
-                    " too small; take more --replicates"
+                    " too small; take more `replicates`"
                 )
         return lines
 

@@ -40,7 +40,7 @@ class VAEInspector(Inspector):
 
     def warnings(self, diagnostics: Mapping[str, object]) -> list[str]:
         """Posterior collapse."""
-        dead = "posterior collapse: no dimension of z says anything about x; try --kl-warmup or --free-bits"
+        dead = "posterior collapse: no dimension of z says anything about x; try `kl_warmup` or `free_bits`"
         return [dead] if diagnostics["active_units"] == 0 else []
 
     def views(self, images: Images) -> list[tuple[str, Tensor, int]]:

@@ -161,6 +161,12 @@ class Diffusion(LikelihoodModel):
             **{"schedule": options.schedule, "objective": options.objective, **parts},
         )
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As of any module; a network that takes the place of another is asked from then on."""
+        super().__setattr__(name, value)
+        if name == "network" and "denoiser" in self.__dict__:
+            self.denoiser.network = value
+
     def loss(self, x: Tensor, draws: Draws) -> Tensor:
         return continuous_loss(self, x, draws) if self.timeline.gammas is None else chain_loss(self, x, draws)
 

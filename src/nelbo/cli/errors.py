@@ -1,0 +1,45 @@
+"""Errors in the words of the command line: what the code below calls the field ``eta`` is the option ``--eta`` here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from cyclopts import App
+
+from nelbo.errors import InputError
+
+
+def option(field: str) -> str:
+    """The option of a field."""
+    return "-n" if field == "n" else "--" + field.replace("_", "-")
+
+
+def in_options(text: str) -> str:
+    """The same text with fields, which stand in backticks, as options.
+
+    >>> in_options("add `skip_bad`")
+    'add --skip-bad'
+    """
+    return re.sub(r"`([A-Za-z]\w*)`", lambda found: option(found[1]), text)
+
+
+def options_of(app: App, argv: Sequence[str]) -> set[str]:
+    """Every option of the command that these words call; none where they call none."""
+    _, apps, _ = app.parse_commands(list(argv))
+    if apps[-1].default_command is None:
+        return set()
+    return {name for argument in apps[-1].assemble_argument_collection() for name in argument.names}
+
+
+def on_the_command_line(error: InputError, options: set[str]) -> str:
+    """The error in one line, with fields that the command has an option for as these options.
+
+    Args:
+        error: the error.
+        options: every option of the command.
+    """
+    fields = error.where.split(", ")
+    if all(option(field) in options for field in fields):
+        fields = [option(field) for field in fields]
+    return f"{', '.join(fields)}: {in_options(error.problem)}"
