@@ -7,26 +7,30 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from math_helpers import assert_mean, gaussians, random_cov
-from nelbo.bounds import REVERSE_VARIANCES, denoising_weight
-from nelbo.bounds.continuous import continuous_weight, discrete_weight, latent_prior_term
-from nelbo.diffusion.continuous import diffuse, from_eps, from_velocity, from_x_0, on_grid, rates
-from torch import Tensor
+from math_helpers import assert_mean, gammas_of, gaussians, random_cov, schedules_at_30, table_of
+from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from nelbo.diffusion import Process
-from nelbo.diffusion.levels import OUTPUTS, Posterior, inner_levels, log_law
-from nelbo.diffusion.schedules import SCHEDULES, LearnedGamma, LinearGamma, split_gradient
+from nelbo.diffusion.bound import ChainBound, ContinuousBound
+from nelbo.diffusion.denoiser import Denoised, Denoiser, Epsilon, Velocity, from_x_0
+from nelbo.diffusion.levels import OUTPUTS, Posterior, inner_levels
+from nelbo.diffusion.ode import FlowLikelihood
+from nelbo.diffusion.process import diffuse, prior_term, rates
+from nelbo.diffusion.schedules import LearnedGamma, LinearGamma, betas_of, split_gradient
+from nelbo.diffusion.timesteps import LossProfile
+from nelbo.diffusion.variances import VARIANCES, step_weight
 from nelbo.errors import InputError
+from nelbo.models._diffusion_forms import bound_of
 from nelbo.models.ddpm import DDPM, DDPMOptions
-from nelbo.models.vdm import PROFILE_STEPS, VDM, VDMOptions
+from nelbo.models.diffusion import PROFILE_STEPS, in_steps
+from nelbo.models.vdm import VDM, VDMOptions
 from nelbo.nn.unet import Waves
 from nelbo.rng import Draws, Stream
+from nelbo.theory.bound import Bound
 from nelbo.theory.exact import GaussianData
 from nelbo.theory.likelihoods import to_unit
 
 CPU = torch.device("cpu")
-schedules = pytest.mark.parametrize("name", list(SCHEDULES))
 
 
 def vdm(shape: tuple[int, int, int] = (1, 1, 1), levels: int = 5, **settings) -> VDM:
@@ -42,29 +46,35 @@ def vdm(shape: tuple[int, int, int] = (1, 1, 1), levels: int = 5, **settings) ->
 # Continuous time and DDPM's steps are one process
 
 
-@schedules
+def by_betas(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """β_t and ᾱ_t of a chain in 50 steps, t = 1 … T, from DDPM's own tables."""
+    beta = table_of(name, 50).beta[1:].numpy()
+    return beta, np.cumprod(1 - beta)
+
+
+@schedules_at_30
 def test_a_ddpm_schedule_converts_exactly_on_its_grid(name: str) -> None:
-    schedule = SCHEDULES[name](50)
-    again = on_grid(schedule.gamma[1:])
+    gammas = gammas_of(name, 50)[1:]
+    beta, alpha_bar = by_betas(name)
     # γ carries the round-off of two logarithms of numbers down to 1e-4: some 1e-12 in β relative to 1.
-    assert torch.allclose(again.beta, schedule.beta, rtol=1e-9, atol=1e-13)
-    assert torch.allclose(again.alpha_bar, schedule.alpha_bar, rtol=1e-11, atol=1e-14)
+    np.testing.assert_allclose(betas_of(gammas).numpy(), beta, rtol=1e-9, atol=1e-13)
+    np.testing.assert_allclose(torch.sigmoid(-gammas).numpy(), alpha_bar, rtol=1e-11, atol=1e-14)
 
 
-@schedules
+@schedules_at_30
 def test_the_discrete_weight_is_ddpms_for_beta_tilde(name: str) -> None:
-    schedule = SCHEDULES[name](50)
-    ours = discrete_weight(schedule.gamma[1:-1], schedule.gamma[2:])
-    theirs = denoising_weight(schedule, REVERSE_VARIANCES["beta_tilde"](schedule))[2:]
+    """½ (e^{γ_t − γ_s} − 1) against β_t²/(2 β̃_t α_t (1 − ᾱ_t))  [DDPM (12)]."""
+    gammas, table = gammas_of(name, 50), table_of(name, 50)
+    ours = step_weight(gammas[1:-1], gammas[2:])
+    theirs = (table.beta**2 / (2 * table.beta_tilde * table.alpha * table.noise_var))[2:]
     assert torch.allclose(ours, theirs, rtol=1e-10, atol=0)
 
 
 def test_rates_are_the_schedules() -> None:
     gamma = torch.linspace(-20, 12, 33, dtype=torch.float64)
     signal, noise = rates(gamma, torch.zeros(1, 1, dtype=torch.float64))
-    schedule = on_grid(gamma)
-    assert torch.allclose(signal.flatten(), schedule.signal_rate[1:], rtol=1e-11)
-    assert torch.allclose(noise.flatten().square(), schedule.noise_var[1:], rtol=1e-9)
+    assert torch.allclose(signal.flatten(), 1 / (1 + gamma.exp()).sqrt(), rtol=1e-11)
+    assert torch.allclose(noise.flatten().square(), 1 / (1 + (-gamma).exp()), rtol=1e-9)
 
 
 @pytest.mark.parametrize("convert", ["x0", "v", "eps"])
@@ -75,8 +85,8 @@ def test_both_views_of_z_agree(convert: str) -> None:
     signal, noise = rates(gamma, z)
     views = {
         "x0": lambda: from_x_0(x, z, gamma),
-        "v": lambda: from_velocity(signal * eps - noise * x, z, gamma),
-        "eps": lambda: from_eps(eps, z, gamma),
+        "v": lambda: Velocity().denoised(signal * eps - noise * x, z, gamma),
+        "eps": lambda: Epsilon().denoised(eps, z, gamma),
     }[convert]()
     # ε̂ divides by √(1 − ᾱ) ≥ 1e-3: round-off of 1e-16 becomes 1e-13.
     assert torch.allclose(views.x_0, x, atol=1e-12)
@@ -88,15 +98,13 @@ def test_both_views_of_z_agree(convert: str) -> None:
 
 def gaussian_diffusion(data: GaussianData, gamma: Tensor, y_squared: Tensor) -> Tensor:
     """E ‖ε − ε̂‖² of the exact denoiser at each γ, for one point: SNR(t) times the oracle's squared error."""
-    process = Process(on_grid(gamma))
-    t = torch.arange(1, len(gamma) + 1)
-    return process.schedule.snr[1:] * data.squared_error(process, t, y_squared.expand(len(gamma), -1))
+    return (-gamma).exp() * data.squared_error(gamma, y_squared.expand(len(gamma), -1))
 
 
 def discrete_bound(data: GaussianData, T: int, low: float, high: float, y_squared: Tensor) -> float:
     gamma = torch.linspace(low, high, T + 1, dtype=torch.float64)
     errors = gaussian_diffusion(data, gamma, y_squared)[1:]
-    return float((discrete_weight(gamma[:-1], gamma[1:]) * errors).sum())
+    return float((step_weight(gamma[:-1], gamma[1:]) * errors).sum())
 
 
 def continuous_bound(data: GaussianData, low: float, high: float, y_squared: Tensor) -> float:
@@ -105,7 +113,7 @@ def continuous_bound(data: GaussianData, low: float, high: float, y_squared: Ten
     t = torch.from_numpy((nodes + 1) / 2)
     slope = torch.full((400,), high - low, dtype=torch.float64)
     errors = gaussian_diffusion(data, low + (high - low) * t, y_squared)
-    return float((torch.from_numpy(weights / 2) * continuous_weight(slope) * errors).sum())
+    return float((torch.from_numpy(weights / 2) * 0.5 * slope * errors).sum())
 
 
 def test_the_discrete_bound_falls_to_the_continuous_one_as_steps_double() -> None:
@@ -131,7 +139,7 @@ def test_the_continuous_bound_is_tight_where_the_denoiser_is_exact() -> None:
     spread = data.sample(gaussians(4, 2))
     ends = torch.tensor([high], dtype=torch.float64)
     unit = torch.diag(data.eigenvalues.sqrt()) @ data.basis.T
-    prior = float(latent_prior_term(torch.cat([unit, -unit]) * 2**0.5, ends).mean())
+    prior = float(prior_term(torch.cat([unit, -unit]) * 2**0.5, ends).mean())
     total = prior + continuous_bound(data, low, high, data.eigenvalues[None]) + reconstruction
     assert spread.shape == (4, 2)
     # e^-14 of prior and e^-16/λ of truncation at the other end are below 1e-5.
@@ -169,7 +177,7 @@ def test_the_continuous_bound_does_not_depend_on_the_shape_of_gamma() -> None:
     for shape in (LinearGamma(-10.0, 6.0), curved):
         gamma, slope = (part.detach() for part in shape(t))
         errors = gaussian_diffusion(data, gamma, data.eigenvalues[None])
-        totals.append(float((torch.from_numpy(weights / 2) * continuous_weight(slope) * errors).sum()))
+        totals.append(float((torch.from_numpy(weights / 2) * 0.5 * slope * errors).sum()))
     assert totals[0] == pytest.approx(totals[1], rel=1e-8)
 
 
@@ -188,10 +196,10 @@ def test_the_ends_get_the_losss_gradient_and_the_shape_its_squares() -> None:
     inside = [gamma.steepness, gamma.place, gamma.height]
     by_shape = torch.autograd.grad(plain.square().mean(), inside)
 
-    curve, tell = split_gradient(gamma, t)
+    curve, set_loss = split_gradient(gamma, t)
     loss = losses(*curve)
     assert torch.allclose(loss, plain)
-    tell(loss.detach())
+    set_loss(loss.detach())
     loss.mean().backward()
     assert torch.allclose(gamma.ends.grad, by_ends, rtol=1e-10)
     for parameter, truth in zip(inside, by_shape, strict=True):
@@ -218,6 +226,11 @@ def test_waves_of_z_are_their_means_over_x() -> None:
 
 
 # The head over levels
+
+
+def log_law(output: Tensor, z: Tensor, signal: Tensor, noise: Tensor, L: int) -> Tensor:
+    """ln P(x = k | z) over every level, normalised, shape (B, C, H, W, L)."""
+    return Posterior.of(output, z, signal, noise, L).log_probs()
 
 
 def some_laws(L: int, gamma: float) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
@@ -338,12 +351,12 @@ def toy_bound(p_true: Tensor, p_model: Tensor) -> Tensor:
 
     mean = (posterior(gamma).exp() * x).sum(-1)
     error = ((mean - x[None, :, None]).square() * density).sum(-1) * torch.exp(-gamma)[:, None]
-    weight = torch.from_numpy(t_weights / 2) * continuous_weight(torch.tensor(high - low))
+    weight = torch.from_numpy(t_weights / 2) * 0.5 * (high - low)
     diffusion = (weight[:, None] * error).sum(0)
     at_0 = posterior(torch.tensor([low], dtype=torch.float64))[0]
     own = at_0.diagonal(dim1=0, dim2=2).T  # ln P(x | z) for the level that made z
     reconstruction = -(own * density).sum(-1)
-    prior = latent_prior_term(x[:, None], torch.tensor([high], dtype=torch.float64))
+    prior = prior_term(x[:, None], torch.tensor([high], dtype=torch.float64))
     assert float(reconstruction.max()) < 1e-4
     assert float(prior.max()) < 1e-4
     return diffusion + reconstruction + prior
@@ -367,7 +380,7 @@ def test_a_one_pixel_network_never_sums_to_more_than_one(timesteps: int) -> None
     copies, few = 2000, 8
     x = torch.arange(5, dtype=torch.uint8).repeat(copies).reshape(-1, 1, 1, 1)
     with torch.no_grad():
-        total = model.estimate(x, Draws(0, 0, range(len(x)), len(x), CPU), few).total.double().reshape(copies, 5)
+        total = bound_of(model).denoising(x, Draws(0, 0, range(len(x)), len(x), CPU), few).total.double().reshape(copies, 5)
     bound, stderr = total.mean(0), total.std(0) / copies**0.5
     mass, error = float((-bound).exp().sum()), float(((-bound).exp() * stderr).square().sum().sqrt())
     assert mass <= 1 + 3 * error
@@ -379,8 +392,8 @@ def test_few_and_many_times_estimate_the_same(timesteps: int) -> None:
     model = vdm((1, 3, 3), 17, timesteps=timesteps)
     x = torch.from_numpy(np.random.default_rng(0).integers(0, 17, (1, 1, 3, 3), dtype=np.uint8)).repeat(600, 1, 1, 1)
     with torch.no_grad():
-        few = model.estimate(x, Draws(0, 0, range(600), 600, CPU), 2).terms["diffusion"].double()
-        many = model.estimate(x, Draws(1, 0, range(600), 600, CPU), 24).terms["diffusion"].double()
+        few = bound_of(model).denoising(x, Draws(0, 0, range(600), 600, CPU), 2).terms["diffusion"].double()
+        many = bound_of(model).denoising(x, Draws(1, 0, range(600), 600, CPU), 24).terms["diffusion"].double()
     error = (few.var() / 600 + many.var() / 600) ** 0.5
     assert abs(float(few.mean() - many.mean())) < 3 * float(error)
 
@@ -391,7 +404,7 @@ def test_the_loss_is_the_bound(head: str, gamma: str) -> None:
     model = vdm((1, 3, 3), 17, head=head, gamma=gamma, every_decoder=0)
     x = torch.from_numpy(np.random.default_rng(0).integers(0, 17, (1, 1, 3, 3), dtype=np.uint8)).repeat(4096, 1, 1, 1)
     with torch.no_grad():
-        terms = model.estimate(x[:2048], Draws(1, 0, range(2048), 2048, CPU), 8).terms
+        terms = bound_of(model).denoising(x[:2048], Draws(1, 0, range(2048), 2048, CPU), 8).terms
         loss = torch.stack(
             [model.loss(x, Draws(0, step, range(4096), 4096, CPU)).double().mean() for step in range(12)]
         )
@@ -414,11 +427,11 @@ def test_a_decoder_at_every_t_is_added_to_the_loss() -> None:
             model.network.head[-1].weight *= 0.1
             model.network.head[-1].bias += torch.tensor([0, -0.98, -1, 0.7, 0, 0, 0, 0])
     index, _ = plain.profile.draw(draws.spread(Stream.TRAIN_TIME))
-    gamma = plain.gamma((index - 1 + draws.uniform(Stream.TRAIN_PLACE)) / PROFILE_STEPS)[0]
+    gamma = plain.schedule((index - 1 + draws.uniform(Stream.TRAIN_PLACE)) / PROFILE_STEPS)[0]
     z = diffuse(to_unit(x, 17), gamma, draws.normal(Stream.TRAIN_NOISE, (1, 3, 3)))
     with torch.no_grad():
         added = more.loss(x, draws) - plain.loss(x, draws)
-        truth = 0.7 * plain.decoder_nll(plain.ask(z, gamma), x, z, gamma) / 9
+        truth = 0.7 * plain.decoder.nll(x, plain.denoiser(z, gamma), z, gamma).flatten(1).sum(1) / 9
     # Float32; 2e-3 of the second Gaussian's mass are beyond three and a half widths, where the quick sums stop.
     assert torch.allclose(added, truth, atol=5e-3)
     assert float(truth.mean()) > 0.5
@@ -451,7 +464,7 @@ def test_a_decoder_at_t_costs_what_the_rest_of_the_bound_does() -> None:
 @pytest.mark.parametrize("settings", [{"head": "v"}, {"gamma": "learned"}])
 def test_a_decoder_at_every_t_needs_a_law_and_a_straight_gamma(settings: dict[str, str]) -> None:
     assert VDMOptions(**settings).resolved((1, 8, 8)).every_decoder == 0
-    with pytest.raises(InputError, match="--every-decoder: needs --head levels and --gamma linear; set it to 0"):
+    with pytest.raises(InputError, match="every_decoder: needs `head` levels and `gamma` linear; set it to 0"):
         VDMOptions(every_decoder=0.5, **settings).resolved((1, 8, 8))
 
 
@@ -523,7 +536,7 @@ def test_every_term_is_its_integral_and_nothing_is_clipped(timesteps: int) -> No
     """Monte Carlo of ``estimate``, four times t for each image."""
     model, n = v_model(timesteps), 4000
     x = torch.tensor(SOME, dtype=torch.uint8).repeat(n).reshape(-1, 1, 1, 1)
-    terms = model.estimate(x, Draws(0, 0, range(len(x)), len(x), CPU), 4).terms
+    terms = bound_of(model).denoising(x, Draws(0, 0, range(len(x)), len(x), CPU), 4).terms
     for name, exact in integrals(model).items():
         assert_mean(terms[name].reshape(n, 3), exact, bias=1e-4 * float(exact.max()))
 
@@ -546,7 +559,7 @@ def test_the_loss_is_the_diffusion_term_where_the_profile_draws_unevenly() -> No
 @pytest.mark.parametrize("gamma", ["linear", "learned"])
 def test_in_steps_every_form_is_the_same_bound(gamma: str) -> None:
     """The denoising form here is VDM's own code, the others DDPM's on the converted grid: within 3 combined s.e."""
-    model = vdm((1, 2, 3), 5, gamma=gamma, gamma_min=-6.0, gamma_max=3.0).in_steps(12)
+    model = vdm((1, 2, 3), 5, gamma=gamma, gamma_min=-6.0, gamma_max=3.0)
     x, n = torch.tensor([[0, 4, 2], [1, 3, 2]], dtype=torch.uint8).expand(2000, 1, 2, 3), 2000
     found = []
     for seed, form in enumerate(("denoising", "consistency", "trajectory", "entropy")):
@@ -563,14 +576,14 @@ def test_in_steps_every_form_is_the_same_bound(gamma: str) -> None:
 @pytest.mark.parametrize("gamma", ["linear", "learned"])
 def test_the_same_network_has_the_same_bound_in_ddpms_code(gamma: str) -> None:
     """Every t once, the same noise at each: VDM (14) and DDPM (5) term by term, to float32."""
-    model = vdm((1, 2, 3), 5, gamma=gamma, gamma_min=-6.0, gamma_max=3.0).in_steps(12)
+    model = vdm((1, 2, 3), 5, gamma=gamma, gamma_min=-6.0, gamma_max=3.0)
     if gamma == "learned":
         with torch.no_grad():
             model.gamma.height[:40] += 7  # far from straight: its steps differ in size
     x = torch.tensor([[0, 4, 2], [1, 3, 2]], dtype=torch.uint8).expand(20, 1, 2, 3)
     draws = Draws(0, 0, range(20), 20, CPU)
     with torch.no_grad():
-        ours = model.estimate(x, draws, 12)
+        ours = bound_of(model).denoising(x, draws, 12)
         theirs = model.chain_bound.denoising(x, draws, 12)
     assert model.chain_bound.T == 13
     for name in ("reconstruction", "diffusion", "prior"):
