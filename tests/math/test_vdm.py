@@ -8,17 +8,15 @@ import numpy as np
 import pytest
 import torch
 from math_helpers import assert_mean, gammas_of, gaussians, random_cov, schedules_at_30, table_of
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from nelbo.diffusion.bound import ChainBound, ContinuousBound
-from nelbo.diffusion.denoiser import Denoised, Denoiser, Epsilon, Velocity, from_x_0
+from nelbo.diffusion.denoiser import Denoised, Epsilon, Velocity, from_x_0
 from nelbo.diffusion.levels import OUTPUTS, Posterior, inner_levels
 from nelbo.diffusion.ode import FlowLikelihood
 from nelbo.diffusion.process import diffuse, prior_term, rates
 from nelbo.diffusion.schedules import LearnedGamma, LinearGamma, betas_of, split_gradient
-from nelbo.diffusion.timesteps import LossProfile
-from nelbo.diffusion.variances import VARIANCES, step_weight
+from nelbo.diffusion.variances import step_weight
 from nelbo.errors import InputError
 from nelbo.models._diffusion_forms import bound_of
 from nelbo.models.ddpm import DDPM, DDPMOptions
@@ -26,8 +24,7 @@ from nelbo.models.diffusion import PROFILE_STEPS, in_steps
 from nelbo.models.vdm import VDM, VDMOptions
 from nelbo.nn.unet import Waves
 from nelbo.rng import Draws, Stream
-from nelbo.theory.bound import Bound
-from nelbo.theory.exact import GaussianData
+from nelbo.theory.exact import Coefficients, GaussianData
 from nelbo.theory.likelihoods import to_unit
 
 CPU = torch.device("cpu")
@@ -380,9 +377,11 @@ def test_a_one_pixel_network_never_sums_to_more_than_one(timesteps: int) -> None
     copies, few = 2000, 8
     x = torch.arange(5, dtype=torch.uint8).repeat(copies).reshape(-1, 1, 1, 1)
     with torch.no_grad():
-        total = bound_of(model).denoising(x, Draws(0, 0, range(len(x)), len(x), CPU), few).total.double().reshape(copies, 5)
-    bound, stderr = total.mean(0), total.std(0) / copies**0.5
-    mass, error = float((-bound).exp().sum()), float(((-bound).exp() * stderr).square().sum().sqrt())
+        total = (
+            bound_of(model).denoising(x, Draws(0, 0, range(len(x)), len(x), CPU), few).total.double().reshape(copies, 5)
+        )
+    mean, stderr = total.mean(0), total.std(0) / copies**0.5
+    mass, error = float((-mean).exp().sum()), float(((-mean).exp() * stderr).square().sum().sqrt())
     assert mass <= 1 + 3 * error
     assert mass > 0.02  # the bound is not so loose that anything would pass
 
@@ -558,8 +557,8 @@ def test_the_loss_is_the_diffusion_term_where_the_profile_draws_unevenly() -> No
 @torch.no_grad()
 @pytest.mark.parametrize("gamma", ["linear", "learned"])
 def test_in_steps_every_form_is_the_same_bound(gamma: str) -> None:
-    """The denoising form here is VDM's own code, the others DDPM's on the converted grid: within 3 combined s.e."""
-    model = vdm((1, 2, 3), 5, gamma=gamma, gamma_min=-6.0, gamma_max=3.0)
+    """Within 3 combined s.e."""
+    model = in_steps(vdm((1, 2, 3), 5, gamma=gamma, gamma_min=-6.0, gamma_max=3.0), 12)
     x, n = torch.tensor([[0, 4, 2], [1, 3, 2]], dtype=torch.uint8).expand(2000, 1, 2, 3), 2000
     found = []
     for seed, form in enumerate(("denoising", "consistency", "trajectory", "entropy")):
@@ -574,46 +573,74 @@ def test_in_steps_every_form_is_the_same_bound(gamma: str) -> None:
 
 
 @pytest.mark.parametrize("gamma", ["linear", "learned"])
-def test_the_same_network_has_the_same_bound_in_ddpms_code(gamma: str) -> None:
-    """Every t once, the same noise at each: VDM (14) and DDPM (5) term by term, to float32."""
+def test_in_steps_the_bound_is_ddpms_term_by_term(gamma: str) -> None:
+    """Every t once, the same noise at each: VDM (14) and the divergences of DDPM (5) by its tables, to float32."""
     model = vdm((1, 2, 3), 5, gamma=gamma, gamma_min=-6.0, gamma_max=3.0)
     if gamma == "learned":
         with torch.no_grad():
-            model.gamma.height[:40] += 7  # far from straight: its steps differ in size
+            model.schedule.height[:40] += 7  # far from straight: its steps differ in size
+    model = in_steps(model, 12)
     x = torch.tensor([[0, 4, 2], [1, 3, 2]], dtype=torch.uint8).expand(20, 1, 2, 3)
-    draws = Draws(0, 0, range(20), 20, CPU)
+    draws, gammas = Draws(0, 0, range(20), 20, CPU), model.timeline.chain()
     with torch.no_grad():
-        ours = bound_of(model).denoising(x, draws, 12)
-        theirs = model.chain_bound.denoising(x, draws, 12)
-    assert model.chain_bound.T == 13
+        ours = bound_of(model).denoising(x, draws, 12).terms
+        theirs = by_ddpm(model, x, list(itertools.islice(draws.normal_iter(Stream.SCORE_NOISE, (1, 2, 3)), 13)))
+    assert len(gammas) - 1 == bound_of(model).T == 13
     for name in ("reconstruction", "diffusion", "prior"):
-        torch.testing.assert_close(ours.terms[name].double(), theirs.terms[name].double(), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(ours[name].double(), theirs[name], rtol=1e-3, atol=1e-4)
+
+
+def by_ddpm(model: VDM, x: Tensor, noise: list[Tensor]) -> dict[str, Tensor]:
+    """The terms of DDPM (5) with σ² = β̃: KL(q(x_{t−1}|x_t,x_0) ‖ p_θ(x_{t−1}|x_t)) one x_t for each t."""
+    gammas, x_0 = model.timeline.chain(), to_unit(x, model.levels).double()
+    table, T = Coefficients(gammas), len(gammas) - 1
+    diffusion = torch.zeros(len(x), dtype=torch.float64)
+    for t in range(2, T + 1):
+        a_t, a_s, alpha, beta = table.alpha_bar[t], table.alpha_bar[t - 1], table.alpha[t], table.beta[t]
+        x_t = a_t.sqrt() * x_0 + (1 - a_t).sqrt() * noise[t - 1].double()
+        x_0_hat = model.denoiser(x_t.float(), gammas[t].expand(len(x))).x_0.double()
+        c_0, c_t = a_s.sqrt() * beta / (1 - a_t), alpha.sqrt() * (1 - a_s) / (1 - a_t)
+        q, p = (Normal(c_0 * image + c_t * x_t, table.beta_tilde[t].sqrt()) for image in (x_0, x_0_hat))
+        diffusion += kl_divergence(q, p).flatten(1).sum(1)
+    first, last = table.alpha_bar[1], table.alpha_bar[T]
+    x_1 = (first.sqrt() * x_0 + (1 - first).sqrt() * noise[0].double()).float()
+    at_1 = gammas[1].expand(len(x))
+    log_p = log_law(model.denoiser.predict(x_1, at_1), x_1, *rates(at_1, x_1), model.levels)
+    end = Normal(last.sqrt() * x_0, (1 - last).sqrt())
+    return {
+        "reconstruction": -log_p.gather(-1, x.long()[..., None]).flatten(1).sum(1).double(),
+        "diffusion": diffusion,
+        "prior": kl_divergence(end, Normal(torch.zeros_like(x_0), 1.0)).flatten(1).sum(1),
+    }
 
 
 def test_continuous_time_has_no_trajectories() -> None:
-    assert list(vdm().forms) == ["denoising", "ode"]
+    model = vdm()
+    assert list(model.forms) == ["denoising", "ode"]
     assert list(vdm(head="v").forms) == ["denoising", "ode", "ode-uniform"]
-    assert "trajectory" in vdm().in_steps(4).forms
-    assert vdm().options.timesteps == 0  # in_steps left it alone
+    assert "trajectory" in in_steps(model, 4).forms
+    assert (list(model.forms), model.options.timesteps) == (["denoising", "ode"], 0)  # in_steps left it alone
 
 
-class ExactVDM(VDM):
+class ExactLaw:
     """One pixel with a known law over five levels: the exact denoiser, and the exact decoder."""
 
+    extras: tuple[str, ...] = ()
+    rare_crossings = learned = False
     probs = torch.tensor([0.1, 0.3, 0.25, 0.05, 0.3], dtype=torch.float64)
     levels_at = torch.linspace(-1, 1, 5, dtype=torch.float64)
 
-    def law(self, z: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
+    def law(self, z: Tensor, gamma: Tensor) -> Tensor:
         signal, noise = rates(gamma, z.double())
         distance = (z.double() - signal * self.levels_at) / noise
         return (self.probs.log() - 0.5 * distance.square()).softmax(-1)
 
-    def denoise(self, z, gamma):
+    def denoise(self, z: Tensor, gamma: Tensor) -> Denoised:
         x_0 = (self.law(z, gamma) * self.levels_at).sum(-1, keepdim=True)
         return from_x_0(x_0, z.double(), gamma)
 
-    def decoder_nll(self, output, x, z_0, gamma):
-        return -self.law(z_0, gamma).log().flatten(1).gather(1, x.long().flatten(1)).flatten()
+    def nll(self, x: Tensor, denoised: Denoised, z: Tensor, gamma: Tensor) -> Tensor:
+        return -self.law(z, gamma).log().gather(-1, x.long())
 
 
 def test_with_the_exact_denoiser_the_flow_has_the_datas_likelihood() -> None:
@@ -621,14 +648,15 @@ def test_with_the_exact_denoiser_the_flow_has_the_datas_likelihood() -> None:
 
     Uniformly dequantised it is at least that, for the data are no uniform blocks.
     """
-    model = ExactVDM(VDMOptions(widths=(8,), gamma_min=-5.0, gamma_max=9.0).resolved((1, 1, 1)), (1, 1, 1), 5)
+    model, exact = vdm(gamma_min=-5.0, gamma_max=9.0), ExactLaw()
+    model.denoiser, model.decoder = exact.denoise, exact
     x = torch.arange(5, dtype=torch.uint8).reshape(5, 1, 1, 1)
     for seed in range(3):
         found = model.bound(x, form="ode", seed=seed)
-        torch.testing.assert_close(found.total, -ExactVDM.probs.log(), rtol=0, atol=2e-3)
+        torch.testing.assert_close(found.total, -exact.probs.log(), rtol=0, atol=2e-3)
     uniform = torch.stack([model.bound(x, form="ode-uniform", seed=seed).total for seed in range(40)])
     error = uniform.std(0) / 40**0.5
-    assert bool((uniform.mean(0) >= -ExactVDM.probs.log() - 3 * error).all())
+    assert bool((uniform.mean(0) >= -exact.probs.log() - 3 * error).all())
     assert set(found.terms) == {"flow", "dequantisation", "reconstruction"}
 
 
@@ -642,16 +670,18 @@ def test_between_the_steps_a_ddpms_flow_asks_its_network_at_a_t_of_its_own(predi
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn(parameter.shape)
         t, z = torch.arange(1, 13), gaussians(12, 1, 2, 3).float()
-        gamma, flow = model.process.schedule.gamma, model.flow()
-        assert flow is not None
-        assert (flow.gamma_min, flow.gamma_max) == (float(gamma[1]), float(gamma[-1]))
-        here, there = flow.denoiser(z, gamma[1:]), model.denoise(z, t)
-        torch.testing.assert_close(here.eps, there.eps, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(here.x_0, there.x_0, rtol=1e-4, atol=1e-4)
+        gammas, flow = model.timeline.chain(), FlowLikelihood(bound_of(model)).flow
+        assert (flow.gamma_min, flow.gamma_max) == (float(gammas[1]), float(gammas[-1]))
+        here, output = flow.denoiser(z, gammas[1:]), model.network(z, t / 12)[:, :1]
+        alpha_bar = torch.sigmoid(-gammas[1:]).float().reshape(-1, 1, 1, 1)
+        signal, noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+        x_0 = {"v": signal * z - noise * output, "x0": output, "eps": (z - noise * output) / signal}[predict]
+        torch.testing.assert_close(here.eps, (z - signal * x_0) / noise, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(here.x_0, x_0, rtol=1e-4, atol=1e-4)
         asked = []
         forward = model.network.forward
         model.network.forward = lambda z, time: asked.append(time) or forward(z, time)
-        flow.denoiser(z[:11], (gamma[1:-1] + gamma[2:]) / 2)
+        flow.denoiser(z[:11], (gammas[1:-1] + gammas[2:]) / 2)
         torch.testing.assert_close(asked[0], (torch.arange(1, 12) + 0.5) / 12)
 
 
