@@ -312,7 +312,7 @@ def test_a_bound_without_t_has_no_profile(tmp_path: Path) -> None:
     one = DDPM.from_options(
         DDPMOptions(timesteps=1, widths=(8,), attention=(), schedule="cosine").resolved((1, 3, 2)), (1, 3, 2), 5
     )
-    vae = VAE(VAEOptions().resolved((1, 4, 4)), (1, 4, 4), 5)
+    vae = VAE.from_options(VAEOptions().resolved((1, 4, 4)), (1, 4, 4), 5)
     for model in (one, vae):
         with pytest.raises(InputError, match=r"--profile.*has no t"):
             require_profile(model, tmp_path / "where.png")

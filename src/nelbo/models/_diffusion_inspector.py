@@ -11,9 +11,8 @@ from nelbo.diffusion.process import prior_term, signal_rate
 from nelbo.models._diffusion_forms import bound_of
 from nelbo.models._sampling import PREVIEW_STEPS, described, quick_steps
 from nelbo.models.inspector import Inspector
-from nelbo.models.recipe import Recipe
+from nelbo.models.recipe import PartsRecipe
 from nelbo.models.sampling import SampleSettings
-from nelbo.options import FamilyOptions
 from nelbo.units import bits_per_dim
 
 if TYPE_CHECKING:
@@ -49,18 +48,10 @@ class DiffusionInspector(Inspector):
         return {**facts, "prior_bits_per_dim_at_most": bits_per_dim(prior, self.model.dims)}
 
 
-class DiffusionRecipe(Recipe):
-    """What the model is made of; the network is what torch.compile takes."""
+class DiffusionRecipe(PartsRecipe):
+    """The network is what torch.compile takes."""
 
     model: Diffusion
-
-    @property
-    def options(self) -> FamilyOptions:
-        return self.model.options
-
-    @property
-    def parts(self) -> dict[str, str]:
-        return self.model.parts
 
     @property
     def compilable(self) -> list[nn.Module]:

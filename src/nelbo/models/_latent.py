@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Annotated, Literal, Protocol
 
 import torch
@@ -36,6 +37,10 @@ class Law(Protocol):
 
     def expectation(self) -> Tensor:
         """The mean, on the scale where levels fill [−1, 1]."""
+
+
+Likelihood = Callable[[Tensor], Law]
+"""What makes p(x|z) of a decoder's output."""
 
 
 class LatentOptions(FamilyOptions):

@@ -73,4 +73,4 @@ class VAEInspector(Inspector):
         return f"z from the prior{at_temperature(settings)}, pixels at the mean of p(x|z)"
 
     def facts(self) -> dict[str, object]:
-        return {"p(x|z)": self.model.law.name}
+        return {"p(x|z)": getattr(self.model.law, "name", type(self.model.law).__name__)}

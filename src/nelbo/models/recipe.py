@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -71,6 +71,30 @@ class Recipe:
             levels: the number of levels of these images; more than the model's where each batch is binarised.
             seed: the seed of the run.
         """
+
+
+class Described(Protocol):
+    """A model that keeps the settings that make it, and the names of the parts that came from Python."""
+
+    @property
+    def options(self) -> FamilyOptions: ...
+
+    @property
+    def parts(self) -> dict[str, str]: ...
+
+
+class PartsRecipe(Recipe):
+    """The recipe of a model that can be made of parts from Python."""
+
+    model: Described  # type: ignore[assignment]
+
+    @property
+    def options(self) -> FamilyOptions:
+        return self.model.options
+
+    @property
+    def parts(self) -> dict[str, str]:
+        return self.model.parts
 
 
 def full_name(part: object) -> str:
