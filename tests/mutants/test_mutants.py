@@ -307,7 +307,7 @@ MUTANTS = [
         "diffusion/bound.py",
         "diffusion_term(d, eps, before, here))",
         "diffusion_term(d, eps, here, self.gamma((t + 1).clamp(max=self.T))))",
-        ("test_vdm.py::test_the_same_network_has_the_same_bound_in_ddpms_code[learned]",),
+        ("test_vdm.py::test_in_steps_the_bound_is_ddpms_term_by_term[learned]",),
     ),
     Mutant(
         "reversed integral",
