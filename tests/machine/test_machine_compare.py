@@ -174,8 +174,8 @@ def test_the_bits_over_t_are_those_of_the_profile(runs: dict[str, Path], here: P
     ddpm, vae = json.loads(Path("report/compare.json").read_text())["runs"]
     run = Run(runs["ddpm"])
     expected = score_profile(run.model(), run.dataset.split("test")[:64], pieces=32).bits()[0]
-    assert ddpm["over_t"]["bits"] == pytest.approx(expected.tolist())
-    assert vae["over_t"] is None
+    assert ddpm["diffusion_profile"]["bits"] == pytest.approx(expected.tolist())
+    assert vae["diffusion_profile"] is None
 
 
 def test_samples_that_were_measured_are_shown(runs: dict[str, Path], here: Path) -> None:

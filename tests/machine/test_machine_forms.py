@@ -86,7 +86,7 @@ def test_an_unknown_form_names_the_known_ones(trained: Path) -> None:
 
 
 def test_a_family_without_the_form_says_which_it_has() -> None:
-    job = importlib.import_module("nelbo.jobs._question")
+    job = importlib.import_module("nelbo.jobs.score_request")
     model = VDM.from_options(VDMOptions(widths=(8,)).resolved((1, 4, 4)), (1, 4, 4), 3)
     assert job.chosen_form(model, "denoising").why is None
     with pytest.raises(InputError, match=r"--form.*vdm.*forms: denoising"):

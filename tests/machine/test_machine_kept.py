@@ -15,7 +15,7 @@ from machine_helpers import call_well, train_tiny
 
 from nelbo.files import remove
 from nelbo.jobs import _digest as digest
-from nelbo.jobs import _shares as shares
+from nelbo.jobs import sharded
 from nelbo.jobs.run import Run
 
 FEATURES = ("--device", "cpu")
@@ -110,8 +110,8 @@ def test_compare_shows_no_score_of_other_weights(a: Path, b: Path, seeds: list[P
     second = json.loads(call_well("compare", a, b, "--json").out)
     assert second["runs"][1]["score"] is None
     assert second["differences"] == []
-    assert second["runs"][0]["over_t"] == first["runs"][0]["over_t"]
-    assert second["runs"][1]["over_t"] != first["runs"][1]["over_t"]
+    assert second["runs"][0]["diffusion_profile"] == first["runs"][0]["diffusion_profile"]
+    assert second["runs"][1]["diffusion_profile"] != first["runs"][1]["diffusion_profile"]
     scored(b, "--limit", "40")
     third = json.loads(call_well("compare", a, b, "--json").out)
     each = [
@@ -133,13 +133,13 @@ def test_compare_shows_averaged_weights_alone(a: Path, here: Path) -> None:
 def test_another_revision_of_the_code_scores_anew(a: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = scored(a, "--limit", "4")
     monkeypatch.setattr(digest, "REVISION", digest.REVISION + 1)
-    calls, honest = [], shares.score_likelihood
+    calls, honest = [], sharded.score_likelihood
 
     def counted(*values: Any, **named: Any) -> Any:
         calls.append(1)
         return honest(*values, **named)
 
-    monkeypatch.setattr(shares, "score_likelihood", counted)
+    monkeypatch.setattr(sharded, "score_likelihood", counted)
     second = scored(a, "--limit", "4")
     assert len(calls) == 1
     assert second["code"] != first["code"]

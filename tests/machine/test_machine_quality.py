@@ -182,15 +182,15 @@ def test_collapse_is_judged_by_pixels_and_by_classes(
     monkeypatch.setattr(FewImages, "images", rows, raising=False)
     monkeypatch.setattr(importlib.import_module("nelbo.models.gan"), "MODEL", FewImages)
     asked = ("score", run, "--samples", "200", "--features", learnt, "--json", "--again", *DEVICE)
-    assert json.loads(call_well(*asked).out)["ailments"] == []
+    assert json.loads(call_well(*asked).out)["warnings"] == []
     monkeypatch.setattr(Run, "step", 400)
     found = json.loads(call_well(*asked).out)
-    own = json.loads(call_well("score", run, "--again", "--json", *DEVICE).out)["ailments"]
+    own = json.loads(call_well("score", run, "--again", "--json", *DEVICE).out)["warnings"]
     if said is None:
-        assert found["ailments"] == []
+        assert found["warnings"] == []
         assert not [line for line in own if "collapse" in line]
         return
-    (line,) = found["ailments"]
+    (line,) = found["warnings"]
     assert line.startswith("mode collapse: ")
     assert said in line
     assert ("classes" in line) == (kept == "one class")

@@ -17,7 +17,7 @@ from PIL import Image
 import nelbo
 from nelbo.data import load
 from nelbo.errors import InputError
-from nelbo.jobs import _shares as shares
+from nelbo.jobs import sharded
 
 FIELDS = {
     *("family", "data", "split", "n", "levels", "dims", "kind", "form", "weights", "terms", "bits_per_dim"),
@@ -39,7 +39,7 @@ def no_computing(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         pytest.fail("scored again")
 
-    monkeypatch.setattr(shares, "score_likelihood", refuse)
+    monkeypatch.setattr(sharded, "score_likelihood", refuse)
 
 
 def test_json_has_the_documented_fields(own_run: Path) -> None:
@@ -109,13 +109,13 @@ def test_a_score_is_kept(own_run: Path, request: pytest.FixtureRequest) -> None:
     ids=lambda words: words[0],
 )
 def test_another_score_is_computed(own_run: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]) -> None:
-    calls, honest = [], shares.score_likelihood
+    calls, honest = [], sharded.score_likelihood
 
     def counted(*values: Any, **named: Any) -> Any:
         calls.append(1)
         return honest(*values, **named)
 
-    monkeypatch.setattr(shares, "score_likelihood", counted)
+    monkeypatch.setattr(sharded, "score_likelihood", counted)
     first = scored(own_run, "--limit", "6")
     second = scored(own_run, *([] if "--limit" in more else ["--limit", "6"]), *more)
     assert len(calls) == 2

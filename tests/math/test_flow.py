@@ -458,7 +458,7 @@ def test_the_solvers_error_stands_beside_an_estimate_and_covers_it() -> None:
         {name: term[:, None].expand(n, 2) for name, term in found.terms.items()},
         4,
         1,
-        {SOLVER: found.beside[SOLVER][:, None].expand(n, 2)},
+        {SOLVER: found.extras[SOLVER][:, None].expand(n, 2)},
     )
     assert 0 < abs(float(error.mean())) <= 2 * score.solver_error()
     assert score.solver_error() < 1e-2
@@ -487,7 +487,7 @@ def test_a_trained_vdms_flow_is_runge_kuttas_within_its_error() -> None:
     z = diffuse(x[:n].double() / 2 - 1, flow.first_gamma(x[:n]), draws.normal(Stream.SCORE_NOISE, shape).double())
     fine, coarse = (by_runge_kutta(flow, z, steps) for steps in (160, 80))
     own = found.terms["flow"] + fine
-    change = found.beside[SOLVER].square().mean().sqrt() + (fine - coarse).square().mean().sqrt()
+    change = found.extras[SOLVER].square().mean().sqrt() + (fine - coarse).square().mean().sqrt()
     assert float(own.square().mean().sqrt()) <= 2 * float(change)
     assert float(change) < 0.05 * 2
 

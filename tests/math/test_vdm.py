@@ -563,7 +563,7 @@ def test_in_steps_every_form_is_the_same_bound(gamma: str) -> None:
     found = []
     for seed, form in enumerate(("denoising", "consistency", "trajectory", "entropy")):
         bound = model.bound(x, form=form, seed=seed, timesteps=12)
-        total = bound.total.double() + sum(bound.beside.values(), torch.zeros(1)).double()
+        total = bound.total.double() + sum(bound.extras.values(), torch.zeros(1)).double()
         found.append((float(total.mean()), float(total.var()) / n))
     for i, (mean, var) in enumerate(found):
         for other, also in found[:i]:

@@ -223,7 +223,7 @@ def score(
         return
     out.print(score_title(result), soft_wrap=True)
     out.print(score_table(result))
-    for line in result.get("ailments", []):
+    for line in result.get("warnings", []):
         out.print(line, soft_wrap=True)
 
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from nelbo.data import Dataset
 from nelbo.errors import InputError, nearest
-from nelbo.jobs._shares import shared_profile
 from nelbo.jobs.run import Run
+from nelbo.jobs.sharded import shared_profile
 from nelbo.metrics import LikelihoodScore, ProfileDetector, auroc
 from nelbo.models.base import LikelihoodModel
 from nelbo.models.diffusion import Diffusion

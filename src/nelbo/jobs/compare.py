@@ -18,12 +18,12 @@ from nelbo.errors import InputError, nearest
 from nelbo.files import replace_text
 from nelbo.jobs._digest import digests
 from nelbo.jobs._protocol import images_of, kept_scores, scores_of, unlike, widest
-from nelbo.jobs._shares import opened, shared_profile
 from nelbo.jobs.describe import describe_run
 from nelbo.jobs.resume import require_unchanged
 from nelbo.jobs.run import Run
 from nelbo.jobs.sample import collect, real_images
 from nelbo.jobs.score import kept
+from nelbo.jobs.sharded import opened, shared_profile
 from nelbo.metrics import stderr_of_mean
 from nelbo.models.base import GenerativeModel, LikelihoodModel
 from nelbo.models.diffusion import Diffusion
@@ -123,11 +123,11 @@ def facts(run: Run, model: GenerativeModel, split: str, score: dict[str, Any] | 
         "sampling": model.inspector.describe_sampling(SampleSettings()),
         "evaluations_per_sample": model.inspector.sample_evaluations,
         "curve": curve(run),
-        "over_t": over_t(run, model, split),
+        "diffusion_profile": diffusion_profile(run, model, split),
     }
 
 
-def over_t(run: Run, model: GenerativeModel, split: str) -> dict[str, list[float]] | None:
+def diffusion_profile(run: Run, model: GenerativeModel, split: str) -> dict[str, list[float]] | None:
     """bits/dim of each piece of t on a few images, kept in RUN/scores; None where the bound has no t."""
     images = unseen(run, lambda dataset: dataset.split(split)[:PROFILED])
     if not isinstance(model, Diffusion) or not model.timeline.has_terms or images is None:

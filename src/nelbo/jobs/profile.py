@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nelbo.errors import InputError
 from nelbo.files import atomic_write
-from nelbo.jobs._shares import shared_profile
+from nelbo.jobs.sharded import shared_profile
 from nelbo.metrics import Profile
 from nelbo.models.base import GenerativeModel
 from nelbo.models.diffusion import Diffusion

@@ -12,11 +12,11 @@ from torch import Tensor
 from nelbo.errors import InputError
 from nelbo.files import atomic_write
 from nelbo.jobs._digest import digests
-from nelbo.jobs._question import chosen_data
-from nelbo.jobs._shares import opened, shared_rows
 from nelbo.jobs.features import INCEPTION, Features, open_features
 from nelbo.jobs.sample import collect
 from nelbo.jobs.score import kept
+from nelbo.jobs.score_request import chosen_data
+from nelbo.jobs.sharded import opened, shared_rows
 from nelbo.metrics.manifold import nearest
 from nelbo.metrics.quality import measure_modes, measure_quality
 from nelbo.models._collapse import TOO_EARLY, class_ratio, collapse_line, spread, variance_ratio
@@ -145,12 +145,12 @@ def measured(space: Features, drawn: Tensor, unseen: Tensor, train: Tensor, step
     }
     spreads = spread(drawn[:SPREAD].float(), unseen[:SPREAD].float())
     spreads["features_of_samples_over_images"] = variance_ratio(*features[:2])
-    answer = {"quality": quality, "diagnostics": spreads, "ailments": warnings(spreads, step)}
+    answer = {"quality": quality, "diagnostics": spreads, "warnings": warnings(spreads, step)}
     if space.classify is None:
         return answer
     classes = [shared_rows(space.classify, images, "classes") for images in (drawn, unseen)]
     spreads["classes_of_samples_over_images"] = class_ratio(*(p.argmax(1) for p in classes))
-    return answer | {"modes": measure_modes(*classes)._asdict(), "ailments": warnings(spreads, step)}
+    return answer | {"modes": measure_modes(*classes)._asdict(), "warnings": warnings(spreads, step)}
 
 
 def warnings(spreads: dict[str, object], step: int) -> list[str]:

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from nelbo.data import Dataset
 from nelbo.errors import InputError
-from nelbo.jobs._shares import opened
 from nelbo.jobs.run import Run
+from nelbo.jobs.sharded import opened
 from nelbo.models.base import GenerativeModel
 from nelbo.models.sampling import Frame, SampleKeywords, SampleSettings
 from nelbo.processes import join, rank

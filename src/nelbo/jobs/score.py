@@ -14,14 +14,14 @@ from torch import Tensor
 
 from nelbo.errors import InputError
 from nelbo.files import atomic_write, replace_text
-from nelbo.jobs._answer import against_baseline, condition, own_measures, stored, summarise
 from nelbo.jobs._digest import digest_of, digests
-from nelbo.jobs._question import Estimation, baseline_model, chosen_data, refuse_for_no_bound, require_numbers
 from nelbo.jobs._rows import write_per_image
-from nelbo.jobs._shares import opened, shared_score
 from nelbo.jobs.against import detection, require_against, require_two_sets
 from nelbo.jobs.profile import require_profile, write_profile
 from nelbo.jobs.run import Run, data_spec
+from nelbo.jobs.score_request import Estimation, baseline_model, chosen_data, refuse_for_no_bound, require_numbers
+from nelbo.jobs.score_result import against_baseline, condition, own_measures, stored, summarise
+from nelbo.jobs.sharded import opened, shared_score
 from nelbo.metrics import LikelihoodScore
 from nelbo.models.base import LikelihoodModel
 from nelbo.options import DataOptions
@@ -150,7 +150,7 @@ def score(
         result = replace(measure(bounded, images), copies=copies)
         summary = summarise(result, asked, dataset.levels, bounded.forms[how.form])
         summary |= condition(bounded, images, run.step)
-        summary["ailments"] = [*summary["ailments"], *result.warnings()]
+        summary["warnings"] = [*summary["warnings"], *result.warnings()]
         if other is not None:
             summary["baseline"] = against_baseline(result, measure(other, images, " with the baseline"))
         if against is not None:

@@ -74,7 +74,7 @@ def draw_terms(axes: Axes, score: dict[str, Any]) -> None:
     axes.set_xlabel("bits/dim")
 
 
-def over_t_plot(found: dict[str, dict[str, list[float]]]) -> Figure:
+def diffusion_profiles_plot(found: dict[str, dict[str, list[float]]]) -> Figure:
     """bits/dim per unit of t of several runs, t from 0 to 1 whatever their number of steps.
 
     Args:

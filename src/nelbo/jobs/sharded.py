@@ -44,11 +44,11 @@ def shared_score(model: LikelihoodModel, images: Tensor, title: str, replicates:
             progress=move,
             **how,
         )
-        terms, beside = (
-            {name: team.together(values, n) for name, values in part.items()} for part in (own.terms, own.beside)
+        terms, extras = (
+            {name: team.together(values, n) for name, values in part.items()} for part in (own.terms, own.extras)
         )
     (evaluations,) = team.greatest([own.evaluations])
-    return replace(own, terms=terms, beside=beside, evaluations=int(evaluations))
+    return replace(own, terms=terms, extras=extras, evaluations=int(evaluations))
 
 
 @contextmanager

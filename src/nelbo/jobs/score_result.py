@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nelbo.jobs._shares import shared_measures
+from nelbo.jobs.sharded import shared_measures
 from nelbo.metrics import LikelihoodScore, stderr_of_mean
 from nelbo.models.base import GenerativeModel
 from nelbo.models.forms import Estimator
@@ -44,7 +44,7 @@ def summarise(result: LikelihoodScore, asked: dict[str, Any], levels: int, form:
         "kind": form.kind,
         **({} if form.why is None else {"why": form.why}),
         "terms": {name: measured(name) for name in result.terms},
-        **{name: measured(name) for name in result.beside},
+        **{name: measured(name) for name in result.extras},
         "nats": result.nats(),
         "bits_per_dim": result.bits(),
         "stderr_mc": result.stderr_mc(),
@@ -90,8 +90,8 @@ def own_measure(name: str, each: Tensor, copies: Tensor | None = None) -> dict[s
 def condition(model: GenerativeModel, images: Tensor, step: int) -> dict[str, Any]:
     """What else these images show of the model, and, when it is not too early to say, what is wrong with it."""
     found = model.inspector.diagnostics(images)
-    ailments = model.inspector.warnings(found) if step >= model.inspector.earliest_warning else []
-    return {**({"diagnostics": found} if found else {}), "ailments": ailments}
+    warnings = model.inspector.warnings(found) if step >= model.inspector.earliest_warning else []
+    return {**({"diagnostics": found} if found else {}), "warnings": warnings}
 
 
 def against_baseline(result: LikelihoodScore, other: LikelihoodScore) -> dict[str, float | None]:
