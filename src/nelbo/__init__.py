@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nelbo.jobs.compare import compare
     from nelbo.jobs.describe import info
     from nelbo.jobs.distill import distill
+    from nelbo.jobs.evaluate import evaluate
     from nelbo.jobs.features import features
     from nelbo.jobs.fit import fit
     from nelbo.jobs.run import Run, load
@@ -33,18 +34,22 @@ if TYPE_CHECKING:
     from nelbo.models.gan import GAN
     from nelbo.models.hvae import HVAE
     from nelbo.models.vae import VAE
+    from nelbo.report.results import Evaluation, Score
 
 PLACES = {
     "AE": "models.ae",
     "Dataset": "data",
     "Diffusion": "models.diffusion",
+    "Evaluation": "report.results",
     "GAN": "models.gan",
     "HVAE": "models.hvae",
     "InputError": "errors",
     "Run": "jobs.run",
+    "Score": "report.results",
     "VAE": "models.vae",
     "compare": "jobs.compare",
     "distill": "jobs.distill",
+    "evaluate": "jobs.evaluate",
     "features": "jobs.features",
     "fit": "jobs.fit",
     "info": "jobs.describe",
@@ -65,10 +70,13 @@ __all__ = [
     "VAE",
     "Dataset",
     "Diffusion",
+    "Evaluation",
     "InputError",
     "Run",
+    "Score",
     "compare",
     "distill",
+    "evaluate",
     "features",
     "fit",
     "info",

@@ -43,8 +43,8 @@ def test_a_diffusion_of_ones_own(here: Path) -> None:
     forms = ("denoising", "consistency", "trajectory")
     first, *others = (nelbo.Run("mine", **parts_of(mine)).score(form=form) for form in forms)
     for other in others:
-        off = abs(first["bits_per_dim"] - other["bits_per_dim"])
-        assert off <= 4 * (first["stderr_mc"] ** 2 + other["stderr_mc"] ** 2) ** 0.5
+        off = abs(first.bits_per_dim - other.bits_per_dim)
+        assert off <= 4 * (first.stderr_mc**2 + other.stderr_mc**2) ** 0.5
     one, two = (nelbo.load("mine", **parts_of(mine)) for _ in range(2))
     drawn = one.sample(2, sampler=mine.MySampler(), steps=5)
     assert torch.equal(drawn, two.sample(2, sampler="ancestral", steps=5))  # the sampler of the example is that
@@ -111,6 +111,6 @@ def test_a_vae_of_ones_own(here: Path) -> None:
     mine.main("mine", steps=200)
     run = nelbo.Run("mine", encoder=mine.Encoder(), decoder=mine.Decoder())
     analytic, sampled, iw = (run.score(form=form) for form in ("analytic", "sampled", "iw"))
-    off = abs(analytic["bits_per_dim"] - sampled["bits_per_dim"])
-    assert off <= 4 * (analytic["stderr_mc"] ** 2 + sampled["stderr_mc"] ** 2) ** 0.5
-    assert iw["bits_per_dim"] <= analytic["bits_per_dim"] + 4 * iw["stderr_mc"]
+    off = abs(analytic.bits_per_dim - sampled.bits_per_dim)
+    assert off <= 4 * (analytic.stderr_mc**2 + sampled.stderr_mc**2) ** 0.5
+    assert iw.bits_per_dim <= analytic.bits_per_dim + 4 * iw.stderr_mc

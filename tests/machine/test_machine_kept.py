@@ -21,8 +21,8 @@ from nelbo.jobs.run import Run
 FEATURES = ("--device", "cpu")
 
 
-def scored(run: Path, *more: object) -> dict[str, Any]:
-    found = json.loads(call_well("score", run, "--json", "--device", "cpu", *more).out)
+def scored(run: Path, *more: object, by: str = "score") -> dict[str, Any]:
+    found = json.loads(call_well(by, run, "--json", "--device", "cpu", *more).out)
     assert isinstance(found, dict)
     return found
 
@@ -78,10 +78,10 @@ def test_checkpoints_swapped_at_an_equal_step_are_scored_anew(a: Path, seeds: li
 def test_samples_of_swapped_checkpoints_are_measured_anew(a: Path, seeds: list[Path], here: Path) -> None:
     call_well("train", "ae", "--steps", "2", "--latent", "4", "--widths", "8", "--out", "ae", "--device", "cpu")
     asked = ("--samples", "20", "--steps", "2", "--features", "ae")
-    first = scored(a, *asked)
-    assert scored(a, *asked) == first
+    first = scored(a, *asked, by="evaluate")
+    assert scored(a, *asked, by="evaluate") == first
     swap_checkpoint(a, seeds[1])
-    second = scored(a, *asked)
+    second = scored(a, *asked, by="evaluate")
     assert second["quality"] != first["quality"]
     assert second["weights_sha256"] == Run(seeds[1]).state["files"]["ema"]["sha256"]
 
@@ -93,7 +93,7 @@ def test_features_that_were_learnt_anew_measure_anew(a: Path, here: Path) -> Non
     for seed in "12":
         remove(Path("space"))
         call_well("features", "--data", "digits", "--epochs", "1", "--seed", seed, "--out", "space", *FEATURES)
-        both.append(scored(a, *asked))
+        both.append(scored(a, *asked, by="evaluate"))
     about = json.loads(Path("space/features.json").read_text())
     assert both[0]["quality"] != both[1]["quality"]
     assert both[1]["features_sha256"] == about["sha256"]

@@ -194,7 +194,7 @@ def test_what_is_scored_by_samples_and_compared_is_that_of_one(digits_run: Path,
     for count in (1, 2):
         run = shutil.copytree(digits_run, here / f"run-{count}")
         words = ["--samples", "21", "--steps", "3", "--features", "features", "--json"]
-        found.append(json.loads(shared(count, "score", run, *words).out))
+        found.append(json.loads(shared(count, "evaluate", run, *words).out))
         shared(count, "compare", run, "--out", f"page-{count}")
     assert found[1]["modes"]["counts"] == found[0]["modes"]["counts"]
     for name, value in found[0]["quality"].items():

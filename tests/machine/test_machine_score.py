@@ -139,7 +139,7 @@ def test_a_damaged_score_is_computed_anew(own_run: Path, text: str) -> None:
 
 def test_the_batch_size_does_not_matter(digits_run: Path, own_run: Path) -> None:
     scores = [
-        nelbo.score(own_run, limit=11, batch=batch, again=True, device="cpu")["bits_per_dim"]
+        nelbo.score(own_run, limit=11, batch_size=batch, again=True, device="cpu").bits_per_dim
         for batch in (1, 4, 11, 64)
     ]
     assert scores == pytest.approx([scores[0]] * 4, rel=1e-6)
@@ -309,6 +309,6 @@ def test_a_run_finds_its_data_from_another_directory(here: Path, monkeypatch: py
 
 
 def test_python_refuses_what_the_command_line_refuses(own_run: Path) -> None:
-    for bad in ({"replicates": 1}, {"limit": 0}, {"limit": -1}, {"batch": 0}, {"seed": -1}, {"split": "x"}):
+    for bad in ({"replicates": 1}, {"limit": 0}, {"limit": -1}, {"batch_size": 0}, {"seed": -1}, {"split": "x"}):
         with pytest.raises(InputError):
-            nelbo.score(own_run, **bad)  # type: ignore[arg-type]
+            nelbo.score(own_run, **bad)

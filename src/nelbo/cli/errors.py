@@ -5,14 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from cyclopts import App
+from cyclopts import App, CycloptsError, UnknownOptionError
 
+from nelbo.cli.help import COMMANDS
 from nelbo.errors import InputError
+
+
+def option_word(field: str) -> str:
+    """What follows the dashes in the option of a field. T stays T."""
+    return field.strip("_").replace("_", "-")
 
 
 def option(field: str) -> str:
     """The option of a field."""
-    return "-n" if field == "n" else "--" + field.replace("_", "-")
+    return "-n" if field == "n" else "--" + option_word(field)
 
 
 def in_options(text: str) -> str:
@@ -30,6 +36,15 @@ def options_of(app: App, argv: Sequence[str]) -> set[str]:
     if apps[-1].default_command is None:
         return set()
     return {name for argument in apps[-1].assemble_argument_collection() for name in argument.names}
+
+
+def others_option(app: App, error: CycloptsError) -> str | None:
+    """One line where an option is unknown to its command and known to others; else None."""
+    if not isinstance(error, UnknownOptionError) or not error.command_chain:
+        return None
+    word = (error.token.keyword or error.token.value).split("=")[0]
+    known = " and ".join(f"'nelbo {name}'" for name in COMMANDS if word in options_of(app, [name]))
+    return f"{word}: is no option of 'nelbo {' '.join(error.command_chain)}', but of {known}" if known else None
 
 
 def on_the_command_line(error: InputError, options: set[str]) -> str:

@@ -106,7 +106,7 @@ class Previews:
             self.print_warnings(step, condition(model, images, step.step)["warnings"])
             tell(1.0)
         if measures:
-            self.journal.write(step.step, {f"val_{name}": each["value"] or 0.0 for name, each in measures.items()})
+            self.journal.write(step.step, {f"val_{name}": each.value for name, each in measures.items()})
             texts = (f"{name.replace('_', ' ')} {measure_text(each, '.3f')}" for name, each in measures.items())
             self.val = "".join(f" · {text}" for text in texts)
 

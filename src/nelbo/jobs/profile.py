@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from nelbo.models.diffusion import Diffusion
 from nelbo.processes import rank
 from nelbo.report.paths import free
 from nelbo.report.plots import profile_plot
+from nelbo.report.results import Score
 
 PIECES = 50
 
@@ -35,15 +35,13 @@ def require_profile(model: GenerativeModel, out: Path) -> None:
     free(out, "profile")
 
 
-def write_profile(
-    model: GenerativeModel, images: Tensor, score: dict[str, Any], seed: int, batch: int, out: Path
-) -> None:
+def write_profile(model: GenerativeModel, images: Tensor, score: Score, seed: int, batch: int, out: Path) -> None:
     """Measure the profile of these images, and write it.
 
     Args:
         model: a diffusion model.
         images: what was scored.
-        score: what ``nelbo score --json`` prints, for the terms beside the curve.
+        score: of these images, for the terms beside the curve.
         seed, batch: of the noise, and images at a time.
         out: .png or .csv.
     """

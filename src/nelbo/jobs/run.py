@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ from nelbo.streams import as_text
 from nelbo.training import latest_checkpoint, load_weights
 from nelbo.training.checkpoint import read_state, step_of
 from nelbo.training.machine import Sizing, keep_memory, pick_device
+
+if TYPE_CHECKING:
+    from nelbo.report.results import Evaluation, Score
 
 OWN_IMAGES = "images.npz"
 """What a run calls the images that it was given as arrays, and keeps itself."""
@@ -226,11 +229,17 @@ class Run:
 
         return sample(self, n, **how)
 
-    def score(self, **how: Any) -> dict[str, Any]:
-        """Measure it on data: :func:`nelbo.score` of this run."""
+    def score(self, **how: Any) -> Score:
+        """Measure it on images: :func:`nelbo.score` of this run."""
         from nelbo.jobs.score import score
 
         return score(self, **how)
+
+    def evaluate(self, **how: Any) -> Evaluation:
+        """Measure its samples: :func:`nelbo.evaluate` of this run."""
+        from nelbo.jobs.evaluate import evaluate
+
+        return evaluate(self, **how)
 
     def info(self) -> dict[str, Any]:
         """What it is and how far it is: :func:`nelbo.info` of this run."""

@@ -2,30 +2,104 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from nelbo.data import Dataset
-from nelbo.errors import InputError
+from nelbo.errors import InputError, nearest
+from nelbo.jobs._digest import digests
 from nelbo.jobs.run import Run, is_place, read_data
-from nelbo.models._checks import checked_int
+from nelbo.jobs.sharded import opened
 from nelbo.models.base import GenerativeModel, LikelihoodModel
 from nelbo.models.diffusion import in_steps
 from nelbo.models.forms import Estimator
-from nelbo.options import DataOptions, RunDataOptions
+from nelbo.options import DataOptions, RunDataOptions, ScoreOptions
+from nelbo.report.paths import free
+from nelbo.training.machine import usual_batch
+
+SPLITS = ("train", "val", "test")
 
 
-def require_numbers(replicates: int, limit: int | None, batch: int | None, seed: int) -> None:
-    """Check what a Python call may get wrong.
+def require_together(options: ScoreOptions, data: DataOptions | None) -> None:
+    """Check what does not go together, before anything is read.
 
     Raises:
-        InputError: a number out of its range.
+        InputError: an option without what it needs, or a file that exists.
     """
-    for option, value, least in (("replicates", replicates, 2), ("limit", limit, 1), ("batch_size", batch, 1)):
-        if value is not None:
-            checked_int(option, value, least)
-    checked_int("seed", seed, 0, 2**63 - 1)
+    against = options.against
+    if options.per_image is not None:
+        free(options.per_image, "per_image")
+    elif options.sort:
+        raise InputError("sort", "orders the rows of `per_image`; add that, or leave it out")
+    if against is not None and (data is None or "data" not in data.model_fields_set):
+        raise InputError("against", "compares other data with the run's own; name them with `data`")
+    if against is not None and against not in SPLITS:
+        raise InputError("against", f"{against!r} is not a split{nearest(against, SPLITS)} (splits: train, val, test)")
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """Which images are to be scored, and by which model.
+
+    Attributes:
+        run: the run.
+        options: what was asked for.
+        dataset: the images.
+        model: the run's.
+    """
+
+    run: Run
+    options: ScoreOptions
+    dataset: Dataset
+    model: GenerativeModel
+
+    @classmethod
+    def of(cls, run: Run, data: DataOptions | None, options: ScoreOptions) -> ScoreRequest:
+        """Read the images, load the model.
+
+        Raises:
+            InputError: one of them cannot be used, or what was asked for does not go together.
+        """
+        require_together(options, data)
+        dataset = chosen_data(run, data)
+        dataset.split(options.split)  # refused before the model is loaded
+        return cls(run, options, dataset, run.model(options.weights, options.device))
+
+    @property
+    def images(self) -> Tensor:
+        """Integer levels, shape (n, C, H, W)."""
+        return self.dataset.split(self.options.split)[: self.options.limit]
+
+    @property
+    def copies(self) -> Tensor:
+        """The number of each image's distinct image, shape (n,)."""
+        return self.dataset.copies(self.options.split)[: self.options.limit]
+
+    @property
+    def batch(self) -> int:
+        """Images at a time."""
+        return self.options.batch_size or usual_batch(self.model.device)
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """The fields of a score that say what it is of."""
+        return {
+            "family": self.run.config.family,
+            "data": self.dataset.name,
+            "data_sha256": self.dataset.sha256,
+            "split": self.options.split,
+            "n": len(self.images),
+            "n_distinct": int(self.copies.max()) + 1,
+            "weights": self.options.weights,
+            "step": self.run.step,
+            "seed": self.options.seed,
+            **digests(self.run, self.options.weights),
+            "levels": self.dataset.levels,
+            "dims": self.model.dims,
+        }
 
 
 def chosen_data(run: Run, options: DataOptions | None) -> Dataset:
@@ -87,18 +161,6 @@ def fits(run: Run, dataset: Dataset) -> None:
         )
 
 
-def chosen_form(model: LikelihoodModel, name: str) -> Estimator:
-    """The form of this name.
-
-    Raises:
-        InputError: the family has none.
-    """
-    try:
-        return model.forms.named(name)
-    except InputError as error:
-        raise InputError("form", error.problem) from None
-
-
 def chosen_timesteps(model: LikelihoodModel, asked: int | None, form: Estimator) -> int:
     """How many t per image: the default for None, all for 0, and all for a form that takes whole trajectories."""
     if form.counts != "timesteps":
@@ -112,7 +174,7 @@ def chosen_timesteps(model: LikelihoodModel, asked: int | None, form: Estimator)
         if asked < 1:
             raise InputError("timesteps", "continuous time has no last t; give a number of at least 1")
         return asked
-    if not 0 <= asked <= there_are:
+    if asked > there_are:
         raise InputError("timesteps", f"{asked} is not between 1 and {there_are} (0 takes them all)")
     return asked or there_are
 
@@ -121,14 +183,12 @@ def chosen_k(asked: int | None, form: Estimator) -> int | None:
     """Trajectories in one logarithm, where the form has one.
 
     Raises:
-        InputError: less than 1, or a form that has none.
+        InputError: a form that has none.
     """
     if form.counts != "k":
         if asked is not None:
             raise InputError("k", "only the importance-weighted form has a k; add `form` iw, or leave it out")
         return None
-    if asked is not None and asked < 1:
-        raise InputError("k", f"{asked} is less than 1")
     return asked or 8
 
 
@@ -150,41 +210,60 @@ class Estimation(NamedTuple):
     replicates: int
 
     @classmethod
-    def chosen(
-        cls,
-        model: LikelihoodModel,
-        *,
-        form: str | None,
-        timesteps: int | None,
-        k: int | None,
-        T: int | None,
-        replicates: int,
-    ) -> tuple[LikelihoodModel, Estimation]:
+    def chosen(cls, model: LikelihoodModel, options: ScoreOptions) -> tuple[LikelihoodModel, Estimation]:
         """The model, in T steps where that was asked for, and what is left open filled in.
 
         Raises:
             InputError: what the model does not have, or what does not go together.
         """
-        model = model if T is None else in_steps(model, T)
-        form = form or next(iter(model.forms))
-        written = chosen_form(model, form)
-        return model, cls(form, chosen_timesteps(model, timesteps, written), chosen_k(k, written), T, replicates)
+        model = model if options.T is None else in_steps(model, options.T)
+        form = options.form or next(iter(model.forms))
+        written = model.forms.named(form)
+        timesteps, k = chosen_timesteps(model, options.timesteps, written), chosen_k(options.k, written)
+        return model, cls(form, timesteps, k, options.T, options.replicates)
 
     @property
-    def asked(self) -> dict[str, Any]:
-        """What is kept with the score."""
+    def key(self) -> dict[str, Any]:
+        """The fields of a score that say how it was estimated."""
         return {name: value for name, value in self._asdict().items() if value is not None}
 
 
-def refuse_for_no_bound(model: GenerativeModel, options: Mapping[str, object]) -> None:
-    """Options that only a bound has a use for.
+def refuse_for_no_bound(model: GenerativeModel, options: ScoreOptions) -> None:
+    """Refuse options that only a bound has a use for.
 
     Raises:
         InputError: one of them was given.
     """
-    for option, value in options.items():
-        if value is not None:
-            raise InputError(option, f"{model.family} has no bound ({model.inspector.why_no_bound}); leave it out")
+    for name in ("form", "timesteps", "k", "T", "baseline", "per_image", "profile", "against"):
+        if getattr(options, name) is not None:
+            raise InputError(name, f"{model.family} has no bound ({model.inspector.why_no_bound}); leave it out")
+
+
+class Baseline(NamedTuple):
+    """The run to compare with.
+
+    Attributes:
+        model: its model.
+        key: the fields of a score that say which it is.
+    """
+
+    model: LikelihoodModel
+    key: dict[str, Any]
+
+    @classmethod
+    def of(cls, request: ScoreRequest, how: Estimation) -> Baseline | None:
+        """The one that was asked for.
+
+        Raises:
+            InputError: it is of images of another kind, or has no bound in this form.
+        """
+        path, weights = request.options.baseline, request.options.weights
+        if path is None:
+            return None
+        other = opened(path)
+        model = baseline_model(other, request.run, weights, request.options.device, how)
+        key = {"run": str(path), "step": other.step, **digests(other, weights)}
+        return cls(model, {f"baseline_{name}": value for name, value in key.items()})
 
 
 def baseline_model(other: Run, run: Run, weights: str, device: str, how: Estimation) -> LikelihoodModel:
