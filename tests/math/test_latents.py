@@ -24,7 +24,7 @@ def model_of(family: str) -> GenerativeModel:
     torch.manual_seed(0)
     module = family_module(family)
     options = module.OPTIONS.model_validate({"widths": (8, 8)} | SETTINGS.get(family, {})).resolved(SHAPE)
-    return module.MODEL(options, SHAPE, 17).eval()
+    return module.MODEL.from_options(options, SHAPE, 17).eval()
 
 
 def seen_by(network: nn.Module, model: GenerativeModel, settings: SampleSettings) -> Tensor:
