@@ -621,7 +621,7 @@ MUTANTS = [
         "diffusion/samplers.py",
         "[Before(gamma_t, denoised), before, before.earlier]",
         "[before, before.earlier]",
-        ("test_samplers.py::test_the_declared_order_is_the_measured_one[unipc-3.0]",),
+        ("test_samplers.py::test_the_declared_order_is_the_measured_one[unipc-linear]",),
     ),
     Mutant(
         "wrong weight",
