@@ -103,7 +103,7 @@ def test_linear_at_1000_is_ddpm() -> None:
 def test_linear_refuses_20_steps_or_fewer(T: int) -> None:
     with pytest.raises(InputError, match="T > 20") as refused:
         linear(T)
-    assert refused.value.where == "--timesteps"
+    assert refused.value.where == "timesteps"
 
 
 @pytest.mark.parametrize("name", list(SCHEDULES))
@@ -111,7 +111,7 @@ def test_linear_refuses_20_steps_or_fewer(T: int) -> None:
 def test_no_steps_are_refused(name: str, T: int) -> None:
     with pytest.raises(InputError) as refused:
         SCHEDULES[name](T)
-    assert refused.value.where == "--timesteps"
+    assert refused.value.where == "timesteps"
 
 
 def cosine_curve(u: mpmath.mpf) -> mpmath.mpf:
