@@ -226,7 +226,7 @@ MUTANTS = [
         "return Denoised(x_0, eps)",
         "y = x_0.clamp(-1, 1)\n"
         "        return Denoised(y, eps + per_image(signal_rate(gamma) / noise_rate(gamma), z) * (x_0 - y))",
-        ("test_parameterizations.py::test_the_target_gives_back_image_and_noise[dtype0-Epsilon-linear]",),
+        ("test_predictions.py::test_the_target_gives_back_image_and_noise[dtype0-eps-linear]",),
     ),
     Mutant(
         "clipped prediction",
@@ -366,7 +366,7 @@ MUTANTS = [
         "diffusion/process.py",
         "return noise_var(gamma_s) * step_share(gamma_s, gamma_t)",
         "return noise_var(gamma_t) * step_share(gamma_s, gamma_t)",
-        ("test_schedules.py::test_tables_match_50_digits[linear-50]",),
+        ("test_process.py::test_posterior_is_the_papers_formula[linear-50]",),
     ),
     Mutant(
         "wrong variance",
