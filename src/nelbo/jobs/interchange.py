@@ -55,7 +55,6 @@ def import_folder(
     require_shapes(options, pipeline, folder)
     model = build_model(config)
     assert isinstance(model, DDPM)
-    assert model.timeline.gammas is not None
     fit(model.network, pipeline.tensors, folder)
     with atomic_write(out) as aside:
         aside.mkdir()
@@ -149,11 +148,10 @@ def export_run(path: str | Path, folder: str | Path, weights: str = "ema") -> Pa
         raise InputError(str(path), "learned the decoder's variance, for which a UNet2DModel has no output")
     model = run.model(weights, "cpu")
     assert isinstance(model, DDPM)
-    assert model.timeline.gammas is not None
     pipeline = Pipeline(
         options.unet2d.model_dump(),
         dict(model.network.state_dict()),
-        betas_of(model.timeline.gammas[1:]),
+        torch.tensor(options.betas, dtype=torch.float64) if options.betas else betas_of(model.timeline.chain()[1:]),
         options.predict,
         options.reverse_variance,
     )
