@@ -35,7 +35,8 @@ def options_of(app: App, argv: Sequence[str]) -> set[str]:
     _, apps, _ = app.parse_commands(list(argv))
     if apps[-1].default_command is None:
         return set()
-    return {name for argument in apps[-1].assemble_argument_collection() for name in argument.names}
+    with app.app_stack(apps):  # whose settings say how a field becomes an option
+        return {name for argument in apps[-1].assemble_argument_collection() for name in argument.names}
 
 
 def others_option(app: App, error: CycloptsError) -> str | None:

@@ -95,5 +95,9 @@ def unlike(facts: Sequence[dict[str, Any]], scores: Sequence[Score | None]) -> s
         + ("not scored" if known is None else f"{known.n:,} images")
         for run, known in zip(facts, bounds, strict=True)
     )
-    fix = "bits/dim of different data do not compare" if len(data) > 1 else "add `score` to score all on the same"
+    fix = (
+        "bits/dim of different data do not compare"
+        if len(data) > 1
+        else "'nelbo compare --score' scores all on the same"
+    )
     return f"not of the same images, so neither ranked nor subtracted ({listed}); {fix}"

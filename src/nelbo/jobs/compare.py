@@ -104,7 +104,7 @@ def facts(run: Run, model: GenerativeModel, split: str, score: Score | None) -> 
     """What the page says of one run."""
     known, images = describe_run(run), run.config.images
     if isinstance(model, LikelihoodModel):
-        why = None if score else f"not scored yet: nelbo score {run.path}, or add `score`"
+        why = None if score else f"not scored yet: nelbo score {run.path}, or nelbo compare --score"
     else:
         why = f"no bits/dim: {model.inspector.why_no_bound}"
     evaluations = kept_results(run, split, Evaluation, "samples")
