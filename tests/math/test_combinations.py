@@ -315,7 +315,7 @@ def test_every_form_of_a_chain_has_their_sum_as_its_mean(predict: str, decoder: 
     for seed, form in enumerate(("denoising", "consistency", "trajectory", "entropy")):
         x, draws = images(n)
         draws = Draws(seed, 0, draws.indices, len(x), CPU)
-        found = model.forms[form].estimate(x, draws, model.all_timesteps or 1)
+        found = model.forms[form].estimate(x, draws, model.forms.all_timesteps or 1)
         total = found.total.double() + sum(found.beside.values(), torch.zeros(len(x))).double()
         assert_close(total, exact, n)
 
