@@ -15,13 +15,12 @@ from nelbo.jobs._digest import digests
 from nelbo.jobs.features import INCEPTION, Features, open_features
 from nelbo.jobs.kept import Answer, kept
 from nelbo.jobs.run import Run
-from nelbo.jobs.sample import collect
+from nelbo.jobs.sample import collect, settings_of
 from nelbo.jobs.score_request import chosen_data
 from nelbo.jobs.sharded import opened, shared_rows
 from nelbo.metrics.manifold import nearest
 from nelbo.metrics.quality import measure_modes, measure_quality
 from nelbo.models._collapse import TOO_EARLY, class_ratio, collapse_line, spread, variance_ratio
-from nelbo.models.sampling import SampleSettings
 from nelbo.options import EvaluateOptions
 from nelbo.processes import rank
 from nelbo.report.paths import free, reachable
@@ -62,7 +61,7 @@ def evaluate(run: str | Path | Run, *, options: EvaluateOptions | None = None, *
         raise InputError("split", f"{options.split} has {len(unseen)} images, too few to measure")
     space = open_features(options.features, dataset, options.device, run.config.data)
     model = run.model(options.weights, options.device)
-    how = SampleSettings(options.sampler, options.steps, temperature=options.temperature)
+    how = settings_of(options)
 
     def answer() -> Answer:
         started, batch = time.monotonic(), options.batch_size or DRAWN_AT_ONCE
