@@ -90,9 +90,10 @@ class PixelLaw:
         logits, mean, log_scale = parts.chunk(3, dim=-1)
         return DiscretizedLogistics(logits, mean, (log_scale - 1.0).clamp(*LOG_SCALES), self.levels)
 
-    def nll(self, output: Tensor, x: Tensor) -> Tensor:
-        """−ln p(x|z) of each image, in nats, shape (B,)."""
-        return -self(output).log_prob(x).flatten(1).sum(1)
+
+def nll(law: Law, x: Tensor) -> Tensor:
+    """−ln p(x|z) of each image, in nats, shape (B,)."""
+    return -law.log_prob(x).flatten(1).sum(1)
 
 
 def gaussian(output: Tensor) -> Gaussian:
