@@ -214,7 +214,7 @@ class GAN(GenerativeModel):
 class GANRecipe(PartsRecipe):
     """Two players with optimisers of their own, and the clusters that both are told of."""
 
-    model: GAN  # type: ignore[assignment]
+    model: GAN
 
     @property
     def groups(self) -> list[ParamGroup]:

@@ -8,12 +8,12 @@ q(z|x) = N(μ(x), σ²(x)) with independent components; z = μ + σ ε carries t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from nelbo.models._latent import LatentOptions, Likelihood, PixelLaw, nll, require_drawing, tempered
+from nelbo.models._latent import KLSettings, LatentOptions, Likelihood, PixelLaw, nll, require_drawing, tempered
 from nelbo.models._vae_inspector import VAEInspector
 from nelbo.models.base import LikelihoodModel
 from nelbo.models.forms import Estimator, Forms
@@ -85,19 +85,11 @@ class VAE(LikelihoodModel):
         latent: int,
         likelihood: str | Likelihood = "auto",
         prior: Prior | None = None,
-        beta: float = 1.0,
-        free_bits: float = 0.0,
-        kl_warmup: int = 0,
+        **settings: Unpack[KLSettings],
     ) -> None:
         super().__init__(shape, levels)
         word = likelihood if isinstance(likelihood, str) else "auto"
-        self.options = VAEOptions(
-            latent=latent,
-            decoder=word,  # type: ignore[arg-type]
-            beta=beta,
-            free_bits=free_bits,
-            kl_warmup=kl_warmup,
-        )
+        self.options = VAEOptions(latent=latent, decoder=word, **settings)  # type: ignore[arg-type]
         self.law = PixelLaw(likelihood, shape, levels) if isinstance(likelihood, str) else likelihood
         self.encoder, self.decoder = encoder, decoder
         self.prior: Prior = StandardNormal() if prior is None else prior
