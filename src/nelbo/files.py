@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there at all, and errors that name them."""
+"""Files and folders that are complete or not there at all, and errors that name them."""
 
 from __future__ import annotations
 

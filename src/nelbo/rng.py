@@ -101,7 +101,7 @@ class Draws:
         return normal(self.seed, stream, self.step, self.indices, shape).to(self.device)
 
     def normal_iter(self, stream: Stream, shape: tuple[int, ...]) -> Iterator[Tensor]:
-        """The rows of :meth:`normal`, one after another and without end: for more noise than should be held at once.
+        """The rows of :meth:`normal`, one after another and without end: for more noise than fits into memory.
 
         Yields:
             Standard normal, shape (B, \\*shape); the first K are those of ``normal(stream, (K, *shape))``.

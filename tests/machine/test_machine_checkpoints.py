@@ -24,7 +24,8 @@ from nelbo.errors import InputError
 from nelbo.models.ddpm import DDPM, DDPMOptions
 from nelbo.options import TrainingOptions
 from nelbo.training import Interrupted, Trainer, latest_checkpoint, read_checkpoint, write_checkpoint
-from nelbo.training.checkpoint import Checkpoint, all_checkpoints, step_of
+from nelbo.training.checkpoint import Checkpoint
+from nelbo.training.folders import all_checkpoints, step_of
 
 NAMES = ("model", "ema", "optimizer")
 

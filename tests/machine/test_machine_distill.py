@@ -17,7 +17,7 @@ from nelbo.models._distilled import Distilled
 from nelbo.models._sampling import walk
 from nelbo.models.diffusion import Diffusion
 from nelbo.training import read_checkpoint
-from nelbo.training.checkpoint import all_checkpoints, step_of
+from nelbo.training.folders import all_checkpoints, step_of
 
 SMALL = ["--widths", "16", "--blocks", "1", "--fine-blocks", "1", "--batch-size", "16", "--precision", "fp32"]
 

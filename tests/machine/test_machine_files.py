@@ -15,7 +15,7 @@ from machine_helpers import call
 from nelbo.files import atomic_write, replace_text, sole
 from nelbo.jobs.monitor import Monitor
 from nelbo.training import Step, latest_checkpoint
-from nelbo.training.checkpoint import step_of
+from nelbo.training.folders import step_of
 
 resource = pytest.importorskip("resource")
 

@@ -18,7 +18,7 @@ import pytest
 from machine_helpers import TINY, same_tensors
 
 from nelbo.training import latest_checkpoint, read_checkpoint
-from nelbo.training.checkpoint import step_of
+from nelbo.training.folders import step_of
 
 KILLS = int(os.environ.get("NELBO_KILLS", "5"))
 STEPS_EACH = 12

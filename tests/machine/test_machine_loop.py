@@ -18,8 +18,8 @@ from nelbo.models.vae import VAE, VAEOptions
 from nelbo.options import TrainingOptions
 from nelbo.rng import Draws
 from nelbo.training import Trainer, latest_checkpoint, read_checkpoint, stopping
-from nelbo.training.checkpoint import step_of
 from nelbo.training.ema import EMA
+from nelbo.training.folders import step_of
 
 
 def numbered(n: int) -> Tensor:

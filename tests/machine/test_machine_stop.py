@@ -12,7 +12,7 @@ import pytest
 from machine_helpers import TINY, call_well, environment
 
 from nelbo.training import latest_checkpoint, read_checkpoint
-from nelbo.training.checkpoint import all_checkpoints, step_of
+from nelbo.training.folders import all_checkpoints, step_of
 
 SECONDS = 15.0
 """For a process to stop on a busy machine, five of them for what may still be finished; each stand-in takes minutes."""
@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 import nelbo.training.checkpoint as checkpoint
 import nelbo.training.stopping as stopping
 from nelbo.jobs.previews import Previews
-from nelbo.models.base import GenerativeModel
+from nelbo.models.recipe import Recipe
 from nelbo.cli import run
 job = importlib.import_module("nelbo.jobs.train")
 
@@ -61,7 +61,7 @@ def data():
 def data_in_threads():
     job.read_data = reading
 def preparation():
-    GenerativeModel.prepare = lambda *given: busy()
+    Recipe.prepare = lambda *given: busy()
 
 globals()[sys.argv[1]]()
 from nelbo.__main__ import main

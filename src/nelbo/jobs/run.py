@@ -25,7 +25,8 @@ from nelbo.models.diffusion import Diffusion
 from nelbo.options import DataOptions, RunDataOptions
 from nelbo.streams import as_text
 from nelbo.training import latest_checkpoint, load_weights
-from nelbo.training.checkpoint import read_state, step_of
+from nelbo.training.checkpoint import read_state
+from nelbo.training.folders import step_of
 from nelbo.training.machine import Sizing, keep_memory, pick_device
 
 if TYPE_CHECKING:

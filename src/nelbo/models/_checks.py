@@ -62,7 +62,7 @@ def checked_images(model: Imaged, images: Images, where: str = "images") -> Tens
 
 
 def fits(model: Imaged, shape: tuple[int, ...], where: str) -> None:
-    """Check the shape of a batch, with the mend where it is a usual mistake.
+    """Check the shape of a batch, with what helps where it is a usual mistake.
 
     Raises:
         InputError: it is not (n, C, H, W) of the model, with n ≥ 1.
@@ -70,18 +70,16 @@ def fits(model: Imaged, shape: tuple[int, ...], where: str) -> None:
     channels, height, width = model.shape
     if shape[1:] == model.shape and shape[0] > 0:
         return
-    mend = ""
+    fix = ""
     if shape == model.shape:
-        mend = "; one image is images[None]"
+        fix = "; one image is images[None]"
     elif shape[1:] == (height, width, channels):
-        mend = "; channels come first, as of .permute(0, 3, 1, 2) (NumPy: .transpose(0, 3, 1, 2))"
+        fix = "; channels come first, as of .permute(0, 3, 1, 2) (NumPy: .transpose(0, 3, 1, 2))"
     elif channels == 1 and shape[1:] == (height, width):
-        mend = "; the channel is images[:, None]"
+        fix = "; the channel is images[:, None]"
     elif shape[:1] == (0,):
-        mend = "; there is no image in it"
-    raise InputError(
-        where, f"has shape {shape}, and this {model.family} takes (n, {channels}, {height}, {width}){mend}"
-    )
+        fix = "; there is no image in it"
+    raise InputError(where, f"has shape {shape}, and this {model.family} takes (n, {channels}, {height}, {width}){fix}")
 
 
 def checked_int(where: str, value: Any, least: int, most: int | None = None) -> int:

@@ -82,10 +82,10 @@ class GANInspector(Inspector):
         images = checked_images(model, images)
         images = images[:1000].to(model.device)
         x_0 = to_unit(images, model.levels)
-        found = spread(self._unseen(range(len(x_0))), x_0)
+        variety = spread(self._unseen(range(len(x_0))), x_0)
         real, seen = (torch.cat(parts) for parts in zip(*self._answers(images, 0, 256), strict=True))
         right = float(torch.cat([real > 0, seen < 0]).double().mean())
-        return found if model.options.loss == "wgan-gp" else found | {"discriminator_right": right}
+        return variety if model.options.loss == "wgan-gp" else variety | {"discriminator_right": right}
 
     def warnings(self, diagnostics: Mapping[str, object]) -> list[str]:
         """Collapse: samples that hardly differ. Where they do, divergence: a discriminator that is never wrong."""

@@ -135,10 +135,10 @@ class Team:
         import torch
         from torch import distributed
 
-        found = torch.tensor(values, dtype=torch.float64)
+        reduced = torch.tensor(values, dtype=torch.float64)
         with others_reached():
-            distributed.all_reduce(found, distributed.ReduceOp.MAX)
-        greatest: list[float] = found.tolist()
+            distributed.all_reduce(reduced, distributed.ReduceOp.MAX)
+        greatest: list[float] = reduced.tolist()
         return greatest
 
     def mean(self, value: Tensor) -> Tensor:
@@ -178,10 +178,10 @@ class Team:
         if self.count == 1:
             return make()
         if not self.main:
-            told = self.heard()
-            if told[:1] == FAILED:
-                raise ElsewhereError(int(told[1:]))
-            return told[1:]
+            message = self.heard()
+            if message[:1] == FAILED:
+                raise ElsewhereError(int(message[1:]))
+            return message[1:]
         try:
             made = make()
         except Exception as error:
@@ -210,7 +210,7 @@ class Team:
 
 ALONE = Team()
 
-heart: Heartbeat | None = None
+heartbeat: Heartbeat | None = None
 """Of this process, once it has met the others."""
 GO_ON = "; start all of them again, 'train' with --resume"
 
@@ -223,7 +223,7 @@ def join() -> Team:
     Raises:
         ProcessLostError: they cannot be reached.
     """
-    global heart
+    global heartbeat
     if count() == 1:
         return ALONE
     import torch
@@ -237,7 +237,7 @@ def join() -> Team:
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             distributed.init_process_group(backend, timeout=timedelta(days=1))
             store: Any = distributed.distributed_c10d._get_default_store()
-        heart = Heartbeat(store.clone(), rank(), count(), lambda who: give_up(ProcessLostError(who)))
+        heartbeat = Heartbeat(store.clone(), rank(), count(), lambda who: give_up(ProcessLostError(who)))
     return Team(distributed.get_rank(), distributed.get_world_size())
 
 
@@ -253,8 +253,8 @@ def leave() -> None:
     if count() > 1 and torch is not None and torch.distributed.is_initialized():
         with others_reached():
             torch.distributed.barrier()
-        if heart is not None:
-            heart.stop()
+        if heartbeat is not None:
+            heartbeat.stop()
         torch.distributed.destroy_process_group()
 
 

@@ -1,6 +1,7 @@
 """The training loop, and what it keeps."""
 
-from nelbo.training.checkpoint import Checkpoint, latest_checkpoint, load_weights, read_checkpoint, write_checkpoint
+from nelbo.training.checkpoint import Checkpoint, load_weights, read_checkpoint, write_checkpoint
+from nelbo.training.folders import latest_checkpoint
 from nelbo.training.loop import Step, Trainer
 from nelbo.training.signals import Interrupted
 

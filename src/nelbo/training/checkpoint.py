@@ -1,8 +1,8 @@
-"""Checkpoints: whole or not there at all.
+"""Checkpoints: complete or not there at all.
 
 ``RUN/checkpoints/step-00001000/`` holds model.safetensors, ema.safetensors, optimizer.safetensors and state.json. It
 is written under another name, forced to disk and renamed, then ``RUN/checkpoints/latest`` is made to name it.
-state.json carries the size and SHA-256 of the tensor files, so that a damaged one is told from a whole one. Nothing is
+state.json carries the size and SHA-256 of the tensor files, so that a damaged one is noticed. Nothing is
 a pickle.
 """
 
@@ -13,7 +13,6 @@ import json
 import math
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,12 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from nelbo.errors import InputError
-from nelbo.files import atomic_write, beside, remove, replace_text, sync_folder, write_synced
+from nelbo.files import atomic_write, remove, replace_text, sync_folder, write_synced
 from nelbo.processes import Team
+from nelbo.training.folders import NAME, damaged, folder_of, step_of, thin
 
 FORMAT = 2
-KEEP_LAST = 2
 FILES = ("model", "ema", "optimizer")
-NAME = re.compile(r"step-\d{8,15}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -43,11 +41,6 @@ class Checkpoint:
 
     state: dict[str, Any]
     tensors: dict[str, dict[str, Tensor]]
-
-
-def folder_of(run: Path, step: int) -> Path:
-    """Where the checkpoint of this step lies."""
-    return run / "checkpoints" / f"step-{step:08d}"
 
 
 def write_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
@@ -67,43 +60,6 @@ def write_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
     replace_text(final.parent / "latest", final.name)
     thin(run)
     return final
-
-
-def thin(run: Path) -> None:
-    """Keep the last two checkpoints, and of the older ones those nearest to 1, 2, 4, 8, … times the first."""
-    folders = all_checkpoints(run)
-    older, kept_step = folders[:-KEEP_LAST], 0
-    for folder in older:
-        if step_of(folder) >= 2 * kept_step:
-            kept_step = step_of(folder)
-        else:
-            with suppress(OSError):
-                aside = beside(folder)  # renamed first: a folder of this name is whole, however the process ends
-                remove(aside)
-                folder.replace(aside)
-                remove(aside)
-
-
-def all_checkpoints(run: Path) -> list[Path]:
-    """Every whole checkpoint folder, oldest first."""
-    found = (p for p in (run / "checkpoints").glob("step-*") if NAME.fullmatch(p.name) and p.is_dir())
-    return sorted(found, key=step_of)
-
-
-def step_of(folder: Path) -> int:
-    """The step that a checkpoint folder's name says."""
-    return int(folder.name.removeprefix("step-"))
-
-
-def latest_checkpoint(run: Path) -> Path | None:
-    """The checkpoint that ``latest`` names, else the newest there is, else None."""
-    try:
-        named = run / "checkpoints" / Path((run / "checkpoints" / "latest").read_text().strip()).name
-    except (OSError, UnicodeDecodeError):
-        named = None
-    if named is not None and NAME.fullmatch(named.name) and named.is_dir():
-        return named
-    return next(reversed(all_checkpoints(run)), None)
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -152,7 +108,7 @@ def rollbacks_of(state: dict[str, Any]) -> int:
 
 
 def read_tensors(folder: Path, name: str, state: dict[str, Any]) -> dict[str, Tensor]:
-    """One of a checkpoint's tensor files, whole.
+    """One of a checkpoint's tensor files.
 
     Raises:
         InputError: it is missing, or its size or contents are not those that were written.
@@ -181,7 +137,7 @@ def renamed(tensors: dict[str, Tensor], written_in: int) -> dict[str, Tensor]:
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """The whole checkpoint in this folder.
+    """The checkpoint in this folder.
 
     Raises:
         InputError: any file of it is missing or damaged.
@@ -200,18 +156,18 @@ def shared(team: Team, read: Callable[[], Checkpoint] | None) -> Checkpoint | No
     Raises:
         InputError: it cannot be read; ElsewhereError on the others.
     """
-    found: list[Checkpoint] = []
+    own: list[Checkpoint] = []  # on the main process, if there is one
 
     def state() -> bytes:
         if read is not None:
-            found.append(read())
-        return json.dumps([checkpoint.state for checkpoint in found]).encode()
+            own.append(read())
+        return json.dumps([checkpoint.state for checkpoint in own]).encode()
 
     states = json.loads(team.from_main(state))
     if not states or team.count == 1:
-        return found[0] if found else None
-    data = {name: team.from_main(lambda name=name: safetensors.torch.save(found[0].tensors[name])) for name in FILES}  # type: ignore[misc]
-    return found[0] if found else Checkpoint(states[0], {n: safetensors.torch.load(part) for n, part in data.items()})
+        return own[0] if own else None
+    data = {name: team.from_main(lambda name=name: safetensors.torch.save(own[0].tensors[name])) for name in FILES}  # type: ignore[misc]
+    return own[0] if own else Checkpoint(states[0], {n: safetensors.torch.load(part) for n, part in data.items()})
 
 
 def load_weights(model: nn.Module, folder: Path, weights: str) -> dict[str, Any]:
@@ -238,10 +194,3 @@ def fit(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
         theirs = {name: tuple(value.shape) for name, value in tensors.items()}
         odd = min(name for name in {*own, *theirs} if own.get(name) != theirs.get(name))
         raise InputError(str(path), f"does not fit the model that config.toml describes (first at {odd!r})") from None
-
-
-def damaged(path: Path, how: str) -> InputError:
-    """The error of a checkpoint that is not whole."""
-    others = [folder for folder in all_checkpoints(path.parents[2]) if folder != path.parent]
-    mend = f"delete {path.parent.name} to fall back on {others[-1].name}" if others else "there is no other checkpoint"
-    return InputError(str(path), f"{how}; {mend}")

@@ -48,7 +48,7 @@ def distributed_losses(model: GenerativeModel, team: Team, shard_on: torch.devic
 
 
 def average_gradients(parameters: Sequence[nn.Parameter], team: Team) -> None:
-    """Make the gradients of parameters that every process keeps whole the mean over the processes."""
+    """Make the gradients of parameters that are not sharded the mean over the processes."""
     for p in parameters:
         p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         team.mean(p.grad)

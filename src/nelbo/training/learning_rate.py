@@ -16,8 +16,8 @@ def progress_at(options: TrainingOptions, step: int, seconds: float, reserve: fl
     """
     if options.steps is not None:
         return min(1.0, step / options.steps)
-    whole = 60.0 * (options.minutes or 0.0)
-    return min(1.0, seconds / (whole - min(reserve, 0.5 * whole)))
+    total = 60.0 * (options.minutes or 0.0)
+    return min(1.0, seconds / (total - min(reserve, 0.5 * total)))
 
 
 def learning_rate(options: TrainingOptions, step: int, progress: float, rollbacks: int = 0) -> float:

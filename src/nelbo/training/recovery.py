@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from nelbo.models.base import LikelihoodModel
-from nelbo.training.checkpoint import latest_checkpoint, read_checkpoint, shared
+from nelbo.training.checkpoint import read_checkpoint, shared
 from nelbo.training.compiling import give_up
+from nelbo.training.folders import latest_checkpoint
 from nelbo.training.session import Session
 from nelbo.training.shards import to_local
 

@@ -1,6 +1,6 @@
-"""Weights, gradients, moments and averages in shares, of which each process keeps its own (FSDP, Zhao et al. 2023).
+"""Sharded weights, gradients, moments and averages: each process keeps its own shard (FSDP, Zhao et al. 2023).
 
-A block's weights are whole only while it computes (in bf16, what autocast made of them until the backward pass has used
+A block's weights are gathered only while it computes (in bf16, what autocast made of them until the backward pass used
 it). For models that do not fit into one device's memory; others train faster as they are, see docs/scale.md. While a
 run is started, and on the main process when it looks or keeps, all of a model is in the memory of the host.
 """
@@ -18,11 +18,11 @@ from nelbo.nn.unet2d import AttentionBlock, ResnetBlock
 from nelbo.processes import Team
 
 BLOCKS = (ResidualBlock, SelfAttention, ResnetBlock, AttentionBlock)
-"""What is made whole by itself; the rest of a model is whole during a step."""
+"""What is gathered by itself; the rest of a model is gathered for a whole step."""
 
 
 def shard(losses: nn.Module, team: Team, place: device) -> nn.Module:
-    """Keep a share of every parameter on this device, and let gradients be the mean over all processes.
+    """Shard every parameter over the team's devices, and let gradients be the mean over all processes.
 
     All but :func:`unsharded`, whose gradients are each process's own.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nelbo.training.checkpoint import latest_checkpoint, step_of
+from nelbo.training.folders import latest_checkpoint, step_of
 from nelbo.training.session import Session
 from nelbo.training.signals import Interrupted
 

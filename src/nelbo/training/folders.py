@@ -1,0 +1,62 @@
+"""The folders of a run's checkpoints: which there are, which is the latest, and which of the old ones stay."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from nelbo.errors import InputError
+from nelbo.files import beside, remove
+
+KEEP_LAST = 2
+NAME = re.compile(r"step-\d{8,15}", re.ASCII)
+
+
+def folder_of(run: Path, step: int) -> Path:
+    """Where the checkpoint of this step lies."""
+    return run / "checkpoints" / f"step-{step:08d}"
+
+
+def thin(run: Path) -> None:
+    """Keep the last two checkpoints, and of the older ones those nearest to 1, 2, 4, 8, … times the first."""
+    folders = all_checkpoints(run)
+    older, kept_step = folders[:-KEEP_LAST], 0
+    for folder in older:
+        if step_of(folder) >= 2 * kept_step:
+            kept_step = step_of(folder)
+        else:
+            with suppress(OSError):
+                aside = beside(folder)  # renamed first: a folder of this name is whole, however the process ends
+                remove(aside)
+                folder.replace(aside)
+                remove(aside)
+
+
+def all_checkpoints(run: Path) -> list[Path]:
+    """Every complete checkpoint folder, oldest first."""
+    folders = (p for p in (run / "checkpoints").glob("step-*") if NAME.fullmatch(p.name) and p.is_dir())
+    return sorted(folders, key=step_of)
+
+
+def step_of(folder: Path) -> int:
+    """The step that a checkpoint folder's name says."""
+    return int(folder.name.removeprefix("step-"))
+
+
+def latest_checkpoint(run: Path) -> Path | None:
+    """The checkpoint that ``latest`` names, else the newest there is, else None."""
+    try:
+        named = run / "checkpoints" / Path((run / "checkpoints" / "latest").read_text().strip()).name
+    except (OSError, UnicodeDecodeError):
+        named = None
+    if named is not None and NAME.fullmatch(named.name) and named.is_dir():
+        return named
+    return next(reversed(all_checkpoints(run)), None)
+
+
+def damaged(path: Path, how: str) -> InputError:
+    """The error of a checkpoint that is not complete."""
+    others = [folder for folder in all_checkpoints(path.parents[2]) if folder != path.parent]
+    fix = f"delete {path.parent.name} to fall back on {others[-1].name}" if others else "there is no other checkpoint"
+    return InputError(str(path), f"{how}; {fix}")
