@@ -114,9 +114,9 @@ def main() -> None:
             path = Path(folder) / f"{name}.npy"
             np.save(path, change(digits).astype(np.uint8))
             score = nelbo.score(run.path, data=DataOptions(data=str(path), levels=17), split="all", against="test")
-            found = score["against"]
+            found = score.as_dict()["against"]
             areas = [f"{found[f'auroc_{by}']:.3f} ± {found[f'auroc_{by}_stderr']:.3f}" for by in ("total", "profile")]
-            rows.append(f"| {name} | {score['bits_per_dim']:.2f} | {' | '.join(areas)} |")
+            rows.append(f"| {name} | {score.bits_per_dim:.2f} | {' | '.join(areas)} |")
             print(rows[-1], flush=True)
     page = PAGE.format(
         pieces=PIECES, steps=asked.steps, bits=found["bits_per_dim"], n=len(digits), rows="\n".join(rows)

@@ -80,6 +80,12 @@ def train(row: Row, seed: int, asked: argparse.Namespace) -> Path:
     return run.path
 
 
+def bits(score: nelbo.Score) -> float:
+    """The total in bits/dim, which every ddpm has."""
+    assert score.bits_per_dim is not None
+    return score.bits_per_dim
+
+
 def main() -> None:
     """Train, score, write."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -89,27 +95,26 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=500)
     asked = parser.parse_args()
 
-    def score(run: Path, baseline: Path | None = None) -> dict[str, Any]:
+    def score(run: Path, baseline: Path | None = None) -> nelbo.Score:
         return nelbo.score(run, split="val", limit=asked.limit, timesteps=4, baseline=baseline)
 
     base, lines, found = train(ROWS[0], 0, asked), [], []
     for row in ROWS:
         run = train(row, 0, asked)
         result = score(run, None if run == base else base)
-        found.append((result["bits_per_dim"], row))
-        difference = result.get("baseline")
-        paired = f"{difference['difference']:+.4f} | {difference['stderr']:.4f}" if difference else "0 | "
-        cells = [row.factor, row.name, f"{result['bits_per_dim']:.4f}", f"{result['stderr']:.4f}", paired]
+        found.append((bits(result), row))
+        paired = f"{result.baseline.difference:+.4f} | {result.baseline.stderr:.4f}" if result.baseline else "0 | "
+        cells = [row.factor, row.name, f"{result.bits_per_dim:.4f}", f"{result.stderr:.4f}", paired]
         lines.append(f"| {' | '.join(cells)} |")
         print(lines[-1], flush=True)
     best = []
     for first, row in sorted(found, key=lambda pair: pair[0])[:2]:
-        values = [first, *(score(train(row, seed, asked))["bits_per_dim"] for seed in (1, 2))]
+        values = [first, *(bits(score(train(row, seed, asked))) for seed in (1, 2))]
         shown = ", ".join(f"{value:.4f}" for value in values)
         best.append(f"| {row.name} | {shown} | {statistics.mean(values):.4f} ± {statistics.stdev(values):.4f} |")
         print(best[-1], flush=True)
     page = PAGE.format(
-        steps=asked.steps, batch=BATCH, data=asked.data, n=result["n"], rows="\n".join(lines), best="\n".join(best)
+        steps=asked.steps, batch=BATCH, data=asked.data, n=result.n, rows="\n".join(lines), best="\n".join(best)
     )
     (DOCS / "objectives.md").write_text(page, encoding="utf-8")
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import nelbo
 from nelbo.report import grid
@@ -53,18 +52,18 @@ Drawn from the same seeds, 200 steps of DDIM (η = 1):
 """
 
 
-def row(objective: str, score: dict[str, Any]) -> str:
+def row(objective: str, score: nelbo.Score) -> str:
     """One run in the table."""
     names = ("reconstruction", "diffusion", "prior")
-    cells = [OBJECTIVES[objective], *(f"{score['terms'][name]['bits_per_dim']:.4f}" for name in names)]
-    cells += [f"{score['bits_per_dim']:.4f}", f"{score['stderr']:.4f}"]
+    cells = [OBJECTIVES[objective], *(f"{score.terms[name].bits_per_dim:.4f}" for name in names)]
+    cells += [f"{score.bits_per_dim:.4f}", f"{score.stderr:.4f}"]
     return f"| {' | '.join(cells)} |"
 
 
-def dropped(name: str, score: dict[str, Any]) -> str:
+def dropped(name: str, score: nelbo.Score) -> str:
     """What the total would be without one term."""
-    hidden = score["terms"][name]["bits_per_dim"]
-    return f"| {name} | {score['bits_per_dim'] - hidden:.4f} | {hidden:.2g} |"
+    hidden, total = score.terms[name].bits_per_dim, sum(term.bits_per_dim for term in score.terms.values())
+    return f"| {name} | {total - hidden:.4f} | {hidden:.2g} |"
 
 
 def main() -> None:
@@ -91,7 +90,7 @@ def main() -> None:
         steps=asked.steps,
         batch=BATCH,
         data=asked.data,
-        n=simple["n"],
+        n=simple.n,
         rows="\n".join(row(objective, score) for objective, score in scores.items()),
         dropped="\n".join(dropped(name, simple) for name in ("prior", "reconstruction")),
     )

@@ -2,37 +2,103 @@
 
 import nelbo
 
-run = nelbo.train("ddpm", "digits", minutes=2)
-model = nelbo.load(run.path)
-images = model.sample(64)
-bound = model.bound(images)
+run = nelbo.train("ddpm", "digits", minutes=2)             # settings that the command line has too
+print(run.score())
+
+model = nelbo.Diffusion(network=MyNet(), shape=(1, 28, 28), levels=256)      # parts of your own
+run = nelbo.fit(model, images, steps=1000, out="runs/mine")
+images = nelbo.load("runs/mine", network=MyNet()).sample(16)
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nelbo.data import Dataset
+    from nelbo.diffusion import objectives, samplers, schedules
     from nelbo.errors import InputError
-    from nelbo.jobs import Run, compare, load, sample, score, train
+    from nelbo.jobs.compare import compare
+    from nelbo.jobs.describe import info
+    from nelbo.jobs.distill import distill
+    from nelbo.jobs.evaluate import evaluate
+    from nelbo.jobs.features import features
+    from nelbo.jobs.fit import fit
+    from nelbo.jobs.run import Run, load
+    from nelbo.jobs.sample import sample
+    from nelbo.jobs.score import score
+    from nelbo.jobs.train import train
+    from nelbo.models.ae import AE
+    from nelbo.models.diffusion import Diffusion
+    from nelbo.models.gan import GAN
+    from nelbo.models.hvae import HVAE
+    from nelbo.models.vae import VAE
+    from nelbo.report.results import Evaluation, Score
 
-__all__ = ["InputError", "Run", "compare", "load", "sample", "score", "train"]
+PLACES = {
+    "AE": "models.ae",
+    "Dataset": "data",
+    "Diffusion": "models.diffusion",
+    "Evaluation": "report.results",
+    "GAN": "models.gan",
+    "HVAE": "models.hvae",
+    "InputError": "errors",
+    "Run": "jobs.run",
+    "Score": "report.results",
+    "VAE": "models.vae",
+    "compare": "jobs.compare",
+    "distill": "jobs.distill",
+    "evaluate": "jobs.evaluate",
+    "features": "jobs.features",
+    "fit": "jobs.fit",
+    "info": "jobs.describe",
+    "load": "jobs.run",
+    "objectives": "diffusion.objectives",
+    "sample": "jobs.sample",
+    "samplers": "diffusion.samplers",
+    "schedules": "diffusion.schedules",
+    "score": "jobs.score",
+    "train": "jobs.train",
+}
+"""Every public name, and the module that it is in, or is."""
+
+__all__ = [
+    "AE",
+    "GAN",
+    "HVAE",
+    "VAE",
+    "Dataset",
+    "Diffusion",
+    "Evaluation",
+    "InputError",
+    "Run",
+    "Score",
+    "compare",
+    "distill",
+    "evaluate",
+    "features",
+    "fit",
+    "info",
+    "load",
+    "objectives",
+    "sample",
+    "samplers",
+    "schedules",
+    "score",
+    "train",
+]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
     """Import on first use, so that ``nelbo --help`` need not wait for torch."""
-    if name == "InputError":
-        from nelbo.errors import InputError
-
-        return InputError
-    if name in __all__:
-        from nelbo import jobs
-
-        return getattr(jobs, name)
-    raise AttributeError(f"module 'nelbo' has no attribute {name!r}")
+    if name not in PLACES:
+        raise AttributeError(f"module 'nelbo' has no attribute {name!r}")
+    module = importlib.import_module(f"nelbo.{PLACES[name]}")
+    return module if name in ("objectives", "samplers", "schedules") else getattr(module, name)
 
 
 def __dir__() -> list[str]:
     """What is public, and the version."""
-    return sorted([*__all__, "__version__"])
+    return sorted([*PLACES, "__version__"])

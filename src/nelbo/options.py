@@ -5,6 +5,7 @@ The command line, a ``--config`` file, ``RUN/config.toml`` and the Python calls 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -105,3 +106,67 @@ class TrainingOptions(Options):
     "cpu, cuda, cuda:1, …; auto takes CUDA where there is one."
     tensorboard: bool = False
     "Write the metrics for TensorBoard too; needs the extra nelbo[tensorboard]."
+
+
+class MeasuringOptions(Options):
+    """How a run is measured."""
+
+    split: str = "test"
+    "train, val or test."
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    "Of the noise."
+    weights: str = "ema"
+    "ema (the moving average) or raw."
+    device: str = "auto"
+    "cpu, cuda, cuda:1, …; auto takes CUDA where there is one."
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    "Images at a time; changes speed and memory only. What is quickest on the device if left out."
+    again: bool = False
+    "Measure anew, even if RUN/scores holds this very result."
+
+
+class ScoreOptions(MeasuringOptions):
+    """What the bound of images is asked for."""
+
+    limit: Annotated[int, Field(ge=1)] | None = None
+    "Score the first so many images only."
+    form: str | None = None
+    """How the bound is written; the family's first unless told. ddpm, vdm: denoising, ode, ode-uniform, and in steps
+    (a vdm with --T) consistency, trajectory (T evaluations each), iw (importance-weighted, k trajectories) and
+    entropy (not a bound by itself). vae and hvae: analytic, sampled, iw."""
+    timesteps: Annotated[int, Field(ge=0)] | None = None
+    "How many t to evaluate per image and replicate, stratified; 0 takes every t."
+    k: Annotated[int, Field(ge=1)] | None = None
+    "Trajectories in one logarithm of --form iw; 8 unless told."
+    T: Annotated[int, Field(ge=1)] | None = None
+    "Score a vdm in so many steps, and not in its own number or in continuous time."
+    baseline: Path | None = None
+    "Another run, measured with the same noise: adds the paired difference and its own error."
+    replicates: Annotated[int, Field(ge=2)] = 2
+    "Independent estimates per image, from which the Monte-Carlo error is known."
+    per_image: Path | None = None
+    "Write every image's path (or row in its array), label, split and terms to this CSV file."
+    sort: bool = False
+    "With --per-image: the strangest image first, by its total."
+    profile: Path | None = None
+    "Draw where in t the bits are into this PNG file, or write it into this CSV file."
+    against: str | None = None
+    """With --data OTHER: how well the score tells those images from this split of the run's own: AUROC, with DeLong's
+    standard error. By the total, and by how the bits lie over t; below 0.5, the others look more normal."""
+
+
+class EvaluateOptions(MeasuringOptions):
+    """Which samples are measured, and how."""
+
+    samples: Annotated[int, Field(ge=20)] = 2000
+    "How many to draw."
+    features: Path | None = None
+    """Where to measure: a folder that 'nelbo features' made, an ae run, or 'inception'; the data's own if left out."""
+    sampler: str | None = None
+    "How to draw, as in 'nelbo sample'."
+    steps: Annotated[int, Field(ge=1)] | None = None
+    "Network evaluations per image, as in 'nelbo sample'."
+    temperature: Annotated[float, Field(ge=0)] | None = None
+    "The spread of z, as in 'nelbo sample'."
+    neighbours: Path | None = None
+    "Draw samples beside the training images nearest to them into this PNG."

@@ -8,7 +8,8 @@ import io
 import os
 import sys
 import unicodedata
-from typing import IO, Any
+from collections.abc import Callable
+from typing import IO, Any, ClassVar
 
 from rich.console import Console
 
@@ -85,10 +86,21 @@ class Speaker(Console):
 
     Args:
         options: as ``rich.console.Console`` takes them.
+
+    Attributes:
+        wording: what is done to each text; the command line makes options of the fields in it.
     """
+
+    wording: ClassVar[list[Callable[[str], str]]] = []
 
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As ``rich`` does, in the wording of whoever speaks."""
+        for word in self.wording:
+            objects = tuple(word(each) if isinstance(each, str) else each for each in objects)
+        super().print(*objects, **options)
 
     @property
     def shows_bars(self) -> bool:

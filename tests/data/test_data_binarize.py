@@ -57,5 +57,5 @@ def test_what_is_scored_is_drawn_once_and_training_keeps_its_greys() -> None:
 def test_two_levels_are_not_binarised_again(tmp_path: object) -> None:
     path = f"{tmp_path}/two.npy"
     np.save(path, np.random.default_rng(0).integers(0, 2, (40, 8, 8)).astype(np.uint8))
-    with pytest.raises(InputError, match="--binarize"):
+    with pytest.raises(InputError, match="binarize"):
         load(path, levels=2, binarize=True)

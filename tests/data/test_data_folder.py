@@ -105,19 +105,19 @@ def test_one_bit_images_have_two_levels_only_together(tmp_path):
 def test_different_sizes_name_two_files_and_the_mend(tmp_path):
     write_images(tmp_path, IMAGES)
     write_images(tmp_path, random_pixels((1, 7, 5, 3)), "zebra.png")
-    with pytest.raises(InputError, match=r"0.png is 3x4 and zebra.png is 7x5; add --size HxW --fit crop\|pad\|resize"):
+    with pytest.raises(InputError, match=r"0.png is 3x4 and zebra.png is 7x5; add `size` HxW `fit` crop\|pad\|resize"):
         load(str(tmp_path))
-    with pytest.raises(InputError, match=r"^--fit: images of 3x4 do not have the size 6x6; add --fit"):
+    with pytest.raises(InputError, match=r"^fit: images of 3x4 do not have the size 6x6; add `fit`"):
         load(str(tmp_path), size=(6, 6))
     data = load(str(tmp_path), size=(6, 6), fit="pad")
     assert data.shape == (3, 6, 6)
-    assert data.notes == ("sizes brought to 6x6 by --fit pad",)
+    assert data.notes == ("sizes brought to 6x6 by `fit` pad",)
 
 
 def test_different_channels_name_files_and_the_mend(tmp_path):
     write_images(tmp_path, IMAGES)
     write_images(tmp_path, random_pixels((1, 3, 4)), "grey.png")
-    with pytest.raises(InputError, match=r"0.png has 3 and grey.png has 1; add --channels 1\|3"):
+    with pytest.raises(InputError, match=r"0.png has 3 and grey.png has 1; add `channels` 1\|3"):
         load(str(tmp_path))
     assert reading_notes(load(str(tmp_path), channels=3)) == ("channels brought from 1 to 3",)
     write_images(tmp_path, random_pixels((1, 3, 4, 4)), "alpha.png")
@@ -128,7 +128,7 @@ def test_bad_images_stop_unless_they_may_be_skipped(tmp_path):
     paths = write_images(tmp_path, random_pixels((20, 30, 30)))
     paths[3].write_bytes(paths[3].read_bytes()[:-300])  # its header is good
     paths[7].write_bytes(b"nothing")
-    with pytest.raises(InputError, match=r"7.png: is not an image of a known format; or give --skip-bad"):
+    with pytest.raises(InputError, match=r"7.png: is not an image of a known format; or give `skip_bad`"):
         load(str(tmp_path))
     data = load(str(tmp_path), skip_bad=True)
     good = [np.asarray(Image.open(path)).tobytes() for row, path in enumerate(paths) if row not in (3, 7)]
@@ -136,7 +136,7 @@ def test_bad_images_stop_unless_they_may_be_skipped(tmp_path):
     (note,) = reading_notes(data)
     assert re.match("left out 2 of 20 images: 7.png is not an image.*; 3.png is truncated", note)
     paths[7].unlink()
-    with pytest.raises(InputError, match=r"3.png: is truncated or corrupt .*; or give --skip-bad"):
+    with pytest.raises(InputError, match=r"3.png: is truncated or corrupt .*; or give `skip_bad`"):
         load(str(tmp_path))
 
 
@@ -153,7 +153,7 @@ def test_skipping_keeps_labels_in_step(tmp_path):
 def test_nothing_but_bad_images(tmp_path):
     for name in "abc":
         (tmp_path / f"{name}.png").write_bytes(b"")
-    with pytest.raises(InputError, match=r"^--skip-bad: no image .* can be read"):
+    with pytest.raises(InputError, match=r"^skip_bad: no image .* can be read"):
         load(str(tmp_path), skip_bad=True)
 
 

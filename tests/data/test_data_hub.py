@@ -79,8 +79,8 @@ def test_one_split_is_split_by_content(hub):
 @pytest.mark.parametrize(
     ("tables", "match"),
     [
-        ({"train": Table([*IMAGES, IMAGES[0][1:]])}, "row 0 is 4x5 and row 20 is 3x5; add --size"),
-        ({"train": Table([*IMAGES, IMAGES[0, ..., 0]])}, r"row 0 has 3 and row 20 has 1; add --channels"),
+        ({"train": Table([*IMAGES, IMAGES[0][1:]])}, "row 0 is 4x5 and row 20 is 3x5; add `size`"),
+        ({"train": Table([*IMAGES, IMAGES[0, ..., 0]])}, r"row 0 has 3 and row 20 has 1; add `channels`"),
         ({"train": Table(IMAGES, key="photo")}, "has no column image or img; it has photo"),
         (ConnectionError("offline\nvery"), r"hf:who/what cannot be loaded \(offline\)"),
     ],
@@ -93,7 +93,7 @@ def test_what_cannot_be_used(hub, tables, match):
 
 def test_without_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(InputError, match=r"^--data: hf: needs the extra: pip install 'nelbo\[hub\]'"):
+    with pytest.raises(InputError, match=r"^data: hf: needs the extra: pip install 'nelbo\[hub\]'"):
         load("hf:who/what")
 
 

@@ -53,7 +53,7 @@ def test_splits_are_views_and_unknown_ones_are_named():
     data = load("digits")
     assert data.split("val").data_ptr() == data.images[data.bounds["val"][0]].data_ptr()
     assert all(data.split(name).is_contiguous() for name in SPLITS)
-    with pytest.raises(InputError, match=r"--split.*did you mean 'train'"):
+    with pytest.raises(InputError, match=r"split.*did you mean 'train'"):
         data.split("trian")
 
 

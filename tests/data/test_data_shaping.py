@@ -81,22 +81,22 @@ def test_named_sets_can_be_shaped_and_it_is_said():
     assert data.shape == (2, 10, 12)
     assert np.array_equal(data.images[:, 0, 1:9, 2:10].numpy(), load("digits").images[:, 0].numpy())
     assert data.images[:, 1].unique().tolist() == [16]
-    assert data.notes == ("sizes brought to 10x12 by --fit pad", "channels brought from 1 to 2")
+    assert data.notes == ("sizes brought to 10x12 by `fit` pad", "channels brought from 1 to 2")
     assert int(load("digits", size=(20, 20), fit="resize").images.max()) <= 16
 
 
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"size": (9, 9)}, "--fit: images of 8x8 do not have the size 9x9; add --fit"),
-        ({"fit": "crop"}, "--fit: crop needs a size"),
-        ({"size": (8, 8), "fit": "corp"}, "--fit: .*did you mean 'crop'"),
-        ({"size": (0, 8)}, "--size"),
-        ({"channels": 5}, "--channels: 5 is not 1, 2, 3 or 4"),
-        ({"channels": 0}, "--channels"),
-        ({"levels": 1}, "--levels"),
-        ({"levels": 257}, "--levels"),
-        ({"levels": 16}, "--levels: 16 is too few: digits has a pixel of 16"),
+        ({"size": (9, 9)}, "fit: images of 8x8 do not have the size 9x9; add `fit`"),
+        ({"fit": "crop"}, "fit: crop needs a size"),
+        ({"size": (8, 8), "fit": "corp"}, "fit: .*did you mean 'crop'"),
+        ({"size": (0, 8)}, "size"),
+        ({"channels": 5}, "channels: 5 is not 1, 2, 3 or 4"),
+        ({"channels": 0}, "channels"),
+        ({"levels": 1}, "levels"),
+        ({"levels": 257}, "levels"),
+        ({"levels": 16}, "levels: 16 is too few: digits has a pixel of 16"),
     ],
 )
 def test_options_out_of_range_are_named(options, match):

@@ -25,7 +25,7 @@ def test_names():
     ],
 )
 def test_nothing_of_that_name(spec, match):
-    with pytest.raises(InputError, match=f"^--data: {match}"):
+    with pytest.raises(InputError, match=f"^data: {match}"):
         load(spec)
 
 

@@ -125,5 +125,5 @@ def test_duplicates_among_files_stay_together(tmp_path):
 
 def test_holdout_is_checked():
     for holdout in (0.0, 0.5, -1.0, float("nan")):
-        with pytest.raises(InputError, match=r"^--holdout"):
+        with pytest.raises(InputError, match=r"^holdout"):
             load("digits", holdout=holdout)

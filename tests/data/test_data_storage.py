@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nelbo.data import load, room
+from nelbo.data import load, storage
 from nelbo.errors import InputError
 
 
@@ -20,13 +20,13 @@ from nelbo.errors import InputError
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, ...]]]:
     """The shapes that went to the disk, which is in a folder of the test's own."""
     seen: list[tuple[int, ...]] = []
-    mapped = room.mapped
+    mapped = storage.mapped
 
-    def noted(shape: tuple[int, ...]) -> room.Pixels:
+    def noted(shape: tuple[int, ...]) -> storage.Pixels:
         seen.append(shape)
         return mapped(shape)
 
-    monkeypatch.setattr(room, "mapped", noted)
+    monkeypatch.setattr(storage, "mapped", noted)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     yield seen
     assert [path for path in (tmp_path / "cache").rglob("*") if not path.is_dir()] == [], "a mapped file has no name"
@@ -52,7 +52,7 @@ def test_mapped_images_are_the_same(
         before = load(spec, binarize=binarize, skip_bad=True)
         assert places == []
         with monkeypatch.context() as small:
-            small.setattr(room, "memory", lambda: 4 * 1000)
+            small.setattr(storage, "memory", lambda: 4 * 1000)
             after = load(spec, binarize=binarize, skip_bad=True)
         assert places
         places.clear()
@@ -67,7 +67,7 @@ def test_images_of_one_bit_are_mapped_too(
     for i in range(30):
         Image.fromarray(np.random.default_rng(i).integers(0, 2, (9, 8)).astype(bool)).save(tmp_path / f"{i}.png")
     before = load(str(tmp_path))
-    monkeypatch.setattr(room, "memory", lambda: 4 * 100)
+    monkeypatch.setattr(storage, "memory", lambda: 4 * 100)
     after = load(str(tmp_path))
     assert places
     assert (after.levels, after.sha256) == (2, before.sha256)
@@ -76,11 +76,11 @@ def test_images_of_one_bit_are_mapped_too(
 def test_processes_of_one_machine_share_its_memory(
     places: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "memory", lambda: 8000)
-    room.allocate((2000,), "here")
+    monkeypatch.setattr(storage, "memory", lambda: 8000)
+    storage.allocate((2000,), "here")
     assert places == []
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    room.allocate((2000,), "here")
+    storage.allocate((2000,), "here")
     assert places == [(2000,)]
 
 
@@ -89,10 +89,10 @@ def test_a_disk_without_room_is_said_before_anything_is_read(tmp_path: Path, mon
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(room, "memory", lambda: 1000)
+    monkeypatch.setattr(storage, "memory", lambda: 1000)
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(InputError, match=r"photos: 5x1000 bytes do not fit .* disk \(No space left .*cache"):
-        room.allocate((5, 1000), "photos")
+        storage.allocate((5, 1000), "photos")
 
 
 def test_an_archive_larger_than_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,6 +120,6 @@ def test_the_limit_of_a_container_counts(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
     (tmp_path / "own").write_text(line + "\n")
-    monkeypatch.setattr(room, "OWN_GROUPS", tmp_path / "own")
-    monkeypatch.setattr(room, "GROUPS", tmp_path)
-    assert room.memory() == (expected or without)
+    monkeypatch.setattr(storage, "OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(storage, "GROUPS", tmp_path)
+    assert storage.memory() == (expected or without)

@@ -175,9 +175,9 @@ def test_samples_come_back_with_their_levels(tmp_path):
     [
         (
             (48, 64, 3),
-            r"48 grey images of 64x3 \(--layout nhw\) or one image of 48x64 with 3 channels \(--layout hwc\)",
+            r"48 grey images of 64x3 \(`layout` nhw\) or one image of 48x64 with 3 channels \(`layout` hwc\)",
         ),
-        ((3, 48, 64), r"3 grey images of 48x64 \(--layout nhw\) or one image of 48x64 with 3 .*\(--layout chw\)"),
+        ((3, 48, 64), r"3 grey images of 48x64 \(`layout` nhw\) or one image of 48x64 with 3 .*\(`layout` chw\)"),
     ],
 )
 def test_three_axes_that_can_be_one_photo_are_a_question(tmp_path, shape, match, save):
@@ -196,13 +196,13 @@ def test_three_axes_that_can_be_one_photo_are_a_question(tmp_path, shape, match,
 def test_layout_decides_four_axes_too(tmp_path):
     values = random_pixels((9, 3, 5, 4))
     np.save(tmp_path / "a.npy", values)
-    with pytest.raises(InputError, match=r"add --layout nchw\|nhwc"):
+    with pytest.raises(InputError, match=r"add `layout` nchw\|nhwc"):
         load(str(tmp_path / "a.npy"))
     assert load(str(tmp_path / "a.npy"), layout="nchw").shape == (3, 5, 4)
     assert load(str(tmp_path / "a.npy"), layout="nhwc").shape == (4, 3, 5)
-    with pytest.raises(InputError, match=r"^--layout: nhw has 3 axes and .*a.npy has 4"):
+    with pytest.raises(InputError, match=r"^layout: nhw has 3 axes and .*a.npy has 4"):
         load(str(tmp_path / "a.npy"), layout="nhw")
-    with pytest.raises(InputError, match=r"^--layout: 'nhcw' is none of"):
+    with pytest.raises(InputError, match=r"^layout: 'nhcw' is none of"):
         load(str(tmp_path / "a.npy"), layout="nhcw")  # type: ignore[arg-type]
 
 
@@ -297,7 +297,7 @@ def test_few_levels_are_said_and_the_mend_works(tmp_path, top):
     data = load(str(tmp_path / "a.npy"))
     assert data.levels == 256
     assert data.notes[0].startswith(f"no pixel is above {top}, yet they count as 256 levels")
-    assert data.notes[0].endswith(f"add --levels {top + 1}")
+    assert data.notes[0].endswith(f"add `levels` {top + 1}")
     assert load(str(tmp_path / "a.npy"), levels=top + 1).notes == ()
 
 

@@ -41,7 +41,9 @@ def test_a_family_is_what_its_file_is_called(name: str) -> None:
 
 
 def test_a_model_without_parameters_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = SimpleNamespace(family="still", model=None, images=SimpleNamespace(shape=(1, 8, 8), levels=17))
-    monkeypatch.setattr(runs, "family_module", lambda name: SimpleNamespace(MODEL=lambda *_: nn.Identity()))
+    images = SimpleNamespace(shape=(1, 8, 8), levels=17)
+    config = SimpleNamespace(family="still", model=None, parts=None, images=images)
+    still = SimpleNamespace(from_options=lambda *_: nn.Identity())
+    monkeypatch.setattr(runs, "family_module", lambda name: SimpleNamespace(MODEL=still))
     with pytest.raises(InputError, match="still: its MODEL has no parameters"):
         runs.build_model(config)  # type: ignore[arg-type]

@@ -27,6 +27,7 @@ from nelbo.models.diffusion import in_steps
 from nelbo.models.vae import VAE, VAEOptions
 from nelbo.models.vdm import VDM, VDMOptions
 from nelbo.report.plots import profile_plot
+from nelbo.report.results import Score, Term
 from nelbo.rng import Draws
 from nelbo.theory.exact import Coefficients, GaussianData
 
@@ -141,8 +142,17 @@ def test_every_t_by_itself_is_the_exact_term() -> None:
 def test_the_area_of_the_plot_is_the_mean_term() -> None:
     """What is drawn: height times width over the pieces, and a band of one standard error to either side."""
     found = score_profile(small("vdm"), IMAGES.expand(7, 1, 3, 2), pieces=9)
-    score = {"family": "vdm", "data": "six", "n": 7, "split": "test", "kind": "bound", "bits_per_dim": 2.0}
-    score |= {"stderr": 0.1, "terms": {"diffusion": {"bits_per_dim": 2.0}}}
+    said = {
+        "family": "vdm",
+        "data": "six",
+        "n": 7,
+        "split": "test",
+        "kind": "bound",
+        "bits_per_dim": 2.0,
+        "stderr": 0.1,
+    }
+    term = Term(nats=8.3, bits_per_dim=2.0, stderr=0.1)
+    score = Score.model_construct(**said, terms={"diffusion": term})
     area, _, band = (patch.get_data() for patch in profile_plot(found, score).axes[0].patches[:3])
     bits = found.nats / (6 * np.log(2))
     assert (area.values * np.diff(area.edges)).sum() == pytest.approx(float(bits.sum(1).mean()), rel=1e-6)
@@ -312,9 +322,9 @@ def test_a_bound_without_t_has_no_profile(tmp_path: Path) -> None:
     one = DDPM.from_options(
         DDPMOptions(timesteps=1, widths=(8,), attention=(), schedule="cosine").resolved((1, 3, 2)), (1, 3, 2), 5
     )
-    vae = VAE(VAEOptions().resolved((1, 4, 4)), (1, 4, 4), 5)
+    vae = VAE.from_options(VAEOptions().resolved((1, 4, 4)), (1, 4, 4), 5)
     for model in (one, vae):
-        with pytest.raises(InputError, match=r"--profile.*has no t"):
+        with pytest.raises(InputError, match=r"profile.*has no t"):
             require_profile(model, tmp_path / "where.png")
 
 

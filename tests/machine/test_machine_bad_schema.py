@@ -153,7 +153,7 @@ CONTRADICTORY = [
     ("score RUN --form trajectory --timesteps 3", "--timesteps"),
     ("score RUN --T 3", "--T"),
     ("score RUN --against test", "--against"),
-    ("score RUN --samples 30 --form iw", "--form"),
+    ("evaluate RUN --form iw", "--form"),
     ("score RUN --sampler ddim", "--sampler"),
     ("distill RUN --minutes 1 --train-steps 1", "--minutes, --train-steps"),
     ("distill RUN --steps 3 --teacher-steps 4", "--teacher-steps"),

@@ -303,7 +303,7 @@ def test_tensors_that_do_not_fit_are_refused(tmp_path: Path, name: str, how: str
         {"step": -1},
         {"seconds": None},
         {"seconds": "long"},
-        {"format": 2},
+        {"format": 99},
     ],
     ids=str,
 )

@@ -132,7 +132,7 @@ def test_on_a_narrow_screen_every_cell_says_its_column(runs: dict[str, Path], he
     """Rows are stacked by style alone: a cell is labelled by the heading of its column, or by nothing for a reason."""
     own = {name: Path(shutil.copytree(path, here / name)) for name, path in runs.items()}
     call_well("score", own["vae"], "--limit", "30")
-    call_well("score", own["vae"], "--samples", "30", "--features", own["ae"], "--device", "cpu")
+    call_well("evaluate", own["vae"], "--samples", "30", "--features", own["ae"], "--device", "cpu")
     call_well("compare", *own.values(), "--out", "report")
     text = Path("report/index.html").read_text(encoding="utf-8")
     tables = Tables()
@@ -174,12 +174,12 @@ def test_the_bits_over_t_are_those_of_the_profile(runs: dict[str, Path], here: P
     ddpm, vae = json.loads(Path("report/compare.json").read_text())["runs"]
     run = Run(runs["ddpm"])
     expected = score_profile(run.model(), run.dataset.split("test")[:64], pieces=32).bits()[0]
-    assert ddpm["over_t"]["bits"] == pytest.approx(expected.tolist())
-    assert vae["over_t"] is None
+    assert ddpm["diffusion_profile"]["bits"] == pytest.approx(expected.tolist())
+    assert vae["diffusion_profile"] is None
 
 
 def test_samples_that_were_measured_are_shown(runs: dict[str, Path], here: Path) -> None:
-    call_well("score", runs["vae"], "--samples", "30", "--features", runs["ae"], "--device", "cpu")
+    call_well("evaluate", runs["vae"], "--samples", "30", "--features", runs["ae"], "--device", "cpu")
     call_well("compare", runs["vae"], "--out", "report")
     (vae,) = json.loads(Path("report/compare.json").read_text())["runs"]
     distance = vae["samples"]["quality"]["FD-ae-digits"]["value"]

@@ -13,7 +13,7 @@ import pytest
 from machine_helpers import call
 
 from nelbo.files import atomic_write, replace_text, sole
-from nelbo.jobs.train import Monitor
+from nelbo.jobs.monitor import Monitor
 from nelbo.training import Step, latest_checkpoint
 from nelbo.training.folders import step_of
 

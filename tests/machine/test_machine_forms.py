@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 from itertools import combinations
@@ -86,11 +85,10 @@ def test_an_unknown_form_names_the_known_ones(trained: Path) -> None:
 
 
 def test_a_family_without_the_form_says_which_it_has() -> None:
-    job = importlib.import_module("nelbo.jobs._question")
     model = VDM.from_options(VDMOptions(widths=(8,)).resolved((1, 4, 4)), (1, 4, 4), 3)
-    assert job.chosen_form(model, "denoising").why is None
-    with pytest.raises(InputError, match=r"--form.*vdm.*forms: denoising"):
-        job.chosen_form(model, "trajectory")
+    assert model.forms.named("denoising").why is None
+    with pytest.raises(InputError, match=r"form.*vdm.*forms: denoising"):
+        model.forms.named("trajectory")
 
 
 def test_forms_are_kept_apart(trained: Path) -> None:

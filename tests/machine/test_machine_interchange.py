@@ -17,9 +17,11 @@ from machine_helpers import call, call_well
 from safetensors.torch import load_file, save_file
 
 import nelbo
+from nelbo.diffusion.schedules import betas_of
 from nelbo.errors import InputError
 from nelbo.interchange import read_pipeline
 from nelbo.jobs.interchange import export_run, import_folder
+from nelbo.models._sampling import make_sampler
 from nelbo.models.ddpm import DDPM
 from nelbo.models.sampling import SampleSettings
 from nelbo.rng import Stream, normal
@@ -81,9 +83,9 @@ def test_the_schedule_is_theirs(name: str, tmp_path: Path) -> None:
     scheduler = DDPMScheduler.from_pretrained(folder / "scheduler")
     model = import_folder(folder, tmp_path / "run").model(device="cpu")
     assert isinstance(model, DDPM)
-    schedule = model.process.schedule
-    torch.testing.assert_close(schedule.beta[1:].float(), scheduler.betas, rtol=1e-6, atol=1e-7)
-    torch.testing.assert_close(schedule.alpha_bar[1:].float(), scheduler.alphas_cumprod, rtol=2e-5, atol=1e-7)
+    gammas = model.timeline.chain()[1:]
+    torch.testing.assert_close(betas_of(gammas).float(), scheduler.betas, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(torch.sigmoid(-gammas).float(), scheduler.alphas_cumprod, rtol=2e-5, atol=1e-7)
 
 
 @torch.no_grad()
@@ -96,14 +98,14 @@ def test_a_reverse_step_is_theirs(predict: str, variance: str, tmp_path: Path) -
     scheduler = DDPMScheduler.from_pretrained(folder / "scheduler")
     model = import_folder(folder, tmp_path / "run").model(device="cpu")
     assert isinstance(model, DDPM)
-    sampler, chain = model.way(SampleSettings(sampler="ancestral", clip=False))
+    sampler, _ = make_sampler(model, SampleSettings(sampler="ancestral", clip=False))
     x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     for t in (50, 20, 2):
         output = unet(x, t - 1).sample
         theirs = scheduler.step(output, t - 1, x, generator=torch.Generator().manual_seed(7)).prev_sample
         noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(7))
-        now = torch.full((3,), t)
-        ours = sampler.step(x, chain.denoiser(x, now), now, now - 1).sample(noise)
+        now, then = (model.timeline.chain()[i].expand(3) for i in (t, t - 1))
+        ours = sampler.step(x, model.denoiser(x, now), now, then).sample(noise)
         torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=2e-4)
 
 

@@ -15,14 +15,14 @@ from machine_helpers import call_well, train_tiny
 
 from nelbo.files import remove
 from nelbo.jobs import _digest as digest
-from nelbo.jobs import _shares as shares
+from nelbo.jobs import sharded
 from nelbo.jobs.run import Run
 
 FEATURES = ("--device", "cpu")
 
 
-def scored(run: Path, *more: object) -> dict[str, Any]:
-    found = json.loads(call_well("score", run, "--json", "--device", "cpu", *more).out)
+def scored(run: Path, *more: object, by: str = "score") -> dict[str, Any]:
+    found = json.loads(call_well(by, run, "--json", "--device", "cpu", *more).out)
     assert isinstance(found, dict)
     return found
 
@@ -78,10 +78,10 @@ def test_checkpoints_swapped_at_an_equal_step_are_scored_anew(a: Path, seeds: li
 def test_samples_of_swapped_checkpoints_are_measured_anew(a: Path, seeds: list[Path], here: Path) -> None:
     call_well("train", "ae", "--steps", "2", "--latent", "4", "--widths", "8", "--out", "ae", "--device", "cpu")
     asked = ("--samples", "20", "--steps", "2", "--features", "ae")
-    first = scored(a, *asked)
-    assert scored(a, *asked) == first
+    first = scored(a, *asked, by="evaluate")
+    assert scored(a, *asked, by="evaluate") == first
     swap_checkpoint(a, seeds[1])
-    second = scored(a, *asked)
+    second = scored(a, *asked, by="evaluate")
     assert second["quality"] != first["quality"]
     assert second["weights_sha256"] == Run(seeds[1]).state["files"]["ema"]["sha256"]
 
@@ -93,7 +93,7 @@ def test_features_that_were_learnt_anew_measure_anew(a: Path, here: Path) -> Non
     for seed in "12":
         remove(Path("space"))
         call_well("features", "--data", "digits", "--epochs", "1", "--seed", seed, "--out", "space", *FEATURES)
-        both.append(scored(a, *asked))
+        both.append(scored(a, *asked, by="evaluate"))
     about = json.loads(Path("space/features.json").read_text())
     assert both[0]["quality"] != both[1]["quality"]
     assert both[1]["features_sha256"] == about["sha256"]
@@ -110,8 +110,8 @@ def test_compare_shows_no_score_of_other_weights(a: Path, b: Path, seeds: list[P
     second = json.loads(call_well("compare", a, b, "--json").out)
     assert second["runs"][1]["score"] is None
     assert second["differences"] == []
-    assert second["runs"][0]["over_t"] == first["runs"][0]["over_t"]
-    assert second["runs"][1]["over_t"] != first["runs"][1]["over_t"]
+    assert second["runs"][0]["diffusion_profile"] == first["runs"][0]["diffusion_profile"]
+    assert second["runs"][1]["diffusion_profile"] != first["runs"][1]["diffusion_profile"]
     scored(b, "--limit", "40")
     third = json.loads(call_well("compare", a, b, "--json").out)
     each = [
@@ -133,13 +133,13 @@ def test_compare_shows_averaged_weights_alone(a: Path, here: Path) -> None:
 def test_another_revision_of_the_code_scores_anew(a: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = scored(a, "--limit", "4")
     monkeypatch.setattr(digest, "REVISION", digest.REVISION + 1)
-    calls, honest = [], shares.score_likelihood
+    calls, honest = [], sharded.score_likelihood
 
     def counted(*values: Any, **named: Any) -> Any:
         calls.append(1)
         return honest(*values, **named)
 
-    monkeypatch.setattr(shares, "score_likelihood", counted)
+    monkeypatch.setattr(sharded, "score_likelihood", counted)
     second = scored(a, "--limit", "4")
     assert len(calls) == 1
     assert second["code"] != first["code"]

@@ -331,7 +331,7 @@ def test_a_run_falls_back_only_so_often(tmp_path: Path, monkeypatch: pytest.Monk
 def test_the_term_that_is_not_finite_is_named(tmp_path: Path) -> None:
     torch.manual_seed(0)
     shape = (1, 4, 4)
-    model = VAE(VAEOptions(widths=(8, 8), latent=2).resolved(shape), shape, 256)
+    model = VAE.from_options(VAEOptions(widths=(8, 8), latent=2).resolved(shape), shape, 256)
     with torch.no_grad():
         list(model.encoder.parameters())[-1][-1] = torch.nan  # ln σ of a latent
     images = torch.zeros(6, *shape, dtype=torch.uint8)

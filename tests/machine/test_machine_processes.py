@@ -194,14 +194,14 @@ def test_what_is_scored_by_samples_and_compared_is_that_of_one(digits_run: Path,
     for count in (1, 2):
         run = shutil.copytree(digits_run, here / f"run-{count}")
         words = ["--samples", "21", "--steps", "3", "--features", "features", "--json"]
-        found.append(json.loads(shared(count, "score", run, *words).out))
+        found.append(json.loads(shared(count, "evaluate", run, *words).out))
         shared(count, "compare", run, "--out", f"page-{count}")
     assert found[1]["modes"]["counts"] == found[0]["modes"]["counts"]
     for name, value in found[0]["quality"].items():
         if value.get("value") is not None:
             assert found[1]["quality"][name]["value"] == pytest.approx(value["value"], rel=1e-3, abs=1e-3), name
     pages = [json.loads((here / f"page-{count}" / "compare.json").read_text()) for count in (1, 2)]
-    one, two = (page["runs"][0]["over_t"] for page in pages)
+    one, two = (page["runs"][0]["diffusion_profile"] for page in pages)
     assert two["edges"] == one["edges"]
     for name in ("bits", "stderr"):
         np.testing.assert_allclose(two[name], one[name], rtol=1e-5)

@@ -71,7 +71,7 @@ def test_an_array_is_told_how_to_become_data(digits_run: Path, here: Path, image
 
 def test_score_takes_a_spec(own_run: Path) -> None:
     own = nelbo.score(own_run, limit=5)
-    assert nelbo.score(own_run, data="digits", limit=5)["bits_per_dim"] == own["bits_per_dim"]
+    assert nelbo.score(own_run, data="digits", limit=5).bits_per_dim == own.bits_per_dim
 
 
 class ZMQInteractiveShell:

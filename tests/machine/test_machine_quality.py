@@ -1,4 +1,4 @@
-"""``nelbo features`` and ``nelbo score --samples``: what samples are beside images."""
+"""``nelbo features`` and ``nelbo evaluate``: what samples are beside images."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from nelbo.jobs.run import Run
 from nelbo.metrics.distances import frechet_distance
 from nelbo.metrics.inception import to_rgb
 from nelbo.metrics.quality import in_batches
+from nelbo.models._gan_inspector import GANInspector
 from nelbo.models.gan import GAN
 from nelbo.theory.likelihoods import to_unit
 
@@ -57,7 +58,7 @@ def test_features_are_learnt_and_hashed(learnt: Path) -> None:
 
 
 def test_samples_are_measured_beside_images(run: Path, learnt: Path, here: Path) -> None:
-    asked = ("score", run, "--samples", "40", "--features", learnt, *DEVICE)
+    asked = ("evaluate", run, "--samples", "40", "--features", learnt, *DEVICE)
     found = json.loads(call_well(*asked, "--json").out)
     assert (found["kind"], found["bits_per_dim"], found["samples"], found["n"]) == ("samples", None, 40, 359)
     assert found["features_sha256"] == json.loads((learnt / "features.json").read_text())["sha256"]
@@ -86,14 +87,14 @@ def test_samples_are_measured_beside_images(run: Path, learnt: Path, here: Path)
 
 def test_an_aes_codes_will_do_where_there_are_no_labels(run: Path, here: Path) -> None:
     call_well("train", "ae", "--steps", "5", "--latent", "6", "--widths", "8", "8", "--out", here / "ae", *DEVICE)
-    found = json.loads(call_well("score", run, "--samples", "30", "--features", here / "ae", "--json", *DEVICE).out)
+    found = json.loads(call_well("evaluate", run, "--samples", "30", "--features", here / "ae", "--json", *DEVICE).out)
     assert "FD-ae-digits" in found["quality"]
     assert "modes" not in found
 
 
 def test_inceptions_features_where_they_are_at_hand(run: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in for torch-fidelity, whose features are mean colours: what it is handed, and what is made of it."""
-    answer = call("score", run, "--samples", "30", "--features", "inception")
+    answer = call("evaluate", run, "--samples", "30", "--features", "inception")
     assert answer.code == 2
     assert "torch-fidelity" in answer.err
     seen = []
@@ -113,12 +114,12 @@ def test_inceptions_features_where_they_are_at_hand(run: Path, here: Path, monke
     monkeypatch.setitem(sys.modules, "torch_fidelity", types.ModuleType("torch_fidelity"))
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(here))
-    answer = call("score", run, "--samples", "30", "--features", "inception")
+    answer = call("evaluate", run, "--samples", "30", "--features", "inception")
     assert answer.code == 2
     assert "weights" in answer.err
     (here / "checkpoints").mkdir()
     (here / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth").write_bytes(b"weights")
-    found = json.loads(call_well("score", run, "--samples", "30", "--features", "inception", "--json", *DEVICE).out)
+    found = json.loads(call_well("evaluate", run, "--samples", "30", "--features", "inception", "--json", *DEVICE).out)
     assert {"FID", "KID"} < set(found["quality"])
     assert found["features_sha256"] == hashlib.sha256(b"weights").hexdigest()
     images = load("digits").split("test")
@@ -129,12 +130,13 @@ def test_inceptions_features_where_they_are_at_hand(run: Path, here: Path, monke
 def test_what_cannot_be_measured_is_said(run: Path, learnt: Path, here: Path) -> None:
     np.save(here / "plain.npy", np.random.default_rng(0).integers(0, 17, (60, 8, 8)).astype(np.uint8))
     for words, said in (
-        (("score", run, "--samples", "5", "--features", learnt), "--samples"),
-        (("score", run, "--samples", "50", "--features", here / "none"), "nelbo features"),
-        (("score", run, "--samples", "50", "--features", run), "--features"),
-        (("score", run, "--features", learnt), "needs --samples"),
-        (("score", run, "--samples", "50", "--limit", "3"), "--limit"),
-        (("score", run, "--samples", "50", "--replicates", "3"), "--replicates"),
+        (("evaluate", run, "--samples", "5", "--features", learnt), "--samples"),
+        (("evaluate", run, "--samples", "50", "--features", here / "none"), "nelbo features"),
+        (("evaluate", run, "--samples", "50", "--features", run), "--features"),
+        (("score", run, "--features", learnt), "'nelbo evaluate'"),
+        (("score", run, "--samples", "50"), "'nelbo evaluate'"),
+        (("evaluate", run, "--limit", "3"), "'nelbo score'"),
+        (("evaluate", run, "--replicates", "3"), "'nelbo score'"),
         (("features", "--data", here / "plain.npy", "--levels", "17"), "has no labels"),
         (("features", "--out", learnt), "--out"),
     ):
@@ -146,7 +148,7 @@ def test_what_cannot_be_measured_is_said(run: Path, learnt: Path, here: Path) ->
     weights.mkdir()
     (weights / "features.json").write_bytes((learnt / "features.json").read_bytes())
     (weights / "features.safetensors").write_bytes((learnt / "features.safetensors").read_bytes()[:-1] + b"x")
-    answer = call("score", run, "--samples", "50", "--features", weights)
+    answer = call("evaluate", run, "--samples", "50", "--features", weights)
     assert answer.code == 2
     assert "damaged" in answer.err
     about = json.loads((weights / "features.json").read_text())
@@ -154,7 +156,7 @@ def test_what_cannot_be_measured_is_said(run: Path, learnt: Path, here: Path) ->
         (weights / "features.safetensors").write_bytes(data)
         found = about | {"sha256": hashlib.sha256(data).hexdigest(), "classes": ["c"] * classes}
         (weights / "features.json").write_text(json.dumps(found))
-        answer = call("score", run, "--samples", "50", "--features", weights)
+        answer = call("evaluate", run, "--samples", "50", "--features", weights)
         assert (answer.code, len(answer.err.strip().splitlines())) == (2, 1)
         assert "does not hold the network" in answer.err
 
@@ -181,16 +183,16 @@ def test_collapse_is_judged_by_pixels_and_by_classes(
     rows = {"one image": images[:1], "one class": images[labels == 3], "all": images}[kept]
     monkeypatch.setattr(FewImages, "images", rows, raising=False)
     monkeypatch.setattr(importlib.import_module("nelbo.models.gan"), "MODEL", FewImages)
-    asked = ("score", run, "--samples", "200", "--features", learnt, "--json", "--again", *DEVICE)
-    assert json.loads(call_well(*asked).out)["ailments"] == []
+    asked = ("evaluate", run, "--samples", "200", "--features", learnt, "--json", "--again", *DEVICE)
+    assert json.loads(call_well(*asked).out)["warnings"] == []
     monkeypatch.setattr(Run, "step", 400)
     found = json.loads(call_well(*asked).out)
-    own = json.loads(call_well("score", run, "--again", "--json", *DEVICE).out)["ailments"]
+    own = json.loads(call_well("score", run, "--again", "--json", *DEVICE).out)["warnings"]
     if said is None:
-        assert found["ailments"] == []
+        assert found["warnings"] == []
         assert not [line for line in own if "collapse" in line]
         return
-    (line,) = found["ailments"]
+    (line,) = found["warnings"]
     assert line.startswith("mode collapse: ")
     assert said in line
     assert ("classes" in line) == (kept == "one class")
@@ -200,7 +202,9 @@ def test_collapse_is_judged_by_pixels_and_by_classes(
 
 def test_a_bound_below_nothing_proves_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        GAN, "measures", lambda self, images, start=0: {"jensen_shannon_at_least": torch.full((len(images),), -0.334)}
+        GANInspector,
+        "measures",
+        lambda self, images, start=0: {"jensen_shannon_at_least": torch.full((len(images),), -0.334)},
     )
     found = json.loads(call_well("score", run, "--again", "--json", *DEVICE).out)["measures"]
     proved = found["jensen_shannon_at_least"]
@@ -222,11 +226,11 @@ def said_command(message: str) -> list[str]:
 
 
 def test_without_labels_the_command_that_is_named_works(here: Path) -> None:
-    """What 'score --samples' and 'features' name is run as it stands, but for its 5 minutes, and then measured in."""
+    """What 'evaluate' and 'features' name is run as it stands, but for its 5 minutes, and then measured in."""
     np.save(here / "my plain.npy", np.random.default_rng(0).integers(0, 17, (240, 9, 12)).astype(np.uint8))
     reading = ("--data", "my plain.npy", "--levels", "17", "--size", "8x8", "--fit", "crop")
     call_well("train", "vae", *reading, "--steps", "2", "--widths", "8", "8", "--out", "r", *DEVICE)
-    for asked in (("score", "r", "--samples", "24"), ("features", *reading)):
+    for asked in (("evaluate", "r", "--samples", "24"), ("features", *reading)):
         answer = call(*asked)
         assert (answer.code, len(answer.err.splitlines())) == (2, 1)
         assert "nelbo features" not in answer.err, "one command, not one that names another"
@@ -235,7 +239,7 @@ def test_without_labels_the_command_that_is_named_works(here: Path) -> None:
         words[words.index("--minutes") + 1] = "0.02"
         run = call_well(*words, *DEVICE).out.strip()
         assert f"--features '{run}'" in answer.err
-        found = json.loads(call_well("score", "r", "--samples", "24", "--features", run, "--json", *DEVICE).out)
+        found = json.loads(call_well("evaluate", "r", "--samples", "24", "--features", run, "--json", *DEVICE).out)
         assert "FD-ae-my plain" in found["quality"]
 
 
@@ -250,10 +254,10 @@ def test_with_labels_the_command_that_is_named_works(here: Path) -> None:
     reading = ("--data", "in", "--size", "8x8", "--fit", "crop")
     call_well("train", "vae", *reading, "--steps", "2", "--widths", "8", "8", "--out", "r", *DEVICE)
     for more in ((), ("--features", "learnt here")):
-        answer = call("score", "r", "--samples", "24", *more, *DEVICE)
+        answer = call("evaluate", "r", "--samples", "24", *more, *DEVICE)
         assert (answer.code, len(answer.err.splitlines())) == (2, 1)
         call_well(*said_command(answer.err), *DEVICE)
-        found = json.loads(call_well("score", "r", "--samples", "24", *more, "--json", *DEVICE).out)
+        found = json.loads(call_well("evaluate", "r", "--samples", "24", *more, "--json", *DEVICE).out)
         assert "FD-in" in found["quality"]
 
 

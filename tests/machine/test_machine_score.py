@@ -17,7 +17,7 @@ from PIL import Image
 import nelbo
 from nelbo.data import load
 from nelbo.errors import InputError
-from nelbo.jobs import _shares as shares
+from nelbo.jobs import sharded
 
 FIELDS = {
     *("family", "data", "split", "n", "levels", "dims", "kind", "form", "weights", "terms", "bits_per_dim"),
@@ -39,7 +39,7 @@ def no_computing(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         pytest.fail("scored again")
 
-    monkeypatch.setattr(shares, "score_likelihood", refuse)
+    monkeypatch.setattr(sharded, "score_likelihood", refuse)
 
 
 def test_json_has_the_documented_fields(own_run: Path) -> None:
@@ -109,13 +109,13 @@ def test_a_score_is_kept(own_run: Path, request: pytest.FixtureRequest) -> None:
     ids=lambda words: words[0],
 )
 def test_another_score_is_computed(own_run: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]) -> None:
-    calls, honest = [], shares.score_likelihood
+    calls, honest = [], sharded.score_likelihood
 
     def counted(*values: Any, **named: Any) -> Any:
         calls.append(1)
         return honest(*values, **named)
 
-    monkeypatch.setattr(shares, "score_likelihood", counted)
+    monkeypatch.setattr(sharded, "score_likelihood", counted)
     first = scored(own_run, "--limit", "6")
     second = scored(own_run, *([] if "--limit" in more else ["--limit", "6"]), *more)
     assert len(calls) == 2
@@ -139,7 +139,7 @@ def test_a_damaged_score_is_computed_anew(own_run: Path, text: str) -> None:
 
 def test_the_batch_size_does_not_matter(digits_run: Path, own_run: Path) -> None:
     scores = [
-        nelbo.score(own_run, limit=11, batch=batch, again=True, device="cpu")["bits_per_dim"]
+        nelbo.score(own_run, limit=11, batch_size=batch, again=True, device="cpu").bits_per_dim
         for batch in (1, 4, 11, 64)
     ]
     assert scores == pytest.approx([scores[0]] * 4, rel=1e-6)
@@ -309,6 +309,6 @@ def test_a_run_finds_its_data_from_another_directory(here: Path, monkeypatch: py
 
 
 def test_python_refuses_what_the_command_line_refuses(own_run: Path) -> None:
-    for bad in ({"replicates": 1}, {"limit": 0}, {"limit": -1}, {"batch": 0}, {"seed": -1}, {"split": "x"}):
+    for bad in ({"replicates": 1}, {"limit": 0}, {"limit": -1}, {"batch_size": 0}, {"seed": -1}, {"split": "x"}):
         with pytest.raises(InputError):
-            nelbo.score(own_run, **bad)  # type: ignore[arg-type]
+            nelbo.score(own_run, **bad)

@@ -72,8 +72,8 @@ def test_every_command_ends_well_in_every_encoding(emoji_run: Path, here: Path, 
         f"score {run} --limit 10": 0,
         f"score {run} --limit 10 --json": 0,
         f"features --data {data} --epochs 1 --out learnt": 0,
-        f"score {run} --samples 30 --features learnt": 0,
-        f"score {run} --samples 30 --features learnt --json": 0,
+        f"evaluate {run} --samples 30 --features learnt": 0,
+        f"evaluate {run} --samples 30 --features learnt --json": 0,
         f"compare {run} new --out page": 0,
         f"compare {run} --out page --json": 0,
         "info 🐱σ": 2,
@@ -97,9 +97,9 @@ def test_every_command_ends_well_in_every_encoding(emoji_run: Path, here: Path, 
     known = json.loads(shown[f"score {run} --limit 10 --json"].partition("\n")[2])
     for value in (known["bits_per_dim"], known["stderr"]):
         assert f"{value:.4f}" in shown[f"score {run} --limit 10"]
-    sampled = json.loads(shown[f"score {run} --samples 30 --features learnt --json"].partition("\n")[2])
+    sampled = json.loads(shown[f"evaluate {run} --samples 30 --features learnt --json"].partition("\n")[2])
     for measure in sampled["quality"].values():
-        assert f"{measure['value']:.6g}" in shown[f"score {run} --samples 30 --features learnt"]
+        assert f"{measure['value']:.6g}" in shown[f"evaluate {run} --samples 30 --features learnt"]
     classes = next(row for row in shown[f"info {data}"].splitlines() if row.startswith("classes"))
     expected = {
         "ascii": r"sigma-r\xe9el \U0001f431",

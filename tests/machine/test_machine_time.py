@@ -244,7 +244,7 @@ def test_every_long_work_moves_its_bar(digits_run: Path, here: Path, monkeypatch
     inside = moved["scoring 8 images"]
     assert inside == sorted(inside)
     assert len([done for done in inside if 0 < done < 8]) >= 20, "30 steps of one batch"
-    call_well("score", run, "--samples", "21", "--steps", "5", "--features", "features")
+    call_well("evaluate", run, "--samples", "21", "--steps", "5", "--features", "features")
     assert len(moved["drawing 21 images"]) == 5
     assert moved["features of 1,259 training images"][-1] == 1259
     call_well("compare", run, "--out", "page")

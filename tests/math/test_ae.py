@@ -96,5 +96,5 @@ def test_any_size(shape: tuple[int, int, int]) -> None:
 
 
 def test_there_are_no_steps_to_choose() -> None:
-    with pytest.raises(InputError, match="--steps"):
+    with pytest.raises(InputError, match="steps"):
         ae().sample(1, settings=SampleSettings(steps=2))

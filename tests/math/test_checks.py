@@ -9,7 +9,6 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from nelbo.models._diffusion import DiffusionModel
 from torch import Tensor
 
 from nelbo.errors import InputError
@@ -17,6 +16,7 @@ from nelbo.metrics import score_likelihood, score_profile
 from nelbo.models.ae import AE, AEOptions
 from nelbo.models.base import GenerativeModel, LikelihoodModel
 from nelbo.models.ddpm import DDPM, DDPMOptions
+from nelbo.models.diffusion import Diffusion
 from nelbo.models.gan import GAN, GANOptions
 from nelbo.models.hvae import HVAE, HVAEOptions
 from nelbo.models.inspector import Inspector
@@ -41,7 +41,7 @@ OPTIONS = {
 def model_of(family: str) -> GenerativeModel:
     torch.manual_seed(0)
     kind, options = OPTIONS[family]
-    return kind(options.resolved(SHAPE), SHAPE, LEVELS).eval()
+    return kind.from_options(options.resolved(SHAPE), SHAPE, LEVELS).eval()
 
 
 def entries(model: GenerativeModel) -> dict[str, Callable[[object], object]]:
@@ -51,7 +51,7 @@ def entries(model: GenerativeModel) -> dict[str, Callable[[object], object]]:
     found: dict[str, Callable[[object], object]] = {name: getattr(inspector, name) for name in names}
     if isinstance(model, LikelihoodModel):
         found |= {"bound": model.bound, "score_likelihood": lambda x: score_likelihood(model, x, timesteps=1)}
-    if isinstance(model, DiffusionModel):
+    if isinstance(model, Diffusion):
         found["score_profile"] = lambda x: score_profile(model, x, pieces=2)
     return found
 

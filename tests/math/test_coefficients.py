@@ -8,15 +8,30 @@ import mpmath
 import pytest
 import torch
 from mpmath import mpf
-from nelbo.bounds import REVERSE_VARIANCES, VARIANCES, WEIGHTS, consistency_prior_term, denoising_weight, prior_term
-from nelbo.bounds.continuous import latent_prior_term
-from nelbo.diffusion.continuous import on_grid, rates
 from torch import Tensor
 
-from nelbo.diffusion import PARAMETERIZATIONS, Denoised, Process
-from nelbo.diffusion.samplers import DDIM, DPMSolver, exponential_weights, karras_times, times
-from nelbo.diffusion.schedules import SCHEDULES, LearnedGamma, LinearGamma, Schedule
-from nelbo.models.vdm import VDM, VDMOptions
+from nelbo.diffusion.bound import ChainBound
+from nelbo.diffusion.consistency import consistency_prior_term
+from nelbo.diffusion.decoders import CategoricalDecoder
+from nelbo.diffusion.denoiser import PREDICTIONS, Denoised, LinearPrediction
+from nelbo.diffusion.objectives import OBJECTIVES
+from nelbo.diffusion.process import (
+    bridge,
+    noise_rate,
+    noise_var,
+    posterior,
+    posterior_var,
+    prior_term,
+    rates,
+    signal_rate,
+    step_signal,
+    step_var,
+)
+from nelbo.diffusion.samplers import DDIM, DPMSolver, exponential_weights
+from nelbo.diffusion.schedules import LearnedGamma, LinearGamma, as_schedule, chain_of
+from nelbo.diffusion.spacing import even_steps, karras_steps
+from nelbo.diffusion.variances import VARIANCES, step_weight
+from nelbo.rng import Draws
 from nelbo.theory.normal import kl_of_variances
 
 mpmath.mp.dps = 40
@@ -56,10 +71,10 @@ def exact(name: str, t: int) -> mpf:
 
 
 @functools.cache
-def schedule_of(name: str) -> Schedule:
+def gammas_of(name: str) -> Tensor:
     if name != "vdm":
-        return SCHEDULES[name](T)
-    return on_grid(torch.linspace(FIRST, LAST, T, dtype=torch.float64))
+        return chain_of(as_schedule(name).grid(T))
+    return chain_of(torch.linspace(FIRST, LAST, T, dtype=torch.float64))
 
 
 def same(ours: Tensor | float, truth: mpf, rel: float = CLOSE) -> None:
@@ -70,33 +85,32 @@ def same(ours: Tensor | float, truth: mpf, rel: float = CLOSE) -> None:
 
 @names
 @pytest.mark.parametrize("t", PLACES)
-def test_tables_weights_posteriors_and_parameterizations(name: str, t: int) -> None:
-    table, process = schedule_of(name), Process(schedule_of(name))
+def test_tables_weights_posteriors_and_predictions(name: str, t: int) -> None:
+    gammas = gammas_of(name)
+    gamma_s, gamma, gamma_next = (gammas[[i]] for i in (t - 1, t, t + 1))
     before, here, after = (exact(name, i) for i in (t - 1, t, t + 1))
     alpha, beta, tilde = here / before, 1 - here / before, (1 - here / before) * (1 - before) / (1 - here)
     snr = here / (1 - here)
+    slope = T * (gamma - gamma_s)
+    objective = {name: (0.5 * OBJECTIVES[name]().weight(gamma, slope) * slope)[0] for name in ("simple", "sigmoid")}
     for ours, truth in (
-        (table.alpha_bar, here),
-        (table.noise_var, 1 - here),
-        (table.signal_rate, mpmath.sqrt(here)),
-        (table.noise_rate, mpmath.sqrt(1 - here)),
-        (table.snr, snr),
-        (table.alpha, alpha),
-        (table.beta, beta),
-        (table.beta_tilde, tilde),
-        (denoising_weight(table, table.beta), beta / (2 * alpha * (1 - here))),
-        (denoising_weight(table, table.beta_tilde), (before / (1 - before) / snr - 1) / 2),
-        (WEIGHTS["simple"](table), snr),
-        (
-            WEIGHTS["sigmoid"](table),
-            snr * sigmoid(2 - mpmath.log(snr)) * T * mpmath.log(before / (1 - before) / snr) / 2,
-        ),
+        (signal_rate(gamma)[0] ** 2, here),
+        (noise_var(gamma)[0], 1 - here),
+        (signal_rate(gamma)[0], mpmath.sqrt(here)),
+        (noise_rate(gamma)[0], mpmath.sqrt(1 - here)),
+        (step_signal(gamma_s, gamma)[0] ** 2, alpha),
+        (step_var(gamma_s, gamma)[0], beta),
+        (posterior_var(gamma_s, gamma)[0], tilde),
+        (step_weight(gamma_s, gamma)[0], (before / (1 - before) / snr - 1) / 2),
+        (objective["simple"], mpf(1)),
+        (objective["sigmoid"], sigmoid(2 - mpmath.log(snr)) * T * mpmath.log(before / (1 - before) / snr) / 2),
+        (gamma[0].exp(), 1 / snr),
     ):
-        same(ours[t], truth)
-    same(table.gamma[t].exp(), 1 / snr)
+        same(ours, truth)
     delta = (tilde - beta) / beta
     # δ − ln(1 + δ) is near δ²/2, and δ falls to 1e-5.
-    same(kl_of_variances(table.beta_tilde, REVERSE_VARIANCES["beta"](table))[t], delta - mpmath.log1p(delta), 1e-5)
+    cost = kl_of_variances(posterior_var(gamma_s, gamma), step_var(gamma_s, gamma))[0]
+    same(cost, delta - mpmath.log1p(delta), 1e-5)
     rows = {
         "eps": (mpf(0), mpf(1)),
         "x0": (mpf(1), mpf(0)),
@@ -104,62 +118,64 @@ def test_tables_weights_posteriors_and_parameterizations(name: str, t: int) -> N
         "v": (-mpmath.sqrt(1 - here), mpmath.sqrt(here)),
     }
     for predicted, (a, b) in rows.items():
-        row = PARAMETERIZATIONS[predicted](table).row
-        same(row.a[t], a)
-        same(row.b[t], b)
-        same(row.d[t], a * mpmath.sqrt(1 - here) - b * mpmath.sqrt(here), 1e-5 if predicted == "mean" else CLOSE)
-    one, zero, at = torch.ones(1, 1).double(), torch.zeros(1, 1).double(), torch.tensor([t])
-    same(process.posterior(one, zero, at).mean, mpmath.sqrt(before) * beta / (1 - here))
-    same(process.posterior(zero, one, at).mean, mpmath.sqrt(alpha) * (1 - before) / (1 - here))
-    same(process.posterior(zero, one, at).var, tilde)
+        prediction = PREDICTIONS[predicted](256, gammas)
+        assert isinstance(prediction, LinearPrediction)
+        row = prediction.row(gamma)
+        same(row.a[0], a)
+        same(row.b[0], b)
+        same(row.d[0], a * mpmath.sqrt(1 - here) - b * mpmath.sqrt(here), 1e-5 if predicted == "mean" else CLOSE)
+    one, zero = torch.ones(1, 1).double(), torch.zeros(1, 1).double()
+    same(posterior(one, zero, gamma_s, gamma).mean, mpmath.sqrt(before) * beta / (1 - here))
+    same(posterior(zero, one, gamma_s, gamma).mean, mpmath.sqrt(alpha) * (1 - before) / (1 - here))
+    same(posterior(zero, one, gamma_s, gamma).var, tilde)
     next_alpha = after / here
     sum_of_both = (1 - next_alpha) + next_alpha * beta
-    same(process.bridge(one, zero, at).mean, mpmath.sqrt(alpha) * (1 - next_alpha) / sum_of_both)
-    same(process.bridge(zero, one, at).mean, mpmath.sqrt(next_alpha) * beta / sum_of_both)
-    same(process.bridge(zero, one, at).var, beta * (1 - next_alpha) / sum_of_both)
+    three = (gamma_s, gamma, gamma_next)
+    same(bridge(one, zero, *three).mean, mpmath.sqrt(alpha) * (1 - next_alpha) / sum_of_both)
+    same(bridge(zero, one, *three).mean, mpmath.sqrt(next_alpha) * beta / sum_of_both)
+    same(bridge(zero, one, *three).var, beta * (1 - next_alpha) / sum_of_both)
     half = Denoised(one, one, 0.5 * one)
-    same(VARIANCES["learned"].step(process, half, one, at).var, mpmath.sqrt(beta * tilde))
+    same(VARIANCES["learned"].step(half, one, gamma_s, gamma).var, mpmath.sqrt(beta * tilde))
 
 
 @names
 def test_the_ends(name: str) -> None:
-    table, x = schedule_of(name), torch.tensor([[0.5]]).double()
+    gammas, x = gammas_of(name), torch.tensor([[0.5]]).double()
     before, last = exact(name, T - 1), exact(name, T)
     if name in ("cosine", "sigmoid"):  # β_T is capped
         last = before * mpf("0.001")
     prior = (last / 4 - last - mpmath.log1p(-last)) / 2
-    same(prior_term(Process(table), x), prior, 1e-8)
+    same(prior_term(x, gammas[-1]), prior, 1e-8)
     beta = 1 - last / before
     narrow = ((1 - beta) * (before / 4 + 1 - before) + beta - 1 - mpmath.log(beta)) / 2
-    same(consistency_prior_term(Process(table), x), narrow, 1e-8)
-    same(latent_prior_term(x, -(table.alpha_bar[-1] / table.noise_var[-1]).log()), prior, 1e-8)
+    same(consistency_prior_term(gammas, x), narrow, 1e-8)
 
 
 @names
 def test_steps_and_grids_of_samplers(name: str) -> None:
-    table, process = schedule_of(name), Process(schedule_of(name))
+    gammas = gammas_of(name)
     one, zero = torch.ones(1, 1).double(), torch.zeros(1, 1).double()
     for t, s in ((77_777, 77_700), (1000, 990), (10, 3)):
         there, here = exact(name, s), exact(name, t)
-        at = (torch.tensor([t]), torch.tensor([s]))
+        at = (gammas[[t]], gammas[[s]])
         shrink = mpmath.sqrt((1 - there) / (1 - here))
         gain = mpmath.sqrt(there) - shrink * mpmath.sqrt(here)
-        same(DPMSolver(process).step(one, Denoised(zero, zero), *at).mean, shrink)
-        same(DPMSolver(process).step(zero, Denoised(one, zero), *at).mean, gain)
+        same(DPMSolver().step(one, Denoised(zero, zero), *at).mean, shrink)
+        same(DPMSolver().step(zero, Denoised(one, zero), *at).mean, gain)
         variance = (1 - there) / (1 - here) * (1 - here / there)
-        same(DDIM(process, 1.0).step(zero, Denoised(one, zero), *at).mean, mpmath.sqrt(there))
-        same(DDIM(process, 1.0).step(zero, Denoised(zero, one), *at).mean, mpmath.sqrt(1 - there - variance))
-        same(DDIM(process, 1.0).step(zero, Denoised(zero, one), *at).var, variance)
-        start, end = (-table.gamma[[i]] / 2 for i in (t, s))
+        same(DDIM(1.0).step(zero, Denoised(one, zero), *at).mean, mpmath.sqrt(there))
+        same(DDIM(1.0).step(zero, Denoised(zero, one), *at).mean, mpmath.sqrt(1 - there - variance))
+        same(DDIM(1.0).step(zero, Denoised(zero, one), *at).var, variance)
+        start, end = (-gammas[[i]] / 2 for i in (t, s))
         low, high = (mpmath.log(value / (1 - value)) / 2 for value in (here, there))
         same(exponential_weights(start[:, None], start, end)[0, 0], 1 - mpmath.exp(low - high))
-    assert times(T, 7) == [T, *(round(T * k / 7) for k in range(6, -1, -1))]
-    grid = karras_times(table.gamma[1:], 12)
-    roots = [mpmath.exp(mpf(float(end)) / 14) for end in (table.gamma[1], table.gamma[-1])]
-    for k, t in enumerate(grid[:-1]):
-        if len(grid) == 13 and 0 < t < T:  # no γ of the grid is nearer
+    assert even_steps(T, 7) == [T, *(round(T * k / 7) for k in range(6, -1, -1))]
+    grid = torch.searchsorted(gammas, karras_steps(gammas, 12)[:-1].contiguous()).tolist()
+    roots = [mpmath.exp(mpf(float(end)) / 14) for end in (gammas[1], gammas[-1])]
+    for k, t in enumerate(grid):
+        if len(grid) == 12 and 0 < t < T:  # no γ of the grid is nearer
             wanted = 14 * mpmath.log(roots[1] + (roots[0] - roots[1]) * k / 11)
-            distance = [abs(mpf(float(table.gamma[i])) - wanted) for i in (max(1, t - 1), t, t + 1)]
+            distance = [abs(mpf(float(gammas[i])) - wanted) for i in (max(1, t - 1), t, t + 1)]
             assert distance[1] == min(distance)
 
 
@@ -179,22 +195,24 @@ def learned(t: mpf, gamma: LearnedGamma) -> mpf:
 
 @pytest.mark.parametrize("kind", ["linear", "learned"])
 @torch.no_grad()
-def test_the_steps_of_a_vdms_bound(kind: str) -> None:
+def test_the_steps_of_a_bound_in_continuous_time(kind: str) -> None:
     """t = i/T, γ there, ½ expm1(γ_t − γ_s) and √ᾱ. As (i + 1)/T in float32, weights are 1e-3 off."""
-    options = VDMOptions(widths=(8, 8), gamma=kind, gamma_min=FIRST, gamma_max=LAST, timesteps=T).resolved((1, 2, 2))
-    model = VDM.from_options(options, (1, 2, 2), 5)
-    t, share = model.times(torch.rand(3, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
-    gamma, weight = model.weighted(t.flatten())
-    signal, noise = rates(gamma, torch.zeros(12, 1, dtype=torch.float64))
-    for k, number in enumerate(t.flatten().tolist()):
-        at = [mpf(round(number * T) - back) / T for back in (0, 1)]
-        same(t.flatten()[k], at[0], 1e-15)
-        same(share.flatten()[k], mpf(T) / 4, 1e-11)
-        if isinstance(model.gamma, LinearGamma):
-            here, before = (mpf(FIRST) + (mpf(LAST) - mpf(FIRST)) * place for place in at)
-        else:
-            here, before = (learned(place, model.gamma) for place in at)
-        same(gamma[k] - FIRST, here - mpf(FIRST), 1e-9)
-        same(weight[k], mpmath.expm1(here - before) / 2)
-        same(signal[k], mpmath.sqrt(sigmoid(-here)))
-        same(noise[k], mpmath.sqrt(sigmoid(here)))
+    schedule = (LinearGamma if kind == "linear" else LearnedGamma)(FIRST, LAST)
+    variance, decoder = VARIANCES["beta_tilde"], CategoricalDecoder(5)
+    gammas, shape = chain_of(schedule.grid(T)), (1, 1, 1)
+    chain = ChainBound(lambda z, gamma: Denoised(z, z), decoder, gammas, variance, 5, shape, uniform=True)
+    draws = Draws(0, 0, range(3), 3, torch.device("cpu"))
+    for t, share in chain.steps(draws, 4):  # of the latents z_0, z_{1/T}, …, the one at i/T is number i + 1
+        gamma, before = chain.gamma(t), chain.gamma(t - 1)
+        signal, noise = rates(gamma, torch.zeros(3, 1, dtype=torch.float64))
+        for k, number in enumerate(t.tolist()):
+            places = [mpf(number - 1 - back) / T for back in (0, 1)]
+            same(share[k], mpf(T) / 4, 1e-11)
+            if isinstance(schedule, LinearGamma):
+                here, there = (mpf(FIRST) + (mpf(LAST) - mpf(FIRST)) * place for place in places)
+            else:
+                here, there = (learned(place, schedule) for place in places)
+            same(gamma[k] - FIRST, here - mpf(FIRST), 1e-9)
+            same(step_weight(before, gamma)[k], mpmath.expm1(here - there) / 2)
+            same(signal[k], mpmath.sqrt(sigmoid(-here)))
+            same(noise[k], mpmath.sqrt(sigmoid(here)))

@@ -32,9 +32,12 @@ from nelbo.diffusion.schedules import (
     RectifiedFlow,
     Schedule,
     Sigmoid,
+    gamma_range,
 )
+from nelbo.diffusion.timeline import Timeline
 from nelbo.errors import InputError
-from nelbo.models.diffusion import GAMMA_RANGE, Diffusion
+from nelbo.models._diffusion_forms import bound_of
+from nelbo.models.diffusion import Diffusion, in_steps
 from nelbo.rng import Draws
 
 CPU = torch.device("cpu")
@@ -155,7 +158,7 @@ def decoder_nll(model: Diffusion, decoder: str, z: Tensor, gamma: float, level: 
     return -(above + torch.log1p(-torch.exp(below - above)))
 
 
-EPS = torch.linspace(-6.5, 6.5, 521, dtype=torch.float64)
+EPS = torch.linspace(-6.5, 6.5, 131, dtype=torch.float64)
 DENSITY = torch.exp(-0.5 * EPS.square()) / math.sqrt(2 * math.pi) * (EPS[1] - EPS[0])
 
 
@@ -179,8 +182,8 @@ def step_kl(model: Diffusion, x: float, before: float, gamma: float) -> float:
 
 
 def half_errors(model: Diffusion, x: float, low: float, high: float) -> float:
-    """½ ∫ E‖ε − ε̂‖² dγ, by 100 nodes."""
-    nodes, weights = np.polynomial.legendre.leggauss(100)
+    """½ ∫ E‖ε − ε̂‖² dγ, by 40 nodes."""
+    nodes, weights = np.polynomial.legendre.leggauss(40)
     total = 0.0
     for node, weight in zip(low + (high - low) * (nodes + 1) / 2, weights / 2 * (high - low), strict=True):
         error = EPS - seen(model, noised(x, node), node).eps
@@ -222,12 +225,12 @@ combinations = pytest.mark.parametrize(
 @torch.no_grad()
 def of_the_model(model: Diffusion) -> dict[str, Tensor]:
     """The same integrals of the terms that the model's estimator adds up: over ε, and over its own t."""
-    estimator, n = model.estimator(), len(EPS)
+    estimator, n = bound_of(model), len(EPS)
     eps = EPS.reshape(-1, 1, 1, 1)
     if isinstance(estimator, ChainBound):
         places = [estimator.place(torch.full((n,), t), 1.0) for t in range(2, estimator.T + 1)]
     else:
-        nodes, weights = np.polynomial.legendre.leggauss(200)
+        nodes, weights = np.polynomial.legendre.leggauss(80)
         at = zip((nodes + 1) / 2, weights / 2, strict=True)
         places = [estimator.place(torch.full((n,), t, dtype=torch.float64), weight) for t, weight in at]
     found: dict[str, list[float]] = {"reconstruction": [], "diffusion": []}
@@ -246,7 +249,7 @@ def ends_of(gammas: Tensor | None) -> tuple[float, float]:
 
 def assert_integrals(model: Diffusion, decoder: str) -> None:
     """To 2e-4: a float32 network, the quick sums over a law, and its nodes in t."""
-    exact = integrals(model, decoder, model.gammas, ends_of(model.gammas))
+    exact = integrals(model, decoder, model.timeline.gammas, ends_of(model.timeline.gammas))
     for name, found in of_the_model(model).items():
         torch.testing.assert_close(found, exact[name], rtol=2e-4, atol=1e-5)
 
@@ -296,9 +299,9 @@ def assert_close(found: Tensor, exact: Tensor, n: int) -> None:
 @torch.no_grad()
 @every_pair
 def test_in_continuous_time_the_estimate_has_these_means(predict: str, decoder: str) -> None:
-    model, n = tiny("cosine", predict, decoder, None), 2000
+    model, n = tiny("cosine", predict, decoder, None), 1000
     x, draws = images(n)
-    found, exact = model.estimate(x, draws, 8).terms, integrals(model, decoder, None, (LOW, HIGH))
+    found, exact = model.forms["denoising"].estimate(x, draws, 8).terms, integrals(model, decoder, None, (LOW, HIGH))
     for name in ("reconstruction", "diffusion", "prior"):
         assert_close(found[name], exact[name], n)
 
@@ -308,15 +311,15 @@ def test_in_continuous_time_the_estimate_has_these_means(predict: str, decoder: 
 @pytest.mark.parametrize("continuous", [False, True], ids=["steps", "in_steps"])
 def test_every_form_of_a_chain_has_their_sum_as_its_mean(predict: str, decoder: str, continuous: bool) -> None:
     """Of a model in 6 steps, and of one in continuous time that is scored in 6."""
-    n = 1000
-    model = tiny("cosine", predict, decoder, None).in_steps(6) if continuous else tiny("cosine", predict, decoder, 6)
-    gammas = model.chain()
+    n = 500
+    model = in_steps(tiny("cosine", predict, decoder, None), 6) if continuous else tiny("cosine", predict, decoder, 6)
+    gammas = model.timeline.chain()
     exact = sum(integrals(model, decoder, gammas, ends_of(gammas)).values(), torch.zeros(len(SOME)))
     for seed, form in enumerate(("denoising", "consistency", "trajectory", "entropy")):
         x, draws = images(n)
         draws = Draws(seed, 0, draws.indices, len(x), CPU)
         found = model.forms[form].estimate(x, draws, model.forms.all_timesteps or 1)
-        total = found.total.double() + sum(found.beside.values(), torch.zeros(len(x))).double()
+        total = found.total.double() + sum(found.extras.values(), torch.zeros(len(x))).double()
         assert_close(total, exact, n)
 
 
@@ -325,8 +328,8 @@ def test_every_form_of_a_chain_has_their_sum_as_its_mean(predict: str, decoder: 
 @pytest.mark.parametrize("timesteps", [6, None])
 def test_the_loss_is_the_bound_per_dimension(predict: str, decoder: str, timesteps: int | None) -> None:
     """In continuous time without a decoder that has nothing to learn, and without the prior, which has not either."""
-    model, n = tiny("cosine", predict, decoder, timesteps), 4000
-    exact = integrals(model, decoder, model.gammas, ends_of(model.gammas))
+    model, n = tiny("cosine", predict, decoder, timesteps), 3000
+    exact = integrals(model, decoder, model.timeline.gammas, ends_of(model.timeline.gammas))
     expected = exact["diffusion"] + exact["reconstruction"] * bool(timesteps or model.decoder.learned)
     assert_close(model.loss(*images(n)), expected, n)
 
@@ -339,8 +342,8 @@ def test_in_steps_the_bound_nears_that_of_continuous_time(schedule: str, predict
     limit = integrals(model, "gaussian", None, (LOW, HIGH))["diffusion"]
     gaps = []
     for T in (64, 128, 256):
-        chain = model.in_steps(T)
-        assert chain.all_timesteps == T
+        chain = in_steps(model, T)
+        assert chain.forms.all_timesteps == T
         gaps.append((of_the_model(chain)["diffusion"] - limit).abs())
     for less, more in ((gaps[1], gaps[0]), (gaps[2], gaps[1])):
         torch.testing.assert_close(less / more, torch.full_like(less, 0.5), rtol=0, atol=0.05)
@@ -351,11 +354,17 @@ def test_in_steps_the_bound_nears_that_of_continuous_time(schedule: str, predict
 
 @pytest.mark.parametrize("schedule", list(SCHEDULES))
 def test_continuous_time_ends_where_the_schedule_does_or_at_the_range(schedule: str) -> None:
-    """What goes beyond is cut to −13.3 and 8; what lies within stays: of all ends here Karras's 2 ln 0.002 = −12.4."""
-    estimator = tiny(schedule, "v", "gaussian", None, whole=True).estimator()
-    low, high = GAMMA_RANGE
-    assert estimator.first == pytest.approx(2 * math.log(0.002) if schedule == "karras" else low, abs=1e-9)
+    """What goes beyond is cut to where half a spacing is 3.03 standard deviations of the noise, and to 8."""
+    estimator = bound_of(tiny(schedule, "v", "gaussian", None, whole=True))
+    low, high = gamma_range(L)
+    assert math.exp(-low / 2) / (L - 1) == pytest.approx(3.03)
+    assert estimator.first == pytest.approx(low, abs=1e-9)
     assert estimator.last == pytest.approx(high, abs=1e-9)
+
+
+def test_a_schedule_within_the_range_stays_as_it_is() -> None:
+    ends = Timeline.of(Karras(0.05, 20.0), None, L).gamma(torch.tensor([0.0, 1.0], dtype=torch.float64))
+    assert ends.tolist() == pytest.approx([2 * math.log(0.05), 2 * math.log(20.0)], abs=1e-9)
 
 
 def test_the_mean_of_a_step_needs_steps() -> None:

@@ -17,14 +17,16 @@ from scipy import interpolate, stats
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from nelbo.diffusion import Velocity
+from nelbo.diffusion.process import diffuse, posterior
 from nelbo.diffusion.samplers import Ancestral
-from nelbo.diffusion.schedules import SCHEDULES
+from nelbo.diffusion.variances import VARIANCES
 from nelbo.errors import InputError
 from nelbo.metrics.likelihood import LikelihoodScore, score_likelihood, stderr_of_mean
-from nelbo.models.ddpm import DDPM, SIMPLE_WEIGHT, DDPMOptions
+from nelbo.models._diffusion_forms import bound_of
+from nelbo.models.ddpm import DDPM, DDPMOptions
 from nelbo.models.sampling import SampleSettings
 from nelbo.rng import Draws, Stream, normal
+from nelbo.theory.exact import Coefficients
 from nelbo.theory.likelihoods import to_unit
 from nelbo.units import LN_2
 
@@ -43,6 +45,13 @@ def ddpm(shape: tuple[int, int, int], levels: int, **settings) -> DDPM:
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn(parameter.shape)
     return model.eval()
+
+
+def gamma_of(model: DDPM, t: Tensor | int, n: int = 1) -> Tensor:
+    """γ_t of each t, or the same for n of them."""
+    gammas = model.timeline.gammas
+    assert gammas is not None
+    return gammas[t] if isinstance(t, Tensor) else gammas[t].expand(n)
 
 
 def images(n: int, shape: tuple[int, int, int], levels: int, seed: int = 0) -> Tensor:
@@ -66,8 +75,10 @@ def one_pixel(reverse: str, decoder: str, predict: str = "v") -> DDPM:
 
 def decoder_probs(model: DDPM, x_1: Tensor) -> np.ndarray:
     """P(level | x_1) from scipy's normal law, shape (len(x_1), L)."""
-    denoised, log_std = model.ask(x_1, torch.ones(len(x_1), dtype=torch.long))
-    mean, std = denoised.x_0.double().reshape(-1, 1).numpy(), log_std.exp().double().reshape(-1, 1).numpy()
+    denoised = model.denoiser(x_1, gamma_of(model, 1, len(x_1)))
+    times = torch.ones(1) if denoised.log_std is None else denoised.log_std.exp().double().reshape(-1, 1)
+    mean, beta_1 = denoised.x_0.double().reshape(-1, 1).numpy(), float(Coefficients(model.timeline.chain()).beta[1])
+    std = (beta_1**0.5 * times).expand(len(x_1), 1).numpy()
     edges = np.array([-np.inf, *[2 * (k + 0.5) / (model.levels - 1) - 1 for k in range(model.levels - 1)], np.inf])
     # The upper tail where it is the smaller one: 1 − Φ would cancel.
     lower, upper = edges[None, :-1], edges[None, 1:]
@@ -86,10 +97,10 @@ def law_of_x_1(model: DDPM) -> tuple[Tensor, np.ndarray, float]:
     grid = torch.linspace(-8, 8, 801, dtype=torch.float64)
     h = float(grid[1] - grid[0])
     density = stats.norm.pdf(grid.numpy())
-    sampler = Ancestral(model.process, model.options.reverse_variance)
-    for t in range(model.T, 1, -1):
-        x_t, at_t = grid.float().reshape(-1, 1, 1, 1), torch.full((len(grid),), t)
-        law = sampler.step(x_t, model.denoise(x_t, at_t), at_t, at_t - 1)
+    sampler = Ancestral(VARIANCES[model.reverse_variance])
+    for t in range(len(model.timeline.chain()) - 1, 1, -1):
+        x_t, at_t, before = grid.float().reshape(-1, 1, 1, 1), *(gamma_of(model, i, len(grid)) for i in (t, t - 1))
+        law = sampler.step(x_t, model.denoiser(x_t, at_t), at_t, before)
         mean, std = law.mean.double().flatten().numpy(), law.var.double().flatten().numpy() ** 0.5
         density = stats.norm.pdf(grid.numpy()[:, None], mean[None, :], std[None, :]) @ density * h
     return grid, density, h
@@ -109,24 +120,24 @@ def exact_terms(model: DDPM) -> dict[str, np.ndarray]:
     """Each term of the bound for SOME levels: KLs of the posterior and the sampler's step, integrated over ε."""
     eps = torch.linspace(-6.5, 6.5, 521)
     density = torch.from_numpy(stats.norm.pdf(eps.numpy())) * float(eps[1] - eps[0])
-    sampler, schedule = Ancestral(model.process, model.options.reverse_variance), model.process.schedule
+    sampler, table = Ancestral(VARIANCES[model.reverse_variance]), Coefficients(model.timeline.chain())
     terms: dict[str, list[float]] = {"reconstruction": [], "diffusion": [], "prior": []}
     for level in SOME:
         x_0 = torch.full((len(eps), 1, 1, 1), 2 * level / (model.levels - 1) - 1)
         noise, total = eps.reshape(-1, 1, 1, 1), 0.0
-        for t in range(1, model.T + 1):
-            at_t = torch.full((len(eps),), t)
-            x_t = schedule.alpha_bar[t].sqrt().float() * x_0 + (1 - schedule.alpha_bar[t]).sqrt().float() * noise
+        for t in range(1, len(table.beta)):
+            at_t, before = (gamma_of(model, i, len(eps)) for i in (t, t - 1))
+            x_t = table.alpha_bar[t].sqrt().float() * x_0 + table.noise_var[t].sqrt().float() * noise
             if t == 1:
                 nll = -np.log(decoder_probs(model, x_t)[:, level])
                 terms["reconstruction"].append(float(density.numpy() @ nll))
                 continue
-            q = model.process.posterior(x_0.double(), x_t.double(), at_t)
-            p = sampler.step(x_t, model.denoise(x_t, at_t), at_t, at_t - 1)
+            q = posterior(x_0.double(), x_t.double(), before, at_t)
+            p = sampler.step(x_t, model.denoiser(x_t, at_t), at_t, before)
             kl = kl_divergence(Normal(q.mean, q.var.sqrt()), Normal(p.mean.double(), p.var.double().sqrt()))
             total += float(density @ kl.flatten())
         terms["diffusion"].append(total)
-        alpha_bar = schedule.alpha_bar[-1]
+        alpha_bar = table.alpha_bar[-1]
         end = Normal(alpha_bar.sqrt() * x_0[0].double(), (1 - alpha_bar).sqrt())
         terms["prior"].append(float(kl_divergence(end, Normal(0.0 * end.mean, 1.0)).sum()))
     return {name: np.array(values) for name, values in terms.items()}
@@ -136,7 +147,7 @@ def exact_terms(model: DDPM) -> dict[str, np.ndarray]:
 def estimates(model: DDPM, copies: int, timesteps: int, levels: list[int]) -> dict[str, Tensor]:
     """Independent estimates of every term for these levels, shape (copies, len(levels))."""
     x = torch.tensor(levels, dtype=torch.uint8).repeat(copies).reshape(-1, 1, 1, 1)
-    terms = model.estimate(x, draws(len(x)), timesteps).terms
+    terms = bound_of(model).denoising(x, draws(len(x)), timesteps).terms
     return {name: value.double().reshape(copies, len(levels)) for name, value in terms.items()}
 
 
@@ -183,21 +194,21 @@ class ExactNetwork(nn.Module):
 
     def __init__(self, model: DDPM, probs: Tensor) -> None:
         super().__init__()
-        self.schedule, self.T, self.probs = model.process.schedule, model.T, probs.double()
+        self.table, self.probs = Coefficients(model.timeline.chain()), probs.double()
         self.levels = torch.linspace(-1, 1, len(probs), dtype=torch.float64)
         self.anything = nn.Parameter(torch.zeros(1))
 
     def forward(self, x_t: Tensor, time: Tensor) -> Tensor:
-        t = (time * self.T).round().long()
-        signal, noise = self.schedule.signal_rate[t, None], self.schedule.noise_rate[t, None]
+        t = (time * (len(self.table.beta) - 1)).round().long()
+        signal, noise = self.table.alpha_bar[t, None].sqrt(), self.table.noise_var[t, None].sqrt()
         x = x_t.double().reshape(-1, 1)
         weights = (self.probs.log() - 0.5 * ((x - signal * self.levels) / noise).square()).softmax(1)
         x_0 = (weights * self.levels).sum(1, keepdim=True)
-        v = Velocity(self.schedule).target(x_0, (x - signal * x_0) / noise, t)
+        v = signal * (x - signal * x_0) / noise - noise * x_0
         return v.float().reshape(x_t.shape)
 
 
-@pytest.mark.parametrize("schedule", list(SCHEDULES))
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "sigmoid"])
 @pytest.mark.parametrize("reverse", ["beta", "beta_tilde"])
 def test_with_the_best_network_the_bound_nears_the_entropy(schedule: str, reverse: str) -> None:
     """Σ_x exp(−bound(x)) ≤ 1 is no empty promise: with the exact denoiser it comes near, from below.
@@ -222,7 +233,7 @@ def test_with_the_best_network_the_bound_nears_the_entropy(schedule: str, revers
         assert gaps[1] < 0.5 * gaps[0]
         assert float(mass.sum()) > 0.9
     else:
-        noise_var = 1 - (1 - model.process.schedule.beta).cumprod(0)[1:]
+        noise_var = Coefficients(model.timeline.chain()).noise_var[1:]
         ratio = noise_var[:-1] / noise_var[1:]
         of_variances = float(0.5 * (ratio - 1 - ratio.log()).sum())
         assert of_variances - 3 * error <= gaps[1] <= of_variances + 0.1
@@ -238,7 +249,7 @@ def test_samples_have_the_models_law() -> None:
     coarse, density, _ = law_of_x_1(model)
     grid = torch.linspace(-8, 8, 40_001, dtype=torch.float64)
     density = interpolate.CubicSpline(coarse.numpy(), density)(grid.numpy())
-    x_0 = model.denoise(grid.float().reshape(-1, 1, 1, 1), torch.ones(len(grid), dtype=torch.long)).x_0.flatten()
+    x_0 = model.denoiser(grid.float().reshape(-1, 1, 1, 1), gamma_of(model, 1, len(grid))).x_0.flatten()
     level = ((x_0.clamp(-1, 1) + 1) * (model.levels - 1) / 2).round().long().numpy()
     expected = np.bincount(level, weights=density, minlength=model.levels)
     drawn = model.sample(n, seed=1, batch=n, settings=SampleSettings("ancestral", clip=False))
@@ -257,8 +268,8 @@ def test_all_timesteps_and_a_few_estimate_the_same(
 ) -> None:
     model = ddpm(shape, levels, reverse_variance=reverse, decoder_variance=decoder)
     x = images(1, shape, levels).expand(600, *shape)
-    every = model.estimate(x, draws(600), model.forms.all_timesteps).total.double()
-    few = model.estimate(x, draws(600, seed=1), 3).total.double()
+    every = bound_of(model).denoising(x, draws(600), model.forms.all_timesteps or 1).total.double()
+    few = bound_of(model).denoising(x, draws(600, seed=1), 3).total.double()
     stderr = (every.var() / 600 + few.var() / 600).sqrt()
     assert abs(float(every.mean() - few.mean())) <= 3 * float(stderr)
 
@@ -398,9 +409,15 @@ def test_the_decoders_variance_is_beta_1_where_training_starts(decoder: str) -> 
     """β_1 = 0.1/T of the linear schedule; learned, it starts there, since an untrained network says nothing."""
     options = DDPMOptions(timesteps=50, schedule="linear", widths=(8,), decoder_variance=decoder).resolved((2, 3, 3))
     model = DDPM.from_options(options, (2, 3, 3), 17)
-    _, log_std = model.ask(torch.randn(4, 2, 3, 3), torch.ones(4, dtype=torch.long))
-    variance = (2 * log_std).exp()
-    torch.testing.assert_close(variance, torch.full_like(variance, 0.1 / 50), rtol=1e-5, atol=0)
+    z, gamma, level = torch.randn(4, 2, 3, 3), gamma_of(model, 1, 4), images(4, (2, 3, 3), 17)
+    denoised = model.denoiser(z, gamma)
+    law = Normal(denoised.x_0.double(), (0.1 / 50) ** 0.5)
+    edges = torch.tensor([-torch.inf, *[2 * (k + 0.5) / 16 - 1 for k in range(16)], torch.inf], dtype=torch.float64)
+    p = law.cdf(edges[level.long() + 1]) - law.cdf(edges[level.long()])
+    usable = p > 1e-6  # where a difference of CDFs has digits left
+    assert int(usable.sum()) > 5
+    found = model.decoder.nll(level, denoised, z, gamma)
+    torch.testing.assert_close(found[usable].double(), -p.log()[usable], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("shape", "dims"), [((1, 5, 7), 35), ((2, 3, 3), 18)])
@@ -430,7 +447,7 @@ def test_the_bounds_loss_is_an_unbiased_estimate_of_the_score(
     # Few steps, so that one too many or too few would be 20% and not lost in the noise.
     model = ddpm((1, 1, 1), 17, timesteps=5, schedule="cosine", **settings)
     if learned_profile:
-        t = torch.arange(1, model.T + 1)
+        t = torch.arange(1, 6)
         for _ in range(50):
             model.profile.update(t, 30.0 / t)
     exact = exact_terms(model)
@@ -448,7 +465,7 @@ def test_the_bounds_loss_is_per_dimension() -> None:
     model = ddpm(shape, 17, objective="bound")
     x = images(1, shape, 17).expand(n, *shape)
     loss = model.loss(x, draws(n)).double()
-    terms = model.estimate(x[:500], draws(500, seed=1), model.forms.all_timesteps).terms
+    terms = bound_of(model).denoising(x[:500], draws(500, seed=1), model.forms.all_timesteps or 1).terms
     score = (terms["reconstruction"] + terms["diffusion"]).double() / 18
     stderr = float((loss.var() / n + score.var() / 500).sqrt())
     assert abs(float(loss.mean() - score.mean())) <= 3 * stderr
@@ -462,7 +479,7 @@ def test_the_hybrid_is_the_bound_and_its_weight_of_the_simple_loss() -> None:
     for objective in ("bound", "simple", "hybrid"):
         model = ddpm(shape, 17, objective=objective, decoder_variance="beta_1")
         losses[objective] = model.loss(images(n, shape, 17), draws(n, step=2))
-    expected = losses["bound"] + SIMPLE_WEIGHT * losses["simple"]
+    expected = losses["bound"] + 5.0 * losses["simple"]
     torch.testing.assert_close(losses["hybrid"], expected, rtol=1e-5, atol=1e-6)
 
 
@@ -499,9 +516,9 @@ def test_the_simple_loss_is_the_mean_squared_error_of_the_noise(predict: str) ->
     t = 1 + (30 * numbers.spread(Stream.TRAIN_TIME)).floor().long()
     assert sorted(t.tolist()) == sorted(2 * list(range(1, 31)))  # 60 images over 30 steps: each twice
     eps = normal(0, Stream.TRAIN_NOISE, 3, range(n), shape)
-    alpha_bar = (1 - model.process.schedule.beta).cumprod(0)[t].float().reshape(-1, 1, 1, 1)
+    alpha_bar = Coefficients(model.timeline.chain()).alpha_bar[t].float().reshape(-1, 1, 1, 1)
     x_t = alpha_bar.sqrt() * to_unit(x, 17) + (1 - alpha_bar).sqrt() * eps
-    eps_hat = model.denoise(x_t, t).eps
+    eps_hat = model.denoiser(x_t, gamma_of(model, t)).eps
     assert loss.shape == (n,)
     torch.testing.assert_close(loss, ((eps - eps_hat) ** 2).mean((1, 2, 3)), rtol=1e-2, atol=1e-5)
 
@@ -511,9 +528,10 @@ def test_the_learned_decoder_is_trained_by_its_likelihood_alone() -> None:
     shape = (2, 4, 3)
     model, x = ddpm(shape, 17, decoder_variance="learned"), images(1, shape, 17)
     cost = model.loss(x, draws(1))
-    eps, one = normal(0, Stream.TRAIN_NOISE, 0, [0], shape), torch.ones(1, dtype=torch.long)
-    x_1 = model.process.diffuse(to_unit(x, 17), one, eps)
-    denoised, log_std = model.ask(x_1, one)
+    eps, first = normal(0, Stream.TRAIN_NOISE, 0, [0], shape), gamma_of(model, 1)
+    denoised = model.denoiser(diffuse(to_unit(x, 17), first, eps), first)
+    assert denoised.log_std is not None
+    log_std = denoised.log_std + 0.5 * Coefficients(model.timeline.chain()).beta[1].log()
     edges = torch.tensor([-torch.inf, *[2 * (k + 0.5) / 16 - 1 for k in range(16)], torch.inf], dtype=torch.float64)
     law = Normal(denoised.x_0.detach().double(), log_std.detach().exp().double())
     p = law.cdf(edges[x.long() + 1]) - law.cdf(edges[x.long()])

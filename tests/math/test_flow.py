@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 from math_helpers import assert_mean, gaussians, random_cov
-from nelbo.diffusion.continuous import diffuse, from_velocity, from_x_0, on_grid, rates
 from scipy.stats import kstest
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
-from nelbo.diffusion import Denoised, Denoiser, Process
+from nelbo.diffusion.bound import ContinuousBound
+from nelbo.diffusion.denoiser import Denoised, Velocity, denoiser_of, from_x_0
 from nelbo.diffusion.flow import (
     ExactDivergence,
     HutchinsonDivergence,
@@ -25,8 +25,13 @@ from nelbo.diffusion.flow import (
     uniform_dequantised,
     velocity,
 )
+from nelbo.diffusion.ode import FlowLikelihood
+from nelbo.diffusion.process import diffuse, rates
+from nelbo.diffusion.schedules import LinearGamma
+from nelbo.diffusion.timesteps import LossProfile
 from nelbo.errors import InputError
 from nelbo.metrics import LikelihoodScore
+from nelbo.models._diffusion_forms import bound_of
 from nelbo.models.vdm import VDM, VDMOptions
 from nelbo.rng import Draws, Stream, uniform
 from nelbo.theory.bound import SOLVER
@@ -34,6 +39,7 @@ from nelbo.theory.exact import GaussianData
 from nelbo.theory.hierarchy import Decoder
 
 LOW, HIGH = -7.0, 4.0
+CPU = torch.device("cpu")
 exact = ExactDivergence()
 
 
@@ -85,16 +91,9 @@ def marginal(data: GaussianData, gamma: float) -> MultivariateNormal:
     )
 
 
-def gaussian_denoiser(data: GaussianData) -> Denoiser:
-    def denoise(z: Tensor, gamma: Tensor) -> Denoised:
-        return data.denoiser(Process(on_grid(gamma[:1])))(z, torch.ones(len(z), dtype=torch.long))
-
-    return denoise
-
-
 def gaussian_flow(data: GaussianData, tol: float = 1e-6) -> ProbabilityFlow:
     """The flow whose law is the data's at every γ."""
-    return ProbabilityFlow(gaussian_denoiser(data), LOW, HIGH, marginal(data, HIGH).log_prob, tol, tol)
+    return ProbabilityFlow(denoiser_of(data.denoise), LOW, HIGH, marginal(data, HIGH).log_prob, tol, tol)
 
 
 def test_the_velocity_is_the_slope_of_the_exact_path() -> None:
@@ -108,7 +107,7 @@ def test_the_velocity_is_the_slope_of_the_exact_path() -> None:
         return alpha_bar.sqrt() * data.mean + (scale * c) @ data.basis.T
 
     z, slope = torch.autograd.functional.jvp(path, gamma, torch.ones_like(gamma))
-    denoise = gaussian_denoiser(data)
+    denoise = denoiser_of(data.denoise)
     ours = torch.cat([velocity(denoise(z[k : k + 1], gamma[k : k + 1]), gamma[k : k + 1]) for k in range(5)])
     # Round-off of 1e-16 over the √(1 − ᾱ) ≥ 1e-3 of ε̂; β of one step carries some 1e-12.
     torch.testing.assert_close(ours, slope, rtol=1e-9, atol=1e-11)
@@ -128,7 +127,7 @@ def test_the_likelihood_of_gaussian_data_is_exact(dims: int) -> None:
 def test_standard_normal_data_do_not_move() -> None:
     """v̂ = 0 where ᾱ Σ + 1 − ᾱ = I, and the terminal law is N(0, I) by default."""
     data, z = GaussianData(torch.zeros(3), torch.eye(3)), gaussians(6, 3)
-    density = ProbabilityFlow(gaussian_denoiser(data), LOW, HIGH).log_prob(z, exact)
+    density = ProbabilityFlow(denoiser_of(data.denoise), LOW, HIGH).log_prob(z, exact)
     truth = MultivariateNormal(torch.zeros(3, dtype=torch.float64), torch.eye(3, dtype=torch.float64)).log_prob(z)
     torch.testing.assert_close(density.latent, z, rtol=0, atol=1e-10)
     torch.testing.assert_close(density.log_prob, truth, rtol=0, atol=1e-10)
@@ -312,7 +311,7 @@ def test_a_frozen_float32_network_is_a_flow_like_any_other() -> None:
 
     def denoise(z: Tensor, gamma: Tensor) -> Denoised:
         v = network(torch.cat([z, gamma[:, None] / 10], 1).float())
-        return from_velocity(v, z, gamma)
+        return Velocity().denoised(v, z, gamma)
 
     z = torch.linspace(-8, 8, 321, dtype=torch.float64)[:, None]
     flow = ProbabilityFlow(denoise, LOW, HIGH)
@@ -331,7 +330,7 @@ def test_a_frozen_float32_network_is_a_flow_like_any_other() -> None:
 @pytest.mark.parametrize("roughness", [math.nan, math.inf, 1e9])
 def test_a_path_that_cannot_be_followed_is_given_up(roughness: float) -> None:
     def denoise(z: Tensor, gamma: Tensor) -> Denoised:
-        return from_velocity((roughness * (z + gamma[:, None])).sin(), z, gamma)
+        return Velocity().denoised((roughness * (z + gamma[:, None])).sin(), z, gamma)
 
     with pytest.raises(ArithmeticError, match="cannot be followed"):
         ProbabilityFlow(denoise, LOW, HIGH).log_prob(gaussians(3, 1), exact)
@@ -426,30 +425,27 @@ def by_runge_kutta(flow: ProbabilityFlow, z: Tensor, steps: int) -> Tensor:
     return flow.terminal(z) + gain
 
 
-class GaussianVDM(VDM):
-    """A vdm whose denoiser is that of Gaussian data, and whose decoder says nothing."""
+class SilentDecoder:
+    """A decoder that says nothing."""
 
-    data = gaussian_data(4)
+    extras: tuple[str, ...] = ()
+    rare_crossings = learned = False
 
-    def denoise(self, z: Tensor, gamma: Tensor) -> Denoised:
-        found = gaussian_denoiser(self.data)(z.double().flatten(1), gamma)
-        return Denoised(found.x_0.reshape(z.shape), found.eps.reshape(z.shape))
-
-    def decode(self, x: Tensor, x_1: Tensor) -> Tensor:
-        return torch.zeros(len(x))
-
-    def flow(self) -> ProbabilityFlow:
-        return ProbabilityFlow(self.denoise, LOW, HIGH)
+    def nll(self, x: Tensor, denoised: Denoised, z: Tensor, gamma: Tensor) -> Tensor:
+        return torch.zeros(x.shape)
 
 
 def test_the_solvers_error_stands_beside_an_estimate_and_covers_it() -> None:
     """Gaussian data: where the flow ends is known, and so the number without the solver."""
-    options = VDMOptions(widths=(8,), gamma_min=LOW, gamma_max=HIGH, head="v").resolved((1, 2, 2))
-    model = GaussianVDM(options, (1, 2, 2), 9)
-    data, n = model.data, 20
+    data, n = gaussian_data(4), 20
+
+    def denoise(z: Tensor, gamma: Tensor) -> Denoised:
+        return from_x_0(data.denoise(z.double().flatten(1), gamma).reshape(z.shape), z.double(), gamma)
+
+    bound = ContinuousBound(denoise, SilentDecoder(), LinearGamma(LOW, HIGH), LossProfile(16), 9, (1, 2, 2), CPU)
     x = torch.from_numpy(np.random.default_rng(0).integers(0, 9, (n, 1, 2, 2), dtype=np.uint8))
     draws = Draws(0, 0, range(n), n, torch.device("cpu"))
-    found = model.flow_by_noise(x, draws)
+    found = FlowLikelihood(bound).by_noise(x, draws)
     eps = draws.normal(Stream.SCORE_NOISE, (1, 2, 2)).double()
     z = diffuse(x.double() / 4 - 1, at(LOW), eps).flatten(1)
     # Along each eigenvector the flow stretches by the ratio of the marginals' standard deviations.
@@ -462,7 +458,7 @@ def test_the_solvers_error_stands_beside_an_estimate_and_covers_it() -> None:
         {name: term[:, None].expand(n, 2) for name, term in found.terms.items()},
         4,
         1,
-        {SOLVER: found.beside[SOLVER][:, None].expand(n, 2)},
+        {SOLVER: found.extras[SOLVER][:, None].expand(n, 2)},
     )
     assert 0 < abs(float(error.mean())) <= 2 * score.solver_error()
     assert score.solver_error() < 1e-2
@@ -486,11 +482,12 @@ def test_a_trained_vdms_flow_is_runge_kuttas_within_its_error() -> None:
         adam.step()
     model.eval()
     draws = Draws(0, 0, range(n), n, torch.device("cpu"))
-    found, flow = model.flow_by_noise(x[:n], draws), model.flow()
+    likelihood = FlowLikelihood(bound_of(model))
+    found, flow = likelihood.by_noise(x[:n], draws), likelihood.flow
     z = diffuse(x[:n].double() / 2 - 1, flow.first_gamma(x[:n]), draws.normal(Stream.SCORE_NOISE, shape).double())
     fine, coarse = (by_runge_kutta(flow, z, steps) for steps in (160, 80))
     own = found.terms["flow"] + fine
-    change = found.beside[SOLVER].square().mean().sqrt() + (fine - coarse).square().mean().sqrt()
+    change = found.extras[SOLVER].square().mean().sqrt() + (fine - coarse).square().mean().sqrt()
     assert float(own.square().mean().sqrt()) <= 2 * float(change)
     assert float(change) < 0.05 * 2
 

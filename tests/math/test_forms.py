@@ -429,7 +429,7 @@ def estimated(model: DDPM, form: str, n: int, timesteps: int, seed: int) -> dict
     draws = Draws(seed, 0, range(n), n, torch.device("cpu"))
     with torch.no_grad():
         found = model.forms[form].estimate(IMAGES.expand(n, 1, 3, 2), draws, timesteps)
-    return {**found.terms, **found.beside, "total": found.total}
+    return {**found.terms, **found.extras, "total": found.total}
 
 
 @pytest.mark.parametrize("variance", list(VARIANCES))

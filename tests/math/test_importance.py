@@ -78,7 +78,7 @@ def test_with_many_trajectories_it_is_the_likelihood(variance: str) -> None:
     """k = 20,000: the mean of the weights is p_θ(x) to its own standard error, from the spread of 20 such estimates."""
     model = Linear(variance, 0.6 * random_cov(D).inverse() @ random_cov(D) + 0.1 * gaussians(D, D))
     for x in X:
-        found = model.timeline.chain().importance_weighted(x.expand(20, 1, 1, D), draws(20), 1000).total
+        found = model.chain().importance_weighted(x.expand(20, 1, 1, D), draws(20), 1000).total
         weights = (-found).exp()
         exact = model.log_prob(x[None]).exp()
         error = float(weights.std() / 20**0.5)
@@ -90,7 +90,7 @@ def test_it_lies_between_the_bound_and_the_likelihood() -> None:
     """E IW_1 is the bound; E IW_k falls with k, and never below −ln p: each within 3 standard errors of 4,000 draws."""
     model, n = Linear("beta_tilde", 0.6 * torch.eye(D).double() + 0.1 * gaussians(D, D)), 4000
     x = X[:1].expand(n, 1, 1, D)
-    chain, found = model.timeline.chain(), {}
+    chain, found = model.chain(), {}
     for k in (1, 2, 4, 8):
         total = chain.importance_weighted(x, draws(n, seed=k), k).total
         found[k] = (float(total.mean()), float(total.std()) / n**0.5)
@@ -131,7 +131,7 @@ def network(family: str) -> DDPM | VDM:
         options = DDPMOptions(timesteps=20, widths=(8,), attention=())
         model: DDPM | VDM = DDPM.from_options(options.resolved(shape), shape, levels)
     else:
-        model = VDM.from_options(VDMOptions(widths=(8,), attention=()).resolved(shape), shape, levels).in_steps(20)
+        model = VDM.from_options(VDMOptions(widths=(8,), attention=(), timesteps=20).resolved(shape), shape, levels)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.05 * torch.randn(parameter.shape)

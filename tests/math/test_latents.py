@@ -24,7 +24,7 @@ def model_of(family: str) -> GenerativeModel:
     torch.manual_seed(0)
     module = family_module(family)
     options = module.OPTIONS.model_validate({"widths": (8, 8)} | SETTINGS.get(family, {})).resolved(SHAPE)
-    return module.MODEL(options, SHAPE, 17).eval()
+    return module.MODEL.from_options(options, SHAPE, 17).eval()
 
 
 def seen_by(network: nn.Module, model: GenerativeModel, settings: SampleSettings) -> Tensor:
@@ -70,7 +70,7 @@ def test_a_temperature_without_a_meaning_is_refused(family: str) -> None:
     """Below 0 everywhere; at all where there are no latents with a prior, or a chain that needs them as they are."""
     model = model_of(family)
     for value in (-1.0, float("inf"), float("nan")):
-        with pytest.raises(InputError, match="--temperature"):
+        with pytest.raises(InputError, match="temperature"):
             model.inspector.describe_sampling(SampleSettings(temperature=value))
     if family in ("ddpm", "vdm"):
         with pytest.raises(InputError, match="has none"):

@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from math_helpers import assert_mean, gaussians, random_cov, schedule_of, schedules_at_30
-from nelbo.bounds import REVERSE_VARIANCES
+from math_helpers import assert_mean, gammas_of, gaussians, random_cov, schedules_at_30, table_of
 
-from nelbo.diffusion import Denoised, Denoiser, Epsilon, Process
+from nelbo.diffusion.denoiser import Denoised, Denoiser, Epsilon, clipped, denoiser_of
+from nelbo.diffusion.process import CLEAN, diffuse, marginal, posterior
 from nelbo.diffusion.samplers import (
     DDIM,
     Ancestral,
@@ -21,32 +21,37 @@ from nelbo.diffusion.samplers import (
     Heun,
     Sampler,
     UniPC,
-    clipped,
     exponential_weights,
-    karras_times,
-    times,
     trajectory,
 )
-from nelbo.diffusion.schedules import Schedule
+from nelbo.diffusion.schedules import SCHEDULES, FixedSchedule, chain_of, gamma_of_betas
+from nelbo.diffusion.spacing import descending, even_steps, karras_steps
+from nelbo.diffusion.variances import VARIANCES
 from nelbo.errors import InputError
-from nelbo.theory.exact import GaussianData
+from nelbo.models.diffusion import Diffusion
+from nelbo.models.vdm import VDM, VDMOptions
+from nelbo.theory.exact import Coefficients, GaussianData
+from nelbo.theory.normal import Gaussian
 
 D = 3
 MEAN, COV = torch.tensor([0.4, -0.7, 1.1], dtype=torch.float64), random_cov(D, seed=1)
+DATA = GaussianData(MEAN, COV)
+EXACT = denoiser_of(DATA.denoise)
 MAKERS = {
-    "ancestral beta": lambda process: Ancestral(process, "beta"),
-    "ancestral beta_tilde": lambda process: Ancestral(process, "beta_tilde"),
-    "ddim 0": lambda process: DDIM(process, 0.0),
-    "ddim 0.5": lambda process: DDIM(process, 0.5),
-    "ddim 1": lambda process: DDIM(process, 1.0),
+    "ancestral beta": Ancestral(VARIANCES["beta"]),
+    "ancestral beta_tilde": Ancestral(VARIANCES["beta_tilde"]),
+    "ddim 0": DDIM(0.0),
+    "ddim 0.5": DDIM(0.5),
+    "ddim 1": DDIM(1.0),
 }
 every_sampler = pytest.mark.parametrize("maker", list(MAKERS))
+every_variance = pytest.mark.parametrize("variance", ["beta", "beta_tilde"])
 
 
 Law = tuple[torch.Tensor, torch.Tensor]
 
 
-def output_law(sampler: Sampler, denoiser: Denoiser, grid: list[int], start: Law | None = None) -> Law:
+def output_law(sampler: Sampler, denoiser: Denoiser, grid: torch.Tensor, start: Law | None = None) -> Law:
     """Mean and covariance of x_0 for x_T ~ N(0, I), or as ``start`` says.
 
     Each step is x ↦ A x + c plus noise, read off at D + 1 points.
@@ -54,7 +59,7 @@ def output_law(sampler: Sampler, denoiser: Denoiser, grid: list[int], start: Law
     mean, cov = start or (torch.zeros(D, dtype=torch.float64), torch.eye(D, dtype=torch.float64))
     points = torch.cat([torch.zeros(1, D), torch.eye(D)]).double()
     for now, then in pairwise(grid):
-        t, s = torch.full((D + 1,), now), torch.full((D + 1,), then)
+        t, s = now.expand(D + 1), then.expand(D + 1)
         law = sampler.step(points, denoiser(points, t), t, s)
         offset, matrix = law.mean[0], (law.mean[1:] - law.mean[0]).T
         mean = matrix @ mean + offset
@@ -62,9 +67,9 @@ def output_law(sampler: Sampler, denoiser: Denoiser, grid: list[int], start: Law
     return mean, cov
 
 
-def law_by_the_papers(maker: str, schedule: Schedule, grid: list[int]) -> tuple[np.ndarray, np.ndarray]:
+def law_by_the_papers(maker: str, table: Coefficients, grid: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """The same law from the papers' formulas in numpy, one eigenvalue of Σ at a time."""
-    alpha_bar = np.cumprod(1 - schedule.beta.numpy())
+    alpha_bar = np.cumprod(table.alpha.numpy())
     values, basis = np.linalg.eigh(COV.numpy())
     centre = basis.T @ MEAN.numpy()
     mean, var = np.zeros(D), np.ones(D)
@@ -92,10 +97,10 @@ def law_by_the_papers(maker: str, schedule: Schedule, grid: list[int]) -> tuple[
 @pytest.mark.parametrize("steps", [30, 7])
 def test_the_law_of_the_output_is_that_of_the_papers(name: str, maker: str, steps: int) -> None:
     """1e-9: the reference computes 1 − ᾱ with cancellation."""
-    process = Process(schedule_of(name, 30))
-    grid = times(30, steps)
-    mean, cov = output_law(MAKERS[maker](process), GaussianData(MEAN, COV).denoiser(process), grid)
-    expected_mean, expected_cov = law_by_the_papers(maker, process.schedule, grid)
+    gammas = gammas_of(name, 30)
+    grid = even_steps(len(gammas) - 1, steps)
+    mean, cov = output_law(MAKERS[maker], EXACT, gammas[grid])
+    expected_mean, expected_cov = law_by_the_papers(maker, table_of(name, 30), grid)
     np.testing.assert_allclose(mean.numpy(), expected_mean, atol=1e-9)
     np.testing.assert_allclose(cov.numpy(), expected_cov, atol=1e-9)
 
@@ -103,15 +108,12 @@ def test_the_law_of_the_output_is_that_of_the_papers(name: str, maker: str, step
 @every_sampler
 def test_trajectory_draws_from_that_law(maker: str) -> None:
     """The loop itself, with noise: 6,000 images of 30 steps. 3 s.e. for the means, 4 for 9 second moments."""
-    n, T = 6000, 30
-    process = Process(schedule_of("cosine", T))
-    sampler, denoiser = MAKERS[maker](process), GaussianData(MEAN, COV).denoiser(process)
-    grid = times(T, T)
-    *_, last = trajectory(sampler, denoiser, gaussians(n, D, seed=50), grid, lambda k: gaussians(n, D, seed=51 + k))
-    assert last.s == 0
-    mean, cov = output_law(sampler, denoiser, grid)
-    assert_mean(last.x, mean)
-    centred = last.x - mean
+    n, sampler, grid = 6000, MAKERS[maker], descending(gammas_of("cosine", 30))
+    *_, last = trajectory(sampler, EXACT, gaussians(n, D, seed=50), grid, lambda k: gaussians(n, D, seed=51 + k))
+    assert last.gamma == CLEAN
+    mean, cov = output_law(sampler, EXACT, grid)
+    assert_mean(last.z, mean)
+    centred = last.z - mean
     assert_mean((centred[:, :, None] * centred[:, None, :]).flatten(1), cov.flatten(), 4)
 
 
@@ -124,13 +126,12 @@ def test_the_data_are_recovered_at_first_order_in_steps(maker: str) -> None:
     """
     sizes, errors = [125, 250, 500, 1000], []
     for T in sizes:
-        process = Process(schedule_of("linear", T))
-        sampler, denoiser = MAKERS[maker](process), GaussianData(MEAN, COV).denoiser(process)
-        alpha_bar = process.schedule.alpha_bar[T]
+        sampler, grid = MAKERS[maker], descending(gammas_of("linear", T))
+        alpha_bar = table_of("linear", T).alpha_bar[T]
         start = alpha_bar.sqrt() * MEAN, alpha_bar * COV + (1 - alpha_bar) * torch.eye(D)
-        mean, cov = output_law(sampler, denoiser, times(T, T), start)
+        mean, cov = output_law(sampler, EXACT, grid, start)
         errors.append(max(float((mean - MEAN).abs().max()), float((cov - COV).abs().max())))
-        from_prior, _ = output_law(sampler, denoiser, times(T, T))
+        from_prior, _ = output_law(sampler, EXACT, grid)
         assert float((from_prior - mean).norm()) <= 1.01 * 3**0.5 * float(alpha_bar.sqrt() * MEAN.norm())
     assert errors[-1] < 0.02
     order = -np.polyfit(np.log(sizes), np.log(errors), 1)[0]
@@ -143,53 +144,50 @@ def test_ddim_0_converges_to_the_probability_flow_at_first_order() -> None:
     DDIM with η = 0 is Euler's method in σ̄ = √((1 − ᾱ)/ᾱ): the error's slope in log–log is −1.
     """
     T, counts = 4096, [32, 64, 128, 256, 512]
-    process, data = Process(schedule_of("linear", T)), GaussianData(MEAN, COV)
-    x_T = gaussians(20, D)
-    alpha_bar = process.schedule.alpha_bar[T]
+    gammas, data, x_T = gammas_of("linear", T), DATA, gaussians(20, D)
+    alpha_bar = table_of("linear", T).alpha_bar[T]
     scale = (data.eigenvalues / (alpha_bar * data.eigenvalues + 1 - alpha_bar)).sqrt()
     exact = data.mean + (scale * ((x_T - alpha_bar.sqrt() * data.mean) @ data.basis)) @ data.basis.T
     errors = []
     for steps in counts:
-        *_, last = trajectory(DDIM(process), data.denoiser(process), x_T, times(T, steps), lambda k: x_T)
-        errors.append(float((last.x - exact).abs().max()))
+        *_, last = trajectory(DDIM(), EXACT, x_T, descending(gammas, steps), lambda k: x_T)
+        errors.append(float((last.z - exact).abs().max()))
     order = -np.polyfit(np.log(counts), np.log(errors), 1)[0]
     assert order == pytest.approx(1.0, abs=0.1)
 
 
-def flow_errors(sampler: Sampler, counts: list[int], data: GaussianData, process: Process) -> list[float]:
-    """How far a sampler is from the exact flow at a fixed t > 0, in so many steps, even in t and so uneven in λ."""
-    T, end = process.schedule.T, process.schedule.T // 8
-    x_T, alpha_bar = gaussians(20, D), process.schedule.alpha_bar
-    spread = [(alpha_bar[t] * data.eigenvalues + 1 - alpha_bar[t]).sqrt() for t in (T, end)]
-    start = (x_T - alpha_bar[T].sqrt() * data.mean) @ data.basis
-    exact = alpha_bar[end].sqrt() * data.mean + (start * spread[1] / spread[0]) @ data.basis.T
+def flow_errors(sampler: Sampler, counts: list[int], name: str) -> list[float]:
+    """How far a sampler is from the exact flow at a fixed t > 0, in so many steps, even in t and so uneven in λ.
+
+    From t = 1 to 1/8; of rectified flow, which has no signal at all at t = 1, from 0.97.
+    """
+    schedule, z = SCHEDULES[name](), gaussians(20, D)
+    assert isinstance(schedule, FixedSchedule)
+    ends = torch.tensor([0.97 if name == "rectified_flow" else 1.0, 0.125], dtype=torch.float64)
+    alpha_bar = 1 / (1 + schedule.gamma(ends).exp())
+    spread = (alpha_bar[:, None] * DATA.eigenvalues + 1 - alpha_bar[:, None]).sqrt()
+    start = (z - alpha_bar[0].sqrt() * MEAN) @ DATA.basis
+    exact = alpha_bar[1].sqrt() * MEAN + (start * spread[1] / spread[0]) @ DATA.basis.T
     errors = []
     for steps in counts:
-        grid = [T - k * (T - end) // steps for k in range(steps + 1)]
-        *_, last = trajectory(sampler, data.denoiser(process), x_T, grid, lambda k: x_T)
-        errors.append(float((last.x - exact).abs().max()))
+        grid = schedule.gamma(torch.linspace(float(ends[0]), float(ends[1]), steps + 1, dtype=torch.float64))
+        *_, last = trajectory(sampler, EXACT, z, grid, lambda k: z)
+        errors.append(float((last.z - exact).abs().max()))
     return errors
 
 
-def test_dpm_solver_converges_to_the_probability_flow_at_second_order() -> None:
-    """Down to a fixed t > 0, steps even in t and so uneven in λ: the slope of the error is −2, and DDIM's is −1."""
-    counts, orders = [28, 56, 112, 224], {}
-    process, data = Process(schedule_of("linear", 4096)), GaussianData(MEAN, COV)
-    for name, sampler in (("dpm++", DPMSolver(process)), ("ddim", DDIM(process))):
-        errors = flow_errors(sampler, counts, data, process)
-        orders[name] = -np.polyfit(np.log(counts), np.log(errors), 1)[0]
-    assert orders["dpm++"] == pytest.approx(2.0, abs=0.2)
-    assert orders["ddim"] == pytest.approx(1.0, abs=0.1)
+FLOWS = {"ddim": (DDIM(), 1.0, 0.1), "dpm++": (DPMSolver(), 2.0, 0.2), "heun": (Heun(EXACT), 2.0, 0.25)}
+FLOWS["unipc"] = (UniPC(), 3.0, 0.25)
 
 
-@pytest.mark.parametrize(("name", "order"), [("heun", 2.0), ("unipc", 3.0)])
-def test_the_declared_order_is_the_measured_one(name: str, order: float) -> None:
-    """The slope of the error in log–log, where rounding t to integers no longer shows."""
-    process, data = Process(schedule_of("linear", 4096)), GaussianData(MEAN, COV)
-    sampler = Heun(process, data.denoiser(process)) if name == "heun" else UniPC(process)
+@pytest.mark.parametrize("schedule", ["linear", "rectified_flow", "karras"])
+@pytest.mark.parametrize("name", list(FLOWS))
+def test_the_declared_order_is_the_measured_one(name: str, schedule: str) -> None:
+    """The slope of the error against the exact flow in log–log, down to a fixed t > 0."""
+    sampler, order, within = FLOWS[name]
     counts = [28, 56, 112, 224]
-    errors = flow_errors(sampler, counts, data, process)
-    assert -np.polyfit(np.log(counts), np.log(errors), 1)[0] == pytest.approx(order, abs=0.25)
+    errors = flow_errors(sampler, counts, schedule)
+    assert -np.polyfit(np.log(counts), np.log(errors), 1)[0] == pytest.approx(order, abs=within)
 
 
 def test_weights_integrate_polynomials_against_the_exponential() -> None:
@@ -204,99 +202,104 @@ def test_weights_integrate_polynomials_against_the_exponential() -> None:
     torch.testing.assert_close(weights.sum(1), 1 - (a - b).exp(), rtol=1e-13, atol=0)
 
 
+def arbitrary(name: str, seed: int = 0) -> tuple[torch.Tensor, Denoised, torch.Tensor]:
+    """One z at each latent of the chain in 30 steps, what some network might say of it, and the chain."""
+    gammas = gammas_of(name, 30)
+    z, output = gaussians(len(gammas) - 1, 2, 3, seed=seed), gaussians(len(gammas) - 1, 2, 3, seed=seed + 1)
+    return z, Epsilon().denoised(output, z, gammas[1:]), gammas
+
+
+def part(denoised: Denoised, which: slice) -> Denoised:
+    """What is said of some of the images."""
+    return Denoised(denoised.x_0[which], denoised.eps[which])
+
+
 @schedules_at_30
 def test_unipc_and_heun_begin_and_end_with_ddim(name: str) -> None:
-    """A first step of UniPC looks at one x̂_0, as DDIM does; to s = 0 every rule gives x̂_0."""
-    process = Process(schedule_of(name, 30))
-    x_t, denoised, t = arbitrary(30, process)
-    half = slice(1, 30)
-    said = Denoised(denoised.x_0[half], denoised.eps[half])
-    ours = UniPC(process).step(x_t[half], said, t[half], t[half] - 1)
-    theirs = DDIM(process, 0.0).step(x_t[half], said, t[half], t[half] - 1)
-    torch.testing.assert_close(ours.mean, theirs.mean, rtol=1e-8, atol=1e-8)
-    zero = torch.zeros_like(t)
-    for sampler in (UniPC(process), Heun(process, lambda x, t: denoised)):
-        torch.testing.assert_close(sampler.step(x_t, denoised, t, zero).mean, denoised.x_0, rtol=1e-9, atol=1e-10)
+    """A first step of UniPC looks at one x̂_0, as DDIM does; to the image every rule gives x̂_0."""
+    z, denoised, gammas = arbitrary(name)
+    step = z[1:], part(denoised, slice(1, None)), gammas[2:], gammas[1:-1]
+    torch.testing.assert_close(UniPC().step(*step).mean, DDIM().step(*step).mean, rtol=1e-8, atol=1e-8)
+    image = torch.full_like(gammas[1:], CLEAN)
+    for sampler in (UniPC(), Heun(lambda z, gamma: denoised)):
+        found = sampler.step(z, denoised, gammas[1:], image).mean
+        torch.testing.assert_close(found, denoised.x_0, rtol=1e-9, atol=1e-10)
 
 
-def test_karras_times_are_even_in_the_root_of_sigma() -> None:
-    """On a fine grid, σ^{1/7} of the chosen t is even to the grid's spacing; from T to 1, then 0; none comes twice."""
-    gamma = schedule_of("linear", 4096).gamma[1:]
-    grid = karras_times(gamma, 12)
-    assert (grid[0], grid[-2], grid[-1], len(grid)) == (4096, 1, 0, 13)
-    roots = (gamma[torch.tensor(grid[:-1]) - 1] / 14).exp()
-    steps = roots.diff()
+def test_karras_steps_are_even_in_the_root_of_sigma() -> None:
+    """On a fine grid, σ^{1/7} of the chosen γ is even to the grid's spacing; from γ_T to γ_1, the image; none twice."""
+    gammas = gammas_of("linear", 4096)
+    grid = karras_steps(gammas, 12)
+    assert (grid[0], grid[-2], grid[-1], len(grid)) == (gammas[-1], gammas[1], CLEAN, 13)
+    steps = (grid[:-1] / 14).exp().diff()
     assert float(steps.std() / steps.mean().abs()) < 0.02
+    coarse = gammas_of("cosine", 30)
     for count in (1, 2, 29, 30):
-        few = karras_times(schedule_of("cosine", 30).gamma[1:], count)
-        assert few[0] == 30
-        assert few[-1] == 0
-        assert all(a > b for a, b in pairwise(few))
-    with pytest.raises(InputError, match="--steps"):
-        karras_times(gamma[:10], 11)
+        few = karras_steps(coarse, count)
+        assert few[0] == coarse[-1]
+        assert few[-1] == CLEAN
+        assert bool((few[1:] < few[:-1]).all())
+        assert set(few.tolist()) <= set(coarse.tolist())
+    with pytest.raises(InputError, match="steps"):
+        karras_steps(gammas[:11], 11)
 
 
 @schedules_at_30
 def test_dpm_solver_is_ddim_where_it_cannot_look_back(name: str) -> None:
-    """At its first step; and at the last, where x_0 is x̂_0, it does not."""
-    process = Process(schedule_of(name, 30))
-    x_t, denoised, t = arbitrary(30, process)
+    """At its first step; and at the last, where z is x̂_0, it does not."""
+    z, denoised, gammas = arbitrary(name)
+    t = torch.arange(1, len(gammas))
     for s in (t - 1, (t - 5).clamp(min=0)):
-        ours, ddim = DPMSolver(process).step(x_t, denoised, t, s), DDIM(process, 0.0).step(x_t, denoised, t, s)
+        ours, ddim = (sampler.step(z, denoised, gammas[t], gammas[s]) for sampler in (DPMSolver(), DDIM()))
         torch.testing.assert_close(ours.mean, ddim.mean, rtol=1e-9, atol=1e-9)
         assert not bool(ours.var.any())
-    half = slice(0, 29)
-    said, then = Denoised(denoised.x_0[half], denoised.eps[half]), Denoised(denoised.x_0[1:], denoised.eps[1:])
-    last = DPMSolver(process).step(x_t[half], said, t[half], 0 * t[half], Before(t[1:], then))
-    torch.testing.assert_close(last.mean, said.x_0)
-
-
-def arbitrary(T: int, process: Process, seed: int = 0) -> tuple[torch.Tensor, Denoised, torch.Tensor]:
-    """One x_t at each t, and what some network might say of it."""
-    t, x_t = torch.arange(1, T + 1), gaussians(T, 2, 3, seed=seed)
-    return x_t, Epsilon(process.schedule).denoised(gaussians(T, 2, 3, seed=seed + 1), x_t, t), t
+    said, image = part(denoised, slice(0, -1)), torch.full_like(gammas[1:-1], CLEAN)
+    before = Before(gammas[2:], part(denoised, slice(1, None)))
+    torch.testing.assert_close(DPMSolver().step(z[:-1], said, gammas[1:-1], image, before).mean, said.x_0)
 
 
 @schedules_at_30
 def test_ddim_1_is_ancestral_with_beta_tilde(name: str) -> None:
     """Mean and variance, for any denoiser, at every step and over jumps. Round-off of x̂_0 of size 1/√ᾱ_t."""
-    process = Process(schedule_of(name, 30))
-    x_t, denoised, t = arbitrary(30, process)
+    z, denoised, gammas = arbitrary(name)
+    t = torch.arange(1, len(gammas))
+    size = 1 / table_of(name, 30).alpha_bar[1:].sqrt().reshape(-1, 1, 1)
     for s in (t - 1, t // 2, torch.zeros_like(t)):
-        ddim = DDIM(process, 1.0).step(x_t, denoised, t, s)
-        ancestral = Ancestral(process, "beta_tilde").step(x_t, denoised, t, s)
-        size = 1 / process.schedule.signal_rate[t].reshape(-1, 1, 1)
-        assert bool(((ddim.mean - ancestral.mean).abs() <= 1e-13 * size * x_t.abs().max()).all())
+        step = z, denoised, gammas[t], gammas[s]
+        ddim, ancestral = DDIM(1.0).step(*step), Ancestral(VARIANCES["beta_tilde"]).step(*step)
+        assert bool(((ddim.mean - ancestral.mean).abs() <= 1e-13 * size * z.abs().max()).all())
         torch.testing.assert_close(ddim.var, ancestral.var, rtol=1e-12, atol=0)
 
 
+def variances(table: Coefficients, name: str) -> torch.Tensor:
+    """σ² of every step in DDPM's own tables."""
+    return {"beta": table.beta, "beta_tilde": table.beta_tilde}[name]
+
+
 @schedules_at_30
-@pytest.mark.parametrize("variance", list(REVERSE_VARIANCES))
+@every_variance
 def test_ancestral_is_the_posterior_with_the_models_variance(name: str, variance: str) -> None:
     """Over single steps: the model whose bound is scored, σ_t² from the same table as the bound's."""
-    process = Process(schedule_of(name, 30))
-    x_t, denoised, t = arbitrary(30, process)
-    law = Ancestral(process, variance).step(x_t, denoised, t, t - 1)
-    assert torch.equal(law.mean, process.posterior(denoised.x_0, x_t, t).mean)
-    table = REVERSE_VARIANCES[variance](process.schedule)
+    z, denoised, gammas = arbitrary(name)
+    law = Ancestral(VARIANCES[variance]).step(z, denoised, gammas[1:], gammas[:-1])
+    assert torch.equal(law.mean, posterior(denoised.x_0, z, gammas[:-1], gammas[1:]).mean)
+    table = variances(table_of(name, 30), variance)
     torch.testing.assert_close(law.var.flatten()[1:], table[2:], rtol=1e-12, atol=0)
 
 
 @schedules_at_30
-@pytest.mark.parametrize("variance", list(REVERSE_VARIANCES))
+@every_variance
 @given(grid=st.lists(st.integers(1, 29), min_size=1, max_size=8, unique=True).map(sorted))
 def test_respaced_ancestral_is_ancestral_on_the_coarser_chain(name: str, variance: str, grid: list[int]) -> None:
     """The chain with β' = 1 − ᾱ_t/ᾱ_s between the kept steps is a chain in its own right."""
-    fine = Process(schedule_of(name, 30))
-    kept = torch.tensor([0, *grid, 30])
-    alpha_bar = fine.schedule.alpha_bar[kept]
-    coarse = Process(Schedule(1 - alpha_bar[1:] / alpha_bar[:-1]))
-    K = len(kept) - 1
-    x_t, x_0 = gaussians(K, 4), gaussians(K, 4, seed=1)
-    denoised, k = Denoised(x_0, x_0), torch.arange(1, K + 1)
-    here = Ancestral(fine, variance).step(x_t, denoised, kept[1:], kept[:-1])
-    there = Ancestral(coarse, variance).step(x_t, denoised, k, k - 1)
-    # 1 − ᾱ_t/ᾱ_s above cancels: an absolute error of ε in β', against 1 − ᾱ_1 ≥ 1e-3.
+    fine, table = gammas_of(name, 30), table_of(name, 30)
+    kept = torch.tensor([0, *grid, len(fine) - 1])
+    log_alpha_bar = torch.log1p(-table.beta).cumsum(0)[kept]
+    coarse = chain_of(gamma_of_betas(-torch.expm1(log_alpha_bar.diff())))
+    z, x_0 = gaussians(len(kept) - 1, 4), gaussians(len(kept) - 1, 4, seed=1)
+    sampler, denoised = Ancestral(VARIANCES[variance]), Denoised(x_0, x_0)
+    here = sampler.step(z, denoised, fine[kept[1:]], fine[kept[:-1]])
+    there = sampler.step(z, denoised, coarse[1:], coarse[:-1])
     torch.testing.assert_close(here.mean, there.mean, rtol=0, atol=1e-11)
     torch.testing.assert_close(here.var, there.var, rtol=1e-9, atol=1e-13)
 
@@ -304,9 +307,8 @@ def test_respaced_ancestral_is_ancestral_on_the_coarser_chain(name: str, varianc
 @schedules_at_30
 @every_sampler
 def test_no_noise_at_the_last_step(name: str, maker: str) -> None:
-    process = Process(schedule_of(name, 30))
-    x_t, denoised, t = arbitrary(30, process)
-    law = MAKERS[maker](process).step(x_t, denoised, t, torch.zeros_like(t))
+    z, denoised, gammas = arbitrary(name)
+    law = MAKERS[maker].step(z, denoised, gammas[1:], torch.full_like(gammas[1:], CLEAN))
     assert bool((law.var == 0).all())
     torch.testing.assert_close(law.mean, denoised.x_0, rtol=1e-12, atol=1e-13)
 
@@ -314,46 +316,44 @@ def test_no_noise_at_the_last_step(name: str, maker: str) -> None:
 @every_sampler
 @pytest.mark.parametrize("steps", [1, 4, 30])
 def test_trajectory_asks_for_noise_only_where_it_is_added(maker: str, steps: int) -> None:
-    process = Process(schedule_of("linear", 30))
     asked: list[int] = []
 
     def noise(k: int) -> torch.Tensor:
         asked.append(k)
         return torch.zeros(2, D, dtype=torch.float64)
 
-    denoiser, grid = GaussianData(MEAN, COV).denoiser(process), times(30, steps)
-    states = list(trajectory(MAKERS[maker](process), denoiser, gaussians(2, D), grid, noise))
-    assert [state.s for state in states] == grid[1:]
+    grid = descending(gammas_of("linear", 30), steps)
+    states = list(trajectory(MAKERS[maker], EXACT, gaussians(2, D), grid, noise))
+    assert [state.gamma for state in states] == grid[1:].tolist()
     assert asked == ([] if maker == "ddim 0" else list(range(steps - 1)))
 
 
 @schedules_at_30
-def test_clipping_keeps_x_t(name: str) -> None:
-    process = Process(schedule_of(name, 30))
-    x_t, denoised, t = arbitrary(30, process)
-    held = clipped(process, denoised, x_t, t)
-    assert bool((held.x_0.abs() <= 1).all())
-    assert bool((held.x_0 == denoised.x_0.clamp(-1, 1)).all())
+def test_clipping_keeps_z(name: str) -> None:
+    z, denoised, gammas = arbitrary(name)
+    clamped = clipped(denoised, z, gammas[1:])
+    assert bool((clamped.x_0.abs() <= 1).all())
+    assert bool((clamped.x_0 == denoised.x_0.clamp(-1, 1)).all())
     assert bool((denoised.x_0.abs() > 1).any())
-    torch.testing.assert_close(process.diffuse(held.x_0, t, held.eps), x_t, rtol=0, atol=1e-14 * 10)
+    torch.testing.assert_close(diffuse(clamped.x_0, gammas[1:], clamped.eps), z, rtol=0, atol=1e-14 * 10)
     inside = Denoised(denoised.x_0.clamp(-0.9, 0.9), denoised.eps)
-    assert torch.equal(clipped(process, inside, x_t, t).x_0, inside.x_0)
+    assert torch.equal(clipped(inside, z, gammas[1:]).x_0, inside.x_0)
 
 
 def test_trajectory_clips_only_if_told() -> None:
-    process, x_T = Process(schedule_of("cosine", 30)), 3 * gaussians(8, D)
-    denoiser = GaussianData(3 * MEAN, COV).denoiser(process)
-    free = list(trajectory(DDIM(process), denoiser, x_T, times(30, 30), lambda k: x_T))
-    held = list(trajectory(DDIM(process), denoiser, x_T, times(30, 30), lambda k: x_T, clip=process))
+    z, grid = 3 * gaussians(8, D), descending(gammas_of("cosine", 30))
+    denoiser = denoiser_of(GaussianData(3 * MEAN, COV).denoise)
+    free = list(trajectory(DDIM(), denoiser, z, grid, lambda k: z))
+    clamped = list(trajectory(DDIM(), denoiser, z, grid, lambda k: z, clip=True))
     assert max(float(state.denoised.x_0.abs().max()) for state in free) > 1
-    assert max(float(state.denoised.x_0.abs().max()) for state in held) <= 1
-    assert bool((held[-1].x.abs() <= 1 + 1e-12).all())
+    assert max(float(state.denoised.x_0.abs().max()) for state in clamped) <= 1
+    assert bool((clamped[-1].z.abs() <= 1 + 1e-12).all())
 
 
 @given(st.integers(1, 5000).flatmap(lambda T: st.tuples(st.just(T), st.integers(1, T))))
-def test_times_go_down_from_T_to_0_evenly(case: tuple[int, int]) -> None:  # noqa: N802
+def test_steps_go_down_from_T_to_0_evenly(case: tuple[int, int]) -> None:  # noqa: N802
     T, steps = case
-    grid = times(T, steps)
+    grid = even_steps(T, steps)
     assert len(grid) == steps + 1
     assert grid[0] == T
     assert grid[-1] == 0
@@ -364,32 +364,73 @@ def test_times_go_down_from_T_to_0_evenly(case: tuple[int, int]) -> None:  # noq
 
 
 @pytest.mark.parametrize(("T", "steps"), [(10, 0), (10, 11), (10, -1), (1, 2)])
-def test_times_refuses_what_is_not_there(T: int, steps: int) -> None:
+def test_steps_that_are_not_there_are_refused(T: int, steps: int) -> None:
     with pytest.raises(InputError) as refused:
-        times(T, steps)
-    assert refused.value.where == "--steps"
+        even_steps(T, steps)
+    assert refused.value.where == "steps"
 
 
 @pytest.mark.parametrize("eta", [-0.1, 1.1, float("nan")])
 def test_ddim_refuses_other_etas(eta: float) -> None:
     with pytest.raises(InputError):
-        DDIM(Process(schedule_of("linear", 30)), eta)
+        DDIM(eta)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 @schedules_at_30
 def test_ddim_keeps_the_marginals(name: str, eta: float) -> None:
     """With the true x_0 for a denoiser, x_s has q(x_s | x_0) for any η (Song et al. 2021, lemma 1)."""
-    process = Process(schedule_of(name, 30))
-    t = torch.arange(2, 31)
+    gammas = gammas_of(name, 30)
+    t = torch.arange(2, len(gammas))
+    x_0 = gaussians(len(t), 2)
     for s in (t - 1, t // 2):
-        x_0 = gaussians(29, 2)
         laws = []
         for eps in (torch.zeros_like(x_0), torch.ones_like(x_0)):
-            x_t = process.diffuse(x_0, t, eps)
-            laws.append(DDIM(process, eta).step(x_t, Denoised(x_0, eps), t, s))
-        slope = laws[1].mean - laws[0].mean
-        marginal = process.jump(x_0, s)
-        torch.testing.assert_close(laws[0].mean, marginal.mean, rtol=0, atol=1e-14)
+            z = diffuse(x_0, gammas[t], eps)
+            laws.append(DDIM(eta).step(z, Denoised(x_0, eps), gammas[t], gammas[s]))
+        slope, truth = laws[1].mean - laws[0].mean, marginal(x_0, gammas[s])
+        torch.testing.assert_close(laws[0].mean, truth.mean, rtol=0, atol=1e-14)
         var = slope.square() + laws[0].var
-        torch.testing.assert_close(var, marginal.var.expand_as(var), rtol=1e-11, atol=0)
+        torch.testing.assert_close(var, truth.var.expand_as(var), rtol=1e-11, atol=0)
+
+
+# A sampler of one's own
+
+
+class MySampler(Sampler):
+    """DDIM with η = 0, as one would write it after the paper."""
+
+    def step(
+        self,
+        z_t: torch.Tensor,
+        denoised: Denoised,
+        gamma_t: torch.Tensor,
+        gamma_s: torch.Tensor,
+        before: Before | None = None,
+    ) -> Gaussian:
+        signal, noise = (torch.sigmoid(sign * gamma_s).sqrt().to(z_t).reshape(-1, 1, 1, 1) for sign in (-1, 1))
+        return Gaussian(signal * denoised.x_0 + noise * denoised.eps, torch.zeros_like(signal))
+
+
+def some_model(timesteps: int | None) -> Diffusion:
+    """A U-Net with random weights."""
+    torch.manual_seed(0)
+    network = VDM.from_options(VDMOptions(widths=(8,), attention=(), head="v").resolved((1, 4, 4)), (1, 4, 4), 17)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape)
+    if timesteps is None:
+        return network.eval()
+    unet = network.network
+    return Diffusion(unet, (1, 4, 4), 17, timesteps=timesteps, condition=network.denoiser.condition).eval()
+
+
+@pytest.mark.parametrize("timesteps", [None, 40])
+@pytest.mark.parametrize("clip", [True, False])
+def test_a_sampler_of_ones_own_draws_what_the_rule_that_it_copies_does(timesteps: int | None, clip: bool) -> None:
+    model = some_model(timesteps)
+    theirs = model.sample(8, sampler=MySampler(), steps=10, clip=clip)
+    ours = model.sample(8, sampler="ddim", eta=0.0, steps=10, clip=clip)
+    assert torch.equal(theirs, ours)
+    assert not torch.equal(ours, model.sample(8, sampler="ddim", eta=1.0, steps=10, clip=clip))
+    assert torch.equal(theirs[3:5], model.sample(2, start=3, batch=1, sampler=MySampler(), steps=10, clip=clip))

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from math_helpers import gaussians
-from nelbo.bounds import LossProfile, harmonic, stratified
+
+from nelbo.diffusion.timesteps import LossProfile, harmonic, stratified
 
 laws = st.lists(st.floats(0.01, 1.0), min_size=1, max_size=20).map(
     lambda weights: torch.tensor(weights, dtype=torch.float64) / sum(weights)

@@ -132,13 +132,13 @@ def test_time_is_heard_even_where_steps_are_close() -> None:
 @pytest.mark.parametrize(
     ("where", "settings"),
     [
-        ("--widths", {"widths": (), "attention": ()}),
-        ("--widths", {"widths": (8, 0), "attention": ()}),
-        ("--widths", {"widths": (-8,), "attention": ()}),
-        ("--blocks, --fine-blocks", {"blocks": 0}),
-        ("--blocks, --fine-blocks", {"fine_blocks": 0}),
-        ("--attention", {"attention": (2,)}),
-        ("--attention", {"attention": (-1,)}),
+        ("widths", {"widths": (), "attention": ()}),
+        ("widths", {"widths": (8, 0), "attention": ()}),
+        ("widths", {"widths": (-8,), "attention": ()}),
+        ("blocks, fine_blocks", {"blocks": 0}),
+        ("blocks, fine_blocks", {"fine_blocks": 0}),
+        ("attention", {"attention": (2,)}),
+        ("attention", {"attention": (-1,)}),
     ],
 )
 def test_what_cannot_be_built_is_named(where: str, settings: dict[str, tuple[int, ...]]) -> None:

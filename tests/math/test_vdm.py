@@ -7,26 +7,27 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from math_helpers import assert_mean, gaussians, random_cov
-from nelbo.bounds import REVERSE_VARIANCES, denoising_weight
-from nelbo.bounds.continuous import continuous_weight, discrete_weight, latent_prior_term
-from nelbo.diffusion.continuous import diffuse, from_eps, from_velocity, from_x_0, on_grid, rates
+from math_helpers import assert_mean, gammas_of, gaussians, random_cov, schedules_at_30, table_of
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from nelbo.diffusion import Process
-from nelbo.diffusion.levels import OUTPUTS, Posterior, inner_levels, log_law
-from nelbo.diffusion.schedules import SCHEDULES, LearnedGamma, LinearGamma, split_gradient
+from nelbo.diffusion.denoiser import Denoised, Epsilon, Velocity, from_x_0
+from nelbo.diffusion.levels import OUTPUTS, Posterior, inner_levels
+from nelbo.diffusion.ode import FlowLikelihood
+from nelbo.diffusion.process import diffuse, prior_term, rates
+from nelbo.diffusion.schedules import LearnedGamma, LinearGamma, betas_of, split_gradient
+from nelbo.diffusion.variances import step_weight
 from nelbo.errors import InputError
+from nelbo.models._diffusion_forms import bound_of
 from nelbo.models.ddpm import DDPM, DDPMOptions
-from nelbo.models.vdm import PROFILE_STEPS, VDM, VDMOptions
+from nelbo.models.diffusion import PROFILE_STEPS, in_steps
+from nelbo.models.vdm import VDM, VDMOptions
 from nelbo.nn.unet import Waves
 from nelbo.rng import Draws, Stream
-from nelbo.theory.exact import GaussianData
+from nelbo.theory.exact import Coefficients, GaussianData
 from nelbo.theory.likelihoods import to_unit
 
 CPU = torch.device("cpu")
-schedules = pytest.mark.parametrize("name", list(SCHEDULES))
 
 
 def vdm(shape: tuple[int, int, int] = (1, 1, 1), levels: int = 5, **settings) -> VDM:
@@ -42,29 +43,35 @@ def vdm(shape: tuple[int, int, int] = (1, 1, 1), levels: int = 5, **settings) ->
 # Continuous time and DDPM's steps are one process
 
 
-@schedules
+def by_betas(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """β_t and ᾱ_t of a chain in 50 steps, t = 1 … T, from DDPM's own tables."""
+    beta = table_of(name, 50).beta[1:].numpy()
+    return beta, np.cumprod(1 - beta)
+
+
+@schedules_at_30
 def test_a_ddpm_schedule_converts_exactly_on_its_grid(name: str) -> None:
-    schedule = SCHEDULES[name](50)
-    again = on_grid(schedule.gamma[1:])
+    gammas = gammas_of(name, 50)[1:]
+    beta, alpha_bar = by_betas(name)
     # γ carries the round-off of two logarithms of numbers down to 1e-4: some 1e-12 in β relative to 1.
-    assert torch.allclose(again.beta, schedule.beta, rtol=1e-9, atol=1e-13)
-    assert torch.allclose(again.alpha_bar, schedule.alpha_bar, rtol=1e-11, atol=1e-14)
+    np.testing.assert_allclose(betas_of(gammas).numpy(), beta, rtol=1e-9, atol=1e-13)
+    np.testing.assert_allclose(torch.sigmoid(-gammas).numpy(), alpha_bar, rtol=1e-11, atol=1e-14)
 
 
-@schedules
+@schedules_at_30
 def test_the_discrete_weight_is_ddpms_for_beta_tilde(name: str) -> None:
-    schedule = SCHEDULES[name](50)
-    ours = discrete_weight(schedule.gamma[1:-1], schedule.gamma[2:])
-    theirs = denoising_weight(schedule, REVERSE_VARIANCES["beta_tilde"](schedule))[2:]
+    """½ (e^{γ_t − γ_s} − 1) against β_t²/(2 β̃_t α_t (1 − ᾱ_t))  [DDPM (12)]."""
+    gammas, table = gammas_of(name, 50), table_of(name, 50)
+    ours = step_weight(gammas[1:-1], gammas[2:])
+    theirs = (table.beta**2 / (2 * table.beta_tilde * table.alpha * table.noise_var))[2:]
     assert torch.allclose(ours, theirs, rtol=1e-10, atol=0)
 
 
 def test_rates_are_the_schedules() -> None:
     gamma = torch.linspace(-20, 12, 33, dtype=torch.float64)
     signal, noise = rates(gamma, torch.zeros(1, 1, dtype=torch.float64))
-    schedule = on_grid(gamma)
-    assert torch.allclose(signal.flatten(), schedule.signal_rate[1:], rtol=1e-11)
-    assert torch.allclose(noise.flatten().square(), schedule.noise_var[1:], rtol=1e-9)
+    assert torch.allclose(signal.flatten(), 1 / (1 + gamma.exp()).sqrt(), rtol=1e-11)
+    assert torch.allclose(noise.flatten().square(), 1 / (1 + (-gamma).exp()), rtol=1e-9)
 
 
 @pytest.mark.parametrize("convert", ["x0", "v", "eps"])
@@ -75,8 +82,8 @@ def test_both_views_of_z_agree(convert: str) -> None:
     signal, noise = rates(gamma, z)
     views = {
         "x0": lambda: from_x_0(x, z, gamma),
-        "v": lambda: from_velocity(signal * eps - noise * x, z, gamma),
-        "eps": lambda: from_eps(eps, z, gamma),
+        "v": lambda: Velocity().denoised(signal * eps - noise * x, z, gamma),
+        "eps": lambda: Epsilon().denoised(eps, z, gamma),
     }[convert]()
     # ε̂ divides by √(1 − ᾱ) ≥ 1e-3: round-off of 1e-16 becomes 1e-13.
     assert torch.allclose(views.x_0, x, atol=1e-12)
@@ -88,15 +95,13 @@ def test_both_views_of_z_agree(convert: str) -> None:
 
 def gaussian_diffusion(data: GaussianData, gamma: Tensor, y_squared: Tensor) -> Tensor:
     """E ‖ε − ε̂‖² of the exact denoiser at each γ, for one point: SNR(t) times the oracle's squared error."""
-    process = Process(on_grid(gamma))
-    t = torch.arange(1, len(gamma) + 1)
-    return process.schedule.snr[1:] * data.squared_error(process, t, y_squared.expand(len(gamma), -1))
+    return (-gamma).exp() * data.squared_error(gamma, y_squared.expand(len(gamma), -1))
 
 
 def discrete_bound(data: GaussianData, T: int, low: float, high: float, y_squared: Tensor) -> float:
     gamma = torch.linspace(low, high, T + 1, dtype=torch.float64)
     errors = gaussian_diffusion(data, gamma, y_squared)[1:]
-    return float((discrete_weight(gamma[:-1], gamma[1:]) * errors).sum())
+    return float((step_weight(gamma[:-1], gamma[1:]) * errors).sum())
 
 
 def continuous_bound(data: GaussianData, low: float, high: float, y_squared: Tensor) -> float:
@@ -105,7 +110,7 @@ def continuous_bound(data: GaussianData, low: float, high: float, y_squared: Ten
     t = torch.from_numpy((nodes + 1) / 2)
     slope = torch.full((400,), high - low, dtype=torch.float64)
     errors = gaussian_diffusion(data, low + (high - low) * t, y_squared)
-    return float((torch.from_numpy(weights / 2) * continuous_weight(slope) * errors).sum())
+    return float((torch.from_numpy(weights / 2) * 0.5 * slope * errors).sum())
 
 
 def test_the_discrete_bound_falls_to_the_continuous_one_as_steps_double() -> None:
@@ -131,7 +136,7 @@ def test_the_continuous_bound_is_tight_where_the_denoiser_is_exact() -> None:
     spread = data.sample(gaussians(4, 2))
     ends = torch.tensor([high], dtype=torch.float64)
     unit = torch.diag(data.eigenvalues.sqrt()) @ data.basis.T
-    prior = float(latent_prior_term(torch.cat([unit, -unit]) * 2**0.5, ends).mean())
+    prior = float(prior_term(torch.cat([unit, -unit]) * 2**0.5, ends).mean())
     total = prior + continuous_bound(data, low, high, data.eigenvalues[None]) + reconstruction
     assert spread.shape == (4, 2)
     # e^-14 of prior and e^-16/λ of truncation at the other end are below 1e-5.
@@ -169,7 +174,7 @@ def test_the_continuous_bound_does_not_depend_on_the_shape_of_gamma() -> None:
     for shape in (LinearGamma(-10.0, 6.0), curved):
         gamma, slope = (part.detach() for part in shape(t))
         errors = gaussian_diffusion(data, gamma, data.eigenvalues[None])
-        totals.append(float((torch.from_numpy(weights / 2) * continuous_weight(slope) * errors).sum()))
+        totals.append(float((torch.from_numpy(weights / 2) * 0.5 * slope * errors).sum()))
     assert totals[0] == pytest.approx(totals[1], rel=1e-8)
 
 
@@ -188,10 +193,10 @@ def test_the_ends_get_the_losss_gradient_and_the_shape_its_squares() -> None:
     inside = [gamma.steepness, gamma.place, gamma.height]
     by_shape = torch.autograd.grad(plain.square().mean(), inside)
 
-    curve, tell = split_gradient(gamma, t)
+    curve, set_loss = split_gradient(gamma, t)
     loss = losses(*curve)
     assert torch.allclose(loss, plain)
-    tell(loss.detach())
+    set_loss(loss.detach())
     loss.mean().backward()
     assert torch.allclose(gamma.ends.grad, by_ends, rtol=1e-10)
     for parameter, truth in zip(inside, by_shape, strict=True):
@@ -218,6 +223,11 @@ def test_waves_of_z_are_their_means_over_x() -> None:
 
 
 # The head over levels
+
+
+def log_law(output: Tensor, z: Tensor, signal: Tensor, noise: Tensor, L: int) -> Tensor:
+    """ln P(x = k | z) over every level, normalised, shape (B, C, H, W, L)."""
+    return Posterior.of(output, z, signal, noise, L).log_probs()
 
 
 def some_laws(L: int, gamma: float) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
@@ -338,12 +348,12 @@ def toy_bound(p_true: Tensor, p_model: Tensor) -> Tensor:
 
     mean = (posterior(gamma).exp() * x).sum(-1)
     error = ((mean - x[None, :, None]).square() * density).sum(-1) * torch.exp(-gamma)[:, None]
-    weight = torch.from_numpy(t_weights / 2) * continuous_weight(torch.tensor(high - low))
+    weight = torch.from_numpy(t_weights / 2) * 0.5 * (high - low)
     diffusion = (weight[:, None] * error).sum(0)
     at_0 = posterior(torch.tensor([low], dtype=torch.float64))[0]
     own = at_0.diagonal(dim1=0, dim2=2).T  # ln P(x | z) for the level that made z
     reconstruction = -(own * density).sum(-1)
-    prior = latent_prior_term(x[:, None], torch.tensor([high], dtype=torch.float64))
+    prior = prior_term(x[:, None], torch.tensor([high], dtype=torch.float64))
     assert float(reconstruction.max()) < 1e-4
     assert float(prior.max()) < 1e-4
     return diffusion + reconstruction + prior
@@ -367,9 +377,11 @@ def test_a_one_pixel_network_never_sums_to_more_than_one(timesteps: int) -> None
     copies, few = 2000, 8
     x = torch.arange(5, dtype=torch.uint8).repeat(copies).reshape(-1, 1, 1, 1)
     with torch.no_grad():
-        total = model.estimate(x, Draws(0, 0, range(len(x)), len(x), CPU), few).total.double().reshape(copies, 5)
-    bound, stderr = total.mean(0), total.std(0) / copies**0.5
-    mass, error = float((-bound).exp().sum()), float(((-bound).exp() * stderr).square().sum().sqrt())
+        total = (
+            bound_of(model).denoising(x, Draws(0, 0, range(len(x)), len(x), CPU), few).total.double().reshape(copies, 5)
+        )
+    mean, stderr = total.mean(0), total.std(0) / copies**0.5
+    mass, error = float((-mean).exp().sum()), float(((-mean).exp() * stderr).square().sum().sqrt())
     assert mass <= 1 + 3 * error
     assert mass > 0.02  # the bound is not so loose that anything would pass
 
@@ -379,8 +391,8 @@ def test_few_and_many_times_estimate_the_same(timesteps: int) -> None:
     model = vdm((1, 3, 3), 17, timesteps=timesteps)
     x = torch.from_numpy(np.random.default_rng(0).integers(0, 17, (1, 1, 3, 3), dtype=np.uint8)).repeat(600, 1, 1, 1)
     with torch.no_grad():
-        few = model.estimate(x, Draws(0, 0, range(600), 600, CPU), 2).terms["diffusion"].double()
-        many = model.estimate(x, Draws(1, 0, range(600), 600, CPU), 24).terms["diffusion"].double()
+        few = bound_of(model).denoising(x, Draws(0, 0, range(600), 600, CPU), 2).terms["diffusion"].double()
+        many = bound_of(model).denoising(x, Draws(1, 0, range(600), 600, CPU), 24).terms["diffusion"].double()
     error = (few.var() / 600 + many.var() / 600) ** 0.5
     assert abs(float(few.mean() - many.mean())) < 3 * float(error)
 
@@ -391,7 +403,7 @@ def test_the_loss_is_the_bound(head: str, gamma: str) -> None:
     model = vdm((1, 3, 3), 17, head=head, gamma=gamma, every_decoder=0)
     x = torch.from_numpy(np.random.default_rng(0).integers(0, 17, (1, 1, 3, 3), dtype=np.uint8)).repeat(4096, 1, 1, 1)
     with torch.no_grad():
-        terms = model.estimate(x[:2048], Draws(1, 0, range(2048), 2048, CPU), 8).terms
+        terms = bound_of(model).denoising(x[:2048], Draws(1, 0, range(2048), 2048, CPU), 8).terms
         loss = torch.stack(
             [model.loss(x, Draws(0, step, range(4096), 4096, CPU)).double().mean() for step in range(12)]
         )
@@ -414,11 +426,11 @@ def test_a_decoder_at_every_t_is_added_to_the_loss() -> None:
             model.network.head[-1].weight *= 0.1
             model.network.head[-1].bias += torch.tensor([0, -0.98, -1, 0.7, 0, 0, 0, 0])
     index, _ = plain.profile.draw(draws.spread(Stream.TRAIN_TIME))
-    gamma = plain.gamma((index - 1 + draws.uniform(Stream.TRAIN_PLACE)) / PROFILE_STEPS)[0]
+    gamma = plain.schedule((index - 1 + draws.uniform(Stream.TRAIN_PLACE)) / PROFILE_STEPS)[0]
     z = diffuse(to_unit(x, 17), gamma, draws.normal(Stream.TRAIN_NOISE, (1, 3, 3)))
     with torch.no_grad():
         added = more.loss(x, draws) - plain.loss(x, draws)
-        truth = 0.7 * plain.decoder_nll(plain.ask(z, gamma), x, z, gamma) / 9
+        truth = 0.7 * plain.decoder.nll(x, plain.denoiser(z, gamma), z, gamma).flatten(1).sum(1) / 9
     # Float32; 2e-3 of the second Gaussian's mass are beyond three and a half widths, where the quick sums stop.
     assert torch.allclose(added, truth, atol=5e-3)
     assert float(truth.mean()) > 0.5
@@ -451,7 +463,7 @@ def test_a_decoder_at_t_costs_what_the_rest_of_the_bound_does() -> None:
 @pytest.mark.parametrize("settings", [{"head": "v"}, {"gamma": "learned"}])
 def test_a_decoder_at_every_t_needs_a_law_and_a_straight_gamma(settings: dict[str, str]) -> None:
     assert VDMOptions(**settings).resolved((1, 8, 8)).every_decoder == 0
-    with pytest.raises(InputError, match="--every-decoder: needs --head levels and --gamma linear; set it to 0"):
+    with pytest.raises(InputError, match="every_decoder: needs `head` levels and `gamma` linear; set it to 0"):
         VDMOptions(every_decoder=0.5, **settings).resolved((1, 8, 8))
 
 
@@ -523,7 +535,7 @@ def test_every_term_is_its_integral_and_nothing_is_clipped(timesteps: int) -> No
     """Monte Carlo of ``estimate``, four times t for each image."""
     model, n = v_model(timesteps), 4000
     x = torch.tensor(SOME, dtype=torch.uint8).repeat(n).reshape(-1, 1, 1, 1)
-    terms = model.estimate(x, Draws(0, 0, range(len(x)), len(x), CPU), 4).terms
+    terms = bound_of(model).denoising(x, Draws(0, 0, range(len(x)), len(x), CPU), 4).terms
     for name, exact in integrals(model).items():
         assert_mean(terms[name].reshape(n, 3), exact, bias=1e-4 * float(exact.max()))
 
@@ -545,13 +557,13 @@ def test_the_loss_is_the_diffusion_term_where_the_profile_draws_unevenly() -> No
 @torch.no_grad()
 @pytest.mark.parametrize("gamma", ["linear", "learned"])
 def test_in_steps_every_form_is_the_same_bound(gamma: str) -> None:
-    """The denoising form here is VDM's own code, the others DDPM's on the converted grid: within 3 combined s.e."""
-    model = vdm((1, 2, 3), 5, gamma=gamma, gamma_min=-6.0, gamma_max=3.0).in_steps(12)
+    """Within 3 combined s.e."""
+    model = in_steps(vdm((1, 2, 3), 5, gamma=gamma, gamma_min=-6.0, gamma_max=3.0), 12)
     x, n = torch.tensor([[0, 4, 2], [1, 3, 2]], dtype=torch.uint8).expand(2000, 1, 2, 3), 2000
     found = []
     for seed, form in enumerate(("denoising", "consistency", "trajectory", "entropy")):
         bound = model.bound(x, form=form, seed=seed, timesteps=12)
-        total = bound.total.double() + sum(bound.beside.values(), torch.zeros(1)).double()
+        total = bound.total.double() + sum(bound.extras.values(), torch.zeros(1)).double()
         found.append((float(total.mean()), float(total.var()) / n))
     for i, (mean, var) in enumerate(found):
         for other, also in found[:i]:
@@ -561,46 +573,74 @@ def test_in_steps_every_form_is_the_same_bound(gamma: str) -> None:
 
 
 @pytest.mark.parametrize("gamma", ["linear", "learned"])
-def test_the_same_network_has_the_same_bound_in_ddpms_code(gamma: str) -> None:
-    """Every t once, the same noise at each: VDM (14) and DDPM (5) term by term, to float32."""
-    model = vdm((1, 2, 3), 5, gamma=gamma, gamma_min=-6.0, gamma_max=3.0).in_steps(12)
+def test_in_steps_the_bound_is_ddpms_term_by_term(gamma: str) -> None:
+    """Every t once, the same noise at each: VDM (14) and the divergences of DDPM (5) by its tables, to float32."""
+    model = vdm((1, 2, 3), 5, gamma=gamma, gamma_min=-6.0, gamma_max=3.0)
     if gamma == "learned":
         with torch.no_grad():
-            model.gamma.height[:40] += 7  # far from straight: its steps differ in size
+            model.schedule.height[:40] += 7  # far from straight: its steps differ in size
+    model = in_steps(model, 12)
     x = torch.tensor([[0, 4, 2], [1, 3, 2]], dtype=torch.uint8).expand(20, 1, 2, 3)
-    draws = Draws(0, 0, range(20), 20, CPU)
+    draws, gammas = Draws(0, 0, range(20), 20, CPU), model.timeline.chain()
     with torch.no_grad():
-        ours = model.estimate(x, draws, 12)
-        theirs = model.chain_bound.denoising(x, draws, 12)
-    assert model.chain_bound.T == 13
+        ours = bound_of(model).denoising(x, draws, 12).terms
+        theirs = by_ddpm(model, x, list(itertools.islice(draws.normal_iter(Stream.SCORE_NOISE, (1, 2, 3)), 13)))
+    assert len(gammas) - 1 == bound_of(model).T == 13
     for name in ("reconstruction", "diffusion", "prior"):
-        torch.testing.assert_close(ours.terms[name].double(), theirs.terms[name].double(), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(ours[name].double(), theirs[name], rtol=1e-3, atol=1e-4)
+
+
+def by_ddpm(model: VDM, x: Tensor, noise: list[Tensor]) -> dict[str, Tensor]:
+    """The terms of DDPM (5) with σ² = β̃: KL(q(x_{t−1}|x_t,x_0) ‖ p_θ(x_{t−1}|x_t)) one x_t for each t."""
+    gammas, x_0 = model.timeline.chain(), to_unit(x, model.levels).double()
+    table, T = Coefficients(gammas), len(gammas) - 1
+    diffusion = torch.zeros(len(x), dtype=torch.float64)
+    for t in range(2, T + 1):
+        a_t, a_s, alpha, beta = table.alpha_bar[t], table.alpha_bar[t - 1], table.alpha[t], table.beta[t]
+        x_t = a_t.sqrt() * x_0 + (1 - a_t).sqrt() * noise[t - 1].double()
+        x_0_hat = model.denoiser(x_t.float(), gammas[t].expand(len(x))).x_0.double()
+        c_0, c_t = a_s.sqrt() * beta / (1 - a_t), alpha.sqrt() * (1 - a_s) / (1 - a_t)
+        q, p = (Normal(c_0 * image + c_t * x_t, table.beta_tilde[t].sqrt()) for image in (x_0, x_0_hat))
+        diffusion += kl_divergence(q, p).flatten(1).sum(1)
+    first, last = table.alpha_bar[1], table.alpha_bar[T]
+    x_1 = (first.sqrt() * x_0 + (1 - first).sqrt() * noise[0].double()).float()
+    at_1 = gammas[1].expand(len(x))
+    log_p = log_law(model.denoiser.predict(x_1, at_1), x_1, *rates(at_1, x_1), model.levels)
+    end = Normal(last.sqrt() * x_0, (1 - last).sqrt())
+    return {
+        "reconstruction": -log_p.gather(-1, x.long()[..., None]).flatten(1).sum(1).double(),
+        "diffusion": diffusion,
+        "prior": kl_divergence(end, Normal(torch.zeros_like(x_0), 1.0)).flatten(1).sum(1),
+    }
 
 
 def test_continuous_time_has_no_trajectories() -> None:
-    assert list(vdm().forms) == ["denoising", "ode"]
+    model = vdm()
+    assert list(model.forms) == ["denoising", "ode"]
     assert list(vdm(head="v").forms) == ["denoising", "ode", "ode-uniform"]
-    assert "trajectory" in vdm().in_steps(4).forms
-    assert vdm().options.timesteps == 0  # in_steps left it alone
+    assert "trajectory" in in_steps(model, 4).forms
+    assert (list(model.forms), model.options.timesteps) == (["denoising", "ode"], 0)  # in_steps left it alone
 
 
-class ExactVDM(VDM):
+class ExactLaw:
     """One pixel with a known law over five levels: the exact denoiser, and the exact decoder."""
 
+    extras: tuple[str, ...] = ()
+    rare_crossings = learned = False
     probs = torch.tensor([0.1, 0.3, 0.25, 0.05, 0.3], dtype=torch.float64)
     levels_at = torch.linspace(-1, 1, 5, dtype=torch.float64)
 
-    def law(self, z: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
+    def law(self, z: Tensor, gamma: Tensor) -> Tensor:
         signal, noise = rates(gamma, z.double())
         distance = (z.double() - signal * self.levels_at) / noise
         return (self.probs.log() - 0.5 * distance.square()).softmax(-1)
 
-    def denoise(self, z, gamma):
+    def denoise(self, z: Tensor, gamma: Tensor) -> Denoised:
         x_0 = (self.law(z, gamma) * self.levels_at).sum(-1, keepdim=True)
         return from_x_0(x_0, z.double(), gamma)
 
-    def decoder_nll(self, output, x, z_0, gamma):
-        return -self.law(z_0, gamma).log().flatten(1).gather(1, x.long().flatten(1)).flatten()
+    def nll(self, x: Tensor, denoised: Denoised, z: Tensor, gamma: Tensor) -> Tensor:
+        return -self.law(z, gamma).log().gather(-1, x.long())
 
 
 def test_with_the_exact_denoiser_the_flow_has_the_datas_likelihood() -> None:
@@ -608,14 +648,15 @@ def test_with_the_exact_denoiser_the_flow_has_the_datas_likelihood() -> None:
 
     Uniformly dequantised it is at least that, for the data are no uniform blocks.
     """
-    model = ExactVDM(VDMOptions(widths=(8,), gamma_min=-5.0, gamma_max=9.0).resolved((1, 1, 1)), (1, 1, 1), 5)
+    model, exact = vdm(gamma_min=-5.0, gamma_max=9.0), ExactLaw()
+    model.denoiser, model.decoder = exact.denoise, exact
     x = torch.arange(5, dtype=torch.uint8).reshape(5, 1, 1, 1)
     for seed in range(3):
         found = model.bound(x, form="ode", seed=seed)
-        torch.testing.assert_close(found.total, -ExactVDM.probs.log(), rtol=0, atol=2e-3)
+        torch.testing.assert_close(found.total, -exact.probs.log(), rtol=0, atol=2e-3)
     uniform = torch.stack([model.bound(x, form="ode-uniform", seed=seed).total for seed in range(40)])
     error = uniform.std(0) / 40**0.5
-    assert bool((uniform.mean(0) >= -ExactVDM.probs.log() - 3 * error).all())
+    assert bool((uniform.mean(0) >= -exact.probs.log() - 3 * error).all())
     assert set(found.terms) == {"flow", "dequantisation", "reconstruction"}
 
 
@@ -629,16 +670,18 @@ def test_between_the_steps_a_ddpms_flow_asks_its_network_at_a_t_of_its_own(predi
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn(parameter.shape)
         t, z = torch.arange(1, 13), gaussians(12, 1, 2, 3).float()
-        gamma, flow = model.process.schedule.gamma, model.flow()
-        assert flow is not None
-        assert (flow.gamma_min, flow.gamma_max) == (float(gamma[1]), float(gamma[-1]))
-        here, there = flow.denoiser(z, gamma[1:]), model.denoise(z, t)
-        torch.testing.assert_close(here.eps, there.eps, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(here.x_0, there.x_0, rtol=1e-4, atol=1e-4)
+        gammas, flow = model.timeline.chain(), FlowLikelihood(bound_of(model)).flow
+        assert (flow.gamma_min, flow.gamma_max) == (float(gammas[1]), float(gammas[-1]))
+        here, output = flow.denoiser(z, gammas[1:]), model.network(z, t / 12)[:, :1]
+        alpha_bar = torch.sigmoid(-gammas[1:]).float().reshape(-1, 1, 1, 1)
+        signal, noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+        x_0 = {"v": signal * z - noise * output, "x0": output, "eps": (z - noise * output) / signal}[predict]
+        torch.testing.assert_close(here.eps, (z - signal * x_0) / noise, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(here.x_0, x_0, rtol=1e-4, atol=1e-4)
         asked = []
         forward = model.network.forward
         model.network.forward = lambda z, time: asked.append(time) or forward(z, time)
-        flow.denoiser(z[:11], (gamma[1:-1] + gamma[2:]) / 2)
+        flow.denoiser(z[:11], (gammas[1:-1] + gammas[2:]) / 2)
         torch.testing.assert_close(asked[0], (torch.arange(1, 12) + 0.5) / 12)
 
 

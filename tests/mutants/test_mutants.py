@@ -226,7 +226,7 @@ MUTANTS = [
         "return Denoised(x_0, eps)",
         "y = x_0.clamp(-1, 1)\n"
         "        return Denoised(y, eps + per_image(signal_rate(gamma) / noise_rate(gamma), z) * (x_0 - y))",
-        ("test_parameterizations.py::test_the_target_gives_back_image_and_noise[dtype0-Epsilon-linear]",),
+        ("test_predictions.py::test_the_target_gives_back_image_and_noise[dtype0-eps-linear]",),
     ),
     Mutant(
         "clipped prediction",
@@ -275,7 +275,7 @@ MUTANTS = [
         "diffusion/entropy.py",
         "x_0[0].numel()",
         "4 * ((x_0[0].numel() + 3) // 4)",
-        ("test_bounds.py::test_diffusion_term_is_the_divergence_it_stands_for[shape0-beta-linear]",),
+        ("test_forms.py::test_the_entropies_are_those_of_the_process[linear-50]",),
     ),
     Mutant(
         "reversed integral",
@@ -307,7 +307,7 @@ MUTANTS = [
         "diffusion/bound.py",
         "diffusion_term(d, eps, before, here))",
         "diffusion_term(d, eps, here, self.gamma((t + 1).clamp(max=self.T))))",
-        ("test_vdm.py::test_the_same_network_has_the_same_bound_in_ddpms_code[learned]",),
+        ("test_vdm.py::test_in_steps_the_bound_is_ddpms_term_by_term[learned]",),
     ),
     Mutant(
         "reversed integral",
@@ -347,10 +347,7 @@ MUTANTS = [
         "diffusion/variances.py",
         "return per_image(posterior_var(gamma_s, gamma_t), denoised.x_0)",
         "return per_image(step_var(gamma_s, gamma_t), denoised.x_0)",
-        (
-            "test_bounds.py::test_weight_is_the_papers[beta_tilde-linear-50]",
-            "test_ddpm.py::test_every_term_is_its_integral[29-beta_tilde-beta_1]",
-        ),
+        ("test_ddpm.py::test_every_term_is_its_integral[29-beta_tilde-beta_1]",),
     ),
     Mutant(
         "wrong variance",
@@ -358,7 +355,7 @@ MUTANTS = [
         "diffusion/variances.py",
         "eps) * (exact / var)",
         "eps) * (exact / var).sqrt()",
-        ("test_bounds.py::test_weight_is_the_papers[beta_tilde-linear-50]",),
+        ("test_bounds.py::test_weight_is_the_papers[beta-linear-50]",),
     ),
     Mutant(
         "wrong variance",
@@ -366,7 +363,7 @@ MUTANTS = [
         "diffusion/process.py",
         "return noise_var(gamma_s) * step_share(gamma_s, gamma_t)",
         "return noise_var(gamma_t) * step_share(gamma_s, gamma_t)",
-        ("test_schedules.py::test_tables_match_50_digits[linear-50]",),
+        ("test_process.py::test_posterior_is_the_papers_formula[linear-50]",),
     ),
     Mutant(
         "wrong variance",
@@ -442,7 +439,7 @@ MUTANTS = [
         "diffusion/variances.py",
         "weight = per_image(step_weight",
         "weight = 2.0 * per_image(step_weight",
-        ("test_bounds.py::test_weight_is_the_papers[beta_tilde-linear-50]",),
+        ("test_bounds.py::test_weight_is_the_papers[beta-linear-50]",),
     ),
     Mutant(
         "wrong weight",
@@ -621,7 +618,7 @@ MUTANTS = [
         "diffusion/samplers.py",
         "[Before(gamma_t, denoised), before, before.earlier]",
         "[before, before.earlier]",
-        ("test_samplers.py::test_the_declared_order_is_the_measured_one[unipc-3.0]",),
+        ("test_samplers.py::test_the_declared_order_is_the_measured_one[unipc-linear]",),
     ),
     Mutant(
         "wrong weight",

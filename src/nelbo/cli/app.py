@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import errno
-import importlib
 import os
 import platform
 import re
@@ -13,22 +11,20 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from pathlib import Path
 
 import cyclopts
 from cyclopts import App, Parameter
 
 from nelbo import __version__
+from nelbo.cli.errors import in_options, on_the_command_line, option, option_word, options_of, others_option
 from nelbo.cli.families import train_app
+from nelbo.cli.help import COMMANDS
 from nelbo.cli.stopping import Stopped, stopping
 from nelbo.errors import InputError
 from nelbo.processes import GO_ON, ElsewhereError, ProcessLostError, count, leave, rank
-from nelbo.streams import close_quietly
+from nelbo.streams import Speaker, close_quietly
 
-SAME = ("sample", "score", "features", "compare", "info", "distill", "export")
-COMMANDS = {name: name for name in SAME} | {"import": "import_"}
-"""Every command but train, and its function in :mod:`nelbo.cli.commands`."""
-SHARED = {"train", "distill", "sample", "score", "compare"}
+SHARED = {"train", "distill", "sample", "score", "evaluate", "compare"}
 """The commands whose work is shared by all processes that a launcher has started."""
 PATIENCE = 2.0
 HELP = """Train, sample and score images with generative models whose bounds you can check.
@@ -44,34 +40,22 @@ Every command has a --help with examples. RUN is the directory that 'train' made
 
 
 def build_app(argv: Sequence[str]) -> App:
-    """All commands; the one that ``argv`` asks for has its options, the others no more than a line of help.
-
-    So ``--help`` waits for little: what reads and checks options takes longer to import than to print.
-    """
+    """All commands. What a command needs is imported when it is asked for, so ``--help`` waits for little."""
+    options = Parameter(consume_multiple=True, negative_iterable=(), name_transform=option_word)
     app = App(
         name="nelbo",
         help=HELP,
         help_format="markdown",
         version=__version__,
-        default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
+        default_parameter=options,
         result_action="return_none",
         suppress_keyboard_interrupt=False,
     )
     app.command(train_app(argv))
-    lines = summaries()
-    for name, function in COMMANDS.items():
-        if name in argv[:1]:
-            app.command(getattr(importlib.import_module("nelbo.cli.commands"), function), name=name)
-        else:
-            app.command(App(name=name, help=lines[function]))
+    for name, text in COMMANDS.items():
+        function = "import_" if name == "import" else name
+        app.command(f"nelbo.cli.commands:{function}", name=name, help=text)
     return app
-
-
-def summaries() -> dict[str, str]:
-    """The first line of each function in :mod:`nelbo.cli.commands`, without importing it."""
-    text = Path(__file__).with_name("commands.py").read_text(encoding="utf-8")
-    functions = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
-    return {node.name: (ast.get_docstring(node) or node.name).splitlines()[0] for node in functions}
 
 
 def run(argv: Sequence[str]) -> int:
@@ -91,15 +75,18 @@ def run(argv: Sequence[str]) -> int:
 
 def answered(argv: Sequence[str]) -> int:
     """Run one command line in this process; returns the exit code."""
+    Speaker.wording = [in_options]
+    app = App()
     try:
+        app = build_app(argv)
         with stopping():
-            build_app(argv)(list(argv), exit_on_error=False, print_error=False)
+            app(list(argv), exit_on_error=False, print_error=False)
         leave()
         sys.stdout.flush()  # here, where a closed pipe and a full disk can still be answered for
     except InputError as error:
-        return complain(str(error))
+        return complain(on_the_command_line(error, options_of(app, argv)))
     except cyclopts.CycloptsError as error:
-        return complain(one_line(error))
+        return complain(others_option(app, error) or one_line(error))
     except Stopped as error:
         return complain(str(error), 128 + error.signum)
     except KeyboardInterrupt:
@@ -162,7 +149,7 @@ def one_line(error: cyclopts.CycloptsError) -> str:
         from nelbo.config.check import first_problem
 
         field, problem = first_problem(cause)  # type: ignore[arg-type]
-        return f"--{field.replace('_', '-')}: {problem}"
+        return f"{option(field)}: {problem}"
     text = str(error)
     unused = re.match(r"Unused Tokens: \[(.*)\]", text)
     if unused:

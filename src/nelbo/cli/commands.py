@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
+from json import dumps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 from cyclopts.validators import Number
 
-from nelbo.options import DataOptions
+from nelbo.options import DataOptions, EvaluateOptions, ScoreOptions
+
+if TYPE_CHECKING:
+    from nelbo.report.results import Result
 
 READING = Parameter(name="*", group=Group("How to read --data"))
 AtLeastOne = Annotated[int, Parameter(validator=Number(gte=1))]
-AtLeastTwo = Annotated[int, Parameter(validator=Number(gte=2))]
+Json = Annotated[bool, Parameter(negative="")]
 Temperature = Annotated[float | None, Parameter(validator=Number(gte=0))]
 Seed = Annotated[int, Parameter(validator=Number(gte=0, lt=2**63))]
 
@@ -35,12 +38,7 @@ def sample(
     device: str = "auto",
     batch_size: AtLeastOne = 64,
 ) -> None:
-    """Draw images from a run. Prints where they are.
-
-    ```
-    nelbo sample runs/mnist -n 100 --out digits.png
-    nelbo sample runs/mnist -n 16 --sampler ancestral --out denoising.gif
-    ```
+    """Run ``nelbo sample``.
 
     Parameters
     ----------
@@ -92,139 +90,48 @@ def score(
     /,
     *,
     data: Annotated[DataOptions, READING] = DataOptions(),
-    split: str = "test",
-    limit: AtLeastOne | None = None,
-    form: str | None = None,
-    timesteps: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
-    k: Annotated[AtLeastOne | None, Parameter(name="--k")] = None,
-    T: Annotated[AtLeastOne | None, Parameter(name="--T")] = None,
-    baseline: Path | None = None,
-    replicates: AtLeastTwo | None = None,
-    per_image: Path | None = None,
-    sort: Annotated[bool, Parameter(negative="")] = False,
-    profile: Path | None = None,
-    against: str | None = None,
-    samples: AtLeastOne | None = None,
-    sampler: str | None = None,
-    steps: AtLeastOne | None = None,
-    temperature: Temperature = None,
-    features: Path | None = None,
-    neighbours: Path | None = None,
-    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
-    again: Annotated[bool, Parameter(negative="")] = False,
-    seed: Seed = 0,
-    weights: str = "ema",
-    device: str = "auto",
-    batch_size: AtLeastOne | None = None,
+    options: Annotated[ScoreOptions, Parameter(name="*")] = ScoreOptions(),
+    json: Json = False,
 ) -> None:
-    """Measure a run on held-out images: the negative ELBO in bits/dim, term by term, with its errors.
-
-    ```
-    nelbo score runs/mnist
-    nelbo score runs/mnist --split val --limit 1000 --timesteps 32 --json
-    nelbo score runs/mnist --samples 2000 --neighbours copies.png
-    ```
+    """Run ``nelbo score``.
 
     Parameters
     ----------
     run
         The directory that 'train' made.
-    split
-        train, val or test.
-    limit
-        Score the first so many images only.
-    form
-        How the bound is written; the family's first unless told. ddpm, vdm: denoising, ode, ode-uniform, and in steps
-        (a vdm with --T) consistency, trajectory (T evaluations each), iw (importance-weighted, k trajectories) and
-        entropy (not a bound by itself). vae and hvae: analytic, sampled, iw.
-    timesteps
-        How many t to evaluate per image and replicate, stratified; 0 takes every t.
-    k
-        Trajectories in one logarithm of --form iw; 8 unless told.
-    T
-        Score a vdm in so many steps, and not in its own number or in continuous time.
-    baseline
-        Another run, measured with the same noise: prints the paired difference and its own error.
-    replicates
-        Independent estimates per image, from which the Monte-Carlo error is known; 2 unless told.
-    per_image
-        Write every image's path (or row in its array), label, split and terms to this CSV file.
-    sort
-        With --per-image: the strangest image first, by its total.
-    profile
-        Draw where in t the bits are into this PNG file, or write it into this CSV file.
-    against
-        With --data OTHER: how well the score tells those images from this split of the run's own: AUROC, with DeLong's
-        standard error. By the total, and by how the bits lie over t; below 0.5, the others look more normal.
-    samples
-        Measure so many samples instead, beside the split's images: FD and KD, precision and recall, classes, copies.
-    sampler
-        With --samples: how to draw them, as in 'nelbo sample'.
-    steps
-        With --samples: network evaluations per image, as in 'nelbo sample'.
-    temperature
-        With --samples: the spread of z, as in 'nelbo sample'.
-    features
-        With --samples, where: a folder that 'nelbo features' made, an ae run, or 'inception'; the data's own if left
-        out.
-    neighbours
-        With --samples: draw samples beside the training images nearest to them into this PNG.
-    json_
+    json
         Print one JSON object and nothing else.
-    again
-        Score anew, even if RUN/scores holds this very score.
-    seed
-        Of the noise.
-    weights
-        ema (the moving average) or raw.
-    device
-        cpu, cuda, cuda:1, …; auto takes CUDA where there is one.
-    batch_size
-        Images at a time; changes speed and memory only. What is quickest on the device if left out.
     """
-    from nelbo.jobs.quality import require_samples, score_samples
     from nelbo.jobs.score import score as measure
-    from nelbo.models.sampling import SampleSettings
-    from nelbo.report.tables import score_table, score_title
+
+    show(measure(run, data=data if data.model_fields_set else None, options=options), json)
+
+
+def evaluate(
+    run: Path, /, *, options: Annotated[EvaluateOptions, Parameter(name="*")] = EvaluateOptions(), json: Json = False
+) -> None:
+    """Run ``nelbo evaluate``.
+
+    Parameters
+    ----------
+    run
+        The directory that 'train' made.
+    json
+        Print one JSON object and nothing else.
+    """
+    from nelbo.jobs.evaluate import evaluate as measure
+
+    show(measure(run, options=options), json)
+
+
+def show(result: Result, json: bool) -> None:
+    """Print a result: as JSON, or as a table that no narrow terminal cuts a number off."""
     from nelbo.streams import Speaker
 
-    out = Speaker(width=200)  # a terminal that is narrower than the table wraps it; no number is cut off
-    shared = {"split": split, "seed": seed, "weights": weights, "device": device, "again": again, "batch": batch_size}
-    require_samples(
-        samples,
-        {"--sampler": sampler, "--steps": steps, "--temperature": temperature}
-        | {"--features": features, "--neighbours": neighbours},
-        {"--limit": limit, "--form": form, "--timesteps": timesteps, "--k": k, "--T": T, "--baseline": baseline}
-        | {"--replicates": replicates, "--per-image": per_image, "--profile": profile, "--against": against}
-        | {"--sort": sort or None, "--data": data.data if data.model_fields_set else None},
-    )
-    if samples is not None:
-        settings = SampleSettings(sampler, steps, temperature=temperature)
-        result = score_samples(run, samples, features=features, settings=settings, neighbours=neighbours, **shared)  # type: ignore[arg-type]
+    if json:
+        print(result.to_json())
     else:
-        result = measure(
-            run,
-            data=data if data.model_fields_set else None,
-            limit=limit,
-            form=form,
-            timesteps=timesteps,
-            k=k,
-            T=T,
-            baseline=baseline,
-            replicates=replicates or 2,
-            per_image=per_image,
-            sort=sort,
-            profile=profile,
-            against=against,
-            **shared,  # type: ignore[arg-type]
-        )
-    if json_:
-        print(json.dumps(result))
-        return
-    out.print(score_title(result), soft_wrap=True)
-    out.print(score_table(result))
-    for line in result.get("ailments", []):
-        out.print(line, soft_wrap=True)
+        result.show(Speaker(width=200))
 
 
 def features(
@@ -235,11 +142,7 @@ def features(
     seed: Seed = 0,
     device: str = "auto",
 ) -> None:
-    """Train the features in which 'score --samples' and 'compare' measure: a small classifier of the data's labels.
-
-    ```
-    nelbo features --data mnist
-    ```
+    """Run ``nelbo features``.
 
     Parameters
     ----------
@@ -252,10 +155,10 @@ def features(
     device
         cpu, cuda, cuda:1, …; auto takes CUDA where there is one.
     """
-    from nelbo.jobs.features import learn_features
+    from nelbo.jobs.features import features as learn
     from nelbo.report.progress import console
 
-    where, about = learn_features(data, out=out, epochs=epochs, seed=seed, device=device)
+    where, about = learn(data, out=out, epochs=epochs, seed=seed, device=device)
     right = about["accuracy"]
     console().print(
         f"right on {right['val']:.2%} of val and {right['test']:.2%} of test, sha256 {about['sha256'][:12]}…"
@@ -269,13 +172,9 @@ def compare(
     split: str = "test",
     score: Annotated[bool, Parameter(negative="")] = False,
     limit: AtLeastOne | None = None,
-    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    json: Json = False,
 ) -> None:
-    """Put runs side by side on one HTML page: bits/dim and terms, samples from the same seeds, training curves.
-
-    ```
-    nelbo compare runs/vae runs/ddpm runs/vdm --out report
-    ```
+    """Run ``nelbo compare``.
 
     Parameters
     ----------
@@ -289,7 +188,7 @@ def compare(
         Score what is missing, so that all runs of the same data are measured on the same images.
     limit
         With --score: the first so many images; as many as any of the runs was scored on before, if left out.
-    json_
+    json
         Print what compare.json holds, and nothing else.
     """
     from nelbo.jobs.compare import compare as put
@@ -298,7 +197,7 @@ def compare(
     found = put(runs, out, split=split, score=score, limit=limit)
     if found["unlike"]:
         console().print(found["unlike"])
-    print(json.dumps(found) if json_ else out / "index.html")
+    print(dumps(found) if json else out / "index.html")
 
 
 def info(
@@ -306,30 +205,25 @@ def info(
     /,
     *,
     reading: Annotated[DataOptions, READING] = DataOptions(),
-    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    json: Json = False,
 ) -> None:
-    """Say what a run or a data set is, and everything that decided it.
-
-    ```
-    nelbo info runs/mnist
-    nelbo info photos/ --size 64x48 --fit crop
-    ```
+    """Run ``nelbo info``.
 
     Parameters
     ----------
     what
         RUN or SPEC.
-    json_
+    json
         Print one JSON object and nothing else.
     """
     from nelbo.errors import InputError
-    from nelbo.jobs.describe import describe
+    from nelbo.jobs.describe import info as describe
 
     if "data" in reading.model_fields_set:
-        raise InputError("--data", "'info' takes what it describes as WHAT; leave --data out")
+        raise InputError("data", "'info' takes what it describes as WHAT; leave --data out")
     facts = describe(what, reading)
-    if json_:
-        print(json.dumps(facts))
+    if json:
+        print(dumps(facts))
     else:
         print("\n".join(lines(facts)))
 
@@ -369,15 +263,7 @@ def distill(
     seed: Seed | None = None,
     device: str | None = None,
 ) -> None:
-    """Train a student that draws in a few steps what a ddpm or vdm draws in many. Prints its run.
-
-    ```
-    nelbo distill runs/mnist --out runs/mnist-4-steps
-    nelbo distill runs/mnist --steps 1 --minutes 20
-    nelbo sample runs/mnist-4-steps -n 100
-    ```
-
-    By consistency distillation, on the run's own data. The student is a map from noise to images, so it has no bound.
+    """Run ``nelbo distill``.
 
     Parameters
     ----------
@@ -428,14 +314,7 @@ def import_(
     data: Annotated[DataOptions, READING] = DataOptions(),
     label: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
 ) -> None:
-    """Make a run of a diffusers folder: a UNet2DModel and its scheduler, in JSON and safetensors. Prints the run.
-
-    ```
-    nelbo import ddpm-cifar10-32/ runs/theirs --data cifar10
-    nelbo score runs/theirs --limit 100
-    ```
-
-    Outputs, β and predictions are those of diffusers; pickled weights are not opened.
+    """Run ``nelbo import``.
 
     Parameters
     ----------
@@ -453,11 +332,7 @@ def import_(
 
 
 def export(run: Path, folder: Path, /, *, weights: str = "ema") -> None:
-    """Write a run as a diffusers folder, which DDPMPipeline.from_pretrained loads. Prints the folder.
-
-    ```
-    nelbo export runs/theirs ddpm-fine-tuned/
-    ```
+    """Run ``nelbo export``.
 
     Parameters
     ----------

@@ -60,7 +60,8 @@ def family_command(family: str) -> App:
         changed_data
             With --resume: go on though the data are no longer what the run was begun with.
         """
-        from nelbo.jobs.train import Request, carry_out
+        from nelbo.jobs.settings import Request
+        from nelbo.jobs.train import carry_out
 
         request = Request(
             family,

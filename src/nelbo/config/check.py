@@ -18,7 +18,7 @@ def checked(kind: type[M], values: Mapping[str, Any], where: Callable[[str], str
     Args:
         kind: the class of the settings.
         values: field → value.
-        where: field → how the user would name it: ``--lr``, or ``my.toml: [training] lr``.
+        where: field → how the user would name it: ``lr``, or ``my.toml: [training] lr``.
 
     Raises:
         InputError: the first thing that is wrong, in one line.

@@ -1,4 +1,4 @@
-"""Settings in TOML: what a user hands to ``--config``, and ``RUN/config.toml``, from which a run is rebuilt."""
+"""Settings in TOML: what a user hands to ``config``, and ``RUN/config.toml``, from which a run is rebuilt."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nelbo.options import FamilyOptions, Options, RunDataOptions, TrainingOption
 
 CONFIG = "config.toml"
 SECTIONS = ("data", "model", "training")
-RECORDED = ("format", "images", "trained_on", "versions", "machine", "distillation")
+RECORDED = ("format", "images", "trained_on", "versions", "machine", "distillation", "parts")
 KNOWN_VERSIONS = ("nelbo", "torch", "numpy", "python")
 YOUNGER = {"optimizer": "adamw"}
 """Settings of training that older runs do not record, and how those were trained."""
@@ -59,6 +59,8 @@ class RunConfig(Options):
     trained_on: tuple[TrainedOn, ...] = ()
     "Every data set of a run whose data have changed, in order, the last being ``images``; else none."
     distillation: DistillationOptions | None = None
+    parts: dict[str, str] | None = None
+    "What of the model came from Python: the name of the argument → that of its class or function."
     versions: dict[str, str]
     machine: dict[str, str] = Field(default_factory=dict)
 
@@ -151,7 +153,7 @@ def settings(values: dict[str, Any], path: Path) -> RunConfig:
 
 
 def read_user_config(path: Path) -> dict[str, dict[str, Any]]:
-    """Read a ``--config`` file: tables [data], [model] and [training], each optional; a RUN/config.toml will do.
+    """Read a ``config`` file: tables [data], [model] and [training], each optional; a RUN/config.toml will do.
 
     Returns:
         section → field → value, plus ``family`` → {"family": name} where the file names one.
@@ -209,7 +211,7 @@ def merged(
         kind: the class of the settings.
         section: their table in the file.
         given: field → value from the command line or a Python call.
-        from_file: field → value from ``--config``.
+        from_file: field → value from ``config``.
         file: that file, for errors.
 
     Raises:
@@ -219,6 +221,6 @@ def merged(
     def name(field: str) -> str:
         if field.split(".")[0] in from_file and field.split(".")[0] not in given:
             return f"{file}: [{section}] {field}"
-        return "--" + field.replace("_", "-")
+        return field
 
     return checked(kind, {**from_file, **given}, name)

@@ -1,6 +1,6 @@
 """Images in, uint8, in named splits.
 
-One function, :func:`load`, turns what a user writes after ``--data`` into a :class:`Dataset`: a known name, a folder of
+One function, :func:`load`, turns what a user writes after ``data`` into a :class:`Dataset`: a known name, a folder of
 images, a ``.npy``, ``.npz`` or IDX file, or ``hf:NAME``.
 """
 

@@ -131,9 +131,9 @@ def check_levels(images: Pixels, raw: Raw, asked: int | None) -> int:
     levels = raw.levels if asked is None else asked
     top = int(images.max())
     if top >= levels and asked is not None:
-        raise InputError("--levels", f"{levels} is too few: {raw.where} has a pixel of {top}; it must be above that")
+        raise InputError("levels", f"{levels} is too few: {raw.where} has a pixel of {top}; it must be above that")
     if top >= levels:
-        raise InputError(raw.where, f"has a pixel of {top}, but only {levels} levels; give --levels {top + 1} or more")
+        raise InputError(raw.where, f"has a pixel of {top}, but only {levels} levels; give `levels` {top + 1} or more")
     return levels
 
 
@@ -143,8 +143,8 @@ def few_levels(images: Pixels, levels: int, asked: int | None) -> list[str]:
     if asked is not None or levels < 256:
         return []
     if top == 255 and all(bool(np.all((image == 0) | (image == 255))) for image in images):
-        return ["every pixel is 0 or 255, yet they count as 256 levels, which flatters bits/dim: --binarize makes it 2"]
+        return ["every pixel is 0 or 255, yet they count as 256 levels, which flatters bits/dim: `binarize` makes it 2"]
     if not 1 <= top < 128:
         return []
     what = f"no pixel is above {top}, yet they count as 256 levels"
-    return [f"{what}, which flatters bits/dim: if there are {top + 1}, add --levels {top + 1}"]
+    return [f"{what}, which flatters bits/dim: if there are {top + 1}, add `levels` {top + 1}"]

@@ -31,7 +31,7 @@ def as_images(values: Array, where: str, layout: Layout | None = None) -> Pixels
         raise InputError(where, f"has the shape {shape}; images are (N, H, W), (N, H, W, C) or (N, C, H, W)")
     first, last = 1 <= pixels.shape[1] <= 4, 1 <= pixels.shape[3] <= 4
     if first and last:
-        raise InputError(where, f"has the shape {shape}, where channels may come first or last; add --layout nchw|nhwc")
+        raise InputError(where, f"has the shape {shape}, where channels may come first or last; add `layout` nchw|nhwc")
     if not first and not last:
         raise InputError(where, f"has the shape {shape}, without an axis of 1 to 4 channels; drop or merge channels")
     return pixels if first else pixels.transpose(0, 3, 1, 2)
@@ -46,18 +46,18 @@ def readings(shape: tuple[int, ...]) -> str:
     """Both ways to read three axes, and the option that says which."""
     a, b, c = shape
     one = (f"{a}x{b}", c, "hwc") if c in (1, 3, 4) else (f"{b}x{c}", a, "chw")
-    grey, single = f"{a} grey images of {b}x{c} (--layout nhw)", f"one image of {one[0]} with {one[1]} channels"
-    return f"which can be {grey} or {single} (--layout {one[2]}); add the one that it is"
+    grey, single = f"{a} grey images of {b}x{c} (`layout` nhw)", f"one image of {one[0]} with {one[1]} channels"
+    return f"which can be {grey} or {single} (`layout` {one[2]}); add the one that it is"
 
 
 def arranged(pixels: Pixels, where: str, layout: Layout) -> Pixels:
     """An array whose axes are known as ``(N, C, H, W)``."""
     if len(layout) != pixels.ndim:
-        raise InputError("--layout", f"{layout} has {len(layout)} axes and {where} has {pixels.ndim}; give another")
+        raise InputError("layout", f"{layout} has {len(layout)} axes and {where} has {pixels.ndim}; give another")
     for axis in "nc":
         if axis not in layout:
             pixels, layout = pixels[None], cast(Layout, axis + layout)
     found = pixels.transpose([layout.index(axis) for axis in "nchw"])
     if found.shape[1] > 4:
-        raise InputError("--layout", f"{where} has {found.shape[1]} channels by this layout, and 4 is the most")
+        raise InputError("layout", f"{where} has {found.shape[1]} channels by this layout, and 4 is the most")
     return found

@@ -43,7 +43,7 @@ def binarised(dataset: Dataset) -> Dataset:
         InputError: it has two levels already.
     """
     if dataset.levels == 2:
-        raise InputError("--binarize", f"{dataset.spec} has two levels already; leave it out")
+        raise InputError("binarize", f"{dataset.spec} has two levels already; leave it out")
     images = torch.from_numpy(allocate(tuple(dataset.images.shape), dataset.spec))
     few = max(1, CHUNK // dataset.dims)
     for first in range(0, len(images), few):

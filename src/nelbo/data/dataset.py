@@ -129,7 +129,7 @@ class Dataset:
             return 0, len(self.images)
         if name not in self.bounds:
             known = ", ".join([*self.bounds, "all"])
-            raise InputError("--split", f"no split is called {name!r}; there are {known}{nearest(name, self.bounds)}")
+            raise InputError("split", f"no split is called {name!r}; there are {known}{nearest(name, self.bounds)}")
         return self.bounds[name]
 
 

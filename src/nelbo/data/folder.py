@@ -84,7 +84,7 @@ def for_each(
                 bad[path] = str(result)
             else:
                 pool.shutdown(wait=False, cancel_futures=True)
-                raise InputError(str(path), f"{result}; or give --skip-bad to leave such files out")
+                raise InputError(str(path), f"{result}; or give `skip_bad` to leave such files out")
     return done
 
 
@@ -108,7 +108,7 @@ def common_levels(counts: Mapping[int, int]) -> tuple[int, list[str]]:
 def check_alike(folder: Path, headers: Mapping[Path, Header], options: Options) -> None:
     """All images must have one size and one number of channels, unless the user says how to bring them there."""
     if not headers:
-        raise InputError("--skip-bad", f"no image of {folder} can be read, so nothing is left; mend the files")
+        raise InputError("skip_bad", f"no image of {folder} can be read, so nothing is left; mend the files")
     sizes: dict[tuple[int, int], Path] = {}
     counts: dict[int, Path] = {}
     for path, header in headers.items():
@@ -118,10 +118,10 @@ def check_alike(folder: Path, headers: Mapping[Path, Header], options: Options) 
     if len(sizes) > 1 and options.size is None:
         (first, second), (one, two) = list(sizes)[:2], list(sizes.values())[:2]
         differ = f"{name(one, folder)} is {first[0]}x{first[1]} and {name(two, folder)} is {second[0]}x{second[1]}"
-        raise InputError(str(folder), f"images differ in size: {differ}; add --size HxW --fit crop|pad|resize")
+        raise InputError(str(folder), f"images differ in size: {differ}; add `size` HxW `fit` crop|pad|resize")
     if len(counts) > 1 and options.channels is None:
         listed = " and ".join(f"{name(path, folder)} has {count}" for count, path in counts.items())
-        raise InputError(str(folder), f"images differ in channels: {listed}; add --channels 1|3 (2 and 4 keep alpha)")
+        raise InputError(str(folder), f"images differ in channels: {listed}; add `channels` 1|3 (2 and 4 keep alpha)")
 
 
 def name(path: Path, folder: Path) -> str:
@@ -174,7 +174,7 @@ def parts_of(
         kept = [row for row, path in enumerate(each.paths) if path in usable]
         if not kept:
             what = "no image" if split == ALL else f"no image of {split}"
-            raise InputError("--skip-bad", f"{what} can be read, so nothing is left; mend the files")
+            raise InputError("skip_bad", f"{what} can be read, so nothing is left; mend the files")
         labels = [index[each.classes[row]] for row in kept] if classes and each.classes else None
         part = images[start : start + len(kept)]
         sources = [name(each.paths[row], folder) for row in kept]

@@ -41,14 +41,14 @@ def read_hub(name: str, options: Options) -> Raw:
     try:
         hub = importlib.import_module("datasets")
     except ImportError:
-        raise InputError("--data", "hf: needs the extra: pip install 'nelbo[hub]'") from None
+        raise InputError("data", "hf: needs the extra: pip install 'nelbo[hub]'") from None
     if not sys.stderr.isatty() and hasattr(hub, "disable_progress_bars"):
         hub.disable_progress_bars()
     try:
         loaded = hub.load_dataset(name)
     except Exception as error:  # the package raises its own errors and those of the network
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError("--data", f"hf:{name} cannot be loaded ({reason}); check the name and the network") from None
+        raise InputError("data", f"hf:{name} cannot be loaded ({reason}); check the name and the network") from None
     tables = {meant: table for split, table in loaded.items() if (meant := split_of(split)) is not None}
     if "train" not in tables or len(tables) == 1:
         tables = {ALL: next(iter(tables.values() if tables else loaded.values()))}
@@ -130,7 +130,7 @@ def check_shape(shapes: dict[tuple[int, int, int], int], where: str, options: Op
     (first, one), (last, two) = next(iter(shapes.items())), list(shapes.items())[-1]
     if options.size is None and first[1:] != last[1:]:
         differ = f"row {one} is {first[1]}x{first[2]} and row {two} is {last[1]}x{last[2]}"
-        raise InputError(where, f"images differ in size: {differ}; add --size HxW --fit crop|pad|resize")
+        raise InputError(where, f"images differ in size: {differ}; add `size` HxW `fit` crop|pad|resize")
     if options.channels is None and first[0] != last[0]:
         differ = f"row {one} has {first[0]} and row {two} has {last[0]}"
-        raise InputError(where, f"images differ in channels: {differ}; add --channels 1|3")
+        raise InputError(where, f"images differ in channels: {differ}; add `channels` 1|3")

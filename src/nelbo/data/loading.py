@@ -1,4 +1,4 @@
-"""From what a user writes after ``--data`` to a Dataset."""
+"""From what a user writes after ``data`` to a Dataset."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def read(spec: str, root: Path | None, options: Options) -> Raw:
     try:
         if not spec or not path.exists():
             known = f"the names are {', '.join(NAMES)}; for your own images give a path that exists, or hf:NAME"
-            raise InputError("--data", f"{spec!r} is neither a name nor a path{nearest(spec, NAMES)} ({known})")
+            raise InputError("data", f"{spec!r} is neither a name nor a path{nearest(spec, NAMES)} ({known})")
         return read_folder(path, options) if path.is_dir() else shaped(read_file(path, options.layout), options)
     except OSError as error:
         raise InputError(str(path), f"cannot be read: {error.strerror or error}") from None

@@ -45,17 +45,17 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
-            raise InputError("--size", f"{self.size} is not a height and a width; write it as HxW, both at least 1")
+            raise InputError("size", f"{self.size} is not a height and a width; write it as HxW, both at least 1")
         if self.fit is not None and self.fit not in FITS:
-            raise InputError("--fit", f"{self.fit!r} is none of {', '.join(FITS)}{nearest(self.fit, FITS)}")
+            raise InputError("fit", f"{self.fit!r} is none of {', '.join(FITS)}{nearest(self.fit, FITS)}")
         if self.fit is not None and self.size is None:
-            raise InputError("--fit", f"{self.fit} needs a size to fit to; add --size HxW")
+            raise InputError("fit", f"{self.fit} needs a size to fit to; add `size` HxW")
         if self.channels is not None and self.channels not in (1, 2, 3, 4):
-            raise InputError("--channels", f"{self.channels} is not 1, 2, 3 or 4")
+            raise InputError("channels", f"{self.channels} is not 1, 2, 3 or 4")
         if self.levels is not None and not 2 <= self.levels <= 256:
-            raise InputError("--levels", f"{self.levels} is not between 2 and 256")
+            raise InputError("levels", f"{self.levels} is not between 2 and 256")
         if self.layout is not None and self.layout not in LAYOUTS:
             listed = ", ".join(LAYOUTS)
-            raise InputError("--layout", f"{self.layout!r} is none of {listed}{nearest(self.layout, LAYOUTS)}")
+            raise InputError("layout", f"{self.layout!r} is none of {listed}{nearest(self.layout, LAYOUTS)}")
         if not 0 < self.holdout < 0.5:
-            raise InputError("--holdout", f"{self.holdout} is not between 0 and 0.5 (the usual is 0.1)")
+            raise InputError("holdout", f"{self.holdout} is not between 0 and 0.5 (the usual is 0.1)")

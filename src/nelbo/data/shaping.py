@@ -115,7 +115,7 @@ def require_fit(sizes: Iterable[tuple[int, int]], options: Options) -> None:
     other = [size for size in sizes if options.size is not None and size != options.size]
     if other and options.fit is None and options.size is not None:
         wanted, found = (f"{height}x{width}" for height, width in (options.size, other[0]))
-        raise InputError("--fit", f"images of {found} do not have the size {wanted}; add --fit crop, pad or resize")
+        raise InputError("fit", f"images of {found} do not have the size {wanted}; add `fit` crop, pad or resize")
 
 
 def shaping_notes(shapes: Iterable[tuple[int, int, int]], options: Options) -> list[str]:
@@ -123,7 +123,7 @@ def shaping_notes(shapes: Iterable[tuple[int, int, int]], options: Options) -> l
     found = sorted(set(shapes))
     notes = []
     if options.size is not None and any(shape[1:] != options.size for shape in found):
-        notes.append(f"sizes brought to {options.size[0]}x{options.size[1]} by --fit {options.fit}")
+        notes.append(f"sizes brought to {options.size[0]}x{options.size[1]} by `fit` {options.fit}")
     have = sorted({shape[0] for shape in found} - {options.channels})
     if options.channels is not None and have:
         lost = options.channels % 2 == 1 and any(count % 2 == 0 for count in have)

@@ -113,6 +113,7 @@ class LinearPrediction(Prediction):
         return per_image(row.a, x_0) * x_0 + per_image(row.b, x_0) * eps
 
     def denoised(self, output: Tensor, z: Tensor, gamma: Tensor) -> Denoised:
+        """x_0 = (√(1 − ᾱ) · output − b z)/d,   ε = (a z − √ᾱ · output)/d."""
         row = self.row(gamma)
         x_0 = per_image(noise_rate(gamma) / row.d, z) * output - per_image(row.b / row.d, z) * z
         eps = per_image(row.a / row.d, z) * z - per_image(signal_rate(gamma) / row.d, z) * output

@@ -8,9 +8,9 @@ images with noise added, whose level is drawn from dw/dγ (theorem 1 there). Whe
 
 | name           | w(γ)                                    | t, γ drawn from              | monotone
 | bound          | 1                                       | any: it does not matter      | yes
-| hybrid         | 1 + 2λ p(γ), λ = 5                      | the schedule's p(γ), and any | as p
-| simple         | 2 p(γ)                                  | the schedule's p(γ)          | as p: no, where p has a peak
-| min_snr        | 2 p(γ) min(1, k e^γ), k = 5             | the schedule's p(γ)          | no
+| hybrid         | 1 + 2λ p(γ), λ = 5                      | the schedule's p(γ), and any | where p never falls
+| simple         | 2 p(γ)                                  | the schedule's p(γ)          | where p never falls
+| min_snr        | 2 p(γ) min(1, k e^γ), k = 5             | the schedule's p(γ)          | where p never falls
 | max_snr        | 2 p(γ) max(1, e^γ)                      | the schedule's p(γ)          | on most schedules
 | sigmoid        | sigmoid(γ + k), k = 2                   | any                          | yes
 | edm            | 2 N(γ; 2μ, (2s)²) (e^γ + σ_d²)/σ_d²     | N(2μ, (2s)²), μ, s = −1.2, 1.2 | no
@@ -91,7 +91,7 @@ class Hybrid(Objective):
 
 class MinSNR(Objective):
     """min-SNR-k: ‖x_0 − x̂_0‖² counts min(SNR, k) (Hang et al. 2023), w(γ) = 2 p(γ) min(1, k e^γ), t from the schedule's
-    p(γ). Not monotone where L_simple is not: beyond SNR = k it is that.
+    p(γ). Monotone only where p never falls: at less noise than SNR = k it is L_simple.
 
     Args:
         k: the largest weight of ‖x_0 − x̂_0‖².

@@ -76,6 +76,7 @@ class LearnedVariance(ReverseVariance):
     """ln σ² = v ln β + (1 − v) ln β̃ for each pixel, v being the denoiser's ``fraction``."""
 
     def var(self, denoised: Denoised, gamma_s: Tensor, gamma_t: Tensor) -> Tensor:
+        """ln σ² = v ln β + (1 − v) ln β̃, exponentiated."""
         v = denoised.fraction
         assert v is not None
         tiny = torch.finfo(torch.float64).tiny

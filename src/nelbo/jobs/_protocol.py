@@ -2,45 +2,47 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from nelbo.jobs._digest import digests
+from nelbo.jobs.kept import read_kept
 from nelbo.jobs.run import Run
 from nelbo.jobs.score import score
 from nelbo.models.base import GenerativeModel, LikelihoodModel
+from nelbo.report.results import Evaluation, Score
 
-Score = dict[str, Any]
-
-IMAGES = ("data_sha256", "split", "n")
-"""What says which images a score is of. The hash holds their shape and levels."""
-ESTIMATE = (*IMAGES, "form", "timesteps", "k", "replicates", "seed")
+R = TypeVar("R", Score, Evaluation)
+ESTIMATE = ("data_sha256", "split", "n", "form", "timesteps", "k", "replicates", "seed")
 """What tells the scores of one model on its own data from each other."""
 
 
-def kept_scores(run: Run, split: str, kind: str) -> list[Score]:
-    """What RUN/scores holds of this kind on the run's own data, of its latest averaged weights and by this code."""
+def kept_results(run: Run, split: str, result: type[R], kind: str) -> list[R]:
+    """What RUN/scores holds of this kind on the run's own data, of its latest averaged weights and by this code.
+
+    Args:
+        run: the run.
+        split: of its data.
+        result: the class of what is held.
+        kind: as the result says it.
+    """
     own = {"data_sha256": run.config.images.sha256, "weights": "ema", "kind": kind, **digests(run, "ema")}
-    scores = []
+    found = []
     for file in sorted((run.path / "scores").glob(f"{split}-*.json")):
-        try:
-            known = json.loads(file.read_text())
-        except (OSError, ValueError):
-            continue
-        if isinstance(known, dict) and "T" not in known and all(known.get(name) == own[name] for name in own):
-            scores.append(known | {"file": file.name})
-    return scores
+        known = read_kept(file, result)
+        if known is not None and "T" not in known.model_fields_set and known.as_dict().items() >= own.items():
+            found.append(known.model_copy(update={"file": file.name}))
+    return found
 
 
 def widest(scores: Sequence[Score]) -> Score | None:
-    """The score of the most images, and of these the one that took the most samples or evaluations."""
-    return max(scores, key=lambda each: (each["n"], each.get("samples", each.get("evaluations", 0))), default=None)
+    """The score of the most images, and of these the one that took the most evaluations."""
+    return max(scores, key=lambda each: (each.n, each.evaluations or 0), default=None)
 
 
-def images_of(known: Score) -> tuple[Any, ...]:
-    """Which images a score is of."""
-    return tuple(known[name] for name in IMAGES)
+def images_of(known: Score) -> tuple[str, str, int]:
+    """Which images a score is of. The hash holds their shape and levels."""
+    return known.data_sha256, known.split, known.n
 
 
 def scores_of(
@@ -57,17 +59,17 @@ def scores_of(
             split if there is none.
     """
     kinds = [next(iter(m.forms.values())).kind if isinstance(m, LikelihoodModel) else "none" for m in models]
-    kept = [kept_scores(run, split, kind) for run, kind in zip(runs, kinds, strict=True)]
+    kept = [kept_results(run, split, Score, kind) for run, kind in zip(runs, kinds, strict=True)]
     bounded = [i for i, kind in enumerate(kinds) if kind != "none"]
     if compute:
         most: dict[str, int] = {}
         for i in bounded:
             data = runs[i].config.images.sha256
-            most[data] = max([most.get(data, 0), *(each["n"] for each in kept[i])])
+            most[data] = max([most.get(data, 0), *(each.n for each in kept[i])])
         for i in bounded:
             asked = score(runs[i].path, split=split, limit=limit or most[runs[i].config.images.sha256] or None)
-            own = kept_scores(runs[i], split, kinds[i])
-            kept[i] = [each for each in own if all(each.get(name) == asked.get(name) for name in ESTIMATE)]
+            own = kept_results(runs[i], split, Score, kinds[i])
+            kept[i] = [each for each in own if all(getattr(each, name) == getattr(asked, name) for name in ESTIMATE)]
     scored = [{images_of(each) for each in kept[i]} for i in bounded if kept[i]]
     common = set.intersection(*scored) if scored else set()
     if common:
@@ -77,20 +79,25 @@ def scores_of(
     return [widest(own) for own in kept]
 
 
-def unlike(facts: Sequence[dict[str, Any]]) -> str | None:
+def unlike(facts: Sequence[dict[str, Any]], scores: Sequence[Score | None]) -> str | None:
     """Why the runs are no ranking, in one line; None where all of them are of the same images.
 
     Args:
-        facts: of each run its name, data, data_sha256, shape, levels and split, and its score.
+        facts: of each run its name, data, data_sha256, shape, levels and split.
+        scores: of each run, if it has one.
     """
     data = {run["data_sha256"] for run in facts}
-    scores = {run["name"]: run["score"] for run in facts if run["score"] and run["score"]["bits_per_dim"] is not None}
-    if len(data) < 2 and len({images_of(known) for known in scores.values()}) < 2:
+    bounds = [None if known is None or known.bits_per_dim is None else known for known in scores]
+    if len(data) < 2 and len({images_of(known) for known in bounds if known is not None}) < 2:
         return None
     listed = "; ".join(
         f"{run['name']}: {run['data']} {'×'.join(map(str, run['shape']))}, {run['levels']} levels, {run['split']}, "
-        + (f"{scores[run['name']]['n']:,} images" if run["name"] in scores else "not scored")
-        for run in facts
+        + ("not scored" if known is None else f"{known.n:,} images")
+        for run, known in zip(facts, bounds, strict=True)
     )
-    fix = "bits/dim of different data do not compare" if len(data) > 1 else "add --score to score all on the same"
+    fix = (
+        "bits/dim of different data do not compare"
+        if len(data) > 1
+        else "'nelbo compare --score' scores all on the same"
+    )
     return f"not of the same images, so neither ranked nor subtracted ({listed}); {fix}"

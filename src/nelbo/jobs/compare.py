@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,13 @@ from nelbo.data import Dataset
 from nelbo.errors import InputError, nearest
 from nelbo.files import replace_text
 from nelbo.jobs._digest import digests
-from nelbo.jobs._protocol import images_of, kept_scores, scores_of, unlike, widest
-from nelbo.jobs._shares import opened, shared_profile
+from nelbo.jobs._protocol import images_of, kept_results, scores_of, unlike
 from nelbo.jobs.describe import describe_run
+from nelbo.jobs.kept import Answer, kept
+from nelbo.jobs.resume import require_unchanged
 from nelbo.jobs.run import Run
 from nelbo.jobs.sample import collect, real_images
-from nelbo.jobs.score import kept
-from nelbo.jobs.train import require_unchanged
+from nelbo.jobs.sharded import opened, shared_profile
 from nelbo.metrics import stderr_of_mean
 from nelbo.models.base import GenerativeModel, LikelihoodModel
 from nelbo.models.diffusion import Diffusion
@@ -33,6 +33,7 @@ from nelbo.report.page import page
 from nelbo.report.paths import free, reachable
 from nelbo.report.pictures import grid
 from nelbo.report.progress import bar, console
+from nelbo.report.results import DiffusionProfile, Evaluation, Score
 from nelbo.theory.likelihoods import to_levels
 from nelbo.units import bits_per_dim
 
@@ -70,20 +71,20 @@ def compare(
         raise InputError("RUN", "name at least one run")
     if split not in SPLITS:
         known = ", ".join(SPLITS)
-        raise InputError("--split", f"{split!r} is not a split{nearest(split, SPLITS)} (splits: {known})")
+        raise InputError("split", f"{split!r} is not a split{nearest(split, SPLITS)} (splits: {known})")
     if limit is not None and not (score and limit >= 1):
-        raise InputError("--limit", "is how many images --score takes, at least 1; add --score, or leave it out")
+        raise InputError("limit", "is how many images `score` takes, at least 1; add `score`, or leave it out")
     folder = Path(out)
     if not (folder / "compare.json").exists():
-        free(folder, "--out")
-        reachable(folder, "--out")
+        free(folder, "out")
+        reachable(folder, "out")
     runs = [opened(path) for path in paths]
     for run in runs:
         say_what_is_missing(run)
     models = [run.model() for run in runs]
     scores = scores_of(runs, models, split, score, limit)
     found = [facts(run, model, split, own) for run, model, own in zip(runs, models, scores, strict=True)]
-    whole = {"runs": found, "differences": differences(runs, found), "unlike": unlike(found)}
+    whole = {"runs": found, "differences": differences(runs, scores), "unlike": unlike(found, scores)}
     pictures, views, reals = [], [], {}
     for run, model in zip(runs, models, strict=True):
         drawn, _ = collect(model, SAMPLES, 0, SampleSettings(), SAMPLES, keep_frames=False, of=f" of {run.path.name}")
@@ -99,13 +100,15 @@ def compare(
     return whole
 
 
-def facts(run: Run, model: GenerativeModel, split: str, score: dict[str, Any] | None) -> dict[str, Any]:
+def facts(run: Run, model: GenerativeModel, split: str, score: Score | None) -> dict[str, Any]:
     """What the page says of one run."""
     known, images = describe_run(run), run.config.images
     if isinstance(model, LikelihoodModel):
-        why = None if score else f"not scored yet: nelbo score {run.path}, or add --score"
+        why = None if score else f"not scored yet: nelbo score {run.path}, or nelbo compare --score"
     else:
         why = f"no bits/dim: {model.inspector.why_no_bound}"
+    evaluations = kept_results(run, split, Evaluation, "samples")
+    samples = max(evaluations, key=lambda each: (each.n, each.samples), default=None)
     return {
         "name": run.path.name,
         "family": run.config.family,
@@ -117,17 +120,17 @@ def facts(run: Run, model: GenerativeModel, split: str, score: dict[str, Any] | 
         "step": known["step"],
         "parameters": known["parameters"],
         "training_seconds": known["training_seconds"],
-        "score": score,
-        "samples": widest(kept_scores(run, split, "samples")),
+        "score": None if score is None else score.as_dict(),
+        "samples": None if samples is None else samples.as_dict(),
         "why": why,
         "sampling": model.inspector.describe_sampling(SampleSettings()),
         "evaluations_per_sample": model.inspector.sample_evaluations,
         "curve": curve(run),
-        "over_t": over_t(run, model, split),
+        "diffusion_profile": diffusion_profile(run, model, split),
     }
 
 
-def over_t(run: Run, model: GenerativeModel, split: str) -> dict[str, list[float]] | None:
+def diffusion_profile(run: Run, model: GenerativeModel, split: str) -> dict[str, list[float]] | None:
     """bits/dim of each piece of t on a few images, kept in RUN/scores; None where the bound has no t."""
     images = unseen(run, lambda dataset: dataset.split(split)[:PROFILED])
     if not isinstance(model, Diffusion) or not model.timeline.has_terms or images is None:
@@ -142,62 +145,53 @@ def over_t(run: Run, model: GenerativeModel, split: str) -> dict[str, list[float
         "pieces": PIECES,
     }
 
-    def answer() -> dict[str, Any]:
+    def answer() -> Answer:
         profile = shared_profile(model, images, f"profile over t of {run.path.name}", pieces=PIECES)
         bits, stderr = profile.bits()
-        return asked | {
-            "kind": "profile",
-            "terms": {},
-            "bits_per_dim": None,
-            "edges": profile.edges.tolist(),
-            "bits": bits.tolist(),
-            "stderr": stderr.tolist(),
-        }
+        edges = profile.edges.tolist()
+        return {"kind": "profile", "edges": edges, "bits": bits.tolist(), "stderr": stderr.tolist()}, None
 
-    found = kept(run, asked, again=False, answer=answer)
-    return {name: found[name] for name in ("edges", "bits", "stderr")}
+    return kept(run, DiffusionProfile, asked, answer).model_dump(include={"edges", "bits", "stderr"})
 
 
-def differences(runs: Sequence[Run], found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def differences(runs: Sequence[Run], scores: Sequence[Score | None]) -> list[dict[str, Any]]:
     """run − other of each pair that was scored on the same images, image by image, in bits/dim, with its error.
 
     The error is that of a mean over distinct images; it holds the Monte-Carlo error of both scores.
     """
-    each = [totals(run, facts["score"]) for run, facts in zip(runs, found, strict=True)]
+    scored = [(run, known, totals(run, known)) for run, known in zip(runs, scores, strict=True) if known is not None]
     pairs = []
-    for (one, a), (other, b) in combinations(zip(found, each, strict=True), 2):
-        if a is None or b is None or len(a) != len(b):
+    for (one, score, a), (other, its, b) in combinations(scored, 2):
+        if a is None or b is None or len(a) != len(b) or images_of(score) != images_of(its):
             continue
-        if images_of(one["score"]) != images_of(other["score"]):
-            continue
-        difference = bits_per_dim(1.0, one["score"]["dims"]) * (a - b)
-        pairs.append({"run": one["name"], "other": other["name"], "n": len(a), "value": float(difference.mean())})
-        pairs[-1]["stderr"] = stderr_over_images(runs, one["score"], torch.from_numpy(difference).double())
+        difference = bits_per_dim(1.0, score.dims) * (a - b)
+        pairs.append({"run": one.path.name, "other": other.path.name, "n": len(a), "value": float(difference.mean())})
+        pairs[-1]["stderr"] = stderr_over_images(runs, score, torch.from_numpy(difference).double())
     return pairs
 
 
-def stderr_over_images(runs: Sequence[Run], score: Mapping[str, Any], each: Tensor) -> float | None:
+def stderr_over_images(runs: Sequence[Run], score: Score, each: Tensor) -> float | None:
     """The standard error of a mean over the images of a score; None where copies among them cannot be told apart."""
-    if score["n_distinct"] == score["n"]:
+    if score.n_distinct == score.n:
         return stderr_of_mean(each)
     for run in runs:
         try:
-            if run.dataset.sha256 == score["data_sha256"]:
-                return stderr_of_mean(each, run.dataset.copies(score["split"])[: score["n"]])
+            if run.dataset.sha256 == score.data_sha256:
+                return stderr_of_mean(each, run.dataset.copies(score.split)[: score.n])
         except InputError:
             continue
     return None
 
 
-def totals(run: Run, score: dict[str, Any] | None) -> np.ndarray | None:
+def totals(run: Run, score: Score) -> np.ndarray | None:
     """The nats of each image of a score, if they were kept."""
-    if score is None or score["bits_per_dim"] is None:
+    if score.bits_per_dim is None or score.file is None:
         return None
     try:
-        each = np.load(run.path / "scores" / Path(score["file"]).with_suffix(".npy"), allow_pickle=False)
+        each = np.load(run.path / "scores" / Path(score.file).with_suffix(".npy"), allow_pickle=False)
     except (OSError, ValueError):
         return None
-    return each if each.shape == (score["n"],) and each.dtype.kind == "f" else None
+    return each if each.shape == (score.n,) and each.dtype.kind == "f" else None
 
 
 def say_what_is_missing(run: Run) -> None:

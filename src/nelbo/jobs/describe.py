@@ -17,26 +17,29 @@ from nelbo.training.checkpoint import read_state
 from nelbo.units import uniform_bits
 
 
-def describe(what: str, options: DataOptions) -> dict[str, Any]:
-    """Describe a run directory, or else a SPEC.
+def info(what: str | Path | Run, options: DataOptions | None = None) -> dict[str, Any]:
+    """Describe a run, or else a SPEC.
 
     Args:
-        what: RUN or SPEC.
+        what: the run, its directory, or a SPEC.
         options: how to read a SPEC.
 
     Returns:
-        name → value, for people or for ``--json``.
+        name → value, for people or for ``json``.
 
     Raises:
         InputError: it is neither.
     """
+    if isinstance(what, Run):
+        return describe_run(what)
+    what = str(what)
     if (Path(what) / CONFIG).is_file():
         return describe_run(Run(what))
     if not Path(what).exists() and what not in NAMES and not what.startswith("hf:"):
         raise InputError(
             "WHAT", f"{what!r} is neither a run nor data{nearest(what, NAMES)} (data: {', '.join(NAMES)}, a path)"
         )
-    return describe_data(options.model_copy(update={"data": what}))
+    return describe_data((options or DataOptions()).model_copy(update={"data": what}))
 
 
 def describe_data(options: DataOptions) -> dict[str, Any]:
@@ -60,8 +63,9 @@ def describe_run(run: Run) -> dict[str, Any]:
     """A run: its settings, how far it is, and what its family has to say of itself."""
     config = run.config
     state = read_state(run.checkpoint) if latest_checkpoint(run.path) else {"step": 0, "seconds": 0.0}
+    missing = sorted((config.parts or {}).keys() - run.parts.keys())  # of such a model the settings alone are told
     with torch.device("cpu"):
-        model = build_model(config)
+        model = None if missing else build_model(config, **run.parts)
     plain = config.model_dump(mode="json", serialize_as_any=True)
     return {
         "run": str(run.path),
@@ -69,8 +73,9 @@ def describe_run(run: Run) -> dict[str, Any]:
         "step": state["step"],
         "images_seen": state["step"] * config.training.batch_size,
         "training_seconds": round(state["seconds"], 1),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        **model.inspector.facts(),
+        **({} if model is None else {"parameters": sum(p.numel() for p in model.parameters())}),
+        **({} if model is None else model.inspector.facts()),
+        **({} if config.parts is None else {"parts": config.parts}),
         "images": plain["images"],
         **({} if run.changed_data is None else {"changed_data": run.changed_data}),
         "data": plain["data"],

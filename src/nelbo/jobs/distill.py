@@ -10,17 +10,10 @@ from nelbo.config.files import RunConfig, merged, versions, write_run_config
 from nelbo.config.trained import weight_settings
 from nelbo.errors import InputError
 from nelbo.files import atomic_write
+from nelbo.jobs.resume import require_unchanged, resume_run
 from nelbo.jobs.run import Run
-from nelbo.jobs.train import (
-    Request,
-    Work,
-    fresh_model,
-    go_on,
-    require_doable,
-    require_unchanged,
-    settled_recipe,
-    together,
-)
+from nelbo.jobs.settings import Request, complete_recipe
+from nelbo.jobs.training import Work, fresh_model, require_doable, train_together
 from nelbo.models._distilled import DistillationOptions, Distilled
 from nelbo.models.diffusion import Diffusion
 from nelbo.options import TrainingOptions
@@ -65,18 +58,18 @@ def distill(
         Interrupted: stopped by a signal, after a checkpoint.
     """
     if minutes is not None and train_steps is not None:
-        raise InputError("--minutes, --train-steps", "both say how long to train; give one")
+        raise InputError("minutes, train_steps", "both say how long to train; give one")
     given = {"minutes": minutes, "steps": train_steps, "lr": lr, "seed": seed, "device": device}
     given = {name: value for name, value in given.items() if value is not None}
     if resume:
         if out is None:
-            raise InputError("--resume", "needs the run to go on with; add --out RUN")
+            raise InputError("resume", "needs the run to go on with; add `out` RUN")
         student = Path(out)
-        return together(
-            lambda: go_on(require_student(Run(student), steps), Request(Run(student).config.family, {}, {}, given))
+        return train_together(
+            lambda: resume_run(require_student(Run(student), steps), Request(Run(student).config.family, {}, {}, given))
         )
     how = {"steps": steps, "teacher_steps": teacher_steps or -(-TEACHER_STEPS // steps) * steps}
-    return together(lambda: begun(Run(path), how, given, out))
+    return train_together(lambda: begun(Run(path), how, given, out))
 
 
 def begun(source: Run, how: dict[str, Any], given: dict[str, Any], out: str | Path | None) -> Work:
@@ -90,7 +83,7 @@ def begun(source: Run, how: dict[str, Any], given: dict[str, Any], out: str | Pa
     load_weights(model.teacher, source.checkpoint, "ema")
     model.begin()
     name = f"{source.path.name}-{steps}-step{'s' * (steps > 1)}"
-    out = unused(Path("runs"), name, "") if out is None else free(Path(out), "--out")
+    out = unused(Path("runs"), name, "") if out is None else free(Path(out), "out")
     with atomic_write(out) as aside:  # with a checkpoint from the start: nothing else holds the teacher
         aside.mkdir()
         write_run_config(aside, config)
@@ -114,7 +107,7 @@ def settings(source: Run, how: DistillationOptions, given: dict[str, Any]) -> Ru
     own = {"minutes": None, "steps": None, "compile": "auto", "warmup": TrainingOptions().warmup}
     length = {} if {"minutes", "steps"} & set(given) else {"minutes": DEFAULT_MINUTES}
     recipe = {**config.training.model_dump(), **own, **length, **given}
-    training = settled_recipe(merged(TrainingOptions, "training", recipe, {}, None))
+    training = complete_recipe(merged(TrainingOptions, "training", recipe, {}, None))
     pick_device(training.device)
     made = {"versions": versions(config.family), "machine": conditions(training)}
     return config.model_copy(update={"training": training, "distillation": how, "trained_on": (), **made})
@@ -128,7 +121,7 @@ def require_student(run: Run, steps: int) -> Run:
     """
     how = run.config.distillation
     if how is None:
-        raise InputError("--resume", f"{run.path} was not distilled; go on with it by 'nelbo train'")
+        raise InputError("resume", f"{run.path} was not distilled; go on with it by 'nelbo train'")
     if how.steps != steps:
-        raise InputError("--steps", f"{run.path} is distilled to {how.steps}; give that to resume")
+        raise InputError("steps", f"{run.path} is distilled to {how.steps}; give that to resume")
     return run

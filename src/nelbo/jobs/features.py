@@ -68,7 +68,7 @@ def usual_place(name: str, sha256: str) -> Path:
     return Path(user_cache_dir("nelbo")) / "features" / f"{name}-{sha256[:12]}"
 
 
-def learn_features(
+def features(
     data: DataOptions, *, out: Path | None = None, epochs: int = EPOCHS, seed: int = 0, device: str = "auto"
 ) -> tuple[Path, dict[str, Any]]:
     """Train a classifier on the data's labels, and keep it.
@@ -87,13 +87,13 @@ def learn_features(
         InputError: images without labels, or a folder that exists.
     """
     if out is not None:
-        free(out, "--out")
-        reachable(out, "--out")
+        free(out, "out")
+        reachable(out, "out")
     dataset = read_data(data)
     labels = dataset.split_labels("train")
     if labels is None or not has_classes(dataset):
         mend = codes_instead(data, dataset.name)
-        raise InputError("--data", f"{dataset.name} has no labels to learn features from; {mend}")
+        raise InputError("data", f"{dataset.name} has no labels to learn features from; {mend}")
     place = pick_device(device)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
@@ -133,7 +133,7 @@ def fresh(dataset: Dataset) -> Classifier:
 
 
 def learning_seconds(dataset: Dataset, device: str) -> float:
-    """About how long :func:`learn_features` takes here: a few steps are timed, on copies of one image."""
+    """About how long :func:`features` takes here: a few steps are timed, on copies of one image."""
     place = pick_device(device)
     with torch.random.fork_rng([]):
         model = fresh(dataset).to(place)
@@ -225,9 +225,9 @@ def open_features(
         shape, levels, classes = tuple(about["shape"]), about["levels"], len(about["classes"])
     except (OSError, ValueError, KeyError, TypeError):
         mend = how_to_make(where, dataset, device, data or DataOptions(data=dataset.spec))
-        raise InputError("--features", f"there are no features of {dataset.name} in {folder}; {mend}") from None
+        raise InputError("features", f"there are no features of {dataset.name} in {folder}; {mend}") from None
     if (shape, levels) != (dataset.shape, dataset.levels):
-        raise InputError("--features", f"{folder} is for {shape} images of {levels} levels, not {dataset.shape}")
+        raise InputError("features", f"{folder} is for {shape} images of {levels} levels, not {dataset.shape}")
     if hashlib.sha256(weights).hexdigest() != about.get("sha256"):
         raise InputError(str(folder / WEIGHTS), "is damaged: its hash is not the one that features.json records")
     try:
@@ -255,7 +255,7 @@ def how_to_make(where: Path | None, dataset: Dataset, device: str, data: DataOpt
     seconds = learning_seconds(dataset, device)
     length = f"{max(1, seconds):.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
     return f"make them with: {pasteable(words)} (about {length} here, by the time of a step)" + (
-        ", and leave --features out" if there else ""
+        ", and leave `features` out" if there else ""
     )
 
 
@@ -268,9 +268,9 @@ def codes(path: Path, dataset: Dataset, device: str) -> Features:
     run = Run(path)
     model = run.model(device=device)
     if not isinstance(model, AE):
-        raise InputError("--features", f"{path} is a run of {run.config.family!r}; give an ae, or learnt features")
+        raise InputError("features", f"{path} is a run of {run.config.family!r}; give an ae, or learnt features")
     if (model.shape, model.levels) != (dataset.shape, dataset.levels):
-        raise InputError("--features", f"{path} is for {model.shape} images of {model.levels} levels")
+        raise InputError("features", f"{path} is for {model.shape} images of {model.levels} levels")
     known = digests(run, "ema")
     about = {
         "name": f"ae-{run.config.images.name}",

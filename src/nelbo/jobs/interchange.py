@@ -55,7 +55,6 @@ def import_folder(
     require_shapes(options, pipeline, folder)
     model = build_model(config)
     assert isinstance(model, DDPM)
-    assert model.timeline.gammas is not None
     fit(model.network, pipeline.tensors, folder)
     with atomic_write(out) as aside:
         aside.mkdir()
@@ -114,12 +113,10 @@ def images(options: DDPMOptions, folder: Path, data: DataOptions | None) -> Imag
         found = images_config(read_data(data))
         if size is not None and found.shape != (theirs.in_channels, *size):
             own, other = ("×".join(map(str, shape)) for shape in (found.shape, (theirs.in_channels, *size)))
-            raise InputError(
-                "--data", f"its images are {own}, and the network's {other} (C×H×W); see --size, --channels"
-            )
+            raise InputError("data", f"its images are {own}, and the network's {other} (C×H×W); see `size`, `channels`")
         return found
     if size is None:
-        raise InputError("--data", f"{folder} does not say how large its images are; name a data set of them")
+        raise InputError("data", f"{folder} does not say how large its images are; name a data set of them")
     shape = (theirs.in_channels, *size)
     return ImagesConfig(name=folder.resolve().name, sha256=UNKNOWN, shape=shape, levels=256, counts={})
 
@@ -151,11 +148,10 @@ def export_run(path: str | Path, folder: str | Path, weights: str = "ema") -> Pa
         raise InputError(str(path), "learned the decoder's variance, for which a UNet2DModel has no output")
     model = run.model(weights, "cpu")
     assert isinstance(model, DDPM)
-    assert model.timeline.gammas is not None
     pipeline = Pipeline(
         options.unet2d.model_dump(),
         dict(model.network.state_dict()),
-        betas_of(model.timeline.gammas[1:]),
+        torch.tensor(options.betas, dtype=torch.float64) if options.betas else betas_of(model.timeline.chain()[1:]),
         options.predict,
         options.reverse_variance,
     )

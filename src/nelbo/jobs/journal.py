@@ -20,7 +20,7 @@ def summary_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise InputError("--tensorboard", "is not installed; pip install 'nelbo[tensorboard]'") from None
+        raise InputError("tensorboard", "is not installed; pip install 'nelbo[tensorboard]'") from None
     return SummaryWriter
 
 

@@ -93,8 +93,8 @@ class Monitor:
         steps = step.step + int((60 * options.minutes - step.seconds) / took)
         if steps >= FEW_STEPS:
             return
-        ways = ["smaller images (--size)", f"--minutes {round(FEW_STEPS * took / 60 + 0.5)} or more"]
-        ways += ["a smaller --batch-size"] * (options.batch_size > 1)
+        ways = ["smaller images (`size`)", f"`minutes` {round(FEW_STEPS * took / 60 + 0.5)} or more"]
+        ways += ["a smaller `batch_size`"] * (options.batch_size > 1)
         ways += ["a GPU"] * (self.trainer.model.device.type == "cpu")
         about = f"a step takes {took:.2g} s here, so {options.minutes:g} minutes are about {max(1, steps)} steps"
         why = f"it takes some hundreds to learn anything; what helps: {', '.join(ways[:-1])}, or {ways[-1]}"

@@ -16,7 +16,7 @@ from nelbo.options import TrainingOptions
 SHARE = 0.05
 """Previews take at most this share of the time of training."""
 FREE_SECONDS = 20.0
-"""Of a run by --steps, which may end in seconds, they may take so long all together in any case."""
+"""Of a run by steps, which may end in seconds, they may take so long all together in any case."""
 
 
 class TooSlowError(Exception):

@@ -9,9 +9,9 @@ import torch
 
 from nelbo.data import Dataset
 from nelbo.files import atomic_write
-from nelbo.jobs._answer import condition, own_measure
 from nelbo.jobs.journal import Journal
 from nelbo.jobs.preview_budget import PreviewBudget, Size, grid_sizes, val_sizes
+from nelbo.jobs.score_result import condition, own_measure
 from nelbo.metrics import score_likelihood
 from nelbo.models.base import LikelihoodModel
 from nelbo.report.pictures import grid
@@ -103,10 +103,10 @@ class Previews:
                 values = {"val_bits_per_dim": bound.bits(), "val_stderr": bound.stderr() or 0.0}
                 self.journal.write(step.step, values | {"val_images": len(images)})
             measures = {name: own_measure(name, each) for name, each in model.inspector.measures(images).items()}
-            self.print_warnings(step, condition(model, images, step.step)["ailments"])
+            self.print_warnings(step, condition(model, images, step.step)["warnings"])
             tell(1.0)
         if measures:
-            self.journal.write(step.step, {f"val_{name}": each["value"] or 0.0 for name, each in measures.items()})
+            self.journal.write(step.step, {f"val_{name}": each.value for name, each in measures.items()})
             texts = (f"{name.replace('_', ' ')} {measure_text(each, '.3f')}" for name, each in measures.items())
             self.val = "".join(f" · {text}" for text in texts)
 

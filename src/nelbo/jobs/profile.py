@@ -5,45 +5,43 @@ from __future__ import annotations
 import csv
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from nelbo.errors import InputError
 from nelbo.files import atomic_write
-from nelbo.jobs._shares import shared_profile
+from nelbo.jobs.sharded import shared_profile
 from nelbo.metrics import Profile
 from nelbo.models.base import GenerativeModel
 from nelbo.models.diffusion import Diffusion
 from nelbo.processes import rank
 from nelbo.report.paths import free
 from nelbo.report.plots import profile_plot
+from nelbo.report.results import Score
 
 PIECES = 50
 
 
 def require_profile(model: GenerativeModel, out: Path) -> None:
-    """Check what ``--profile`` may get wrong, before anything is computed.
+    """Check what ``profile`` may get wrong, before anything is computed.
 
     Raises:
         InputError: a family whose bound has no t, another suffix, or a file that exists.
     """
     if not isinstance(model, Diffusion) or not model.timeline.has_terms:
-        raise InputError("--profile", f"the bound of this {model.family} has no t; leave it out")
+        raise InputError("profile", f"the bound of this {model.family} has no t; leave it out")
     if out.suffix.lower() not in (".png", ".csv"):
-        raise InputError("--profile", f"{out} ends in neither .png nor .csv")
-    free(out, "--profile")
+        raise InputError("profile", f"{out} ends in neither .png nor .csv")
+    free(out, "profile")
 
 
-def write_profile(
-    model: GenerativeModel, images: Tensor, score: dict[str, Any], seed: int, batch: int, out: Path
-) -> None:
+def write_profile(model: GenerativeModel, images: Tensor, score: Score, seed: int, batch: int, out: Path) -> None:
     """Measure the profile of these images, and write it.
 
     Args:
         model: a diffusion model.
         images: what was scored.
-        score: what ``nelbo score --json`` prints, for the terms beside the curve.
+        score: of these images, for the terms beside the curve.
         seed, batch: of the noise, and images at a time.
         out: .png or .csv.
     """

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from nelbo.config.families import family_module
 from nelbo.config.files import CONFIG, ImagesConfig, RunConfig, made_by, read_run_config
@@ -27,6 +29,11 @@ from nelbo.training.checkpoint import read_state
 from nelbo.training.folders import step_of
 from nelbo.training.machine import Sizing, keep_memory, pick_device
 
+if TYPE_CHECKING:
+    from nelbo.report.results import Evaluation, Score
+
+OWN_IMAGES = "images.npz"
+"""What a run calls the images that it was given as arrays, and keeps itself."""
 WEIGHTS = {"ema": "ema", "raw": "model"}
 
 
@@ -37,7 +44,7 @@ def read_data(options: DataOptions) -> Dataset:
         InputError: they name none, or it cannot be used.
     """
     if not options.data:
-        raise InputError("--data", "the run was imported, and names no data; add --data SPEC")
+        raise InputError("data", "the run was imported, and names no data; add `data` SPEC")
     return load_data(
         options.data,
         size=options.height_width,
@@ -65,21 +72,27 @@ def data_spec(data: object) -> str:
     raise InputError("data", f"a run records where its images are, and a {kind} is nowhere; {mend} keep it")
 
 
+def own_images(data: RunDataOptions, run: Path) -> RunDataOptions:
+    """The same settings, with the path of the images that the run itself keeps, if these are meant."""
+    return data.model_copy(update={"data": str(run / OWN_IMAGES)}) if data.data == OWN_IMAGES else data
+
+
 def is_place(spec: str) -> bool:
     """Whether this names a file or folder, and no known set."""
     return bool(spec) and spec not in NAMES and not spec.startswith(PREFIX)
 
 
-def build_model(config: RunConfig) -> GenerativeModel:
-    """The model that the settings describe, with fresh weights.
+def build_model(config: RunConfig, **parts: Any) -> GenerativeModel:
+    """The model that the settings describe, with fresh weights, unless its networks are among the parts.
 
     Raises:
-        InputError: it has no weights, or more than fit into memory.
+        InputError: parts are missing, or it has no weights, or more than fit into memory.
     """
-    kind = family_module(config.family).MODEL
+    require_parts(config, parts)
+    kind, images = family_module(config.family).MODEL, config.images
     with torch.random.fork_rng([]), contextlib.suppress(RuntimeError), Sizing():
-        kind.from_options(config.model, config.images.shape, config.images.levels)
-    model: GenerativeModel = kind.from_options(config.model, config.images.shape, config.images.levels)
+        kind.from_options(config.model, images.shape, images.levels, **parts)
+    model: GenerativeModel = kind.from_options(config.model, images.shape, images.levels, **parts)
     if next(model.parameters(), None) is None:
         raise InputError(config.family, "its MODEL has no parameters, so there is nothing to train or to load")
     if config.distillation is None:
@@ -87,6 +100,24 @@ def build_model(config: RunConfig) -> GenerativeModel:
     if not isinstance(model, Diffusion):
         raise InputError("distillation", f"a {config.family} cannot have been distilled")
     return Distilled(model, config.distillation)
+
+
+def require_parts(config: RunConfig, parts: Mapping[str, Any]) -> None:
+    """See to it that what of the model came from Python is there again, and nothing else.
+
+    Raises:
+        InputError: it is not; it names the class or function that is needed.
+    """
+    needed = config.parts or {}
+    for name in needed.keys() - parts.keys():
+        call = ", ".join(
+            f"{part}={said.rpartition('.')[2]}{'()' * (part == 'network')}" for part, said in needed.items()
+        )
+        why = f"of the run is {needed[name]}, which only Python can give"
+        raise InputError(name, f"{why}; nelbo.load(RUN, {call}) opens it")
+    for name in parts.keys() - needed.keys():
+        listed = ", ".join(needed) or "none"
+        raise InputError(name, f"is no part that this {config.family} was given from Python (its parts: {listed})")
 
 
 def images_config(dataset: Dataset) -> ImagesConfig:
@@ -105,14 +136,15 @@ class Run:
     """A run directory.
 
     Args:
-        path: the directory that ``train`` made.
+        path: the directory that ``train`` or ``fit`` made.
+        parts: what of the model came from Python, by the name of the argument: ``network=MyNet()``.
 
     Raises:
         InputError: it is not a run, its settings cannot be read, or they are not those of its latest checkpoint.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, **parts: Any) -> None:
+        self.path, self.parts = Path(path), parts
         if not self.path.is_dir():
             raise InputError(str(path), "there is no such run directory; make one with 'nelbo train'")
         self.config = read_run_config(self.path)
@@ -155,13 +187,14 @@ class Run:
         Raises:
             InputError: they are gone or cannot be read, or they are the same and config.toml says otherwise.
         """
-        spec = self.config.data.data
+        options = own_images(self.config.data, self.path)
+        spec = options.data
         if is_place(spec) and not Path(spec).expanduser().exists():
             mend = f"nelbo train {self.config.family} --out {self.path} --resume --data NEW"
             raise InputError(
-                "--data", f"{spec}, where the run's images were, is gone; give their new place with --data NEW ({mend})"
+                "data", f"{spec}, where the run's images were, is gone; give their new place with `data` NEW ({mend})"
             )
-        dataset, recorded = read_data(self.config.data), self.config.images
+        dataset, recorded = read_data(options), self.config.images
         found = images_config(dataset)
         for field in ("shape", "levels", "counts"):
             said, real = getattr(recorded, field), getattr(found, field)
@@ -191,6 +224,30 @@ class Run:
         )
         return f"the run was trained on {listed}: images of val and test may have been in train before"
 
+    def sample(self, n: int = 64, **how: Any) -> Tensor:
+        """Draw n images: :func:`nelbo.sample` of this run."""
+        from nelbo.jobs.sample import sample
+
+        return sample(self, n, **how)
+
+    def score(self, **how: Any) -> Score:
+        """Measure it on images: :func:`nelbo.score` of this run."""
+        from nelbo.jobs.score import score
+
+        return score(self, **how)
+
+    def evaluate(self, **how: Any) -> Evaluation:
+        """Measure its samples: :func:`nelbo.evaluate` of this run."""
+        from nelbo.jobs.evaluate import evaluate
+
+        return evaluate(self, **how)
+
+    def info(self) -> dict[str, Any]:
+        """What it is and how far it is: :func:`nelbo.info` of this run."""
+        from nelbo.jobs.describe import info
+
+        return info(self)
+
     def model(self, weights: str = "ema", device: str = "auto") -> GenerativeModel:
         """The trained model, ready to sample and score.
 
@@ -202,9 +259,9 @@ class Run:
             InputError: no checkpoint, a damaged one, or an unknown device.
         """
         if weights not in WEIGHTS:
-            raise InputError("--weights", f"{weights!r} is not ema or raw{nearest(weights, WEIGHTS)}")
+            raise InputError("weights", f"{weights!r} is not ema or raw{nearest(weights, WEIGHTS)}")
         keep_memory()
-        model = build_model(self.config)
+        model = build_model(self.config, **self.parts)
         try:
             load_weights(model, self.checkpoint, WEIGHTS[weights])
         except InputError as error:
@@ -212,13 +269,14 @@ class Run:
         return model.to(pick_device(device)).eval()
 
 
-def load(run: str | Path, *, weights: str = "ema", device: str = "auto") -> GenerativeModel:
+def load(run: str | Path, *, weights: str = "ema", device: str = "auto", **parts: Any) -> GenerativeModel:
     """Load the model of a run.
 
     Args:
         run: the run directory.
         weights: ``ema``, the moving average, or ``raw``.
         device: where to put it; ``auto`` is CUDA where there is one, else the CPU.
+        parts: what of the model came from Python, by the name of the argument: ``network=MyNet()``.
 
     Returns:
         The model: ``model.sample(n)`` draws, ``model.bound(x)`` scores.
@@ -226,4 +284,4 @@ def load(run: str | Path, *, weights: str = "ema", device: str = "auto") -> Gene
     Raises:
         InputError: the run, its checkpoint or the device cannot be used.
     """
-    return Run(run).model(weights, device)
+    return Run(run, **parts).model(weights, device)

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from nelbo.data import Dataset
 from nelbo.errors import InputError
-from nelbo.jobs._shares import opened
 from nelbo.jobs.run import Run
+from nelbo.jobs.sharded import opened
 from nelbo.models.base import GenerativeModel
 from nelbo.models.sampling import Frame, SampleKeywords, SampleSettings
 from nelbo.processes import join, rank
@@ -94,13 +94,11 @@ def draw(
     """
     settings = settings or SampleSettings()
     if out is not None and out.suffix.lower() in NOT_WRITTEN:
-        raise InputError("--out", f"{out.suffix} is not written; give a .png, a .gif, an .npz, or a folder")
+        raise InputError("out", f"{out.suffix} is not written; give a .png, a .gif, an .npz, or a folder")
     run = opened(path)
-    out = (
-        free(out, "--out") if out is not None else unused(run.path / "samples", f"step-{run.step:08d}-n{n}-seed{seed}")
-    )
+    out = free(out, "out") if out is not None else unused(run.path / "samples", f"step-{run.step:08d}-n{n}-seed{seed}")
     if real and out.suffix.lower() != ".png":
-        raise InputError("--real", "only a .png has room for real images; leave it out, or give --out a name in .png")
+        raise InputError("real", "only a .png has room for real images; leave it out, or give `out` a name in .png")
     if real:
         run.dataset.split("test")  # missing images are said before anything is drawn
     model = run.model(weights, device)

@@ -15,7 +15,7 @@ from torch import Tensor
 from nelbo.errors import InputError
 
 WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
-OPTION = "--features inception"
+OPTION = "`features` inception"
 
 
 def to_rgb(x: Tensor, levels: int) -> Tensor:

@@ -47,14 +47,14 @@ class LikelihoodScore:
         terms: name → estimates in nats, float64, shape (n, R).
         dims: D, data dimensions per image.
         evaluations: network evaluations per image, all replicates together.
-        beside: the same for what is no part of the sum.
+        extras: the same for what is no part of the sum.
         copies: the number of each image's distinct image, int64, shape (n,); None if all are distinct.
     """
 
     terms: dict[str, Tensor]
     dims: int
     evaluations: int
-    beside: dict[str, Tensor] = field(default_factory=dict)
+    extras: dict[str, Tensor] = field(default_factory=dict)
     copies: Tensor | None = None
 
     @property
@@ -66,7 +66,7 @@ class LikelihoodScore:
         """y_{ir} of one term, of what stands beside them, or of the terms' sum, in nats, shape (n, R)."""
         if name == TOTAL:
             return torch.stack(list(self.terms.values())).sum(0)
-        return self.terms[name] if name in self.terms else self.beside[name]
+        return self.terms[name] if name in self.terms else self.extras[name]
 
     def nats(self, name: str = TOTAL) -> float:
         """Mean over images and replicates, in nats per image."""
@@ -85,10 +85,10 @@ class LikelihoodScore:
         mine, theirs = self.estimates(), other.estimates()
         if mine.shape != theirs.shape or self.dims != other.dims:
             raise ValueError("only scores of the same images with as many replicates can be paired")
-        solved = [score.beside[SOLVER] for score in (self, other) if SOLVER in score.beside]
-        beside = {SOLVER: torch.stack(solved).square().sum(0).sqrt()} if solved else {}
+        solved = [score.extras[SOLVER] for score in (self, other) if SOLVER in score.extras]
+        extras = {SOLVER: torch.stack(solved).square().sum(0).sqrt()} if solved else {}
         evaluations = self.evaluations + other.evaluations
-        return LikelihoodScore({"difference": mine - theirs}, self.dims, evaluations, beside, self.copies)
+        return LikelihoodScore({"difference": mine - theirs}, self.dims, evaluations, extras, self.copies)
 
     def stderr_mc(self, name: str = TOTAL) -> float:
         """The Monte-Carlo error with these images fixed, and the solver's where there is one, in bits/dim."""
@@ -102,9 +102,9 @@ class LikelihoodScore:
 
         What the tolerance changes in each image has a mean, and a spread that leaves the mean uncertain: the larger.
         """
-        if SOLVER not in self.beside or name not in (TOTAL, "flow"):
+        if SOLVER not in self.extras or name not in (TOTAL, "flow"):
             return 0.0
-        change = self.beside[SOLVER].mean(1)
+        change = self.extras[SOLVER].mean(1)
         return max(abs(float(change.mean())), float(change.square().mean().sqrt()) / math.sqrt(self.n))
 
     def stderr(self, name: str = TOTAL) -> float | None:
@@ -126,7 +126,7 @@ class LikelihoodScore:
             if self.n >= ENOUGH and held < FEW and self.stderr_mc(name) > least:
                 lines.append(
                     f"{name}: {held} of {self.n:,} images make 90% of its Monte-Carlo variance, so its error may be far"
-                    " too small; take more --replicates"
+                    " too small; take more `replicates`"
                 )
         return lines
 
@@ -193,12 +193,12 @@ def score_likelihood(
             indices = range(first, min(first + batch, rows.stop))
             x = images[indices.start : indices.stop].to(model.device)
             bound = written.estimate(x, Draws(seed, replicate, indices, len(images), model.device), count)
-            parts[-1].append(Bound(_kept(bound.terms), _kept(bound.beside), bound.evaluations))
+            parts[-1].append(Bound(_kept(bound.terms), _kept(bound.extras), bound.evaluations))
             progress(replicate * len(rows) + indices.stop - rows.start)
     model.train(was_training)
     terms = _together([[part.terms for part in run] for run in parts])
-    beside = _together([[part.beside for part in run] for run in parts])
-    return LikelihoodScore(terms, model.dims, sum(_evaluations(run) for run in parts), beside)
+    extras = _together([[part.extras for part in run] for run in parts])
+    return LikelihoodScore(terms, model.dims, sum(_evaluations(run) for run in parts), extras)
 
 
 def _kept(terms: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -31,7 +32,8 @@ class Quality(NamedTuple):
     memorisation: Auroc
 
 
-class Modes(NamedTuple):
+@dataclass(frozen=True)
+class Modes:
     """Which classes samples fall into.
 
     Attributes:

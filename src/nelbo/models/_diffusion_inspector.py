@@ -11,7 +11,7 @@ from nelbo.diffusion.process import prior_term, signal_rate
 from nelbo.models._diffusion_forms import bound_of
 from nelbo.models._sampling import PREVIEW_STEPS, described, quick_steps
 from nelbo.models.inspector import Inspector
-from nelbo.models.recipe import Recipe
+from nelbo.models.recipe import PartsRecipe
 from nelbo.models.sampling import SampleSettings
 from nelbo.units import bits_per_dim
 
@@ -48,7 +48,7 @@ class DiffusionInspector(Inspector):
         return {**facts, "prior_bits_per_dim_at_most": bits_per_dim(prior, self.model.dims)}
 
 
-class DiffusionRecipe(Recipe):
+class DiffusionRecipe(PartsRecipe):
     """The network is what torch.compile takes."""
 
     model: Diffusion

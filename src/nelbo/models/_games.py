@@ -62,8 +62,8 @@ def require_game(family: str, loss: str, settings: SampleSettings) -> None:
     if (settings.steps or 1) == 1:
         return
     if settings.temperature is not None:
-        why = "has no place in a chain (--steps), which moves by what D says of G(z) as they are"
-        raise InputError("--temperature", f"{why}; leave one out")
+        why = "has no place in a chain (`steps`), which moves by what D says of G(z) as they are"
+        raise InputError("temperature", f"{why}; leave one out")
     if GAMES[loss].critic is not cross_entropy:
         why = f"more than 1 needs a discriminator that says ln p(x)/p_G(x), and {loss} trains none"
-        raise InputError("--steps", f"{why}; leave it out")
+        raise InputError("steps", f"{why}; leave it out")

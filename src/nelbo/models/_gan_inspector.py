@@ -91,10 +91,10 @@ class GANInspector(Inspector):
         """Collapse: samples that hardly differ. Where they do, divergence: a discriminator that is never wrong."""
         collapsed, right = collapse_line(diagnostics), diagnostics.get("discriminator_right")
         if collapsed is not None:
-            return [f"{collapsed}; raise --r1 or lower --lr"]
+            return [f"{collapsed}; raise `r1` or lower `lr`"]
         if isinstance(right, float) and right > SURE:
             share = f"{100 * right:.0f}% of unseen images and samples"
-            return [f"the discriminator has won, it is right about {share}; raise --r1 or lower --critic-lr"]
+            return [f"the discriminator has won, it is right about {share}; raise `r1` or lower `critic_lr`"]
         return []
 
     def describe_sampling(self, settings: SampleSettings) -> str:

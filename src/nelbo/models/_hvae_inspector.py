@@ -49,7 +49,7 @@ class HVAEInspector(Inspector):
         if not isinstance(silent, list) or not silent:
             return []
         which = "no level says anything" if len(silent) == model.options.depth else f"levels {silent} say nothing"
-        return [f"posterior collapse: {which} about x; try --kl-warmup or --free-bits"]
+        return [f"posterior collapse: {which} about x; try `kl_warmup` or `free_bits`"]
 
     def views(self, images: Images) -> list[tuple[str, Tensor, int]]:
         """What each level holds: the upper ones from q, those below at their means under p."""

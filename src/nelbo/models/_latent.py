@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Annotated, Literal, Protocol
 
 import torch
@@ -38,6 +39,10 @@ class Law(Protocol):
         """The mean, on the scale where levels fill [−1, 1]."""
 
 
+Likelihood = Callable[[Tensor], Law]
+"""What makes p(x|z) of a decoder's output."""
+
+
 class LatentOptions(FamilyOptions):
     """The settings that families with latents share."""
 
@@ -70,7 +75,7 @@ class PixelLaw:
     def __init__(self, name: str, shape: tuple[int, int, int], levels: int) -> None:
         self.name = ("bernoulli" if levels == 2 else "logistic") if name == "auto" else name
         if self.name == "bernoulli" and levels > 2:
-            raise InputError("--decoder", f"a Bernoulli law has two levels and these images {levels}; try logistic")
+            raise InputError("decoder", f"a Bernoulli law has two levels and these images {levels}; try logistic")
         self.channels, self.levels = shape[0], levels
         self.outputs = {"bernoulli": 1, "normal": 2, "logistic": 3 * COMPONENTS}[self.name] * shape[0]
 
@@ -122,7 +127,7 @@ def require_drawing(family: str, settings: SampleSettings) -> None:
     """
     require_one_step(family, settings)
     if settings.temperature is not None and not 0 <= settings.temperature < math.inf:
-        raise InputError("--temperature", f"{settings.temperature:g} is no spread; 1 is the prior's own, 0 none")
+        raise InputError("temperature", f"{settings.temperature:g} is no spread; 1 is the prior's own, 0 none")
 
 
 def tempered(noise: Tensor, settings: SampleSettings) -> Tensor:

@@ -40,7 +40,7 @@ class VAEInspector(Inspector):
 
     def warnings(self, diagnostics: Mapping[str, object]) -> list[str]:
         """Posterior collapse."""
-        dead = "posterior collapse: no dimension of z says anything about x; try --kl-warmup or --free-bits"
+        dead = "posterior collapse: no dimension of z says anything about x; try `kl_warmup` or `free_bits`"
         return [dead] if diagnostics["active_units"] == 0 else []
 
     def views(self, images: Images) -> list[tuple[str, Tensor, int]]:
@@ -73,4 +73,4 @@ class VAEInspector(Inspector):
         return f"z from the prior{at_temperature(settings)}, pixels at the mean of p(x|z)"
 
     def facts(self) -> dict[str, object]:
-        return {"p(x|z)": self.model.law.name}
+        return {"p(x|z)": getattr(self.model.law, "name", type(self.model.law).__name__)}

@@ -181,6 +181,6 @@ class LikelihoodModel(GenerativeModel):
         ]
         return Bound(
             {name: torch.stack([run.terms[name] for run in runs]).mean(0) for name in runs[0].terms},
-            {name: torch.stack([run.beside[name] for run in runs]).mean(0) for name in runs[0].beside},
+            {name: torch.stack([run.extras[name] for run in runs]).mean(0) for name in runs[0].extras},
             sum(run.evaluations for run in runs),
         )

@@ -65,7 +65,7 @@ class DDPM(Diffusion):
             InputError: a schedule that T does not allow, or a network that cannot be built.
         """
         schedule: Schedule = BetaTable(options.betas) if options.betas else as_schedule(options.schedule)
-        return cls(
+        model = cls(
             network_of(options, shape[0]),
             shape,
             levels,
@@ -78,6 +78,8 @@ class DDPM(Diffusion):
             condition=by_step(chain_of(schedule.grid(options.timesteps)), options.unet2d is not None),
             **parts,
         )
+        model.options, model.parts = options, {}
+        return model
 
 
 def by_step(gammas: Tensor, from_zero: bool) -> Conditioning:

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from nelbo.diffusion.decoders import DECODERS
 from nelbo.diffusion.denoiser import PREDICTIONS, Conditioning, LevelLaw, NetworkDenoiser, by_gamma
+from nelbo.diffusion.named import in_words
+from nelbo.diffusion.objectives import OBJECTIVES, Objective, as_objective
 from nelbo.diffusion.objectives import Bound as BoundObjective
-from nelbo.diffusion.objectives import Objective, as_objective
-from nelbo.diffusion.schedules import LearnedGamma, Schedule, as_schedule
+from nelbo.diffusion.schedules import SCHEDULES, LearnedGamma, Schedule, as_schedule
 from nelbo.diffusion.timeline import Timeline
 from nelbo.diffusion.timesteps import LossProfile
 from nelbo.diffusion.variances import VARIANCES
@@ -28,6 +29,7 @@ from nelbo.models._diffusion_loss import chain_loss, continuous_loss
 from nelbo.models._sampling import make_sampler, walk
 from nelbo.models.base import LikelihoodModel
 from nelbo.models.forms import Forms
+from nelbo.models.recipe import full_name
 from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.nn import UNetOptions
 from nelbo.options import Shape
@@ -35,6 +37,10 @@ from nelbo.rng import Draws
 
 PROFILE_STEPS = 1024
 """In continuous time t is drawn by a loss profile over this many pieces of [0, 1]."""
+
+
+FROM_PYTHON = "from-python"
+"""A setting that stands for a part that only Python can give."""
 
 
 class DiffusionOptions(UNetOptions):
@@ -112,6 +118,19 @@ class Diffusion(LikelihoodModel):
                 raise InputError(field, f"{value!r} is none of {', '.join(known)}{nearest(value, known)}")
         self.objective, self.reverse_variance, self.predicts = as_objective(objective), reverse_variance, predict
         curve = as_schedule(schedule, levels)
+        by_name = schedule if isinstance(schedule, str) else in_words(schedule, SCHEDULES)
+        self.options: UNetOptions = DiffusionOptions(
+            timesteps=timesteps or 0,
+            predict=predict,  # type: ignore[arg-type]
+            decoder=decoder,  # type: ignore[arg-type]
+            reverse_variance=reverse_variance,  # type: ignore[arg-type]
+            schedule=by_name or FROM_PYTHON,
+            objective=in_words(self.objective, OBJECTIVES) or FROM_PYTHON,
+        )
+        given: dict[str, object] = {"network": network} if condition is by_gamma else {}
+        given |= {"schedule": schedule} if by_name is None else {}
+        given |= {"objective": objective} if in_words(self.objective, OBJECTIVES) is None else {}
+        self.parts = {name: full_name(part) for name, part in given.items()}
         require_together(curve, self.objective, reverse_variance, timesteps)
         self.timeline = Timeline.of(curve, timesteps, levels)
         self.schedule, gammas = self.timeline.schedule, self.timeline.gammas  # a learned one is part of the module
@@ -141,6 +160,12 @@ class Diffusion(LikelihoodModel):
             condition=condition,
             **{"schedule": options.schedule, "objective": options.objective, **parts},
         )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As of any module; a network that takes the place of another is asked from then on."""
+        super().__setattr__(name, value)
+        if name == "network" and "denoiser" in self.__dict__:
+            self.denoiser.network = value
 
     def loss(self, x: Tensor, draws: Draws) -> Tensor:
         return continuous_loss(self, x, draws) if self.timeline.gammas is None else chain_loss(self, x, draws)

@@ -53,7 +53,7 @@ class GANOptions(PyramidOptions):
     spectral: bool = False
     "Spectral normalisation of the discriminator."
     critic_lr: Annotated[float, Field(gt=0)] = 1.0
-    "The discriminator's learning rate, as a multiple of --lr."
+    "The discriminator's learning rate, as a multiple of `lr`."
 
 
 class GAN(GenerativeModel):

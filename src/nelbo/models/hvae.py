@@ -63,7 +63,7 @@ class HVAE(LikelihoodModel):
         self.options = options
         self.downwards = options.inference == "top-down"
         if options.stream and not self.downwards:
-            raise InputError("--stream", "needs --inference top-down: bottom-up bounds are those of a Markov chain")
+            raise InputError("stream", "needs `inference` top-down: bottom-up bounds are those of a Markov chain")
         self.pixels = PixelLaw(options.decoder, shape, levels)
         places = places_of(options.depth, len(options.widths))
         standing = Levels(options.widths, options.counts(), places, options.latent)

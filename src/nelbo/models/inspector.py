@@ -49,7 +49,7 @@ class Inspector:
         """
         require_one_step(self.model.family, settings)
         if settings.temperature is not None:
-            raise InputError("--temperature", f"{self.model.family} has no latents to spread; leave it out")
+            raise InputError("temperature", f"{self.model.family} has no latents to spread; leave it out")
         return "in one step"
 
     def measures(self, images: Images, start: int = 0) -> dict[str, Tensor]:
@@ -84,6 +84,6 @@ def require_one_step(family: str, settings: SampleSettings) -> None:
     Raises:
         InputError: such a setting.
     """
-    for option, value in (("--sampler", settings.sampler), ("--steps", settings.steps), ("--eta", settings.eta)):
+    for option, value in (("sampler", settings.sampler), ("steps", settings.steps), ("eta", settings.eta)):
         if value is not None:
             raise InputError(option, f"a family of its kind draws in one step, and this is {family}; leave it out")

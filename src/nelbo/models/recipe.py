@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from torch import Tensor, nn
+
+from nelbo.errors import InputError
+from nelbo.options import FamilyOptions
 
 if TYPE_CHECKING:
     from nelbo.models.base import GenerativeModel
@@ -37,6 +40,20 @@ class Recipe:
         self.model = model
 
     @property
+    def options(self) -> FamilyOptions:
+        """The settings that make this model again, with :attr:`parts`; where a family says no more, it has none.
+
+        Raises:
+            InputError: the family cannot say.
+        """
+        raise InputError("model", f"a {self.model.family} cannot say by what settings it was made; use nelbo.train")
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """What was given from Python and no setting can make: the argument's name → the class's or function's."""
+        return {}
+
+    @property
     def groups(self) -> list[ParamGroup]:
         """The parameters, in groups with settings of their own."""
         return [ParamGroup(list(self.model.parameters()))]
@@ -54,3 +71,33 @@ class Recipe:
             levels: the number of levels of these images; more than the model's where each batch is binarised.
             seed: the seed of the run.
         """
+
+
+class Described(Protocol):
+    """A model that keeps the settings that make it, and the names of the parts that came from Python."""
+
+    @property
+    def options(self) -> FamilyOptions: ...
+
+    @property
+    def parts(self) -> dict[str, str]: ...
+
+
+class PartsRecipe(Recipe):
+    """The recipe of a model that can be made of parts from Python."""
+
+    model: Described  # type: ignore[assignment]
+
+    @property
+    def options(self) -> FamilyOptions:
+        return self.model.options
+
+    @property
+    def parts(self) -> dict[str, str]:
+        return self.model.parts
+
+
+def full_name(part: object) -> str:
+    """The module and name of a function, or of the class of anything else."""
+    named = part if hasattr(part, "__qualname__") else type(part)
+    return f"{named.__module__}.{named.__qualname__}"

@@ -6,19 +6,21 @@ from typing import NamedTuple, TypedDict
 
 from torch import Tensor
 
+from nelbo.diffusion.samplers import Sampler
+
 
 class SampleSettings(NamedTuple):
     """How to draw. ``None`` leaves the choice to the family.
 
     Attributes:
-        sampler: its name.
+        sampler: its name, or a sampler of one's own.
         steps: network evaluations per image.
         eta: DDIM's η, from 0 (deterministic) to 1 (ancestral).
         clip: hold x̂_0 to [−1, 1] while sampling.
         temperature: standard deviation of latents that are drawn from a prior, 1 being the prior's own.
     """
 
-    sampler: str | None = None
+    sampler: str | Sampler | None = None
     steps: int | None = None
     eta: float | None = None
     clip: bool = True
@@ -28,7 +30,7 @@ class SampleSettings(NamedTuple):
 class SampleKeywords(TypedDict, total=False):
     """The fields of :class:`SampleSettings`, as keyword arguments."""
 
-    sampler: str | None
+    sampler: str | Sampler | None
     steps: int | None
     eta: float | None
     clip: bool

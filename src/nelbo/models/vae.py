@@ -8,16 +8,19 @@ q(z|x) = N(μ(x), σ²(x)) with independent components; z = μ + σ ε carries t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from nelbo.models._latent import LatentOptions, PixelLaw, require_drawing, tempered
+from nelbo.models._latent import LatentOptions, Likelihood, PixelLaw, require_drawing, tempered
 from nelbo.models._vae_inspector import VAEInspector
 from nelbo.models.base import LikelihoodModel
 from nelbo.models.forms import Estimator, Forms
+from nelbo.models.recipe import PartsRecipe, full_name
 from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.nn.autoencoder import AutoencoderOptions, Decoder, Encoder
+from nelbo.options import Shape
 from nelbo.rng import Draws, Stream, normal
 from nelbo.theory.bound import Bound
 from nelbo.theory.importance import importance_weighted
@@ -29,35 +32,106 @@ class VAEOptions(LatentOptions, AutoencoderOptions):
     """The settings of a VAE."""
 
 
+class Prior(Protocol):
+    """p(z)."""
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """ln p(z) of each row, in nats, shape (B,) for z of shape (B, latent)."""
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """z of this law from standard normal noise, shape (B, latent)."""
+
+
+class StandardNormal:
+    """The prior N(0, I)."""
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """ln N(z; 0, I) of each row, in nats, shape (B,)."""
+        return Gaussian(torch.zeros_like(z), torch.ones_like(z)).log_prob(z).sum(1)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """The noise itself."""
+        return noise
+
+
 class VAE(LikelihoodModel):
     """An encoder, a decoder, and the bound between them.
 
     Args:
-        options: the settings, resolved for ``shape``.
+        encoder: x_0 on [−1, 1], shape (B, C, H, W) → μ and ln σ² of q(z|x) side by side, shape (B, 2 · latent).
+        decoder: z, shape (B, latent) → what the likelihood is made of, shape (B, likelihood.outputs, H, W).
         shape: (C, H, W) of the images.
         levels: L, the number of values a pixel can take.
+        latent: the size of z.
+        likelihood: p(x|z) by its name (``bernoulli`` with C outputs, ``normal`` 2 C, ``logistic`` 15 C, ``auto``), or
+            anything that makes a :class:`~nelbo.models._latent.Law` of the decoder's output.
+        prior: p(z), N(0, I) if None; an object with log_prob(z), shape (B,), and sample(noise), a z of its law from
+            standard normal noise; where it is a module, it is trained too.
+        beta, free_bits, kl_warmup: how the KL counts in training, see :class:`VAEOptions`.
 
     Raises:
-        InputError: a Bernoulli decoder for more than two levels.
+        InputError: a Bernoulli likelihood for more than two levels.
     """
 
     family = "vae"
 
-    def __init__(self, options: VAEOptions, shape: tuple[int, int, int], levels: int) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        shape: Shape,
+        levels: int,
+        *,
+        latent: int,
+        likelihood: str | Likelihood = "auto",
+        prior: Prior | None = None,
+        beta: float = 1.0,
+        free_bits: float = 0.0,
+        kl_warmup: int = 0,
+    ) -> None:
         super().__init__(shape, levels)
-        self.options = options
-        self.law = PixelLaw(options.decoder, shape, levels)
-        self.encoder = Encoder(shape, 2 * options.latent, options.widths, options.counts())
-        self.decoder = Decoder(shape, options.latent, self.law.outputs, options.widths, options.counts())
+        word = likelihood if isinstance(likelihood, str) else "auto"
+        self.options = VAEOptions(
+            latent=latent,
+            decoder=word,  # type: ignore[arg-type]
+            beta=beta,
+            free_bits=free_bits,
+            kl_warmup=kl_warmup,
+        )
+        self.law = PixelLaw(likelihood, shape, levels) if isinstance(likelihood, str) else likelihood
+        self.encoder, self.decoder = encoder, decoder
+        self.prior: Prior = StandardNormal() if prior is None else prior
+        given: dict[str, object] = {"encoder": encoder, "decoder": decoder, "prior": prior}
+        given |= {} if isinstance(likelihood, str) else {"likelihood": likelihood}
+        self.parts = {name: full_name(part) for name, part in given.items() if part is not None}
+
+    @classmethod
+    def from_options(cls, options: Any, shape: Shape, levels: int, **parts: Any) -> Self:
+        law = PixelLaw(options.decoder, shape, levels)
+        networks = (options.widths, options.counts())
+        made: dict[str, nn.Module] = {}
+        if "encoder" not in parts:
+            made["encoder"] = Encoder(shape, 2 * options.latent, *networks)
+        if "decoder" not in parts:
+            made["decoder"] = Decoder(shape, options.latent, law.outputs, *networks)
+        settings = {name: getattr(options, name) for name in ("latent", "beta", "free_bits", "kl_warmup")}
+        model = cls(shape=shape, levels=levels, **{"likelihood": options.decoder, **settings, **made, **parts})
+        model.options = options
+        model.parts = {name: part for name, part in model.parts.items() if name not in made}
+        return model
 
     def _encode(self, x_0: Tensor) -> Gaussian:
         """q(z|x) for images on [−1, 1], in torch's default type, shapes (B, latent)."""
         mean, log_var = to_default_dtype(self.encoder(x_0)).chunk(2, dim=1)
         return Gaussian(mean, log_var.clamp(-20.0, 10.0).exp())
 
+    def _log_ratio(self, q: Gaussian, z: Tensor) -> Tensor:
+        """ln q(z|x) − ln p(z) of each row, in nats, shape (B,)."""
+        return q.log_prob(z).sum(1) - self.prior.log_prob(z)
+
     def _reconstruction(self, x: Tensor, z: Tensor) -> Tensor:
         """−ln p(x|z) of each image, in nats, shape (B,)."""
-        return self.law.nll(self.decoder(z), x)
+        return -self.law(self.decoder(z)).log_prob(x).flatten(1).sum(1)
 
     # Training
 
@@ -69,7 +143,10 @@ class VAE(LikelihoodModel):
         """
         q = self._encode(to_unit(x, self.levels))
         z = q.sample(draws.normal(Stream.TRAIN_NOISE, (self.options.latent,)))
-        kl = kl_normal(q.mean, q.var, torch.zeros_like(q.mean), torch.ones_like(q.var))
+        if isinstance(self.prior, StandardNormal):
+            kl = kl_normal(q.mean, q.var, torch.zeros_like(q.mean), torch.ones_like(q.var))
+        else:
+            kl = self._log_ratio(q, z)[:, None]
         mark = self.options.free_bits
         kl = torch.where(self.gather_batch(kl.detach()).mean(0) >= mark, kl, torch.full_like(kl, mark))
         return (self._reconstruction(x, z) + self.options.kl_weight(draws.step) * kl.sum(1)) / self.dims
@@ -78,12 +155,12 @@ class VAE(LikelihoodModel):
 
     @property
     def forms(self) -> Forms:
-        estimators = {
-            "analytic": Estimator(self._analytic, counts=None),
-            "sampled": Estimator(self._sampled, counts=None),
-            "iw": Estimator(self._importance_weighted, counts="k", kind="iw_bound"),
-        }
-        return Forms(self.family, estimators)
+        standard = isinstance(self.prior, StandardNormal)
+        estimators = {"analytic": Estimator(self._analytic, counts=None)} if standard else {}
+        estimators["sampled"] = Estimator(self._sampled, counts=None)
+        estimators["iw"] = Estimator(self._importance_weighted, counts="k", kind="iw_bound")
+        absent = {} if standard else {"analytic": "its prior is of your own, and the KL has no closed form"}
+        return Forms(self.family, estimators, absent=absent)
 
     def _analytic(self, x: Tensor, draws: Draws, _: int = 0) -> Bound:
         """One draw of z for the reconstruction, the KL in closed form."""
@@ -96,7 +173,7 @@ class VAE(LikelihoodModel):
         """The same with the KL as ln q(z|x) − ln p(z) at the z that was drawn."""
         q = self._encode(to_unit(x, self.levels))
         z = q.sample(draws.normal(Stream.SCORE_NOISE, (self.options.latent,)))
-        return Bound({"reconstruction": self._reconstruction(x, z), "kl": log_ratio(q, z)}, evaluations=1)
+        return Bound({"reconstruction": self._reconstruction(x, z), "kl": self._log_ratio(q, z)}, evaluations=1)
 
     def _importance_weighted(self, x: Tensor, draws: Draws, k: int) -> Bound:
         """−ln (1/k) Σ_j p(x|z_j) p(z_j)/q(z_j|x)  [Burda et al. 2016 (8)]; one term, as the sum is inside."""
@@ -105,26 +182,25 @@ class VAE(LikelihoodModel):
         costs = []
         for _, eps in zip(range(k), noise, strict=False):
             z = q.sample(eps)
-            costs.append(self._reconstruction(x, z).double() + log_ratio(q, z).double())
+            costs.append(self._reconstruction(x, z).double() + self._log_ratio(q, z).double())
         return Bound({"importance_weighted": importance_weighted(torch.stack(costs))}, evaluations=k)
 
     @property
     def inspector(self) -> VAEInspector:
         return VAEInspector(self)
 
+    @property
+    def recipe(self) -> PartsRecipe:
+        return PartsRecipe(self)
+
     # Sampling
 
     def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
         require_drawing(self.family, settings)
-        z = tempered(normal(seed, Stream.SAMPLE, 0, indices, (self.options.latent,)), settings).to(self.device)
+        noise = tempered(normal(seed, Stream.SAMPLE, 0, indices, (self.options.latent,)), settings).to(self.device)
+        z = self.prior.sample(noise)
         mean = self.law(self.decoder(z)).expectation()
         yield Frame(1, 1, mean, mean)
-
-
-def log_ratio(q: Gaussian, z: Tensor) -> Tensor:
-    """ln q(z|x) − ln N(z; 0, I) of each row, in nats, shape (B,)."""
-    prior = Gaussian(torch.zeros_like(z), torch.ones_like(z))
-    return (q.log_prob(z) - prior.log_prob(z)).sum(1)
 
 
 OPTIONS, MODEL = VAEOptions, VAE

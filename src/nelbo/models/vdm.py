@@ -37,7 +37,7 @@ class VDMOptions(UNetOptions):
     fourier: tuple[Annotated[int, Field(ge=0, le=12)], ...] = (2, 3, 4, 5, 6)
     "Powers n of the features sin(2ⁿ π x) and cos(2ⁿ π x) that the network sees beside z: their means given z."
     every_decoder: Annotated[float, Field(ge=0, le=1000)] | None = None
-    "λ: training adds λ E[−ln p(x|z_t)], a decoder at every t; 0.3 if left out, 0 with --gamma learned or --head v."
+    "λ: training adds λ E[−ln p(x|z_t)], a decoder at every t; 0.3 if left out, 0 with `gamma` learned or `head` v."
 
     def resolved(self, shape: tuple[int, int, int]) -> Self:
         """The same settings with everything that depends on the data, or on other settings, filled in.
@@ -75,6 +75,7 @@ class VDM(Diffusion):
             condition=by_time_and_gamma,
             **parts,
         )
+        model.options, model.parts = options, {}
         model.timeline = replace(model.timeline, scored_in=options.timesteps or None)
         model.every_decoder = options.every_decoder or 0.0
         return model

@@ -38,7 +38,7 @@ class PyramidOptions(FamilyOptions):
     blocks: Annotated[int, Field(ge=1, le=16)] = 1
     "Residual blocks at each resolution but the finest, on the way from images to z and on the way back."
     fine_blocks: Annotated[int, Field(ge=0, le=16)] | None = None
-    "Residual blocks at the finest resolution, where they cost most; none if left out, or --blocks on small images."
+    "Residual blocks at the finest resolution, where they cost most; none if left out, or `blocks` on small images."
 
     def resolved(self, shape: tuple[int, int, int]) -> Self:
         """The same settings with everything that depends on the data filled in."""

@@ -39,7 +39,7 @@ class UNetOptions(FamilyOptions):
     blocks: Annotated[int, Field(ge=1, le=16)] | None = None
     "Residual blocks at each resolution, down and up; 2 if left out, 1 on images with a side of 16 to 63."
     fine_blocks: Annotated[int, Field(ge=1, le=16)] | None = None
-    "The same at the finest resolution, where the bits are; if left out as --blocks, or 2 without either."
+    "The same at the finest resolution, where the bits are; if left out as `blocks`, or 2 without either."
     attention: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     "Resolutions with self-attention, as indices into widths; the coarsest if left out."
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -142,12 +142,12 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         if not widths or min(widths) < 1:
-            raise InputError("--widths", f"{widths} must name at least one width, each at least 1")
+            raise InputError("widths", f"{widths} must name at least one width, each at least 1")
         fine_blocks = blocks if fine_blocks is None else fine_blocks
         if min(blocks, fine_blocks) < 1:
-            raise InputError("--blocks, --fine-blocks", f"{blocks} and {fine_blocks} must each be at least 1")
+            raise InputError("blocks, fine_blocks", f"{blocks} and {fine_blocks} must each be at least 1")
         if any(not 0 <= level < len(widths) for level in attention):
-            raise InputError("--attention", f"{attention} must be among the resolutions 0 … {len(widths) - 1}")
+            raise InputError("attention", f"{attention} must be among the resolutions 0 … {len(widths) - 1}")
         finest, embedding = widths[0], 4 * widths[0]
         self.halvings = len(widths) - 1
         self.embedding = TimeEmbedding(embedding)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, select_autoescape
 from PIL import Image
 
-from nelbo.report.plots import curves_plot, over_t_plot, terms_plot
+from nelbo.report.plots import curves_plot, diffusion_profiles_plot, terms_plot
 from nelbo.streams import as_text
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def page(
             {name for run in runs if run["samples"] for name in run["samples"]["quality"]}, key=measure_order
         ),
         curves=svg(curves_plot, runs, "curve"),
-        over_t=svg(over_t_plot, runs, "over_t"),
+        diffusion_profile=svg(diffusion_profiles_plot, runs, "diffusion_profile"),
         parts=svg(terms_plot, [run for run in runs if run["score"] and run["score"]["terms"]], "score"),
     )
     return as_text(text)

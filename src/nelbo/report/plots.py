@@ -12,28 +12,30 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from nelbo.report.results import Score
+
 COLOUR, PALE = "#2f5d8a", "#c9d6e4"
 
 
-def profile_plot(profile: Profile, score: dict[str, Any]) -> Figure:
+def profile_plot(profile: Profile, score: Score) -> Figure:
     """Where in t the bits are: the area under the curve is the diffusion term, and all terms stand beside it.
 
     Args:
         profile: bits/dim over t.
-        score: what ``nelbo score --json`` prints.
+        score: of the same images.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.0, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(5, 2))
     draw_density(left, profile)
-    draw_terms(right, score)
+    draw_terms(right, {name: term.bits_per_dim for name, term in score.terms.items()})
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
-    error = "" if score["stderr"] is None else f" ± {score['stderr']:.4f}"
-    what = f"{score['family']} on {score['data']}, {score['n']:,} images of {score['split']}"
+    error = "" if score.stderr is None else f" ± {score.stderr:.4f}"
+    what = f"{score.family} on {score.data}, {score.n:,} images of {score.split}"
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    figure.suptitle(f"{what}: {score['bits_per_dim']:.4f}{error} bits/dim ({score['kind']})", fontsize=11)
+    figure.suptitle(f"{what}: {score.bits_per_dim:.4f}{error} bits/dim ({score.kind})", fontsize=11)
     return figure
 
 
@@ -63,18 +65,17 @@ def draw_density(axes: Axes, profile: Profile) -> None:
     top.set_xlabel("ln SNR")
 
 
-def draw_terms(axes: Axes, score: dict[str, Any]) -> None:
-    """The terms of a score as bars with their values."""
-    names = list(score["terms"])
-    values = [score["terms"][name]["bits_per_dim"] for name in names]
-    bars = axes.barh(names, values, height=0.5, color=[COLOUR if name == "diffusion" else PALE for name in names])
+def draw_terms(axes: Axes, terms: dict[str, float]) -> None:
+    """The terms of a bound, name → bits/dim, as bars with their values."""
+    colours = [COLOUR if name == "diffusion" else PALE for name in terms]
+    bars = axes.barh(list(terms), list(terms.values()), height=0.5, color=colours)
     axes.bar_label(bars, fmt="%.4f", fontsize=9, padding=3)
     axes.invert_yaxis()
     axes.margins(x=0.3)
     axes.set_xlabel("bits/dim")
 
 
-def over_t_plot(found: dict[str, dict[str, list[float]]]) -> Figure:
+def diffusion_profiles_plot(found: dict[str, dict[str, list[float]]]) -> Figure:
     """bits/dim per unit of t of several runs, t from 0 to 1 whatever their number of steps.
 
     Args:
@@ -109,7 +110,7 @@ def terms_plot(found: dict[str, dict[str, Any]]) -> Figure:
     figure = Figure(figsize=(7.0, rows * (0.8 + 0.22 * most)), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, (name, score) in zip(panels, found.items(), strict=False):
-        draw_terms(axes, score)
+        draw_terms(axes, {term: each["bits_per_dim"] for term, each in score["terms"].items()})
         axes.set_title(name, fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
     for axes in panels[len(found) :]:

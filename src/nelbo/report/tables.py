@@ -3,92 +3,93 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from nelbo.units import uniform_bits
 
+if TYPE_CHECKING:
+    from nelbo.metrics.quality import Modes
+    from nelbo.report.results import Evaluation, Measure, Score
 
-def score_table(score: dict[str, Any]) -> Table:
-    """The terms of a score, in bits/dim, beside the code that knows nothing.
 
-    Args:
-        score: what ``nelbo score --json`` prints.
-    """
-    if score["kind"] == "none":
-        return measures_table(score["measures"])
-    if score["kind"] == "samples":
-        return measures_table(score["quality"] | modes_rows(score))
+def table_of(*headings: str) -> Table:
+    """An empty table: names on the left, numbers on the right."""
     table = Table()
-    table.add_column("term")
-    table.add_column("bits/dim", justify="right")
-    table.add_column("± s.e.", justify="right")
-    for name, term in score["terms"].items():
-        table.add_row(name, f"{term['bits_per_dim']:.4f}", error(term["stderr"]))
+    for i, name in enumerate(headings):
+        table.add_column(name, justify="right" if i else "left")
+    return table
+
+
+def score_table(score: Score) -> Table:
+    """The terms of a score, in bits/dim, beside the code that knows nothing."""
+    if score.kind == "none":
+        return measures_table(score.measures)
+    table = table_of("term", "bits/dim", "± s.e.")
+    for name, term in score.terms.items():
+        table.add_row(name, f"{term.bits_per_dim:.4f}", error(term.stderr))
     table.add_section()
-    table.add_row(f"total ({score['kind']})", f"{score['bits_per_dim']:.4f}", error(score["stderr"]), style="bold")
-    if "difference" in score:
-        missing = score["difference"]
-        table.add_row("bound − total", f"{missing['bits_per_dim']:.4f}", error(missing["stderr"]))
-    if "baseline" in score:
-        paired = score["baseline"]
-        table.add_row("baseline", f"{paired['bits_per_dim']:.4f}", "")
-        table.add_row("total − baseline, paired", f"{paired['difference']:+.4f}", error(paired["stderr"]))
-    if "against" in score:
-        found = score["against"]
+    table.add_row(f"total ({score.kind})", f"{score.bits_per_dim:.4f}", error(score.stderr), style="bold")
+    if (missing := score.extras.get("difference")) is not None:
+        table.add_row("bound − total", f"{missing.bits_per_dim:.4f}", error(missing.stderr))
+    if (paired := score.baseline) is not None:
+        table.add_row("baseline", f"{paired.bits_per_dim:.4f}", "")
+        table.add_row("total − baseline, paired", f"{paired.difference:+.4f}", error(paired.stderr))
+    if (found := score.against) is not None:
         table.add_section()
-        table.add_row(f"{found['split']}, {found['n']:,} images", f"{found['bits_per_dim']:.4f}", "")
-        for name in ("total", "profile"):
-            if f"auroc_{name}" in found:
-                value, stderr = found[f"auroc_{name}"], found[f"auroc_{name}_stderr"]
-                table.add_row(f"AUROC by the {name}", f"{value:.4f}", error(stderr))
-    table.add_row(f"uniform code, log2 {score['levels']}", f"{uniform_bits(score['levels']):.4f}", "", style="dim")
+        table.add_row(f"{found.split}, {found.n:,} images", f"{found.bits_per_dim:.4f}", "")
+        table.add_row("AUROC by the total", f"{found.auroc_total:.4f}", error(found.auroc_total_stderr))
+        if found.auroc_profile is not None:
+            table.add_row("AUROC by the profile", f"{found.auroc_profile:.4f}", error(found.auroc_profile_stderr))
+    table.add_row(f"uniform code, log2 {score.levels}", f"{uniform_bits(score.levels):.4f}", "", style="dim")
     return table
 
 
-def measures_table(measures: dict[str, dict[str, float | None]]) -> Table:
-    """What is measured where there are no bits: name → value and error."""
-    table = Table()
-    for name in ("measure", "value", "± s.e."):
-        table.add_column(name, justify="left" if name == "measure" else "right")
+def measures_table(measures: Mapping[str, Measure | float]) -> Table:
+    """What is measured where there are no bits: name → value, with its error where it has one."""
+    table = table_of("measure", "value", "± s.e.")
     for name, found in measures.items():
-        table.add_row(name, measure_text(found, ".6g"), error(found["stderr"]))
+        if isinstance(found, float):
+            table.add_row(name, f"{found:.6g}", "")
+        else:
+            table.add_row(name, measure_text(found, ".6g"), error(found.stderr))
     return table
 
 
-def measure_text(found: Mapping[str, float | None], digits: str) -> str:
+def measure_text(found: Measure, digits: str) -> str:
     """A measure as a format like ``.3f`` writes it; a bound whose estimate is below 0 proves nothing."""
-    return f"{found['value']:{digits}}" + (" (nothing proved)" if "estimate" in found else "")
+    return f"{found.value:{digits}}" + (" (nothing proved)" if found.estimate is not None else "")
 
 
-def modes_rows(score: dict[str, Any]) -> dict[str, dict[str, float | None]]:
+def modes_rows(modes: Modes | None) -> dict[str, float]:
     """What the classifier says of the samples, as rows of a table."""
-    modes = score.get("modes")
     if modes is None:
         return {}
-    rows = {
-        "readable samples": modes["readable"],
-        "readable images": modes["readable_images"],
-        "p of equal class counts": modes["p_value"],
+    return {
+        "readable samples": modes.readable,
+        "readable images": modes.readable_images,
+        "p of equal class counts": modes.p_value,
     }
-    return {name: {"value": value, "stderr": None} for name, value in rows.items()}
 
 
-def score_title(score: dict[str, Any]) -> str:
+def score_title(score: Score) -> str:
     """What was scored, on what, in one line."""
-    if score["kind"] == "samples":
-        return (
-            f"{score['samples']:,} samples of {score['family']} ({score['sampling']}) beside {score['n']:,} images of "
-            f"{score['data']}, {score['split']} split, features {score['features']} {score['features_sha256'][:12]}"
-        )
-    images = f"{score['n']:,} images of {score['dims']:,} dimensions"
-    title = f"{score['family']} on {score['data']}, {score['split']} split, {images}, {score['weights']} weights"
-    title += f", T = {score['T']}" if "T" in score else ""
-    title += f", k = {score['k']}" if "k" in score else ""
-    if score["kind"] == "none":
-        return f"{title}; no bits/dim: {score['why']}"
-    return f"{title}; {score['form']} form, {score['why']}" if "why" in score else title
+    images = f"{score.n:,} images of {score.dims:,} dimensions"
+    title = f"{score.family} on {score.data}, {score.split} split, {images}, {score.weights} weights"
+    title += "" if score.T is None else f", T = {score.T}"
+    title += "" if score.k is None else f", k = {score.k}"
+    if score.kind == "none":
+        return f"{title}; no bits/dim: {score.why}"
+    return title if score.why is None else f"{title}; {score.form} form, {score.why}"
+
+
+def evaluation_title(found: Evaluation) -> str:
+    """What was drawn, and beside what, in one line."""
+    return (
+        f"{found.samples:,} samples of {found.family} ({found.sampling}) beside {found.n:,} images of {found.data}, "
+        f"{found.split} split, features {found.features} {found.features_sha256[:12]}"
+    )
 
 
 def error(value: float | None) -> str:

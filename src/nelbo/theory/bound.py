@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 SOLVER = "solver"
-"""Beside a bound: what another tolerance of a solver changes in each image's total, in nats."""
+"""An extra of a bound: what another tolerance of a solver changes in each image's total, in nats."""
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,12 @@ class Bound:
 
     Args:
         terms: name → nats of each example, shape (B,).
-        beside: name → nats of what is told with the terms and is no part of their sum, shape (B,).
+        extras: name → nats of what is told with the terms and is no part of their sum, shape (B,).
         evaluations: network evaluations per example that it took.
     """
 
     terms: Mapping[str, Tensor]
-    beside: Mapping[str, Tensor] = field(default_factory=dict)
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
     evaluations: int = 0
 
     @property

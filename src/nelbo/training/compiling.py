@@ -30,9 +30,9 @@ def require_compilable(model: GenerativeModel, options: TrainingOptions, process
     if options.compile != "on":
         return
     if options.shard and processes > 1:
-        raise InputError("--compile", "cannot be on with --shard; leave one out")
+        raise InputError("compile", "cannot be on with `shard`; leave one out")
     if not model.recipe.compilable:
-        raise InputError("--compile", f"only the network of a ddpm or vdm can be, not of {model.family}; leave it out")
+        raise InputError("compile", f"only the network of a ddpm or vdm can be, not of {model.family}; leave it out")
 
 
 def compile_networks(

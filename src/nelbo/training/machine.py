@@ -38,11 +38,11 @@ def pick_device(name: str) -> torch.device:
             raise RuntimeError
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise InputError("--device", f"there is no device {name!r} here; try cpu, or leave it out") from None
+        raise InputError("device", f"there is no device {name!r} here; try cpu, or leave it out") from None
     try:
         torch.empty(1, device=device, dtype=torch.float64)
     except (RuntimeError, TypeError):
-        raise InputError("--device", f"{name!r} has no float64, which likelihoods need; use cpu") from None
+        raise InputError("device", f"{name!r} has no float64, which likelihoods need; use cpu") from None
     return device
 
 
@@ -97,7 +97,7 @@ def conditions(training: TrainingOptions) -> dict[str, str]:
     if cuda:
         repeatable = "not to the bit: CUDA adds gradients up in an order that differs from run to run"
     elif training.steps is None:
-        repeatable = "not to the bit: the learning rate follows the clock; with --steps it would be"
+        repeatable = "not to the bit: the learning rate follows the clock; with `steps` it would be"
     else:
         repeatable = "to the bit, with these versions and everything that is listed here"
     return {

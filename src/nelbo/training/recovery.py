@@ -65,7 +65,7 @@ def roll_back(session: Session, error: FloatingPointError) -> None:
     checkpoint = shared(session.team, None if folder is None else lambda: read_checkpoint(folder))
     if checkpoint is None or session.rollbacks >= MOST_ROLLBACKS:
         often = f", after going back {session.rollbacks} times" if session.rollbacks else ""
-        raise FloatingPointError(f"{error}{often}; try a lower --lr, with --resume") from None
+        raise FloatingPointError(f"{error}{often}; try a lower `lr`, with `resume`") from None
     rollbacks, seconds = session.rollbacks + 1, session.seconds
     session.zero_grad()
     session.restore(checkpoint, folder or session.run_folder)

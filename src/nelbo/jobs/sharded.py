@@ -23,9 +23,9 @@ ROWS = 512
 """Images of which features are computed at a time."""
 
 
-def opened(path: str | Path) -> Run:
+def opened(path: str | Path | Run) -> Run:
     """A run, at the checkpoint that is the main process's latest: it may be training on."""
-    team, run = join(), Run(path)
+    team, run = join(), Run(path) if isinstance(path, str | Path) else Run(path.path, **path.parts)
     name = team.from_main(lambda: run.checkpoint.name.encode()).decode()
     run.checkpoint = run.path / "checkpoints" / name
     return run
@@ -44,11 +44,11 @@ def shared_score(model: LikelihoodModel, images: Tensor, title: str, replicates:
             progress=move,
             **how,
         )
-        terms, beside = (
-            {name: team.together(values, n) for name, values in part.items()} for part in (own.terms, own.beside)
+        terms, extras = (
+            {name: team.together(values, n) for name, values in part.items()} for part in (own.terms, own.extras)
         )
     (evaluations,) = team.greatest([own.evaluations])
-    return replace(own, terms=terms, beside=beside, evaluations=int(evaluations))
+    return replace(own, terms=terms, extras=extras, evaluations=int(evaluations))
 
 
 @contextmanager

@@ -1,0 +1,61 @@
+"""Errors in the words of the command line: what the code below calls the field ``eta`` is the option ``--eta`` here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError, UnknownOptionError
+
+from nelbo.cli.help import COMMANDS
+from nelbo.errors import InputError
+
+
+def option_word(field: str) -> str:
+    """What follows the dashes in the option of a field. T stays T."""
+    return field.strip("_").replace("_", "-")
+
+
+def option(field: str) -> str:
+    """The option of a field."""
+    return "-n" if field == "n" else "--" + option_word(field)
+
+
+def in_options(text: str) -> str:
+    """The same text with fields, which stand in backticks, as options.
+
+    >>> in_options("add `skip_bad`")
+    'add --skip-bad'
+    """
+    return re.sub(r"`([A-Za-z]\w*)`", lambda found: option(found[1]), text)
+
+
+def options_of(app: App, argv: Sequence[str]) -> set[str]:
+    """Every option of the command that these words call; none where they call none."""
+    _, apps, _ = app.parse_commands(list(argv))
+    if apps[-1].default_command is None:
+        return set()
+    with app.app_stack(apps):  # whose settings say how a field becomes an option
+        return {name for argument in apps[-1].assemble_argument_collection() for name in argument.names}
+
+
+def others_option(app: App, error: CycloptsError) -> str | None:
+    """One line where an option is unknown to its command and known to others; else None."""
+    if not isinstance(error, UnknownOptionError) or not error.command_chain:
+        return None
+    word = (error.token.keyword or error.token.value).split("=")[0]
+    known = " and ".join(f"'nelbo {name}'" for name in COMMANDS if word in options_of(app, [name]))
+    return f"{word}: is no option of 'nelbo {' '.join(error.command_chain)}', but of {known}" if known else None
+
+
+def on_the_command_line(error: InputError, options: set[str]) -> str:
+    """The error in one line, with fields that the command has an option for as these options.
+
+    Args:
+        error: the error.
+        options: every option of the command.
+    """
+    fields = error.where.split(", ")
+    if all(option(field) in options for field in fields):
+        fields = [option(field) for field in fields]
+    return f"{', '.join(fields)}: {in_options(error.problem)}"

@@ -1,0 +1,132 @@
+"""Evaluate a run by its samples: distances, modes and copies, kept in RUN/scores/ beside its bits/dim."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from nelbo.config.check import checked
+from nelbo.errors import InputError
+from nelbo.files import atomic_write
+from nelbo.jobs._digest import digests
+from nelbo.jobs.features import INCEPTION, Features, open_features
+from nelbo.jobs.kept import Answer, kept
+from nelbo.jobs.run import Run
+from nelbo.jobs.sample import collect
+from nelbo.jobs.score_request import chosen_data
+from nelbo.jobs.sharded import opened, shared_rows
+from nelbo.metrics.manifold import nearest
+from nelbo.metrics.quality import measure_modes, measure_quality
+from nelbo.models._collapse import TOO_EARLY, class_ratio, collapse_line, spread, variance_ratio
+from nelbo.models.sampling import SampleSettings
+from nelbo.options import EvaluateOptions
+from nelbo.processes import rank
+from nelbo.report.paths import free, reachable
+from nelbo.report.pictures import beside, grid
+from nelbo.report.progress import bar
+from nelbo.report.results import Evaluation
+
+SHOWN = 48
+DRAWN_AT_ONCE = 64
+SPREAD = 1000
+"""Samples and images, at most, whose pixels are compared for collapse."""
+LEAST = 20
+"""Images, at least, to compare samples with."""
+
+
+def evaluate(run: str | Path | Run, *, options: EvaluateOptions | None = None, **settings: Any) -> Evaluation:
+    """Draw images and measure them beside a split, in a feature space; training images are looked at for copies.
+
+    Args:
+        run: the run, or its directory.
+        options: which samples, and how to measure; or else
+        settings: any field of :class:`~nelbo.options.EvaluateOptions` by name, ``samples=2000``.
+
+    Returns:
+        What ``nelbo evaluate --json`` prints, typed.
+
+    Raises:
+        InputError: anything that cannot be used.
+    """
+    options = options or checked(EvaluateOptions, settings, str)
+    if options.neighbours is not None:
+        free(options.neighbours, "neighbours")
+        reachable(options.neighbours, "neighbours")
+    run = opened(run)
+    dataset = chosen_data(run, None)
+    unseen = dataset.split(options.split)
+    if len(unseen) < LEAST:
+        raise InputError("split", f"{options.split} has {len(unseen)} images, too few to measure")
+    space = open_features(options.features, dataset, options.device, run.config.data)
+    model = run.model(options.weights, options.device)
+    how = SampleSettings(options.sampler, options.steps, temperature=options.temperature)
+    key = {
+        "family": run.config.family,
+        "data": dataset.name,
+        "data_sha256": dataset.sha256,
+        "split": options.split,
+        "samples": options.samples,
+        "n": len(unseen),
+        "weights": options.weights,
+        "step": run.step,
+        "seed": options.seed,
+        "features": space.name,
+        "features_sha256": space.sha256,
+        **{f"features_{name}": space.about[name] for name in ("data_sha256", "model_sha256") if name in space.about},
+        "sampling": model.inspector.describe_sampling(how),
+        "sampling_settings": how._asdict(),
+        **digests(run, options.weights),
+    }
+
+    def answer() -> Answer:
+        started, batch = time.monotonic(), options.batch_size or DRAWN_AT_ONCE
+        drawn, _ = collect(model, options.samples, options.seed, how, batch, keep_frames=False)
+        seconds, train = time.monotonic() - started, dataset.split("train")
+        if options.neighbours is not None and rank() == 0:
+            draw_neighbours(drawn[:SHOWN], train, dataset.levels, options.neighbours)
+        found = measured(space, drawn, unseen, train, run.step)
+        return found | {"kind": "samples", "terms": {}, "bits_per_dim": None, "drawing_seconds": seconds}, None
+
+    return kept(run, Evaluation, key, answer, options.again or options.neighbours is not None)
+
+
+def measured(space: Features, drawn: Tensor, unseen: Tensor, train: Tensor, step: int) -> dict[str, Any]:
+    """Everything that the feature space says of the samples."""
+    sets = {"samples": drawn, "images": unseen, "training images": train}
+    features = [
+        shared_rows(space.embed, images, f"features of {len(images):,} {name}") for name, images in sets.items()
+    ]
+    with bar("distances and neighbours", None):
+        found = measure_quality(*features)
+    fd, kd = ("FID", "KID") if space.name == INCEPTION else (f"FD-{space.name}", f"KD-{space.name}")
+    quality = {
+        fd: found.fd._asdict(),
+        kd: found.kd._asdict(),
+        **{name: {"value": value, "stderr": None} for name, value in found.manifold._asdict().items()},
+        "memorisation": found.memorisation._asdict(),
+    }
+    spreads = spread(drawn[:SPREAD].float(), unseen[:SPREAD].float())
+    spreads["features_of_samples_over_images"] = variance_ratio(*features[:2])
+    answer = {"quality": quality, "diagnostics": spreads, "warnings": warnings(spreads, step)}
+    if space.classify is None:
+        return answer
+    classes = [shared_rows(space.classify, images, "classes") for images in (drawn, unseen)]
+    spreads["classes_of_samples_over_images"] = class_ratio(*(p.argmax(1) for p in classes))
+    return answer | {"modes": measure_modes(*classes), "warnings": warnings(spreads, step)}
+
+
+def warnings(spreads: dict[str, object], step: int) -> list[str]:
+    """What is wrong with samples that differ this much after so many steps of training."""
+    line = collapse_line(spreads)
+    return [] if line is None or 0 < step < TOO_EARLY else [line]  # an imported run has taken no step here
+
+
+def draw_neighbours(drawn: Tensor, train: Tensor, levels: int, out: Path) -> None:
+    """Samples beside the training images nearest to them, pixel by pixel."""
+    _, index = nearest(drawn.flatten(1).float(), train.flatten(1).float())
+    sheet = beside(grid(drawn, levels), "drawn", grid(train[index], levels), "nearest training images")
+    with atomic_write(out) as aside:
+        sheet.save(aside)

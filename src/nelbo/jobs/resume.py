@@ -1,0 +1,160 @@
+"""Resuming a run: its settings stand, but for what may change, and its data are what they were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from nelbo.config.families import family_word
+from nelbo.config.files import (
+    RunConfig,
+    TrainedOn,
+    merged,
+    read_user_config,
+    versions,
+)
+from nelbo.errors import InputError
+from nelbo.jobs.journal import summary_writer
+from nelbo.jobs.run import Run, images_config, is_place
+from nelbo.jobs.settings import Request, complete_recipe, located, place_of
+from nelbo.jobs.training import Work, fresh_model, require_doable
+from nelbo.models.base import GenerativeModel
+from nelbo.options import RunDataOptions, TrainingOptions
+from nelbo.report.progress import console
+from nelbo.training import latest_checkpoint
+from nelbo.training.checkpoint import read_state
+from nelbo.training.learning_rate import learning_rate, progress_at
+from nelbo.training.machine import conditions, pick_device
+
+EXTENDABLE = {"minutes", "steps", "lr", "device", "compile", "shard", "tensorboard"}
+"""What may change when a run with a checkpoint is resumed; without one, all of the recipe."""
+
+
+def resume_run(run: Run, request: Request, model: GenerativeModel | None = None) -> Work:
+    """Resume a run. Its settings stand, but for those in ``EXTENDABLE``, and all of its recipe if it has no checkpoint.
+
+    Args:
+        run: the run.
+        request: what was asked for.
+        model: the model, where it was made in Python.
+
+    Raises:
+        InputError: another setting than the run's was given, or the data have changed.
+    """
+    config = run.config
+    if request.family != config.family:
+        raise InputError("FAMILY", f"{run.path} is a run of {config.family!r}, not {family_word(request.family)!r}")
+    kind = type(config.model)
+    if request.config is not None:  # its settings count as asked for
+        file = read_user_config(request.config)
+        request = replace(
+            request,
+            data={**file["data"], **request.data},
+            model={**file["model"], **request.model},
+            training={**file["training"], **request.training},
+        )
+    changeable = EXTENDABLE if latest_checkpoint(run.path) else set(TrainingOptions.model_fields)
+    for section, fields, own in (
+        (RunDataOptions, {k: v for k, v in request.data.items() if k != "data"}, config.data),
+        (kind, request.model, config.model),
+        (TrainingOptions, {k: v for k, v in request.training.items() if k not in changeable}, config.training),
+    ):
+        asked = merged(section, "", fields, {}, None)
+        for field in fields:
+            if field == "layout" and getattr(own, field) is None:  # whether it reads the same, the hash tells
+                data = config.data.model_copy(update={"layout": getattr(asked, field)})
+                run.config = config = config.model_copy(update={"data": data})
+            elif place_of(getattr(asked, field)) != place_of(getattr(own, field)):
+                mine = getattr(own, field)
+                mend = "leave it out to resume" + other_way(run)
+                raise InputError(field, f"the run was begun with {mine!r}; {mend}")
+    fresh = {k: v for k, v in request.training.items() if k in changeable}
+    if {"minutes", "steps"} & set(fresh):
+        fresh = {"minutes": None, "steps": None} | fresh
+    training = complete_recipe(merged(TrainingOptions, "training", {**config.training.model_dump(), **fresh}, {}, None))
+    pick_device(training.device)
+    if training.tensorboard:
+        summary_writer()
+    if training.steps is not None and training.steps < (done := run.step if latest_checkpoint(run.path) else 0):
+        raise InputError("steps", f"{training.steps} is less than the {done} steps that the run has taken")
+    spec = request.data.get("data")
+    if spec is not None and place_of(spec) != place_of(
+        config.data.data
+    ):  # read in the run's own way, wherever they are
+        if not is_place(spec) and not request.changed_data:
+            raise InputError(
+                "data", f"the run was begun with {config.data.data!r}; leave it out to resume, or add `changed_data`"
+            )
+        run.move(located(config.data.model_copy(update={"data": spec})))
+    if request.changed_data:
+        config = with_changed_data(run)
+    else:
+        require_unchanged(run, "; bring it back, or add `changed_data` to go on with what is there now")
+        config = run.config
+    if (warning := run.changed_data) is not None:
+        console().print(warning, soft_wrap=True)
+    notes = tuple(changed_rate(run, training))
+    made = {"versions": versions(config.family), "machine": conditions(training)}
+    config = config.model_copy(update={"training": training, **made})
+    model = model or fresh_model(config)
+    require_doable(model, training, request.training)
+    return Work(run.path, config, run.dataset, model, notes)
+
+
+def other_way(run: Run) -> str:
+    """What else to do where a setting of a run cannot change; nothing that loses a checkpoint."""
+    return "" if latest_checkpoint(run.path) else f", or delete {run.path}, which has no checkpoint, to begin anew"
+
+
+def changed_rate(run: Run, training: TrainingOptions) -> Iterator[str]:
+    """A line if the learning rate jumps up, because a run whose rate had come down is made longer.
+
+    Args:
+        run: as it was.
+        training: the recipe with which it goes on.
+    """
+    if latest_checkpoint(run.path) is None:
+        return
+    state, old = read_state(run.checkpoint), run.config.training
+    step, seconds = state["step"], state["seconds"]
+    progress = progress_at(training, step, seconds)
+    if step <= old.warmup or training.lr != old.lr or progress >= progress_at(old, step, seconds):
+        return
+    before = learning_rate(old, step - 1, progress_at(old, step - 1, seconds * (step - 1) / step))
+    after = learning_rate(training, step, progress)
+    if after > 1.1 * before:
+        line = (
+            f"the learning rate, which had come down to {before:.2g}, goes back up to {after:.2g}, as the run is longer"
+        )
+        yield f"{line}; `lr` {before:.2g} would go on at the low rate"
+
+
+def require_unchanged(run: Run, mend: str = "") -> None:
+    """See to it that the run's data are what it was begun with.
+
+    Raises:
+        InputError: they are not.
+    """
+    if run.dataset.sha256 != run.config.images.sha256:
+        spec = run.config.data.data
+        raise InputError("data", f"{spec} is no longer what the run was begun with (its hash has changed){mend}")
+
+
+def with_changed_data(run: Run) -> RunConfig:
+    """The run's settings with the data as they are now; what has changed is said, and recorded from the first step on.
+
+    Raises:
+        InputError: images of another shape, or with other levels: those are for a new run.
+    """
+    old, new = run.config.images, images_config(run.dataset)
+    if (old.shape, old.levels) != (new.shape, new.levels):
+        raise InputError("changed_data", "the images now have another size, or other levels; begin a new run")
+    if old.sha256 != new.sha256:
+        before, now = (f"{images.counts['train']:,} ({images.sha256[:12]})" for images in (old, new))
+        console().print(f"training images: {before} when the run was begun, now {now}", soft_wrap=True)
+        done = run.step if latest_checkpoint(run.path) else 0
+        first = TrainedOn(from_step=0, sha256=old.sha256, counts=old.counts)
+        past = [data for data in run.config.trained_on or (first,) if data.from_step < done]
+        now_on = TrainedOn(from_step=done, sha256=new.sha256, counts=new.counts)
+        run.config = run.config.model_copy(update={"images": new, "trained_on": (*past, now_on) if past else ()})
+    return run.config

@@ -1,0 +1,284 @@
+"""What a score was asked for, checked before anything is computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from nelbo.data import Dataset
+from nelbo.errors import InputError, nearest
+from nelbo.jobs._digest import digests
+from nelbo.jobs.run import Run, is_place, read_data
+from nelbo.jobs.sharded import opened
+from nelbo.models.base import GenerativeModel, LikelihoodModel
+from nelbo.models.diffusion import in_steps
+from nelbo.models.forms import Estimator
+from nelbo.options import DataOptions, RunDataOptions, ScoreOptions
+from nelbo.report.paths import free
+from nelbo.training.machine import usual_batch
+
+SPLITS = ("train", "val", "test")
+
+
+def require_together(options: ScoreOptions, data: DataOptions | None) -> None:
+    """Check what does not go together, before anything is read.
+
+    Raises:
+        InputError: an option without what it needs, or a file that exists.
+    """
+    against = options.against
+    if options.per_image is not None:
+        free(options.per_image, "per_image")
+    elif options.sort:
+        raise InputError("sort", "orders the rows of `per_image`; add that, or leave it out")
+    if against is not None and (data is None or "data" not in data.model_fields_set):
+        raise InputError("against", "compares other data with the run's own; name them with `data`")
+    if against is not None and against not in SPLITS:
+        raise InputError("against", f"{against!r} is not a split{nearest(against, SPLITS)} (splits: train, val, test)")
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """Which images are to be scored, and by which model.
+
+    Attributes:
+        run: the run.
+        options: what was asked for.
+        dataset: the images.
+        model: the run's.
+    """
+
+    run: Run
+    options: ScoreOptions
+    dataset: Dataset
+    model: GenerativeModel
+
+    @classmethod
+    def of(cls, run: Run, data: DataOptions | None, options: ScoreOptions) -> ScoreRequest:
+        """Read the images, load the model.
+
+        Raises:
+            InputError: one of them cannot be used, or what was asked for does not go together.
+        """
+        require_together(options, data)
+        dataset = chosen_data(run, data)
+        dataset.split(options.split)  # refused before the model is loaded
+        return cls(run, options, dataset, run.model(options.weights, options.device))
+
+    @property
+    def images(self) -> Tensor:
+        """Integer levels, shape (n, C, H, W)."""
+        return self.dataset.split(self.options.split)[: self.options.limit]
+
+    @property
+    def copies(self) -> Tensor:
+        """The number of each image's distinct image, shape (n,)."""
+        return self.dataset.copies(self.options.split)[: self.options.limit]
+
+    @property
+    def batch(self) -> int:
+        """Images at a time."""
+        return self.options.batch_size or usual_batch(self.model.device)
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """The fields of a score that say what it is of."""
+        return {
+            "family": self.run.config.family,
+            "data": self.dataset.name,
+            "data_sha256": self.dataset.sha256,
+            "split": self.options.split,
+            "n": len(self.images),
+            "n_distinct": int(self.copies.max()) + 1,
+            "weights": self.options.weights,
+            "step": self.run.step,
+            "seed": self.options.seed,
+            **digests(self.run, self.options.weights),
+            "levels": self.dataset.levels,
+            "dims": self.model.dims,
+        }
+
+
+def chosen_data(run: Run, options: DataOptions | None) -> Dataset:
+    """The run's own data, or others, or the run's own read in another way.
+
+    Raises:
+        InputError: data that the run cannot score, or that have changed since it was begun.
+    """
+    if options is None:
+        if run.dataset.sha256 != run.config.images.sha256:
+            spec = run.config.data.data
+            raise InputError("data", f"{spec} has changed since the run: its test images may be ones it was trained on")
+        return run.dataset
+    given = options.model_dump(exclude_unset=True)
+    if list(given) == ["data"] and is_place(given["data"]) and same_place(given["data"], run.config.data.data):
+        return chosen_data(run, None)
+    own = run.config.data.model_copy(update=given)  # other settings of reading as the run's
+    if "data" not in given:
+        dataset = read_data(own)
+    elif is_own(run, own):
+        return run.dataset
+    else:
+        dataset = read_data(options)
+    fits(run, dataset)
+    return dataset
+
+
+def same_place(one: str, other: str) -> bool:
+    """Whether two paths lead to the same file or folder."""
+    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+
+
+def is_own(run: Run, data: RunDataOptions) -> bool:
+    """Whether this is a place of the run's own images, perhaps a new one; the run then reads them from there."""
+    if not is_place(data.data):
+        return data == run.config.data and run.dataset.sha256 == run.config.images.sha256
+    try:
+        dataset = read_data(data)
+    except InputError:  # what is wrong is said when they are read as other data
+        return False
+    if dataset.sha256 == run.config.images.sha256:
+        run.dataset = dataset
+    return dataset.sha256 == run.config.images.sha256
+
+
+def fits(run: Run, dataset: Dataset) -> None:
+    """Check that a run can score these data.
+
+    Raises:
+        InputError: another shape, or more levels.
+    """
+    own = run.config.images
+    if dataset.shape != own.shape:
+        theirs, ours = ("×".join(map(str, shape)) for shape in (dataset.shape, own.shape))
+        raise InputError("data", f"its images are {theirs} and the run's are {ours} (C×H×W); see `size` and `channels`")
+    if dataset.levels != own.levels:
+        raise InputError(
+            "data", f"has {dataset.levels} levels and the run has {own.levels}; bits/dim would not compare"
+        )
+
+
+def chosen_timesteps(model: LikelihoodModel, asked: int | None, form: Estimator) -> int:
+    """How many t per image: the default for None, all for 0, and all for a form that takes whole trajectories."""
+    if form.counts != "timesteps":
+        if asked not in (None, 0):
+            raise InputError("timesteps", "this form leaves no t to choose; leave it out")
+        return model.forms.all_timesteps or 0
+    if asked is None:
+        return model.forms.default_timesteps
+    there_are = model.forms.all_timesteps
+    if there_are is None:
+        if asked < 1:
+            raise InputError("timesteps", "continuous time has no last t; give a number of at least 1")
+        return asked
+    if asked > there_are:
+        raise InputError("timesteps", f"{asked} is not between 1 and {there_are} (0 takes them all)")
+    return asked or there_are
+
+
+def chosen_k(asked: int | None, form: Estimator) -> int | None:
+    """Trajectories in one logarithm, where the form has one.
+
+    Raises:
+        InputError: a form that has none.
+    """
+    if form.counts != "k":
+        if asked is not None:
+            raise InputError("k", "only the importance-weighted form has a k; add `form` iw, or leave it out")
+        return None
+    return asked or 8
+
+
+class Estimation(NamedTuple):
+    """How a bound is to be estimated.
+
+    Attributes:
+        form: how it is written.
+        timesteps: t per image and replicate, or 0.
+        k: samples in one logarithm, or None.
+        T: the steps of the bound, or None for the model's own.
+        replicates: independent estimates.
+    """
+
+    form: str
+    timesteps: int
+    k: int | None
+    T: int | None
+    replicates: int
+
+    @classmethod
+    def chosen(cls, model: LikelihoodModel, options: ScoreOptions) -> tuple[LikelihoodModel, Estimation]:
+        """The model, in T steps where that was asked for, and what is left open filled in.
+
+        Raises:
+            InputError: what the model does not have, or what does not go together.
+        """
+        model = model if options.T is None else in_steps(model, options.T)
+        form = options.form or next(iter(model.forms))
+        written = model.forms.named(form)
+        timesteps, k = chosen_timesteps(model, options.timesteps, written), chosen_k(options.k, written)
+        return model, cls(form, timesteps, k, options.T, options.replicates)
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """The fields of a score that say how it was estimated."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
+
+def refuse_for_no_bound(model: GenerativeModel, options: ScoreOptions) -> None:
+    """Refuse options that only a bound has a use for.
+
+    Raises:
+        InputError: one of them was given.
+    """
+    for name in ("form", "timesteps", "k", "T", "baseline", "per_image", "profile", "against"):
+        if getattr(options, name) is not None:
+            raise InputError(name, f"{model.family} has no bound ({model.inspector.why_no_bound}); leave it out")
+
+
+class Baseline(NamedTuple):
+    """The run to compare with.
+
+    Attributes:
+        model: its model.
+        key: the fields of a score that say which it is.
+    """
+
+    model: LikelihoodModel
+    key: dict[str, Any]
+
+    @classmethod
+    def of(cls, request: ScoreRequest, how: Estimation) -> Baseline | None:
+        """The one that was asked for.
+
+        Raises:
+            InputError: it is of images of another kind, or has no bound in this form.
+        """
+        path, weights = request.options.baseline, request.options.weights
+        if path is None:
+            return None
+        other = opened(path)
+        model = baseline_model(other, request.run, weights, request.options.device, how)
+        key = {"run": str(path), "step": other.step, **digests(other, weights)}
+        return cls(model, {f"baseline_{name}": value for name, value in key.items()})
+
+
+def baseline_model(other: Run, run: Run, weights: str, device: str, how: Estimation) -> LikelihoodModel:
+    """The model of the run to compare with.
+
+    Raises:
+        InputError: it is of images of another kind, or has no bound in this form.
+    """
+    path = other.path
+    if (other.config.images.shape, other.config.images.levels) != (run.config.images.shape, run.config.images.levels):
+        raise InputError("baseline", f"{path} is of images of another size or with other levels")
+    model = other.model(weights, device)
+    if not isinstance(model, LikelihoodModel):
+        raise InputError("baseline", f"{path} has no bound: {model.inspector.why_no_bound}")
+    model = model if how.T is None else in_steps(model, how.T)
+    if how.form not in model.forms:
+        raise InputError("baseline", f"{path} has no form {how.form!r} (its forms: {', '.join(model.forms)})")
+    return model

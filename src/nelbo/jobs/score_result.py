@@ -1,0 +1,90 @@
+"""The parts of a :class:`~nelbo.report.results.Score`, from estimates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from nelbo.jobs.sharded import shared_measures
+from nelbo.metrics import LikelihoodScore, stderr_of_mean
+from nelbo.models.base import GenerativeModel
+from nelbo.models.forms import Estimator
+from nelbo.report.results import Difference, Measure, Term
+
+AT_LEAST = "_at_least"
+"""How the name of a bound from below ends; what it bounds is a divergence, and never negative."""
+
+
+def summarise(result: LikelihoodScore, form: Estimator) -> dict[str, Any]:
+    """The fields of a score that the estimates decide; extras stand beside them by their own names."""
+
+    def term(name: str) -> Term:
+        return Term(nats=result.nats(name), bits_per_dim=result.bits(name), stderr=result.stderr(name))
+
+    return {
+        "kind": form.kind,
+        **({} if form.why is None else {"why": form.why}),
+        "terms": {name: term(name) for name in result.terms},
+        **{name: term(name) for name in result.extras},
+        "nats": result.nats(),
+        "bits_per_dim": result.bits(),
+        "stderr_mc": result.stderr_mc(),
+        "stderr_data": result.stderr_data(),
+        "stderr": result.stderr(),
+        "evaluations": result.evaluations,
+    }
+
+
+def own_measures(model: GenerativeModel, images: Tensor, copies: Tensor) -> dict[str, Any]:
+    """The fields of a score without a likelihood: why there is none, and what the family measures of itself instead.
+
+    Args:
+        model: the model.
+        images: integer levels, shape (n, C, H, W).
+        copies: the number of each image's distinct image, shape (n,).
+    """
+    found = shared_measures(model, images)
+    return {
+        "kind": "none",
+        "why": model.inspector.why_no_bound,
+        "terms": {},
+        "bits_per_dim": None,
+        "measures": {name: own_measure(name, each, copies) for name, each in found.items()},
+    }
+
+
+def own_measure(name: str, each: Tensor, copies: Tensor | None = None) -> Measure:
+    """The mean of a measure and its error. A bound from below of what is never negative is at least 0.
+
+    Where its estimate is negative, 0 is all that is proved, and the estimate stands beside it.
+
+    Args:
+        name: of the measure.
+        each: its value of each image, shape (n,).
+        copies: the number of each image's distinct image, shape (n,); None if all are distinct.
+    """
+    mean = float(each.mean())
+    stderr = stderr_of_mean(each.double(), copies)
+    if name.endswith(AT_LEAST) and mean < 0:
+        return Measure(value=0.0, stderr=stderr, estimate=mean)
+    return Measure(value=mean, stderr=stderr)
+
+
+def condition(model: GenerativeModel, images: Tensor, step: int) -> dict[str, Any]:
+    """What else these images show of the model, and, when it is not too early to say, what is wrong with it."""
+    found = model.inspector.diagnostics(images)
+    warnings = model.inspector.warnings(found) if step >= model.inspector.earliest_warning else []
+    return {**({"diagnostics": found} if found else {}), "warnings": warnings}
+
+
+def against_baseline(result: LikelihoodScore, other: LikelihoodScore) -> Difference:
+    """The baseline's bits/dim, and run − baseline with its errors, paired by image and noise."""
+    difference = result.minus(other)
+    return Difference(
+        bits_per_dim=other.bits(),
+        difference=difference.bits(),
+        stderr_mc=difference.stderr_mc(),
+        stderr_data=difference.stderr_data(),
+        stderr=difference.stderr(),
+    )

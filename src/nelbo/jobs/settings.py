@@ -1,0 +1,107 @@
+"""What was asked for, made settings of a run: every default, and everything that the data decide, filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nelbo.config.families import family_module, family_word
+from nelbo.config.files import (
+    RunConfig,
+    merged,
+    read_user_config,
+    versions,
+)
+from nelbo.data import Dataset
+from nelbo.errors import InputError
+from nelbo.jobs.journal import summary_writer
+from nelbo.jobs.run import images_config, is_place, read_data
+from nelbo.options import FamilyOptions, RunDataOptions, TrainingOptions
+from nelbo.processes import shares_asked
+from nelbo.streams import as_text
+from nelbo.training.machine import conditions, pick_device
+
+DEFAULT_MINUTES = 10.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asked ``train`` for: the fields that were given, and no defaults."""
+
+    family: str
+    data: Mapping[str, Any]
+    model: Mapping[str, Any]
+    training: Mapping[str, Any]
+    config: Path | None = None
+    changed_data: bool = False
+
+
+def resolve(request: Request) -> tuple[RunConfig, Dataset]:
+    """Settings with every default and everything that the data decide filled in."""
+    family = family_word(request.family)
+    file = read_user_config(request.config) if request.config is not None else {}
+    if file.get("family", {"family": family})["family"] != family:
+        raise InputError(f"{request.config}: family", f"is {file['family']['family']!r}, and {family!r} was asked for")
+    kind = family_module(family).OPTIONS
+    in_file = {section: file.get(section, {}) for section in ("data", "model", "training")}
+    for ours, theirs in (("minutes", "steps"), ("steps", "minutes")):
+        if ours in request.training:
+            in_file["training"] = {k: v for k, v in in_file["training"].items() if k != theirs}
+    options: FamilyOptions = merged(kind, "model", request.model, in_file["model"], request.config)
+    training = complete_recipe(
+        merged(TrainingOptions, "training", request.training, in_file["training"], request.config)
+    )
+    if place_of(request.data.get("data")) not in (
+        None,
+        place_of(in_file["data"].get("data", request.data.get("data"))),
+    ):
+        # How the file's data were split says nothing of others.
+        in_file["data"] = {k: v for k, v in in_file["data"].items() if k != "split_by"}
+    data = located(merged(RunDataOptions, "data", request.data, in_file["data"], request.config))
+    pick_device(training.device)
+    if training.tensorboard:
+        summary_writer()
+    dataset = read_data(data)
+    config = RunConfig(
+        family=family,
+        data=data,
+        model=options.resolved(dataset.shape),
+        training=training,
+        images=images_config(dataset),
+        versions=versions(family),
+        machine=conditions(training),
+    )
+    return config, dataset
+
+
+def located(data: RunDataOptions) -> RunDataOptions:
+    """The same settings with a path that leads to the data from any working directory.
+
+    Raises:
+        InputError: a path that no run can record.
+    """
+    if as_text(data.data) != data.data:
+        raise InputError("data", f"{data.data}: this name is no text in UTF-8, so no run can record it; rename it")
+    if not is_place(data.data) or not Path(data.data).expanduser().exists():
+        return data
+    return data.model_copy(update={"data": str(Path(data.data).expanduser().resolve())})
+
+
+def complete_recipe(training: TrainingOptions) -> TrainingOptions:
+    """The recipe with one of minutes and steps set, and with shares if the launcher wants them.
+
+    Raises:
+        InputError: both were given.
+    """
+    if training.minutes is not None and training.steps is not None:
+        raise InputError("minutes, steps", "both say how long to train; give one")
+    if training.minutes is None and training.steps is None:
+        training = training.model_copy(update={"minutes": DEFAULT_MINUTES})
+    return training.model_copy(update={"shard": training.shard or shares_asked()})
+
+
+def place_of(value: Any) -> Any:
+    """A setting, a path as the place that it leads to."""
+    return Path(value).expanduser().resolve() if isinstance(value, str) and Path(value).expanduser().exists() else value

@@ -1,0 +1,163 @@
+"""Training, once everything is settled: in this process, and in those that share its batches."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from nelbo.config.files import (
+    CONFIG,
+    RunConfig,
+    run_config,
+    run_config_text,
+    write_run_config,
+)
+from nelbo.config.trained import weight_settings
+from nelbo.data import Dataset
+from nelbo.errors import InputError
+from nelbo.files import sole
+from nelbo.jobs.journal import Journal
+from nelbo.jobs.monitor import Monitor
+from nelbo.jobs.run import build_model, own_images, read_data
+from nelbo.models.base import GenerativeModel
+from nelbo.options import TrainingOptions
+from nelbo.processes import Team, count, join
+from nelbo.report.progress import bar, console
+from nelbo.training import Trainer, latest_checkpoint, read_checkpoint
+from nelbo.training.checkpoint import shared
+from nelbo.training.compiling import require_compilable
+from nelbo.training.machine import default_dtype, keep_memory, pick_device
+
+
+class Work(NamedTuple):
+    """What is to be trained.
+
+    Attributes:
+        path: the run directory.
+        config: its settings, every one filled in.
+        dataset: the images.
+        model: with the weights to begin with.
+        notes: what to say before training goes on.
+    """
+
+    path: Path
+    config: RunConfig
+    dataset: Dataset
+    model: GenerativeModel
+    notes: tuple[str, ...] = ()
+
+
+def train_together(settle: Callable[[], Work], model: GenerativeModel | None = None) -> Path:
+    """Train what the main process settles on, in all processes; returns the run directory, which is the main one's.
+
+    Args:
+        settle: what is to be trained; called in the main process.
+        model: every process's own, where it was made in Python.
+
+    Raises:
+        InputError: another process has other images.
+    """
+    team, works = join(), []
+
+    def told() -> bytes:
+        works.append(settle())
+        return json.dumps({"path": str(works[0].path), "config": run_config_text(works[0].config)}).encode()
+
+    heard = json.loads(team.from_main(told))
+    if not works:
+        path = Path(heard["path"])
+        config = run_config(tomllib.loads(heard["config"]), path / CONFIG)
+        works.append(Work(path, config, read_data(own_images(config.data, path)), model or fresh_model(config)))
+        if works[0].dataset.sha256 != config.images.sha256:
+            raise InputError("data", f"{config.data.data} holds other images here than where the main process runs")
+    run_training(works[0], team)
+    return works[0].path
+
+
+def fresh_model(config: RunConfig) -> GenerativeModel:
+    """The model with the initial weights of its seed, and of nothing else."""
+    with torch.random.fork_rng([]), default_dtype(config.training.precision):
+        torch.manual_seed(config.training.seed)
+        return build_model(config)
+
+
+def run_training(work: Work, team: Team) -> None:
+    """Train to the end, with a progress bar, metrics, and now and then a look at samples and ``val``."""
+    path, config, dataset, model, notes = work
+    keep_memory()
+    if not (config.training.shard and team.count > 1):  # shares go to the device as they are made
+        model.to(pick_device(config.training.device))
+    images, grey_levels = dataset.for_training
+    with ExitStack() as stack:
+        stack.enter_context(default_dtype(config.training.precision))
+        begun = team.from_main(lambda: lock_run(stack, path))
+        folder = path / begun.decode() if begun else None
+        checkpoint = shared(team, None if folder is None else lambda: read_checkpoint(folder))
+        if checkpoint is None:
+            with console().status("looking at the training images"):
+                model.recipe.prepare(images, grey_levels or model.levels, config.training.seed)
+        trainer = Trainer(model, images, config.training, path, grey_levels, team, weight_settings(config))
+        if checkpoint is not None:
+            trainer.restore(checkpoint, folder or path)
+        if not team.main:
+            for _ in trainer:
+                pass
+            return
+        write_run_config(path, config)
+        announce(path, config, dataset, trainer)
+        for note in notes:
+            console().print(note, soft_wrap=True)
+        shown = bar("training", 1.0, trainer.progress, lines=False)
+        with shown as progress, Journal(path, config.training.tensorboard) as journal:
+            watcher = Monitor(trainer, dataset, journal, progress, config)
+            for step in trainer:
+                watcher.see(step)
+            watcher.tell()
+            watcher.bring_back()
+            watcher.sum_up()
+
+
+def require_doable(model: GenerativeModel, training: TrainingOptions, asked: Mapping[str, Any] | None = None) -> None:
+    """See to it that every process has an image of each batch, and that what is to be compiled can be.
+
+    Args:
+        model: what is to be trained.
+        training: the recipe.
+        asked: the settings that were asked for, if the others are those of an old run.
+
+    Raises:
+        InputError: there are more processes, or compiling was asked for and cannot be.
+    """
+    if training.batch_size < count():
+        raise InputError("batch_size", f"{training.batch_size} is less than the {count()} processes that share it")
+    if asked is None or "compile" in asked:
+        require_compilable(model, training, count())
+
+
+def lock_run(stack: ExitStack, path: Path) -> bytes:
+    """Hold the run directory against other runs, and say which checkpoint in it to go on from, if any."""
+    stack.enter_context(sole(path))
+    checkpoint = latest_checkpoint(path)
+    return b"" if checkpoint is None else str(checkpoint.relative_to(path)).encode()
+
+
+def announce(path: Path, config: RunConfig, dataset: Dataset, trainer: Trainer) -> None:
+    """Say what is about to happen, for how long, and where."""
+    training, model = config.training, trainer.model
+    amount, unit = (training.minutes, "minute") if training.steps is None else (training.steps, "step")
+    length = f"{amount:,.10g} {unit}{'' if amount == 1 else 's'}"
+    channels, height, width = dataset.shape
+    size = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    begun = f", from step {trainer.step:,} on" if trainer.step else ""
+    how = "sharing the weights, " * trainer.sharded
+    where = f"{trainer.team.count} processes, {how}" * (trainer.team.count > 1) + str(model.device)
+    console().print(
+        f"{model.family} on {dataset.name}: {len(dataset.split('train')):,} images of {channels}×{height}×{width}, "
+        f"{size / 1e6:.2f} M parameters, {length}{begun} on {where} → {path}"
+    )
