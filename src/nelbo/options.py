@@ -108,6 +108,42 @@ class TrainingOptions(Options):
     "Write the metrics for TensorBoard too; needs the extra nelbo[tensorboard]."
 
 
+class SamplingOptions(Options):
+    """How images are drawn; what is left out, the family chooses."""
+
+    sampler: str | None = None
+    """ancestral, ddim, or one of higher order: dpm++, unipc or heun. Unless told, what is best with so many steps:
+    unipc below 20, else ddim."""
+    steps: Annotated[int, Field(ge=1)] | None = None
+    """Network evaluations per image; 200 (ddim), all (ancestral) or 20 (others) unless told. Of a gan: how many G(z)
+    each image is chosen from, by a Metropolis–Hastings chain that the discriminator judges; 1 unless told."""
+    eta: float | None = None
+    "DDIM's η, from 0 (deterministic) to 1 (as random as ancestral)."
+    clip: bool = True
+    "Hold the predicted image to the range of pixels on the way."
+    temperature: Annotated[float, Field(ge=0)] | None = None
+    """Of ae, vae, hvae and gan: the spread of z, 1 being the prior's own; below it images are more typical and differ
+    less."""
+
+
+class SampleOptions(SamplingOptions):
+    """Which images are drawn, and where they go."""
+
+    out: Path | None = None
+    """A .png (one grid), .gif (the denoising), .npz (the exact levels) or a folder of PNGs; it must not exist.
+    A new grid in RUN/samples if left out."""
+    real: bool = False
+    "Put real images beside the samples, evenly from all classes of the test split, by the seed."
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    "Image i of a seed is always the same image."
+    weights: str = "ema"
+    "ema (the moving average) or raw."
+    device: str = "auto"
+    "cpu, cuda, cuda:1, …; auto takes CUDA where there is one."
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    "Images at a time; changes speed and memory only."
+
+
 class MeasuringOptions(Options):
     """How a run is measured."""
 
@@ -155,18 +191,12 @@ class ScoreOptions(MeasuringOptions):
     standard error. By the total, and by how the bits lie over t; below 0.5, the others look more normal."""
 
 
-class EvaluateOptions(MeasuringOptions):
+class EvaluateOptions(MeasuringOptions, SamplingOptions):
     """Which samples are measured, and how."""
 
     samples: Annotated[int, Field(ge=20)] = 2000
     "How many to draw."
     features: Path | None = None
     """Where to measure: a folder that 'nelbo features' made, an ae run, or 'inception'; the data's own if left out."""
-    sampler: str | None = None
-    "How to draw, as in 'nelbo sample'."
-    steps: Annotated[int, Field(ge=1)] | None = None
-    "Network evaluations per image, as in 'nelbo sample'."
-    temperature: Annotated[float, Field(ge=0)] | None = None
-    "The spread of z, as in 'nelbo sample'."
     neighbours: Path | None = None
     "Draw samples beside the training images nearest to them into this PNG."

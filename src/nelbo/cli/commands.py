@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group, Parameter
 from cyclopts.validators import Number
 
-from nelbo.options import DataOptions, EvaluateOptions, ScoreOptions
+from nelbo.options import DataOptions, EvaluateOptions, SampleOptions, ScoreOptions
 
 if TYPE_CHECKING:
     from nelbo.report.results import Result
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 READING = Parameter(name="*", group=Group("How to read --data"))
 AtLeastOne = Annotated[int, Parameter(validator=Number(gte=1))]
 Json = Annotated[bool, Parameter(negative="")]
-Temperature = Annotated[float | None, Parameter(validator=Number(gte=0))]
 Seed = Annotated[int, Parameter(validator=Number(gte=0, lt=2**63))]
 
 
@@ -26,17 +25,7 @@ def sample(
     /,
     *,
     n: Annotated[AtLeastOne, Parameter(name=["--n", "-n"])] = 64,
-    out: Path | None = None,
-    sampler: str | None = None,
-    steps: AtLeastOne | None = None,
-    eta: float | None = None,
-    clip: bool = True,
-    temperature: Temperature = None,
-    real: bool = False,
-    seed: Seed = 0,
-    weights: str = "ema",
-    device: str = "auto",
-    batch_size: AtLeastOne = 64,
+    options: Annotated[SampleOptions, Parameter(name="*")] = SampleOptions(),
 ) -> None:
     """Run ``nelbo sample``.
 
@@ -46,42 +35,12 @@ def sample(
         The directory that 'train' made.
     n
         How many images.
-    out
-        A .png (one grid), .gif (the denoising), .npz (the exact levels) or a folder of PNGs; it must not exist.
-        A new grid in RUN/samples if left out.
-    sampler
-        ancestral, ddim, or one of higher order: dpm++, unipc or heun. Unless told, what is best with so many steps:
-        unipc below 20, else ddim.
-    steps
-        Network evaluations per image; 200 (ddim), all (ancestral) or 20 (others) unless told. Of a gan: how many G(z)
-        each image is chosen from, by a Metropolis–Hastings chain that the discriminator judges; 1 unless told.
-    eta
-        DDIM's η, from 0 (deterministic) to 1 (as random as ancestral).
-    clip
-        Hold the predicted image to the range of pixels on the way.
-    temperature
-        Of ae, vae, hvae and gan: the spread of z, 1 being the prior's own; below it images are more typical and differ
-        less.
-    real
-        Put real images beside the samples, evenly from all classes of the test split, by the seed.
-    seed
-        Image i of a seed is always the same image.
-    weights
-        ema (the moving average) or raw.
-    device
-        cpu, cuda, cuda:1, …; auto takes CUDA where there is one.
-    batch_size
-        Images at a time; changes speed and memory only.
     """
     from nelbo.jobs.sample import draw
-    from nelbo.models.sampling import SampleSettings
     from nelbo.report.progress import console
 
-    settings = SampleSettings(sampler, steps, eta, clip, temperature)
-    where, how = draw(
-        run, n=n, out=out, seed=seed, settings=settings, real=real, weights=weights, device=device, batch=batch_size
-    )
-    console().print(f"{n} images, {how}, seed {seed}, {weights} weights")
+    where, how = draw(run, n, options)
+    console().print(f"{n} images, {how}, seed {options.seed}, {options.weights} weights")
     print(where)
 
 

@@ -32,5 +32,5 @@ def codes_instead(options: DataOptions, name: str) -> str:
     """How to get features of images without labels: the command, and how long it takes."""
     out = unused(Path("runs"), f"ae-{name}", "")
     command = pasteable(["train", "ae", *data_words(options), "--minutes", str(MINUTES), "--out", out])
-    then = f"then add --features {shlex.quote(str(out))} to 'nelbo score'"
+    then = f"then add --features {shlex.quote(str(out))} to 'nelbo evaluate'"
     return f"an ae's codes will do: {command} (it stops after {MINUTES} minutes, by --minutes), {then}"

@@ -15,13 +15,12 @@ from nelbo.jobs._digest import digests
 from nelbo.jobs.features import INCEPTION, Features, open_features
 from nelbo.jobs.kept import Answer, kept
 from nelbo.jobs.run import Run
-from nelbo.jobs.sample import collect
+from nelbo.jobs.sample import collect, settings_of
 from nelbo.jobs.score_request import chosen_data
 from nelbo.jobs.sharded import opened, shared_rows
 from nelbo.metrics.manifold import nearest
 from nelbo.metrics.quality import measure_modes, measure_quality
 from nelbo.models._collapse import TOO_EARLY, class_ratio, collapse_line, spread, variance_ratio
-from nelbo.models.sampling import SampleSettings
 from nelbo.options import EvaluateOptions
 from nelbo.processes import rank
 from nelbo.report.paths import free, reachable
@@ -57,40 +56,47 @@ def evaluate(run: str | Path | Run, *, options: EvaluateOptions | None = None, *
         reachable(options.neighbours, "neighbours")
     run = opened(run)
     dataset = chosen_data(run, None)
-    unseen = dataset.split(options.split)
+    unseen, train = dataset.split(options.split), dataset.split("train")
     if len(unseen) < LEAST:
         raise InputError("split", f"{options.split} has {len(unseen)} images, too few to measure")
     space = open_features(options.features, dataset, options.device, run.config.data)
     model = run.model(options.weights, options.device)
-    how = SampleSettings(options.sampler, options.steps, temperature=options.temperature)
-    key = {
-        "family": run.config.family,
-        "data": dataset.name,
-        "data_sha256": dataset.sha256,
-        "split": options.split,
-        "samples": options.samples,
-        "n": len(unseen),
-        "weights": options.weights,
-        "step": run.step,
-        "seed": options.seed,
-        "features": space.name,
-        "features_sha256": space.sha256,
-        **{f"features_{name}": space.about[name] for name in ("data_sha256", "model_sha256") if name in space.about},
-        "sampling": model.inspector.describe_sampling(how),
-        "sampling_settings": how._asdict(),
-        **digests(run, options.weights),
-    }
+    how = settings_of(options)
 
     def answer() -> Answer:
         started, batch = time.monotonic(), options.batch_size or DRAWN_AT_ONCE
         drawn, _ = collect(model, options.samples, options.seed, how, batch, keep_frames=False)
-        seconds, train = time.monotonic() - started, dataset.split("train")
+        seconds = time.monotonic() - started
         if options.neighbours is not None and rank() == 0:
             draw_neighbours(drawn[:SHOWN], train, dataset.levels, options.neighbours)
         found = measured(space, drawn, unseen, train, run.step)
         return found | {"kind": "samples", "terms": {}, "bits_per_dim": None, "drawing_seconds": seconds}, None
 
+    key = key_of(run, options, space) | {
+        "n": len(unseen),
+        "sampling": model.inspector.describe_sampling(how),
+        "sampling_settings": how._asdict(),
+        **digests(run, options.weights),
+    }
     return kept(run, Evaluation, key, answer, options.again or options.neighbours is not None)
+
+
+def key_of(run: Run, options: EvaluateOptions, space: Features) -> dict[str, Any]:
+    """The fields of an evaluation that say of which images and samples it is, and in which features."""
+    learnt_from = ("data_sha256", "model_sha256")
+    return {
+        "family": run.config.family,
+        "data": run.dataset.name,
+        "data_sha256": run.dataset.sha256,
+        "split": options.split,
+        "samples": options.samples,
+        "weights": options.weights,
+        "step": run.step,
+        "seed": options.seed,
+        "features": space.name,
+        "features_sha256": space.sha256,
+        **{f"features_{name}": space.about[name] for name in learnt_from if name in space.about},
+    }
 
 
 def measured(space: Features, drawn: Tensor, unseen: Tensor, train: Tensor, step: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from nelbo.jobs.run import Run
 from nelbo.jobs.sharded import opened
 from nelbo.models.base import GenerativeModel
 from nelbo.models.sampling import Frame, SampleKeywords, SampleSettings
+from nelbo.options import SampleOptions, SamplingOptions
 from nelbo.processes import join, rank
 from nelbo.report.paths import free, unused
 from nelbo.report.pictures import beside, grid, save_gif, save_images
@@ -60,31 +61,13 @@ def sample(
     return model.sample(n, seed=seed, batch=batch, settings=settings, **chosen)
 
 
-def draw(
-    path: str | Path,
-    *,
-    n: int = 64,
-    out: Path | None = None,
-    seed: int = 0,
-    settings: SampleSettings | None = None,
-    real: bool = False,
-    weights: str = "ema",
-    device: str = "auto",
-    batch: int = 64,
-) -> tuple[Path, str]:
-    """Draw n images and write them.
+def settings_of(options: SamplingOptions) -> SampleSettings:
+    """The options of sampling as a model takes them."""
+    return SampleSettings(**{name: getattr(options, name) for name in SampleSettings._fields})
 
-    Args:
-        path: the run directory.
-        n: how many, n ≥ 1.
-        out: a .png (a grid), .gif (the denoising), .npz (exact levels) or a folder of PNGs, which must not exist;
-            a new .png in RUN/samples/ if None.
-        seed: image i of a seed is always the same.
-        settings: sampler, steps, η, clipping.
-        real: put real images of the test split beside the samples, evenly from its classes (.png only).
-        weights: ``ema`` or ``raw``.
-        device: where to compute.
-        batch: images at a time.
+
+def draw(path: str | Path, n: int, options: SampleOptions) -> tuple[Path, str]:
+    """Draw n images and write them; n ≥ 1.
 
     Returns:
         Where they were written, and how they were drawn.
@@ -92,18 +75,18 @@ def draw(
     Raises:
         InputError: anything that cannot be used.
     """
-    settings = settings or SampleSettings()
+    out, seed, settings = options.out, options.seed, settings_of(options)
     if out is not None and out.suffix.lower() in NOT_WRITTEN:
         raise InputError("out", f"{out.suffix} is not written; give a .png, a .gif, an .npz, or a folder")
     run = opened(path)
     out = free(out, "out") if out is not None else unused(run.path / "samples", f"step-{run.step:08d}-n{n}-seed{seed}")
-    if real and out.suffix.lower() != ".png":
+    if options.real and out.suffix.lower() != ".png":
         raise InputError("real", "only a .png has room for real images; leave it out, or give `out` a name in .png")
-    if real:
+    if options.real:
         run.dataset.split("test")  # missing images are said before anything is drawn
-    model = run.model(weights, device)
+    model = run.model(options.weights, options.device)
     how = model.inspector.describe_sampling(settings)
-    images, frames = collect(model, n, seed, settings, batch, keep_frames=out.suffix.lower() == ".gif")
+    images, frames = collect(model, n, seed, settings, options.batch_size, keep_frames=out.suffix.lower() == ".gif")
     if rank():
         return out, how
     if frames:
@@ -112,7 +95,7 @@ def draw(
 
     def render() -> Image.Image:
         sheet = grid(images, model.levels)
-        if not real:
+        if not options.real:
             return sheet
         theirs = real_images(run.dataset, "test", n, seed)
         return beside(grid(theirs, model.levels), "real images", sheet, f"drawn by {model.family}")
