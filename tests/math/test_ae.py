@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 def ae(shape: tuple[int, int, int] = (1, 4, 4), levels: int = 17, **settings: object) -> AE:
     torch.manual_seed(0)
     options = AEOptions.model_validate({"latent": 3, "widths": (8, 8)} | settings).resolved(shape)
-    return AE(options, shape, levels)
+    return AE.from_options(options, shape, levels)
 
 
 def images(n: int, shape: tuple[int, int, int] = (1, 4, 4)) -> Tensor:

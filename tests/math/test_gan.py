@@ -31,7 +31,7 @@ def gan(loss: str = "non-saturating", **settings: object) -> GAN:
     """A small game with every weight random, in float64, where a gradient is exact to round-off."""
     torch.manual_seed(0)
     given = {"loss": loss, "latent": 3, "widths": (8, 8), "clusters": 0} | settings
-    model = GAN(GANOptions.model_validate(given).resolved(SHAPE), SHAPE, 5)
+    model = GAN.from_options(GANOptions.model_validate(given).resolved(SHAPE), SHAPE, 5)
     model.recipe.prepare(images(100), 5, seed=0)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -35,7 +35,7 @@ def hvae(depth: int = 2, levels: int = 3, shape: tuple[int, int, int] = (1, 1, 1
     """One-dimensional z_t on images of one pixel, and every weight random."""
     torch.manual_seed(0)
     given = {"depth": depth, "latent": 1, "widths": (8,)} | settings
-    model = HVAE(HVAEOptions.model_validate(given).resolved(shape), shape, levels)
+    model = HVAE.from_options(HVAEOptions.model_validate(given).resolved(shape), shape, levels)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.15 * torch.randn(parameter.shape)

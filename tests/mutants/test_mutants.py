@@ -557,8 +557,8 @@ MUTANTS = [
         "wrong player",
         "what D proves, told the cluster that a sample was drawn from and not the one that it falls in",
         "models/_gan_inspector.py",
-        "model.critic(part, model.cluster(part))",
-        "model.critic(part, model.cluster(x_0))",
+        "model._judge(part, model.cluster(part))",
+        "model._judge(part, model.cluster(x_0))",
         ("test_gan.py::test_what_is_proven_is_of_the_image_and_its_own_cluster",),
     ),
     Mutant(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nelbo.errors import InputError
-from nelbo.theory.likelihoods import float_levels
+from nelbo.theory.likelihoods import float_levels, to_default_dtype
 
 if TYPE_CHECKING:
     from nelbo.models.sampling import SampleSettings
@@ -80,6 +80,17 @@ def fits(model: Imaged, shape: tuple[int, ...], where: str) -> None:
     elif shape[:1] == (0,):
         fix = "; there is no image in it"
     raise InputError(where, f"has shape {shape}, and this {model.family} takes (n, {channels}, {height}, {width}){fix}")
+
+
+def checked_output(part: str, output: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """What a network gave, in torch's default type, after a look at its shape: another one might broadcast.
+
+    Raises:
+        InputError: it has another shape.
+    """
+    if tuple(output.shape) != shape:
+        raise InputError(part, f"gave shape {tuple(output.shape)}, and {shape} is needed")
+    return to_default_dtype(output)
 
 
 def checked_int(where: str, value: Any, least: int, most: int | None = None) -> int:

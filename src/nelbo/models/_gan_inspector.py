@@ -56,7 +56,8 @@ class GANInspector(Inspector):
         for first in range(0, len(images), batch):
             x_0 = to_unit(images[first : first + batch].to(model.device), model.levels)
             drawn = self._unseen(range(start + first, start + first + len(x_0)))
-            yield tuple(model.critic(part, model.cluster(part)).double().cpu() for part in (x_0, drawn))
+            real, seen = (model._judge(part, model.cluster(part)).double().cpu() for part in (x_0, drawn))
+            yield real, seen
 
     def _unseen(self, indices: Sequence[int]) -> Tensor:
         """Samples to judge D by, other than those that :meth:`GAN.frames` draws, shape (len(indices), C, H, W)."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nelbo.models._checks import Images, checked_images
-from nelbo.models._latent import at_temperature, gaussian, require_drawing
+from nelbo.models._latent import at_temperature, gaussian, likelihood_name, require_drawing
 from nelbo.models.inspector import Inspector
 from nelbo.models.sampling import SampleSettings
 from nelbo.rng import Stream, normal
@@ -78,4 +78,7 @@ class HVAEInspector(Inspector):
     def facts(self) -> dict[str, object]:
         model = self.model
         sizes = " → ".join("×".join(map(str, size)) for size in reversed(model.ladder.maps))
-        return {"p(x|z_1)": model.pixels.name, "latents": f"{sizes}, z_{model.options.depth} first"}
+        return {
+            "p(x|z_1)": likelihood_name(model.pixels),
+            "latents": f"{sizes}, z_{model.options.depth} first",
+        }

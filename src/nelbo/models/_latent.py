@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol, TypedDict
 
 import torch
 from pydantic import Field
@@ -60,6 +60,14 @@ class LatentOptions(FamilyOptions):
         return self.beta * (min(1.0, (step + 1) / self.kl_warmup) if self.kl_warmup else 1.0)
 
 
+class KLSettings(TypedDict, total=False):
+    """How the KL counts in training, as keywords: fields of :class:`LatentOptions`."""
+
+    beta: float
+    free_bits: float
+    kl_warmup: int
+
+
 class PixelLaw:
     """p(x|z) from a network's output.
 
@@ -90,9 +98,15 @@ class PixelLaw:
         logits, mean, log_scale = parts.chunk(3, dim=-1)
         return DiscretizedLogistics(logits, mean, (log_scale - 1.0).clamp(*LOG_SCALES), self.levels)
 
-    def nll(self, output: Tensor, x: Tensor) -> Tensor:
-        """−ln p(x|z) of each image, in nats, shape (B,)."""
-        return -self(output).log_prob(x).flatten(1).sum(1)
+
+def likelihood_name(likelihood: Likelihood) -> str:
+    """The name of p(x|z), or of its class where it is of the user's own."""
+    return getattr(likelihood, "name", type(likelihood).__name__)
+
+
+def nll(law: Law, x: Tensor) -> Tensor:
+    """−ln p(x|z) of each image, in nats, shape (B,)."""
+    return -law.log_prob(x).flatten(1).sum(1)
 
 
 def gaussian(output: Tensor) -> Gaussian:

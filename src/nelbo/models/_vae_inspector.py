@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nelbo.models._checks import Images, checked_images
-from nelbo.models._latent import ROWS, at_temperature, between, require_drawing
+from nelbo.models._latent import ROWS, at_temperature, between, likelihood_name, require_drawing
 from nelbo.models.inspector import Inspector
 from nelbo.models.sampling import SampleSettings
 from nelbo.theory.likelihoods import to_unit
@@ -73,4 +73,4 @@ class VAEInspector(Inspector):
         return f"z from the prior{at_temperature(settings)}, pixels at the mean of p(x|z)"
 
     def facts(self) -> dict[str, object]:
-        return {"p(x|z)": getattr(self.model.law, "name", type(self.model.law).__name__)}
+        return {"p(x|z)": likelihood_name(self.model.law)}

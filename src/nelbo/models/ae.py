@@ -8,15 +8,19 @@ There is no p(x) in it. To draw, a Gaussian is fitted to the codes F(x) beside t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nelbo.models._ae_inspector import AEInspector
+from nelbo.models._checks import checked_output
 from nelbo.models._latent import require_drawing, tempered
 from nelbo.models.base import GenerativeModel
+from nelbo.models.recipe import PartsRecipe, full_name, made_of
 from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.nn.autoencoder import AutoencoderOptions, Decoder, Encoder
+from nelbo.options import Shape
 from nelbo.rng import Draws, Stream, normal
 from nelbo.theory.likelihoods import to_default_dtype, to_unit
 
@@ -32,9 +36,11 @@ class AE(GenerativeModel):
     """An encoder, a decoder, and the mean and covariance of the codes.
 
     Args:
-        options: the settings, resolved for ``shape``.
+        encoder: x_0 on [−1, 1], shape (B, C, H, W) → the code, shape (B, latent).
+        decoder: a code → the image on [−1, 1], shape (B, C, H, W).
         shape: (C, H, W) of the images.
         levels: L, the number of values a pixel can take.
+        latent: the size of a code.
     """
 
     family = "ae"
@@ -43,22 +49,31 @@ class AE(GenerativeModel):
     code_cov: Tensor
     seen: Tensor
 
-    def __init__(self, options: AEOptions, shape: tuple[int, int, int], levels: int) -> None:
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, shape: Shape, levels: int, *, latent: int) -> None:
         super().__init__(shape, levels)
-        self.options = options
-        self.encoder = Encoder(shape, options.latent, options.widths, options.counts())
-        self.decoder = Decoder(shape, options.latent, shape[0], options.widths, options.counts())
-        self.register_buffer("code_mean", torch.zeros(options.latent, dtype=torch.float64))
-        self.register_buffer("code_cov", torch.eye(options.latent, dtype=torch.float64))
+        self.options = AEOptions(latent=latent)
+        self.encoder, self.decoder = encoder, decoder
+        self.parts = {"encoder": full_name(encoder), "decoder": full_name(decoder)}
+        self.register_buffer("code_mean", torch.zeros(latent, dtype=torch.float64))
+        self.register_buffer("code_cov", torch.eye(latent, dtype=torch.float64))
         self.register_buffer("seen", torch.zeros((), dtype=torch.float64))
+
+    @classmethod
+    def from_options(cls, options: Any, shape: Shape, levels: int, **parts: Any) -> Self:
+        networks = (options.widths, options.counts())
+        defaults = {
+            "encoder": lambda: Encoder(shape, options.latent, *networks),
+            "decoder": lambda: Decoder(shape, options.latent, shape[0], *networks),
+        }
+        return made_of(cls, options, defaults, shape=shape, levels=levels, latent=options.latent, **parts)
 
     def encode(self, x_0: Tensor) -> Tensor:
         """F(x) for images on [−1, 1], in torch's default type, shape (B, latent)."""
-        return to_default_dtype(self.encoder(x_0))
+        return checked_output("encoder", self.encoder(x_0), (len(x_0), self.options.latent))
 
     def decode(self, z: Tensor) -> Tensor:
         """G(z) on the scale where levels fill [−1, 1], in torch's default type, shape (B, C, H, W)."""
-        return to_default_dtype(self.decoder(z))
+        return checked_output("decoder", self.decoder(z), (len(z), *self.shape))
 
     def loss(self, x: Tensor, draws: Draws) -> Tensor:
         """‖x − G(F(x))‖² per dimension, on the scale where levels fill [−1, 1]."""
@@ -84,6 +99,10 @@ class AE(GenerativeModel):
     @property
     def inspector(self) -> AEInspector:
         return AEInspector(self)
+
+    @property
+    def recipe(self) -> PartsRecipe:
+        return PartsRecipe(self)
 
     @torch.no_grad()
     def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:

@@ -14,24 +14,27 @@ G(z, c), D judges x beside c(x), and the game is one of p(x, c). No labels are n
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self, TypedDict, Unpack
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nelbo.errors import InputError, nearest
+from nelbo.models._checks import checked_output
 from nelbo.models._games import GAMES, require_game
 from nelbo.models._gan_inspector import GANInspector
 from nelbo.models._latent import tempered
 from nelbo.models.base import GenerativeModel
-from nelbo.models.recipe import ParamGroup, Recipe
+from nelbo.models.recipe import ParamGroup, PartsRecipe, full_name, made_of
 from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.nn.autoencoder import Decoder, PyramidOptions
 from nelbo.nn.clusters import Clusters
 from nelbo.nn.critic import Critic
+from nelbo.options import Shape
 from nelbo.rng import Draws, Stream, normal, uniform
-from nelbo.theory.likelihoods import to_default_dtype, to_unit
+from nelbo.theory.likelihoods import to_unit
 
 PENALTY_EVERY = 4
 """The gradient penalty is taken at one step in so many, and counts as many times (Karras et al. 2020, lazy R1)."""
@@ -56,24 +59,64 @@ class GANOptions(PyramidOptions):
     "The discriminator's learning rate, as a multiple of `lr`."
 
 
+class Strengths(TypedDict, total=False):
+    """Numbers of :class:`GANOptions`, as keywords."""
+
+    r1: float
+    gp: float
+    critic_lr: float
+
+
 class GAN(GenerativeModel):
     """A generator, a discriminator, and the game between them.
 
     Args:
-        options: the settings, resolved for ``shape``.
+        generator: z, shape (B, latent), with clusters beside c as a one-hot row, shape (B, latent + clusters) → the
+            image before a tanh takes it to [−1, 1], shape (B, C, H, W).
+        critic: x_0 on [−1, 1], shape (B, C, H, W), with clusters called as critic(x_0, c), c of shape (B,) → ℓ, of
+            which D is the sigmoid, shape (B,).
         shape: (C, H, W) of the images.
         levels: L, the number of values a pixel can take.
+        latent: the size of z.
+        loss: the game, ``non-saturating``, ``minimax``, ``hinge`` or ``wgan-gp``.
+        clusters: how many clusters both networks are told of, at most; none if 0.
+        r1, gp, critic_lr: as of :class:`GANOptions`.
+
+    Raises:
+        InputError: there is no such game.
     """
 
     family = "gan"
 
-    def __init__(self, options: GANOptions, shape: tuple[int, int, int], levels: int) -> None:
+    def __init__(
+        self,
+        generator: nn.Module,
+        critic: nn.Module,
+        shape: Shape,
+        levels: int,
+        *,
+        latent: int,
+        loss: str = "non-saturating",
+        clusters: int = 0,
+        **settings: Unpack[Strengths],
+    ) -> None:
         super().__init__(shape, levels)
-        self.options = options
-        clusters, inputs = options.clusters, options.latent + options.clusters
+        if loss not in GAMES:
+            raise InputError("loss", f"{loss!r} is none of {', '.join(GAMES)}{nearest(loss, GAMES)}")
+        self.options = GANOptions(latent=latent, loss=loss, clusters=clusters, **settings)  # type: ignore[arg-type]
         self.clusters = Clusters(shape, clusters) if clusters else None
-        self.generator = Decoder(shape, inputs, shape[0], options.widths, options.counts())
-        self.critic = Critic(shape, options.widths, options.counts()[0] > 0, options.spectral, clusters)
+        self.generator, self.critic = generator, critic
+        self.parts = {"generator": full_name(generator), "critic": full_name(critic)}
+
+    @classmethod
+    def from_options(cls, options: Any, shape: Shape, levels: int, **parts: Any) -> Self:
+        widths, counts = options.widths, options.counts()
+        defaults = {
+            "generator": lambda: Decoder(shape, options.latent + options.clusters, shape[0], widths, counts),
+            "critic": lambda: Critic(shape, widths, counts[0] > 0, options.spectral, options.clusters),
+        }
+        given = {name: getattr(options, name) for name in ("latent", "loss", "clusters", "r1", "gp", "critic_lr")}
+        return made_of(cls, options, defaults, shape=shape, levels=levels, **given, **parts)
 
     @property
     def inspector(self) -> GANInspector:
@@ -86,7 +129,12 @@ class GAN(GenerativeModel):
     def draw(self, z: Tensor, cluster: Tensor | None = None) -> Tensor:
         """G(z, c) on the scale where levels fill [−1, 1], shape (B, C, H, W)."""
         told = [] if cluster is None else [F.one_hot(cluster, self.options.clusters).to(z)]
-        return torch.tanh(to_default_dtype(self.generator(torch.cat([z, *told], 1))))
+        return torch.tanh(checked_output("generator", self.generator(torch.cat([z, *told], 1)), (len(z), *self.shape)))
+
+    def _judge(self, x_0: Tensor, cluster: Tensor | None) -> Tensor:
+        """ℓ(x, c) of images on [−1, 1], shape (B,)."""
+        told = () if cluster is None else (cluster,)
+        return checked_output("critic", self.critic(x_0, *told), (len(x_0),))
 
     def cluster(self, x_0: Tensor) -> Tensor | None:
         """c(x) of images on [−1, 1], shape (B,); None in a game without clusters."""
@@ -100,9 +148,9 @@ class GAN(GenerativeModel):
         cluster = self.cluster(x_0)
         drawn = self.draw(draws.normal(Stream.TRAIN_NOISE, (self.options.latent,)), cluster)
         with held_fixed(self.critic):
-            loss = game.generator(self.critic(drawn, cluster))
+            loss = game.generator(self._judge(drawn, cluster))
         twice = None if cluster is None else cluster.repeat(2)
-        real, seen = self.critic(torch.cat([x_0, drawn.detach()]), twice).chunk(2)
+        real, seen = self._judge(torch.cat([x_0, drawn.detach()]), twice).chunk(2)
         loss = loss + game.critic(real, seen)
         if draws.step % PENALTY_EVERY == 0:
             loss = loss + PENALTY_EVERY * self._penalty(x_0, drawn.detach(), cluster, draws)
@@ -129,7 +177,7 @@ class GAN(GenerativeModel):
         """‖∇_x ℓ(x)‖² of each image, shape (B,), in torch's default type."""
         with torch.autocast(x.device.type, enabled=False), torch.enable_grad():
             x = x.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(self.critic(x, cluster).sum(), x, create_graph=self.training)
+            (gradient,) = torch.autograd.grad(self._judge(x, cluster).sum(), x, create_graph=self.training)
         return gradient.square().flatten(1).sum(1)
 
     def _drawn_cluster(self, seed: int, stream: Stream, indices: Sequence[int]) -> Tensor | None:
@@ -153,7 +201,7 @@ class GAN(GenerativeModel):
         for step in range(of):
             z = tempered(normal(seed, Stream.SAMPLE, step, indices, shape), settings).to(self.device)
             drawn = self.draw(z, cluster)
-            logit = self.critic(drawn, cluster) if of > 1 else drawn.new_zeros(len(drawn))
+            logit = self._judge(drawn, cluster) if of > 1 else drawn.new_zeros(len(drawn))
             if step == 0:
                 x, at = drawn, logit
             else:
@@ -163,7 +211,7 @@ class GAN(GenerativeModel):
             yield Frame(step + 1, of, x, x)
 
 
-class GANRecipe(Recipe):
+class GANRecipe(PartsRecipe):
     """Two players with optimisers of their own, and the clusters that both are told of."""
 
     model: GAN

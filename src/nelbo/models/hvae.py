@@ -9,20 +9,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self, Unpack
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from nelbo.errors import InputError
 from nelbo.models._hvae_inspector import HVAEInspector
-from nelbo.models._latent import LatentOptions, PixelLaw, gaussian, relative_gaussian, require_drawing, tempered
+from nelbo.models._latent import (
+    KLSettings,
+    LatentOptions,
+    Likelihood,
+    PixelLaw,
+    gaussian,
+    nll,
+    relative_gaussian,
+    require_drawing,
+    tempered,
+)
 from nelbo.models.base import LikelihoodModel
 from nelbo.models.forms import Estimator, Forms
+from nelbo.models.recipe import PartsRecipe, full_name, made_of
 from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.nn.autoencoder import PyramidOptions
 from nelbo.nn.ladder import BottomUp, Ladder, Levels, TopDown, places_of
+from nelbo.options import Shape
 from nelbo.rng import Draws, Stream, normal
 from nelbo.theory.bound import Bound
 from nelbo.theory.hierarchy import Climb, Descent, bottom_up_terms, climb, descend, top_down_terms
@@ -47,28 +59,68 @@ class HVAEOptions(LatentOptions, PyramidOptions):
 class HVAE(LikelihoodModel):
     """A ladder of latents, an inference network, and the bound between them.
 
+    Two numbers beside each other along dimension 1 say a normal law: μ, and ln σ before a tanh holds it within ±5.
+
     Args:
-        options: the settings, resolved for ``shape``.
+        encoder: top-down, encoder.pyramid(x_0) → what it sees of images on [−1, 1], of any kind, and encoder(seen,
+            features, t) → how q(z_t|z_{t+1}, x) differs from p(z_t|z_{t+1}), shape (B, 2 C_t, …), where features are
+            those of z_{t+1}, None at t = T. Bottom-up, encoder(z_{t−1}, t) → q(z_t|z_{t−1}), where z_0 is x_0.
+        ladder: the way down. ladder.maps: the shapes (C_t, …) of z_1 … z_T. ladder.below(z_t, t, above) → features of
+            z_t, of any kind, where above are those of z_{t+1} or None: what it adds of them to a law makes p no Markov
+            chain, and bottom-up it is always None. ladder.law(features of z_{t+1}, t) → p(z_t|z_{t+1}), shape
+            (B, 2 C_t, …). ladder.image(features of z_1) → what the likelihood is made of, shape (B, outputs, H, W).
         shape: (C, H, W) of the images.
         levels: L, the number of values a pixel can take.
+        inference: ``top-down`` or ``bottom-up``.
+        likelihood: p(x|z_1), as of :class:`~nelbo.models.vae.VAE`.
+        beta, free_bits, kl_warmup: how the KL counts in training, see :class:`HVAEOptions`.
 
     Raises:
-        InputError: a Bernoulli decoder for more than two levels, or a stream with bottom-up inference.
+        InputError: another way of inference, or a Bernoulli likelihood for more than two levels.
     """
 
     family = "hvae"
 
-    def __init__(self, options: HVAEOptions, shape: tuple[int, int, int], levels: int) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        ladder: nn.Module,
+        shape: Shape,
+        levels: int,
+        *,
+        inference: str = "top-down",
+        likelihood: str | Likelihood = "auto",
+        **settings: Unpack[KLSettings],
+    ) -> None:
         super().__init__(shape, levels)
-        self.options = options
-        self.downwards = options.inference == "top-down"
-        if options.stream and not self.downwards:
+        if inference not in ("top-down", "bottom-up"):
+            raise InputError("inference", f"{inference!r} is neither top-down nor bottom-up")
+        by_name = likelihood if isinstance(likelihood, str) else "auto"
+        fields = {"depth": len(ladder.maps), "inference": inference, "decoder": by_name}  # type: ignore[arg-type]
+        self.options = HVAEOptions(**fields, **settings)  # type: ignore[arg-type]
+        self.downwards = inference == "top-down"
+        self.pixels = PixelLaw(likelihood, shape, levels) if isinstance(likelihood, str) else likelihood
+        self.ladder: Any = ladder
+        self.encoder: Any = encoder
+        given: dict[str, object] = {"encoder": encoder, "ladder": ladder}
+        given |= {} if isinstance(likelihood, str) else {"likelihood": likelihood}
+        self.parts = {name: full_name(part) for name, part in given.items()}
+
+    @classmethod
+    def from_options(cls, options: Any, shape: Shape, levels: int, **parts: Any) -> Self:
+        if options.stream and options.inference == "bottom-up":
             raise InputError("stream", "needs `inference` top-down: bottom-up bounds are those of a Markov chain")
-        self.pixels = PixelLaw(options.decoder, shape, levels)
         places = places_of(options.depth, len(options.widths))
         standing = Levels(options.widths, options.counts(), places, options.latent)
-        self.ladder = Ladder(shape, self.pixels.outputs, standing, options.stream)
-        self.encoder: TopDown | BottomUp = (TopDown if self.downwards else BottomUp)(shape[0], standing)
+        outputs = PixelLaw(options.decoder, shape, levels).outputs
+        network = TopDown if options.inference == "top-down" else BottomUp
+        defaults = {
+            "ladder": lambda: Ladder(shape, outputs, standing, options.stream),
+            "encoder": lambda: network(shape[0], standing),
+        }
+        settings = {name: getattr(options, name) for name in ("inference", "beta", "free_bits", "kl_warmup")}
+        given = {"likelihood": options.decoder, **settings, **parts}
+        return made_of(cls, options, defaults, shape=shape, levels=levels, **given)
 
     # The laws
 
@@ -84,11 +136,10 @@ class HVAE(LikelihoodModel):
 
     def _nll(self, x: Tensor, features: Tensor) -> Tensor:
         """−ln p(x|z_1) from the features of z_1."""
-        return self.pixels.nll(self.ladder.image(features), x)
+        return nll(self.pixels(self.ladder.image(features)), x)
 
     def _walk_down(self, x: Tensor, noise: Sequence[Tensor]) -> Descent:
         """z_T … z_1 from q(z_t|z_{t+1}, x), and what they cost."""
-        assert isinstance(self.encoder, TopDown)
         x_0, features = to_unit(x, self.levels), None
         seen = self.encoder.pyramid(x_0)
 
@@ -177,6 +228,10 @@ class HVAE(LikelihoodModel):
     @property
     def inspector(self) -> HVAEInspector:
         return HVAEInspector(self)
+
+    @property
+    def recipe(self) -> PartsRecipe:
+        return PartsRecipe(self)
 
     # Sampling
 

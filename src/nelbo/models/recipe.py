@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor, nn
 
@@ -76,11 +77,29 @@ class Recipe:
 class Described(Protocol):
     """A model that keeps the settings that make it, and the names of the parts that came from Python."""
 
-    @property
-    def options(self) -> FamilyOptions: ...
+    options: Any
+    parts: dict[str, str]
 
-    @property
-    def parts(self) -> dict[str, str]: ...
+
+Model = TypeVar("Model", bound=Described)
+
+
+def made_of(
+    kind: Callable[..., Model], options: FamilyOptions, defaults: Mapping[str, Callable[[], object]], **given: Any
+) -> Model:
+    """A model of the parts that were given, and of nelbo's own networks in the place of those that were not.
+
+    Args:
+        kind: its class.
+        options: the settings that it keeps.
+        defaults: what makes nelbo's own network, by the name of the argument.
+        given: every other argument, and the networks that came from Python.
+    """
+    made = {name: make() for name, make in defaults.items() if name not in given}
+    model = kind(**given, **made)
+    model.options = options
+    model.parts = {name: part for name, part in model.parts.items() if name not in made}
+    return model
 
 
 class PartsRecipe(Recipe):

@@ -8,16 +8,16 @@ q(z|x) = N(μ(x), σ²(x)) with independent components; z = μ + σ ε carries t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from nelbo.models._latent import LatentOptions, Likelihood, PixelLaw, require_drawing, tempered
+from nelbo.models._latent import KLSettings, LatentOptions, Likelihood, PixelLaw, nll, require_drawing, tempered
 from nelbo.models._vae_inspector import VAEInspector
 from nelbo.models.base import LikelihoodModel
 from nelbo.models.forms import Estimator, Forms
-from nelbo.models.recipe import PartsRecipe, full_name
+from nelbo.models.recipe import PartsRecipe, full_name, made_of
 from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.nn.autoencoder import AutoencoderOptions, Decoder, Encoder
 from nelbo.options import Shape
@@ -85,19 +85,11 @@ class VAE(LikelihoodModel):
         latent: int,
         likelihood: str | Likelihood = "auto",
         prior: Prior | None = None,
-        beta: float = 1.0,
-        free_bits: float = 0.0,
-        kl_warmup: int = 0,
+        **settings: Unpack[KLSettings],
     ) -> None:
         super().__init__(shape, levels)
         word = likelihood if isinstance(likelihood, str) else "auto"
-        self.options = VAEOptions(
-            latent=latent,
-            decoder=word,  # type: ignore[arg-type]
-            beta=beta,
-            free_bits=free_bits,
-            kl_warmup=kl_warmup,
-        )
+        self.options = VAEOptions(latent=latent, decoder=word, **settings)  # type: ignore[arg-type]
         self.law = PixelLaw(likelihood, shape, levels) if isinstance(likelihood, str) else likelihood
         self.encoder, self.decoder = encoder, decoder
         self.prior: Prior = StandardNormal() if prior is None else prior
@@ -107,18 +99,14 @@ class VAE(LikelihoodModel):
 
     @classmethod
     def from_options(cls, options: Any, shape: Shape, levels: int, **parts: Any) -> Self:
-        law = PixelLaw(options.decoder, shape, levels)
-        networks = (options.widths, options.counts())
-        made: dict[str, nn.Module] = {}
-        if "encoder" not in parts:
-            made["encoder"] = Encoder(shape, 2 * options.latent, *networks)
-        if "decoder" not in parts:
-            made["decoder"] = Decoder(shape, options.latent, law.outputs, *networks)
+        outputs, networks = PixelLaw(options.decoder, shape, levels).outputs, (options.widths, options.counts())
+        defaults = {
+            "encoder": lambda: Encoder(shape, 2 * options.latent, *networks),
+            "decoder": lambda: Decoder(shape, options.latent, outputs, *networks),
+        }
         settings = {name: getattr(options, name) for name in ("latent", "beta", "free_bits", "kl_warmup")}
-        model = cls(shape=shape, levels=levels, **{"likelihood": options.decoder, **settings, **made, **parts})
-        model.options = options
-        model.parts = {name: part for name, part in model.parts.items() if name not in made}
-        return model
+        given = {"likelihood": options.decoder, **settings, **parts}
+        return made_of(cls, options, defaults, shape=shape, levels=levels, **given)
 
     def _encode(self, x_0: Tensor) -> Gaussian:
         """q(z|x) for images on [−1, 1], in torch's default type, shapes (B, latent)."""
@@ -131,7 +119,7 @@ class VAE(LikelihoodModel):
 
     def _reconstruction(self, x: Tensor, z: Tensor) -> Tensor:
         """−ln p(x|z) of each image, in nats, shape (B,)."""
-        return -self.law(self.decoder(z)).log_prob(x).flatten(1).sum(1)
+        return nll(self.law(self.decoder(z)), x)
 
     # Training
 
