@@ -14,10 +14,11 @@ from machine_helpers import TINY, app_for, call, call_well, environment
 
 import nelbo
 from nelbo.cli import run
+from nelbo.cli.help import COMMANDS as HELP
 from nelbo.models.ddpm import DDPMOptions
 from nelbo.options import TrainingOptions
 
-COMMANDS = [(), ("train",), ("train", "ddpm"), ("sample",), ("score",), ("info",)]
+COMMANDS = [(), ("train",), ("train", "ddpm"), *((name,) for name in HELP)]
 
 
 def examples() -> list[str]:
@@ -80,7 +81,8 @@ def test_torch_is_not_imported_too_early() -> None:
         "import sys, io, contextlib\n"
         "import nelbo.cli.app\n"
         "with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):\n"
-        "    for line in ('--help', 'train --help', 'sample --help', 'score --help', 'info --help', 'trian'):\n"
+        "    commands = ('', 'train', 'sample', 'score', 'evaluate', 'info')\n"
+        "    for line in (*(f'{word} --help' for word in commands), 'trian'):\n"
         "        sys.argv = ['nelbo', *line.split()]\n"
         "        nelbo.cli.app.run(line.split())\n"
         "        assert 'torch' not in sys.modules, line\n"

@@ -215,7 +215,7 @@ def test_the_users_random_numbers_are_left_alone(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, steps: int) -> None:
     """Whatever the length: a run of NaN must not end as if it were done, and no checkpoint may hold NaN."""
     trainer = trainer_of(tmp_path, Toy(scale=float("nan")), steps=steps)
-    with pytest.raises(FloatingPointError, match="--lr"):
+    with pytest.raises(FloatingPointError, match="`lr`"):
         list(trainer)
     assert not list((tmp_path / "checkpoints").glob("step-*"))
 
@@ -323,7 +323,7 @@ def test_a_run_falls_back_and_goes_on_more_slowly(tmp_path: Path, monkeypatch: p
 def test_a_run_falls_back_only_so_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stopping, "CHECKPOINT_SECONDS", -1.0)
     trainer = trainer_of(tmp_path, Ill(at=6, times=100), steps=8)
-    with pytest.raises(FloatingPointError, match=r"at step 6, after going back 5 times; try a lower --lr"):
+    with pytest.raises(FloatingPointError, match=r"at step 6, after going back 5 times; try a lower `lr`"):
         list(trainer)
     assert step_of(latest_checkpoint(tmp_path)) == 5  # type: ignore[arg-type]
 

@@ -342,13 +342,14 @@ def test_a_process_with_other_images_is_refused(here: Path) -> None:
 
 
 MOVED = """
-import importlib
 import sys
 from pathlib import Path
 from nelbo.__main__ import main
-job = importlib.import_module("nelbo.jobs.train")  # the package has a function of that name
-read = job.read_data
-job.read_data = lambda options: read(options.model_copy(update={"data": str(Path.cwd() / Path(options.data).name)}))
+from nelbo.jobs import settings, training
+read = settings.read_data
+def read_here(options):
+    return read(options.model_copy(update={"data": str(Path.cwd() / Path(options.data).name)}))
+settings.read_data = training.read_data = read_here
 main()
 """
 """A machine where the same path leads to other images."""

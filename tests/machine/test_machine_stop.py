@@ -17,14 +17,14 @@ from nelbo.training.folders import all_checkpoints, step_of
 SECONDS = 15.0
 """For a process to stop on a busy machine, five of them for what may still be finished; each stand-in takes minutes."""
 CODE = """
-import importlib, sys, time
+import sys, time
 from concurrent.futures import ThreadPoolExecutor
 import nelbo.training.checkpoint as checkpoint
 import nelbo.training.stopping as stopping
 from nelbo.jobs.previews import Previews
 from nelbo.models.recipe import Recipe
 from nelbo.cli import run
-job = importlib.import_module("nelbo.jobs.train")
+import nelbo.jobs.settings as settings
 
 def busy(seconds=300.0):
     print("busy", file=sys.stderr, flush=True)
@@ -32,7 +32,7 @@ def busy(seconds=300.0):
     while time.monotonic() < end:
         time.sleep(0.1)
 
-write, end = checkpoint.write_synced, job.Journal.__exit__
+write = checkpoint.write_synced
 
 def slow_file(path, data):
     if path.name == "model.safetensors":
@@ -57,9 +57,9 @@ def a_checkpoint_that_is_soon_done():
     checkpoint.write_synced = slowish_file
     stopping.SOONEST = stopping.CHECKPOINT_SECONDS = 0.0
 def data():
-    job.read_data = lambda options: busy()
+    settings.read_data = lambda options: busy()
 def data_in_threads():
-    job.read_data = reading
+    settings.read_data = reading
 def preparation():
     Recipe.prepare = lambda *given: busy()
 

@@ -150,7 +150,7 @@ def test_too_slow_for_any_sense_is_said_after_the_first_step(
     said = capsys.readouterr().err
     first = said.splitlines()[0]
     assert first.startswith("a step takes 76 s here, so 5 minutes are about 3 steps")
-    for way in ("--size", "--minutes 380", "--batch-size", "GPU"):
+    for way in ("`size`", "`minutes` 380", "`batch_size`", "GPU"):
         assert way in first
     assert "there was no look" in said
     assert "nelbo score" in said

@@ -106,9 +106,9 @@ def answered(argv: Sequence[str]) -> int:
         if isinstance(error, ElsewhereError):
             return error.code
         if isinstance(error, ProcessLostError):
-            return complain(f"{error}{GO_ON}", 1)
+            return complain(in_options(f"{error}{GO_ON}"), 1)
         if isinstance(error, FloatingPointError):  # training has diverged, and says what to try
-            return complain(str(error), 1)
+            return complain(in_options(str(error)), 1)
         if os.environ.get("NELBO_TRACEBACK"):
             raise
         return complain(f"{type(error).__name__}: {error} (NELBO_TRACEBACK=1 shows where)", 1)

@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from nelbo.errors import InputError
-from nelbo.jobs.score_request import ScoreRequest, chosen_data
+from nelbo.jobs.chosen_data import chosen_data
+from nelbo.jobs.score_request import ScoreRequest
 from nelbo.jobs.sharded import shared_profile
 from nelbo.metrics import LikelihoodScore, ProfileDetector, auroc
 from nelbo.models.base import LikelihoodModel

@@ -29,7 +29,7 @@ from nelbo.models.base import GenerativeModel, LikelihoodModel
 from nelbo.models.diffusion import Diffusion
 from nelbo.models.sampling import SampleSettings
 from nelbo.processes import join, rank
-from nelbo.report.page import page
+from nelbo.report.page import Pictures, page
 from nelbo.report.paths import free, reachable
 from nelbo.report.pictures import grid
 from nelbo.report.progress import bar, console
@@ -67,17 +67,10 @@ def compare(
     Raises:
         InputError: no runs, one that cannot be read, or a folder with something else in it.
     """
-    if not paths:
-        raise InputError("RUN", "name at least one run")
-    if split not in SPLITS:
-        known = ", ".join(SPLITS)
-        raise InputError("split", f"{split!r} is not a split{nearest(split, SPLITS)} (splits: {known})")
+    folder = Path(out)
+    require_comparable(paths, folder, split)
     if limit is not None and not (score and limit >= 1):
         raise InputError("limit", "is how many images `score` takes, at least 1; add `score`, or leave it out")
-    folder = Path(out)
-    if not (folder / "compare.json").exists():
-        free(folder, "out")
-        reachable(folder, "out")
     runs = [opened(path) for path in paths]
     for run in runs:
         say_what_is_missing(run)
@@ -85,19 +78,36 @@ def compare(
     scores = scores_of(runs, models, split, score, limit)
     found = [facts(run, model, split, own) for run, model, own in zip(runs, models, scores, strict=True)]
     whole = {"runs": found, "differences": differences(runs, scores), "unlike": unlike(found, scores)}
-    pictures, views, reals = [], [], {}
-    for run, model in zip(runs, models, strict=True):
-        drawn, _ = collect(model, SAMPLES, 0, SampleSettings(), SAMPLES, keep_frames=False, of=f" of {run.path.name}")
-        pictures.append(grid(drawn, model.levels))
-        real = unseen(run, lambda dataset: real_images(dataset, split, SAMPLES))
-        with bar(f"how {run.path.name} works", None):
-            views.append(inside(model, None if real is None else real[:SHOWN]))
-        if real is not None:
-            reals[f"{run.dataset.name}, {split}"] = grid(real, model.levels)
+    pictures = [pictures_of(run, model, split) for run, model in zip(runs, models, strict=True)]
     if rank() == 0:
-        replace_text(folder / "index.html", page(whole, pictures, views, reals))
+        replace_text(folder / "index.html", page(whole, pictures))
         replace_text(folder / "compare.json", json.dumps(whole, indent=1))
     return whole
+
+
+def require_comparable(paths: Sequence[str | Path], folder: Path, split: str) -> None:
+    """Check what is to be compared, and where it goes, before anything is read.
+
+    Raises:
+        InputError: no runs, no such split, or a folder with something else in it.
+    """
+    if not paths:
+        raise InputError("RUN", "name at least one run")
+    if split not in SPLITS:
+        known = ", ".join(SPLITS)
+        raise InputError("split", f"{split!r} is not a split{nearest(split, SPLITS)} (splits: {known})")
+    if not (folder / "compare.json").exists():
+        free(folder, "out")
+        reachable(folder, "out")
+
+
+def pictures_of(run: Run, model: GenerativeModel, split: str) -> Pictures:
+    """Samples of a run, how it works, and images of its data, where these are at hand."""
+    drawn, _ = collect(model, SAMPLES, 0, SampleSettings(), SAMPLES, keep_frames=False, of=f" of {run.path.name}")
+    real = unseen(run, lambda dataset: real_images(dataset, split, SAMPLES))
+    with bar(f"how {run.path.name} works", None):
+        views = inside(model, None if real is None else real[:SHOWN])
+    return Pictures(grid(drawn, model.levels), views, None if real is None else grid(real, model.levels))
 
 
 def facts(run: Run, model: GenerativeModel, split: str, score: Score | None) -> dict[str, Any]:

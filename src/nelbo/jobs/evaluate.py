@@ -12,11 +12,11 @@ from nelbo.check import checked
 from nelbo.errors import InputError
 from nelbo.files import atomic_write
 from nelbo.jobs._digest import digests
+from nelbo.jobs.chosen_data import chosen_data
 from nelbo.jobs.features import INCEPTION, Features, open_features
 from nelbo.jobs.kept import Answer, kept
 from nelbo.jobs.run import Run
 from nelbo.jobs.sample import collect, settings_of
-from nelbo.jobs.score_request import chosen_data
 from nelbo.jobs.sharded import opened, shared_rows
 from nelbo.metrics.manifold import nearest
 from nelbo.metrics.quality import measure_modes, measure_quality

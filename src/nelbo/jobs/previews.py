@@ -16,6 +16,7 @@ from nelbo.metrics import score_likelihood
 from nelbo.models.base import LikelihoodModel
 from nelbo.report.pictures import grid
 from nelbo.report.progress import console
+from nelbo.report.results import Measure
 from nelbo.report.tables import measure_text
 from nelbo.theory.likelihoods import to_levels
 from nelbo.training import Step, Trainer
@@ -89,6 +90,7 @@ class Previews:
     def score_val(self, step: Step, size: Size, limit: float) -> None:
         """Score so many ``val`` images, and print warnings that are new."""
         model, images = self.trainer.ema.model, self.dataset.split("val")[: size.images]
+        measures: dict[str, Measure] = {}  # none where the time is up before they are known
         with self.budget.timed("val", size, limit) as tell:
             if isinstance(model, LikelihoodModel):
                 image = self.budget.cost("val", size) / (2 * size.images)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -11,12 +11,13 @@ from torch import Tensor
 from nelbo.data import Dataset
 from nelbo.errors import InputError, nearest
 from nelbo.jobs._digest import digests
-from nelbo.jobs.run import Run, is_place, read_data
+from nelbo.jobs.chosen_data import chosen_data
+from nelbo.jobs.run import Run
 from nelbo.jobs.sharded import opened
 from nelbo.models.base import GenerativeModel, LikelihoodModel
 from nelbo.models.diffusion import in_steps
 from nelbo.models.forms import Estimator
-from nelbo.options import DataOptions, RunDataOptions, ScoreOptions
+from nelbo.options import DataOptions, ScoreOptions
 from nelbo.report.paths import free
 from nelbo.training.machine import usual_batch
 
@@ -73,7 +74,7 @@ class ScoreRequest:
         """Integer levels, shape (n, C, H, W)."""
         return self.dataset.split(self.options.split)[: self.options.limit]
 
-    @property
+    @cached_property
     def copies(self) -> Tensor:
         """The number of each image's distinct image, shape (n,)."""
         return self.dataset.copies(self.options.split)[: self.options.limit]
@@ -100,65 +101,6 @@ class ScoreRequest:
             "levels": self.dataset.levels,
             "dims": self.model.dims,
         }
-
-
-def chosen_data(run: Run, options: DataOptions | None) -> Dataset:
-    """The run's own data, or others, or the run's own read in another way.
-
-    Raises:
-        InputError: data that the run cannot score, or that have changed since it was begun.
-    """
-    if options is None:
-        if run.dataset.sha256 != run.config.images.sha256:
-            spec = run.config.data.data
-            raise InputError("data", f"{spec} has changed since the run: its test images may be ones it was trained on")
-        return run.dataset
-    given = options.model_dump(exclude_unset=True)
-    if list(given) == ["data"] and is_place(given["data"]) and same_place(given["data"], run.config.data.data):
-        return chosen_data(run, None)
-    own = run.config.data.model_copy(update=given)  # other settings of reading as the run's
-    if "data" not in given:
-        dataset = read_data(own)
-    elif is_own(run, own):
-        return run.dataset
-    else:
-        dataset = read_data(options)
-    fits(run, dataset)
-    return dataset
-
-
-def same_place(one: str, other: str) -> bool:
-    """Whether two paths lead to the same file or folder."""
-    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
-
-
-def is_own(run: Run, data: RunDataOptions) -> bool:
-    """Whether this is a place of the run's own images, perhaps a new one; the run then reads them from there."""
-    if not is_place(data.data):
-        return data == run.config.data and run.dataset.sha256 == run.config.images.sha256
-    try:
-        dataset = read_data(data)
-    except InputError:  # what is wrong is said when they are read as other data
-        return False
-    if dataset.sha256 == run.config.images.sha256:
-        run.dataset = dataset
-    return dataset.sha256 == run.config.images.sha256
-
-
-def fits(run: Run, dataset: Dataset) -> None:
-    """Check that a run can score these data.
-
-    Raises:
-        InputError: another shape, or more levels.
-    """
-    own = run.config.images
-    if dataset.shape != own.shape:
-        theirs, ours = ("×".join(map(str, shape)) for shape in (dataset.shape, own.shape))
-        raise InputError("data", f"its images are {theirs} and the run's are {ours} (C×H×W); see `size` and `channels`")
-    if dataset.levels != own.levels:
-        raise InputError(
-            "data", f"has {dataset.levels} levels and the run has {own.levels}; bits/dim would not compare"
-        )
 
 
 def chosen_timesteps(model: LikelihoodModel, asked: int | None, form: Estimator) -> int:
@@ -257,28 +199,19 @@ class Baseline(NamedTuple):
         Raises:
             InputError: it is of images of another kind, or has no bound in this form.
         """
-        path, weights = request.options.baseline, request.options.weights
+        options, images = request.options, request.run.config.images
+        path = options.baseline
         if path is None:
             return None
-        other = opened(path)
-        model = baseline_model(other, request.run, weights, request.options.device, how)
-        key = {"run": str(path), "step": other.step, **digests(other, weights)}
+        run = opened(path)
+        own = run.config.images
+        if (own.shape, own.levels) != (images.shape, images.levels):
+            raise InputError("baseline", f"{path} is of images of another size or with other levels")
+        model = run.model(options.weights, options.device)
+        if not isinstance(model, LikelihoodModel):
+            raise InputError("baseline", f"{path} has no bound: {model.inspector.why_no_bound}")
+        model = model if how.T is None else in_steps(model, how.T)
+        if how.form not in model.forms:
+            raise InputError("baseline", f"{path} has no form {how.form!r} (its forms: {', '.join(model.forms)})")
+        key = {"run": str(path), "step": run.step, **digests(run, options.weights)}
         return cls(model, {f"baseline_{name}": value for name, value in key.items()})
-
-
-def baseline_model(other: Run, run: Run, weights: str, device: str, how: Estimation) -> LikelihoodModel:
-    """The model of the run to compare with.
-
-    Raises:
-        InputError: it is of images of another kind, or has no bound in this form.
-    """
-    path = other.path
-    if (other.config.images.shape, other.config.images.levels) != (run.config.images.shape, run.config.images.levels):
-        raise InputError("baseline", f"{path} is of images of another size or with other levels")
-    model = other.model(weights, device)
-    if not isinstance(model, LikelihoodModel):
-        raise InputError("baseline", f"{path} has no bound: {model.inspector.why_no_bound}")
-    model = model if how.T is None else in_steps(model, how.T)
-    if how.form not in model.forms:
-        raise InputError("baseline", f"{path} has no form {how.form!r} (its forms: {', '.join(model.forms)})")
-    return model

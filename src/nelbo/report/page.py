@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 from PIL import Image
@@ -17,29 +17,40 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def page(
-    kept: dict[str, Any],
-    pictures: list[Image.Image],
-    views: list[list[tuple[str, Image.Image]]],
-    reals: dict[str, Image.Image],
-) -> str:
+class Pictures(NamedTuple):
+    """What is drawn of one run.
+
+    Attributes:
+        samples: drawn by it.
+        views: how it works, with titles.
+        real: images of its data, if they are at hand.
+    """
+
+    samples: Image.Image
+    views: list[tuple[str, Image.Image]]
+    real: Image.Image | None
+
+
+def page(kept: dict[str, Any], pictures: Sequence[Pictures]) -> str:
     """The page, the same for the same input.
 
     Args:
         kept: what compare.json holds: of each run its name, facts, scores and validation curve; paired differences.
-        pictures: each run's samples.
-        views: each run's other pictures, with titles.
-        reals: real images, by the name of their data.
+        pictures: of each run.
     """
     runs = kept["runs"]
     environment = Environment(loader=PackageLoader("nelbo.report"), autoescape=select_autoescape())
     environment.filters["number"] = number
     text: str = environment.get_template("compare.html").render(
         runs=[
-            run | {"picture": data_uri(picture), "views": [(title, data_uri(each)) for title, each in shown]}
-            for run, picture, shown in zip(runs, pictures, views, strict=True)
+            run | {"picture": data_uri(own.samples), "views": [(title, data_uri(each)) for title, each in own.views]}
+            for run, own in zip(runs, pictures, strict=True)
         ],
-        reals={name: data_uri(picture) for name, picture in reals.items()},
+        reals={
+            f"{run['data']}, {run['split']}": data_uri(own.real)
+            for run, own in zip(runs, pictures, strict=True)
+            if own.real is not None
+        },
         differences=kept["differences"],
         unlike=kept["unlike"],
         measures=sorted(

@@ -1,4 +1,4 @@
-"""What was measured of a run: the bound of images or a family's own measures, and samples. As ``--json`` has it."""
+"""What was measured of a run: the bound of images or a family's own measures, and samples. As its JSON has it."""
 
 from __future__ import annotations
 

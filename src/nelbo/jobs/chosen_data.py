@@ -1,0 +1,69 @@
+"""Which images a run is measured on: its own, or others that it can be scored on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nelbo.data import Dataset
+from nelbo.errors import InputError
+from nelbo.jobs.run import Run, is_place, read_data
+from nelbo.options import DataOptions, RunDataOptions
+
+
+def chosen_data(run: Run, options: DataOptions | None) -> Dataset:
+    """The run's own data, or others, or the run's own read in another way.
+
+    Raises:
+        InputError: data that the run cannot score, or that have changed since it was begun.
+    """
+    if options is None:
+        if run.dataset.sha256 != run.config.images.sha256:
+            spec = run.config.data.data
+            raise InputError("data", f"{spec} has changed since the run: its test images may be ones it was trained on")
+        return run.dataset
+    given = options.model_dump(exclude_unset=True)
+    if list(given) == ["data"] and is_place(given["data"]) and same_place(given["data"], run.config.data.data):
+        return chosen_data(run, None)
+    own = run.config.data.model_copy(update=given)  # other settings of reading as the run's
+    if "data" not in given:
+        dataset = read_data(own)
+    elif is_own(run, own):
+        return run.dataset
+    else:
+        dataset = read_data(options)
+    fits(run, dataset)
+    return dataset
+
+
+def same_place(one: str, other: str) -> bool:
+    """Whether two paths lead to the same file or folder."""
+    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+
+
+def is_own(run: Run, data: RunDataOptions) -> bool:
+    """Whether this is a place of the run's own images, perhaps a new one; the run then reads them from there."""
+    if not is_place(data.data):
+        return data == run.config.data and run.dataset.sha256 == run.config.images.sha256
+    try:
+        dataset = read_data(data)
+    except InputError:  # what is wrong is said when they are read as other data
+        return False
+    if dataset.sha256 == run.config.images.sha256:
+        run.dataset = dataset
+    return dataset.sha256 == run.config.images.sha256
+
+
+def fits(run: Run, dataset: Dataset) -> None:
+    """Check that a run can score these data.
+
+    Raises:
+        InputError: another shape, or more levels.
+    """
+    own = run.config.images
+    if dataset.shape != own.shape:
+        theirs, ours = ("×".join(map(str, shape)) for shape in (dataset.shape, own.shape))
+        raise InputError("data", f"its images are {theirs} and the run's are {ours} (C×H×W); see `size` and `channels`")
+    if dataset.levels != own.levels:
+        raise InputError(
+            "data", f"has {dataset.levels} levels and the run has {own.levels}; bits/dim would not compare"
+        )
