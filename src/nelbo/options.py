@@ -36,7 +36,7 @@ class DataOptions(Options):
     """Which images, and how they become arrays of one size."""
 
     data: str = "digits"
-    "A name (digits, mnist, fashion-mnist, cifar10), a folder of images, a .npy, .npz or IDX file, or hf:NAME."
+    "digits, mnist, fashion-mnist or cifar10, a folder of images, a .npy, .npz or IDX file, hf:NAME, or READER:NAME."
     size: Annotated[str, Field(pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$")] | None = None
     "Height and width that every image gets, as HxW; needs --fit where an image has another size."
     fit: Literal["crop", "pad", "resize"] | None = None

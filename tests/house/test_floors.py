@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "nelbo"
 
 FLOORS = [
     ["errors"],
-    ["files", "options", "processes", "rng", "units", "streams"],
+    ["check", "files", "options", "processes", "rng", "units", "streams"],
     ["theory"],
     ["diffusion"],
     ["nn"],

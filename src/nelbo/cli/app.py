@@ -146,7 +146,7 @@ def one_line(error: cyclopts.CycloptsError) -> str:
     """What is wrong with a command line, naming the option."""
     cause = error.__cause__
     if isinstance(error, cyclopts.ValidationError) and type(cause).__name__ == "ValidationError":
-        from nelbo.config.check import first_problem
+        from nelbo.check import first_problem
 
         field, problem = first_problem(cause)  # type: ignore[arg-type]
         return f"{option(field)}: {problem}"

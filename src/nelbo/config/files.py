@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import Field
 
-from nelbo.config.check import checked
+from nelbo.check import checked
 from nelbo.config.convert import FORMAT, converted
 from nelbo.config.families import family_module, family_names, family_versions, family_word
 from nelbo.errors import InputError, nearest

@@ -17,6 +17,7 @@ from nelbo.data.idx import read_idx
 from nelbo.data.named import DIGITS, read_named
 from nelbo.data.options import Fit, Layout, Options, SplitBy
 from nelbo.data.raw import ALL, Part, Raw
+from nelbo.data.readers import read_registered, reader_of, readers
 from nelbo.data.shaping import shape_part, shaping_notes
 from nelbo.data.sources import SOURCES
 from nelbo.errors import InputError, nearest
@@ -42,8 +43,8 @@ def load(
     """Load images.
 
     Args:
-        spec: a name in ``NAMES``; a path to a folder of images, a ``.npy``, ``.npz`` or IDX file; or ``hf:NAME``.
-            A name wins over a path: write ``./mnist`` for a folder of that name.
+        spec: a name in ``NAMES``; a path to a folder of images, a ``.npy``, ``.npz`` or IDX file; ``hf:NAME``; or
+            ``NAME:rest`` for a reader of another package. A name wins over a path: ``./mnist`` is a folder.
         size: (H, W) in pixels that every image shall have; None keeps what they have.
         fit: how an image of another size gets there: ``crop``, ``pad`` or ``resize``.
         channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha; None keeps what they have.
@@ -80,14 +81,22 @@ def read(spec: str, root: Path | None, options: Options) -> Raw:
         return shaped(read_named(spec, root, options.progress), options)
     if spec.startswith(PREFIX):
         return read_hub(spec.removeprefix(PREFIX), options)
+    if (entry := reader_of(spec)) is not None:
+        return shaped(read_registered(entry, spec.partition(":")[2], options), options)
     path = Path(spec).expanduser()
     try:
         if not spec or not path.exists():
-            known = f"the names are {', '.join(NAMES)}; for your own images give a path that exists, or hf:NAME"
+            prefixes = ", ".join(f"{name}:NAME" for name in dict.fromkeys(("hf", *readers())))
+            known = f"the names are {', '.join(NAMES)}; for your own images give a path that exists, or {prefixes}"
             raise InputError("data", f"{spec!r} is neither a name nor a path{nearest(spec, NAMES)} ({known})")
         return read_folder(path, options) if path.is_dir() else shaped(read_file(path, options.layout), options)
     except OSError as error:
         raise InputError(str(path), f"cannot be read: {error.strerror or error}") from None
+
+
+def is_source(spec: str) -> bool:
+    """Whether a SPEC names a known set, or one that a reader finds by its name, and no file or folder."""
+    return spec in NAMES or spec.startswith(PREFIX) or reader_of(spec) is not None
 
 
 def read_file(path: Path, layout: Layout | None) -> Raw:

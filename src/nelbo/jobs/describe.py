@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from nelbo.config.files import CONFIG
-from nelbo.data.loading import NAMES
+from nelbo.data.loading import NAMES, is_source
 from nelbo.errors import InputError, nearest
 from nelbo.jobs.run import Run, build_model, images_config, read_data
 from nelbo.options import DataOptions
@@ -35,7 +35,7 @@ def info(what: str | Path | Run, options: DataOptions | None = None) -> dict[str
     what = str(what)
     if (Path(what) / CONFIG).is_file():
         return describe_run(Run(what))
-    if not Path(what).exists() and what not in NAMES and not what.startswith("hf:"):
+    if not Path(what).exists() and not is_source(what):
         raise InputError(
             "WHAT", f"{what!r} is neither a run nor data{nearest(what, NAMES)} (data: {', '.join(NAMES)}, a path)"
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nelbo.config.check import checked
+from nelbo.check import checked
 from nelbo.errors import InputError
 from nelbo.files import atomic_write
 from nelbo.jobs._digest import digests

@@ -88,7 +88,7 @@ def images_of(
     if isinstance(data, str | Path):
         options = located(RunDataOptions(data=str(data)))
         return options, read_data(options), False
-    options = RunDataOptions(data=OWN_IMAGES)
+    options = RunDataOptions(data=OWN_IMAGES, layout="nhwc")  # as keep_images writes them
     if isinstance(data, Dataset):
         return options, data, True
     array = data.cpu().numpy() if isinstance(data, Tensor) else np.asarray(data)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from nelbo.config.check import checked
+from nelbo.check import checked
 from nelbo.config.families import family_module
 from nelbo.config.files import ImagesConfig, RunConfig, versions, write_run_config
 from nelbo.config.trained import weight_settings

@@ -16,8 +16,7 @@ from nelbo.config.files import CONFIG, ImagesConfig, RunConfig, made_by, read_ru
 from nelbo.config.trained import require_trained
 from nelbo.data import Dataset
 from nelbo.data import load as load_data
-from nelbo.data.hub import PREFIX
-from nelbo.data.loading import NAMES
+from nelbo.data.loading import is_source
 from nelbo.errors import InputError, nearest
 from nelbo.models._distilled import Distilled
 from nelbo.models.base import GenerativeModel
@@ -79,7 +78,7 @@ def own_images(data: RunDataOptions, run: Path) -> RunDataOptions:
 
 def is_place(spec: str) -> bool:
     """Whether this names a file or folder, and no known set."""
-    return bool(spec) and spec not in NAMES and not spec.startswith(PREFIX)
+    return bool(spec) and not is_source(spec)
 
 
 def build_model(config: RunConfig, **parts: Any) -> GenerativeModel:

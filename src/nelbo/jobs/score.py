@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nelbo.config.check import checked
+from nelbo.check import checked
 from nelbo.jobs._rows import write_per_image
 from nelbo.jobs.against import against_key, compared
 from nelbo.jobs.kept import Answer, kept

@@ -13,6 +13,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from nelbo.check import checked
 from nelbo.models._ae_inspector import AEInspector
 from nelbo.models._checks import checked_output
 from nelbo.models._latent import require_drawing, tempered
@@ -41,6 +42,9 @@ class AE(GenerativeModel):
         shape: (C, H, W) of the images.
         levels: L, the number of values a pixel can take.
         latent: the size of a code.
+
+    Raises:
+        InputError: a latent of no size.
     """
 
     family = "ae"
@@ -51,7 +55,7 @@ class AE(GenerativeModel):
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, shape: Shape, levels: int, *, latent: int) -> None:
         super().__init__(shape, levels)
-        self.options = AEOptions(latent=latent)
+        self.options = checked(AEOptions, {"latent": latent})
         self.encoder, self.decoder = encoder, decoder
         self.parts = {"encoder": full_name(encoder), "decoder": full_name(decoder)}
         self.register_buffer("code_mean", torch.zeros(latent, dtype=torch.float64))

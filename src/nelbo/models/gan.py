@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nelbo.errors import InputError, nearest
+from nelbo.check import checked
 from nelbo.models._checks import checked_output
 from nelbo.models._games import GAMES, require_game
 from nelbo.models._gan_inspector import GANInspector
@@ -83,7 +83,7 @@ class GAN(GenerativeModel):
         r1, gp, critic_lr: as of :class:`GANOptions`.
 
     Raises:
-        InputError: there is no such game.
+        InputError: a setting out of its range, or no such game.
     """
 
     family = "gan"
@@ -101,9 +101,7 @@ class GAN(GenerativeModel):
         **settings: Unpack[Strengths],
     ) -> None:
         super().__init__(shape, levels)
-        if loss not in GAMES:
-            raise InputError("loss", f"{loss!r} is none of {', '.join(GAMES)}{nearest(loss, GAMES)}")
-        self.options = GANOptions(latent=latent, loss=loss, clusters=clusters, **settings)  # type: ignore[arg-type]
+        self.options = checked(GANOptions, {"latent": latent, "loss": loss, "clusters": clusters, **settings})
         self.clusters = Clusters(shape, clusters) if clusters else None
         self.generator, self.critic = generator, critic
         self.parts = {"generator": full_name(generator), "critic": full_name(critic)}

@@ -15,6 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from nelbo.check import checked
 from nelbo.errors import InputError
 from nelbo.models._hvae_inspector import HVAEInspector
 from nelbo.models._latent import (
@@ -76,7 +77,7 @@ class HVAE(LikelihoodModel):
         beta, free_bits, kl_warmup: how the KL counts in training, see :class:`HVAEOptions`.
 
     Raises:
-        InputError: another way of inference, or a Bernoulli likelihood for more than two levels.
+        InputError: a setting out of its range, or a Bernoulli likelihood for more than two levels.
     """
 
     family = "hvae"
@@ -93,11 +94,9 @@ class HVAE(LikelihoodModel):
         **settings: Unpack[KLSettings],
     ) -> None:
         super().__init__(shape, levels)
-        if inference not in ("top-down", "bottom-up"):
-            raise InputError("inference", f"{inference!r} is neither top-down nor bottom-up")
         by_name = likelihood if isinstance(likelihood, str) else "auto"
-        fields = {"depth": len(ladder.maps), "inference": inference, "decoder": by_name}  # type: ignore[arg-type]
-        self.options = HVAEOptions(**fields, **settings)  # type: ignore[arg-type]
+        fields = {"depth": len(ladder.maps), "inference": inference, "decoder": by_name, **settings}  # type: ignore[arg-type]
+        self.options = checked(HVAEOptions, fields)
         self.downwards = inference == "top-down"
         self.pixels = PixelLaw(likelihood, shape, levels) if isinstance(likelihood, str) else likelihood
         self.ladder: Any = ladder

@@ -13,6 +13,7 @@ from typing import Any, Protocol, Self, Unpack
 import torch
 from torch import Tensor, nn
 
+from nelbo.check import checked
 from nelbo.models._latent import KLSettings, LatentOptions, Likelihood, PixelLaw, nll, require_drawing, tempered
 from nelbo.models._vae_inspector import VAEInspector
 from nelbo.models.base import LikelihoodModel
@@ -70,7 +71,7 @@ class VAE(LikelihoodModel):
         beta, free_bits, kl_warmup: how the KL counts in training, see :class:`VAEOptions`.
 
     Raises:
-        InputError: a Bernoulli likelihood for more than two levels.
+        InputError: a setting out of its range, or a Bernoulli likelihood for more than two levels.
     """
 
     family = "vae"
@@ -89,7 +90,7 @@ class VAE(LikelihoodModel):
     ) -> None:
         super().__init__(shape, levels)
         word = likelihood if isinstance(likelihood, str) else "auto"
-        self.options = VAEOptions(latent=latent, decoder=word, **settings)  # type: ignore[arg-type]
+        self.options = checked(VAEOptions, {"latent": latent, "decoder": word, **settings})
         self.law = PixelLaw(likelihood, shape, levels) if isinstance(likelihood, str) else likelihood
         self.encoder, self.decoder = encoder, decoder
         self.prior: Prior = StandardNormal() if prior is None else prior

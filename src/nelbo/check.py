@@ -12,13 +12,13 @@ from nelbo.errors import InputError, nearest
 M = TypeVar("M", bound=BaseModel)
 
 
-def checked(kind: type[M], values: Mapping[str, Any], where: Callable[[str], str]) -> M:
+def checked(kind: type[M], values: Mapping[str, Any], where: Callable[[str], str] = str) -> M:
     """Make settings of ``kind`` from plain values.
 
     Args:
         kind: the class of the settings.
         values: field → value.
-        where: field → how the user would name it: ``lr``, or ``my.toml: [training] lr``.
+        where: field → how the user would name it: ``my.toml: [training] lr``; by its name if left out.
 
     Raises:
         InputError: the first thing that is wrong, in one line.
