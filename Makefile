@@ -29,8 +29,9 @@ demo: setup
 	echo "  nelbo train ddpm --data mnist                    28×28 digits, 10 minutes"; \
 	echo "  nelbo train ddpm --data FOLDER                   your own images"
 
+# The files of tests are shared out between two processes.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-kill: setup
 	NELBO_KILLS=100 $(BIN)/python -m pytest tests/machine/test_machine_kill.py tests/machine/test_machine_processes.py -s

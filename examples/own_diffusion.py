@@ -1,11 +1,16 @@
 """A diffusion model of one's own: network, images, schedule, weight, sampler; its bound in three forms, with errors."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 import nelbo
+from nelbo.diffusion.denoiser import Denoised
 from nelbo.diffusion.process import posterior
+from nelbo.diffusion.samplers import Before
+from nelbo.theory.normal import Gaussian
 
 
 class MyNet(nn.Module):
@@ -28,13 +33,15 @@ def my_weight(gamma: Tensor) -> Tensor:  # w(γ) on the bound's integrand
 
 
 class MySampler(nelbo.samplers.Sampler):  # one step from z_t to the law of z_s
-    def step(self, z_t, denoised, gamma_t, gamma_s, before=None):
+    def step(
+        self, z_t: Tensor, denoised: Denoised, gamma_t: Tensor, gamma_s: Tensor, before: Before | None = None
+    ) -> Gaussian:
         return posterior(denoised.x_0, z_t, gamma_s, gamma_t)
 
 
 def main(out: str = "runs/mine", steps: int = 1000) -> None:
     images = (np.random.default_rng(0).random((500, 1, 8, 8)) ** 2 * 16).round().astype(np.uint8)  # levels 0 … 16
-    parts = {"network": MyNet(), "schedule": my_schedule, "objective": my_weight}
+    parts: dict[str, Any] = {"network": MyNet(), "schedule": my_schedule, "objective": my_weight}
     run = nelbo.fit(nelbo.Diffusion(shape=(1, 8, 8), levels=17, timesteps=100, **parts), images, steps=steps, out=out)
     print(nelbo.load(out, **parts).sample(4, sampler=MySampler(), steps=50).shape)
     for form in ("denoising", "consistency", "trajectory"):

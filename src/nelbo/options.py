@@ -32,6 +32,13 @@ class FamilyOptions(Options):
         return self
 
 
+class NetworkOptions(FamilyOptions):
+    """The settings of nelbo's own networks, for a family to add its own to."""
+
+    revision: Annotated[Literal[1], IN_FILES] = 1
+    "Which architecture; weights fit the one that they were trained in, so that each stays in the code."
+
+
 class DataOptions(Options):
     """Which images, and how they become arrays of one size."""
 

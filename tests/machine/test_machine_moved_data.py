@@ -7,11 +7,15 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import tomli_w
 from machine_helpers import call, call_well, listing, tiny, train_tiny, write_pictures
 
+import nelbo
 from nelbo.config.convert import FORMAT, converted
+from nelbo.config.families import OURS, family_module
 from nelbo.data import load
 from nelbo.jobs.run import Run
+from nelbo.options import IN_FILES
 
 AGAIN = ("train", "ddpm", "--out", "run", "--resume", "--steps", "2")
 
@@ -134,6 +138,31 @@ def test_a_config_of_a_later_format_names_the_version_that_reads_it(here: Path) 
     )
     answer = call("train", "ddpm", "--config", "later.toml", "--out", "new")
     assert (answer.code, "format 3" in answer.err, "pip install nelbo==99." in answer.err) == (2, True, True)
+
+
+def test_a_config_of_format_1_has_the_first_revision_of_nelbos_networks() -> None:
+    for family in OURS:
+        given = {"format": 1, "family": family, "model": {"widths": [8]}}
+        assert converted(given)["model"] == {"revision": 1, "widths": [8]}
+        assert family_module(family).OPTIONS.model_fields["revision"].json_schema_extra == IN_FILES.json_schema_extra
+    assert converted({"format": 1, "family": "theirs", "model": {"a": 1}})["model"] == {"a": 1}
+
+
+@pytest.mark.parametrize(("made_by", "said"), [("99.0", "pip install nelbo==99.0 reads it"), (None, "")])
+def test_a_later_revision_of_a_network_names_its_version(here: Path, made_by: str | None, said: str) -> None:
+    place = train_tiny(here / "run", steps=1) / "config.toml"
+    written = tomllib.loads(place.read_text())
+    assert written["model"]["revision"] == 1
+    assert written["versions"]["nelbo"] == nelbo.__version__
+    written["model"]["revision"] = 2
+    written["versions"]["nelbo"] = made_by or nelbo.__version__
+    place.write_text(tomli_w.dumps(written))
+    answer = call("info", "run")
+    assert answer.code == 2
+    assert "config.toml: [model] revision" in answer.err
+    assert "this is 2" in answer.err
+    assert said in answer.err
+    assert ("pip install" in answer.err) == bool(said)
 
 
 def test_a_score_counts_distinct_images(here: Path) -> None:

@@ -116,7 +116,7 @@ def test_a_learned_gamma_is_kept_whole_beside_shares(here: Path) -> None:
     words += ["--clip", "0.01", "--lr", "0.001", "--warmup", "20", "--steps", "20", "--device", "cpu", "--out"]
     call_well(*words, "one")
     shared(2, *words, "two", "--shard")
-    gamma = [Run(here / name).model("raw", "cpu").gamma.state_dict() for name in ("one", "two")]
+    gamma = [Run(here / name).model("raw", "cpu").schedule.state_dict() for name in ("one", "two")]
     start = LearnedGamma(-13.3, 8.0).state_dict()
     for name, value in gamma[0].items():
         assert float((value - start[name]).abs().max()) > 1e-4, "it has moved"

@@ -9,17 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from nelbo.config.families import OURS
+
 FORMAT = 2
 Values = Mapping[str, Any]
 
 
-def split_by_rank(values: Values) -> dict[str, Any]:
-    """1 → 2: images were dealt to splits by the rank of their hash."""
-    data = values.get("data")
-    return {**values, "data": {"split_by": "rank", **data} if isinstance(data, Mapping) else data}
+def from_format_1(values: Values) -> dict[str, Any]:
+    """1 → 2: images were dealt to splits by the rank of their hash, and nelbo's networks had one revision."""
+    earlier: dict[str, dict[str, Any]] = {"data": {"split_by": "rank"}}
+    if values.get("family") in OURS:
+        earlier["model"] = {"revision": 1}
+    tables = {name: values[name] for name in earlier if isinstance(values.get(name), Mapping)}
+    return {**values, **{name: {**earlier[name], **table} for name, table in tables.items()}}
 
 
-CONVERTERS: dict[int, Callable[[Values], dict[str, Any]]] = {1: split_by_rank}
+CONVERTERS: dict[int, Callable[[Values], dict[str, Any]]] = {1: from_format_1}
 
 
 def converted(values: Values) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import Field
 
+from nelbo import __version__
 from nelbo.check import checked
 from nelbo.config.convert import FORMAT, converted
 from nelbo.config.families import family_module, family_names, family_versions, family_word
@@ -67,8 +68,8 @@ class RunConfig(Options):
 
 def versions(family: str) -> dict[str, str]:
     """What a run of this family is made with; the package that brings the family too, if it is not nelbo."""
-    ours = {name: version(name) for name in ("nelbo", "torch", "numpy")}
-    return {**ours, "python": platform.python_version(), **family_versions(family)}
+    libraries = {name: version(name) for name in ("torch", "numpy")}
+    return {"nelbo": __version__, **libraries, "python": platform.python_version(), **family_versions(family)}
 
 
 def run_config_text(config: RunConfig) -> str:
@@ -120,7 +121,7 @@ def require_format(values: Mapping[str, Any], path: Path) -> None:
 
 def made_by(recorded: Any) -> str:
     """Which version a run needs, as the end of a message, if it was made by another than this."""
-    theirs, ours = recorded.get("nelbo") if isinstance(recorded, dict) else None, version("nelbo")
+    theirs, ours = recorded.get("nelbo") if isinstance(recorded, dict) else None, __version__
     if not isinstance(theirs, str) or theirs == ours:
         return ""
     return f"; the run was made by nelbo {theirs}, and this is {ours}: pip install nelbo=={theirs} reads it"

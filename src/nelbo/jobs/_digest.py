@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from importlib.metadata import version
 from typing import Any
 
+from nelbo import __version__
 from nelbo.config.trained import weight_settings
 from nelbo.jobs.run import WEIGHTS, Run
 
@@ -30,5 +30,5 @@ def digests(run: Run, weights: str) -> dict[str, str]:
     return {
         "weights_sha256": run.state["files"][WEIGHTS[weights]]["sha256"],
         "model_sha256": digest_of(weight_settings(run.config)),
-        "code": f"{version('nelbo')}, revision {REVISION}",
+        "code": f"{__version__}, revision {REVISION}",
     }

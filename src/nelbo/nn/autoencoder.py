@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nelbo.nn.blocks import SMALL, ChannelNorm, zeroed
-from nelbo.options import FamilyOptions
+from nelbo.options import NetworkOptions
 
 
 def pyramid_widths(height: int, width: int) -> tuple[int, ...]:
@@ -30,7 +30,7 @@ def pyramid_widths(height: int, width: int) -> tuple[int, ...]:
     return tuple(widths)
 
 
-class PyramidOptions(FamilyOptions):
+class PyramidOptions(NetworkOptions):
     """The settings of networks over halved resolutions, for a family to add its own to."""
 
     widths: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(max_length=16)] = ()

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from nelbo.errors import InputError
 from nelbo.nn.blocks import LARGE, SMALL, ChannelNorm, SelfAttention, Stage, TimeEmbedding, zeroed
-from nelbo.options import FamilyOptions
+from nelbo.options import NetworkOptions
 
 
 def default_widths(height: int, width: int) -> tuple[int, ...]:
@@ -31,7 +31,7 @@ def default_widths(height: int, width: int) -> tuple[int, ...]:
     return tuple(widths[:3]) if min(height, width) < LARGE else tuple(widths)
 
 
-class UNetOptions(FamilyOptions):
+class UNetOptions(NetworkOptions):
     """The settings of a U-Net, for a family to add its own to."""
 
     widths: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(max_length=16)] = ()
