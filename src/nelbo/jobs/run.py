@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 OWN_IMAGES = "images.npz"
 """What a run calls the images that it was given as arrays, and keeps itself."""
+NETWORKS = {"network", "encoder", "decoder", "generator", "critic", "ladder"}
+"""Parts of a model that are modules: a run names their classes."""
 WEIGHTS = {"ema": "ema", "raw": "model"}
 
 
@@ -110,7 +112,7 @@ def require_parts(config: RunConfig, parts: Mapping[str, Any]) -> None:
     needed = config.parts or {}
     for name in needed.keys() - parts.keys():
         call = ", ".join(
-            f"{part}={said.rpartition('.')[2]}{'()' * (part == 'network')}" for part, said in needed.items()
+            f"{part}={said.rpartition('.')[2]}{'()' * (part in NETWORKS)}" for part, said in needed.items()
         )
         why = f"of the run is {needed[name]}, which only Python can give"
         raise InputError(name, f"{why}; nelbo.load(RUN, {call}) opens it")
