@@ -39,7 +39,14 @@ from nelbo.nn.ladder import BottomUp, Ladder, Levels, TopDown, places_of
 from nelbo.options import Shape
 from nelbo.rng import Draws, Stream, normal
 from nelbo.theory.bound import Bound
-from nelbo.theory.hierarchy import Climb, Descent, bottom_up_terms, climb, descend, top_down_terms
+from nelbo.theory.hierarchy import (
+    BottomUpPass,
+    TopDownPass,
+    bottom_up_terms,
+    infer_bottom_up,
+    infer_top_down,
+    top_down_terms,
+)
 from nelbo.theory.importance import importance_weighted
 from nelbo.theory.likelihoods import to_unit
 from nelbo.theory.normal import Gaussian
@@ -151,7 +158,7 @@ class HVAE(LikelihoodModel):
         """−ln p(x|z_1) from the features of z_1."""
         return nll(self.pixels(self.ladder.image(features)), x)
 
-    def _walk_down(self, x: Tensor, noise: Sequence[Tensor]) -> Descent:
+    def _walk_down(self, x: Tensor, noise: Sequence[Tensor]) -> TopDownPass:
         """z_T … z_1 from q(z_t|z_{t+1}, x), and what they cost."""
         x_0, features = to_unit(x, self.levels), None
         seen = self.encoder.pyramid(x_0)
@@ -165,11 +172,11 @@ class HVAE(LikelihoodModel):
                 p = self._below(features, t)
             return relative_gaussian(p, self._checked("encoder", self.encoder(seen, features, t), t)), p
 
-        return descend(laws, lambda z: self._nll(x, self.ladder.below(z, 1, features)), noise)
+        return infer_top_down(laws, lambda z: self._nll(x, self.ladder.below(z, 1, features)), noise)
 
-    def _walk_up(self, x: Tensor, noise: Sequence[Tensor]) -> Climb:
+    def _walk_up(self, x: Tensor, noise: Sequence[Tensor]) -> BottomUpPass:
         """z_1 … z_T from q(z_t|z_{t−1}), and what they cost."""
-        return climb(
+        return infer_bottom_up(
             self._above,
             lambda z, t: self._below(self.ladder.below(z, t, None), t - 1),
             self._start(noise[0], len(x)),
