@@ -43,7 +43,8 @@ Every objective of a diffusion is a weight w(γ) on the bound's own integrand, �
 images with noise added. p(γ) = 1/γ′(t) is the density of γ where t is uniform.
 
 `python bench/weights.py`: {data}, {steps:,} steps of 32 images with a network of two levels of 32 channels, in
-continuous time with v predicted, one seed; γ from {low:.1f} to 8. bits/dim of {n} test images, ± with these images and noise; KD × 1,000 of 1,000 samples (200 steps of
+continuous time with v predicted, one seed; γ from {low:.1f} to 8. bits/dim of {n} test images, ± with these images and
+noise; KD × 1,000 of 1,000 samples (200 steps of
 ddim) to the test images in features learnt from their labels, ± its error. The column "a bound" says of what the
 objective is one. Shares are of w(γ) E‖ε − ε̂‖² where the run with `bound` ends, at γ < −4 (little noise),
 −4 < γ < 0, and γ > 0 (much): what there is left to learn.
