@@ -68,9 +68,9 @@ def data_spec(data: object) -> str:
     """
     if isinstance(data, str | Path):
         return str(data)
-    mend = "np.save('images.npy', images) and data='images.npy'"
+    fix = "np.save('images.npy', images) and data='images.npy'"
     kind = type(data).__name__
-    raise InputError("data", f"a run records where its images are, and a {kind} is nowhere; {mend} keep it")
+    raise InputError("data", f"a run records where its images are, and a {kind} is nowhere; {fix} keep it")
 
 
 def own_images(data: RunDataOptions, run: Path) -> RunDataOptions:
@@ -191,9 +191,9 @@ class Run:
         options = own_images(self.config.data, self.path)
         spec = options.data
         if is_place(spec) and not Path(spec).expanduser().exists():
-            mend = f"nelbo train {self.config.family} --out {self.path} --resume --data NEW"
+            fix = f"nelbo train {self.config.family} --out {self.path} --resume --data NEW"
             raise InputError(
-                "data", f"{spec}, where the run's images were, is gone; give their new place with `data` NEW ({mend})"
+                "data", f"{spec}, where the run's images were, is gone; give their new place with `data` NEW ({fix})"
             )
         dataset, recorded = read_data(options), self.config.images
         found = images_config(dataset)
