@@ -108,7 +108,7 @@ def test_a_run_of_own_networks_is_a_run_like_any_other(family: str, here: Path) 
     first = next(iter(kinds.values()))
     answer = call("sample", "straight")
     assert (answer.code, answer.err.count("\n")) == (2, 1)
-    assert first.__qualname__ in answer.err
+    assert f"{next(iter(kinds))}={first.__qualname__}()" in answer.err
     with pytest.raises(InputError, match=first.__qualname__):
         nelbo.load("straight")
 

@@ -84,4 +84,4 @@ def test_a_ddpm_has_its_own_steps(tmp_path: Path) -> None:
     answer = call("score", tmp_path / "run", "--T", "10")
     assert answer.code == 2
     assert "--T" in answer.err
-    assert "only a vdm" in answer.err
+    assert "only a diffusion model in continuous time" in answer.err

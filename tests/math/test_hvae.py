@@ -22,7 +22,7 @@ from nelbo.models.vdm import VDM, VDMOptions
 from nelbo.nn.ladder import places_of
 from nelbo.rng import Draws, Stream
 from nelbo.theory.exact import Coefficients
-from nelbo.theory.hierarchy import bottom_up_terms, climb
+from nelbo.theory.hierarchy import bottom_up_terms, infer_bottom_up
 from nelbo.theory.likelihoods import to_unit
 from nelbo.theory.normal import Gaussian
 
@@ -135,7 +135,7 @@ def test_a_bottom_up_level_can_be_negative_and_is_no_divergence() -> None:
         spread = torch.full_like(z, s * s if t == 1 else v)
         return Gaussian(z if t == 1 else a * z, spread)
 
-    walk = climb(
+    walk = infer_bottom_up(
         up,
         lambda z, t: Gaussian(a * z, torch.full_like(z, v)),
         Gaussian(torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)),
@@ -184,7 +184,9 @@ def test_a_diffusion_is_a_hierarchy_with_a_fixed_encoder(family: str) -> None:
         x = image.expand(n, *shape)
         noise = [gaussians(n, *shape, seed=t) for t in range(chain.T)]
         one = torch.ones(1, *shape, dtype=torch.float64)
-        walk = climb(up, down, Gaussian(0 * one, one), lambda z, x=x: chain.decode(x, z), to_unit(x, 5).double(), noise)
+        walk = infer_bottom_up(
+            up, down, Gaussian(0 * one, one), lambda z, x=x: chain.decode(x, z), to_unit(x, 5).double(), noise
+        )
         found = torch.stack(list(bottom_up_terms(walk).values())).sum(0)
         form = (
             model.forms.named(None)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nelbo.errors import InputError
 from nelbo.models.ae import AE
+from nelbo.models.diffusion import Diffusion
 from nelbo.models.gan import GAN
 from nelbo.models.hvae import HVAE
 from nelbo.models.sampling import SampleSettings
@@ -229,6 +230,13 @@ class Wrong(nn.Module):
         return self.weight * x.flatten(1)[:, :1]
 
 
+class Pair(Wrong):
+    """μ and ln σ² of one number."""
+
+    def forward(self, x: Tensor, *_: Tensor) -> Tensor:
+        return super().forward(x).repeat(1, 2)
+
+
 X = torch.zeros(6, 1, 1, 1, dtype=torch.uint8)
 
 
@@ -243,6 +251,12 @@ def test_a_networks_output_of_another_shape_is_refused() -> None:
         AE(Wrong(), Wrong(), (1, 1, 1), LEVELS, latent=1).loss(X, draws)
     with pytest.raises(InputError, match=r"encoder: gave shape \(6, 1\), and \(6, 2\) is needed"):
         AE(Wrong(), Wrong(), (1, 1, 1), LEVELS, latent=2).loss(X, draws)
+    with pytest.raises(InputError, match=r"encoder: gave shape \(6, 1\), and \(6, 6\) is needed"):
+        VAE(Wrong(), Wrong(), (1, 1, 1), LEVELS, latent=3).loss(X, draws)
+    with pytest.raises(InputError, match=r"decoder: gave shape \(6, 1\), and \(6, 15, 1, 1\) is needed"):
+        VAE(Pair(), Wrong(), (1, 1, 1), LEVELS, latent=1).loss(X, draws)
+    with pytest.raises(InputError, match=r"encoder: gave shape \(6, 1\), and \(6, 2\) is needed"):
+        HVAE(Wrong(), Chain(), (1, 1, 1), LEVELS, inference="bottom-up").loss(X, draws)
 
 
 def test_settings_that_cannot_be_are_refused() -> None:
@@ -254,3 +268,5 @@ def test_settings_that_cannot_be_are_refused() -> None:
         HVAE(Upwards(), Chain(), (1, 1, 1), LEVELS, inference="bottom-up", likelihood="bernoulli")
     with pytest.raises(InputError, match=r"^beta: "):
         VAE(Wrong(), Wrong(), (1, 1, 1), LEVELS, latent=1, beta=-1.0)
+    with pytest.raises(InputError, match=r"^timesteps: "):
+        Diffusion(Wrong(), (1, 1, 1), LEVELS, timesteps=-3)

@@ -65,17 +65,20 @@ def run(argv: Sequence[str]) -> int:
     """
     if count() > 1:  # else torch.distributed thinks aloud
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    if rank() == 0:
-        return answered(argv)
-    if not set(argv[:1]) & SHARED:
-        return 0
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-        return answered(argv)
+    Speaker.wording.append(in_options)
+    try:
+        if rank() == 0:
+            return answered(argv)
+        if not set(argv[:1]) & SHARED:
+            return 0
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+            return answered(argv)
+    finally:
+        Speaker.wording.remove(in_options)
 
 
 def answered(argv: Sequence[str]) -> int:
     """Run one command line in this process; returns the exit code."""
-    Speaker.wording = [in_options]
     app = App()
     try:
         app = build_app(argv)

@@ -1,11 +1,13 @@
 """``nelbo train FAMILY``: the command of a family, made of the options that the family declares."""
 
+from copy import copy
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Group, Parameter
 from pydantic import create_model
 
+from nelbo.cli.errors import in_options
 from nelbo.config.families import family_module, family_summary
 from nelbo.options import DataOptions, FamilyOptions, Options, TrainingOptions
 
@@ -20,12 +22,13 @@ nelbo train {family} --minutes 20 --out runs/mnist --resume
 
 
 def on_the_command_line(kind: type[FamilyOptions]) -> Any:
-    """The settings of a family without those that only a file can hold."""
-    shown = {
-        name: (field.annotation, field)
-        for name, field in kind.model_fields.items()
-        if not field.json_schema_extra  # see nelbo.options.IN_FILES
-    }
+    """The settings of a family without those that only a file can hold, described in options."""
+    shown = {}
+    for name, field in kind.model_fields.items():
+        if not field.json_schema_extra:  # see nelbo.options.IN_FILES
+            described = copy(field)
+            described.description = in_options(field.description or "")
+            shown[name] = (field.annotation, described)
     return create_model(kind.__name__, __base__=Options, **shown)  # type: ignore[call-overload]
 
 

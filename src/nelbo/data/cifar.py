@@ -77,8 +77,8 @@ def read_archive(path: Path, source: Source) -> dict[str, bytes]:
     file = source.files[0]
     found = md5_of(path, contents=False)
     if found != file.md5:
-        mend = "move it away to have it downloaded, or get the published archive"
-        raise InputError(str(path), f"is not the archive of {source.name}: MD5 {found}, not {file.md5}; {mend}")
+        fix = "move it away to have it downloaded, or get the published archive"
+        raise InputError(str(path), f"is not the archive of {source.name}: MD5 {found}, not {file.md5}; {fix}")
     wanted = sizes(source)
     files: dict[str, bytes] = {}
     try:

@@ -101,11 +101,11 @@ def check_idx(source: Source, file: SourceFile, path: Path, idx: Idx, shape: tup
     if file.md5_of == "contents" or idx.gzipped:
         found = idx.md5 if file.md5_of == "contents" else md5_of(path, contents=False)
         if found != file.md5:
-            mend = "move it away to have it downloaded, or get the published file"
-            raise InputError(where, f"is not the file of {source.name}: its MD5 is {found}, not {file.md5}; {mend}")
+            fix = "move it away to have it downloaded, or get the published file"
+            raise InputError(where, f"is not the file of {source.name}: its MD5 is {found}, not {file.md5}; {fix}")
     elif not is_own_folder(path.parent, source):
-        mend = f"put the published {file.published} there, or move it into a folder {source.name}"
-        raise InputError(where, f"may be of {source.name} or of another set, which cannot be told; {mend}")
+        fix = f"put the published {file.published} there, or move it into a folder {source.name}"
+        raise InputError(where, f"may be of {source.name} or of another set, which cannot be told; {fix}")
     if idx.values.shape != shape:
         stated, wanted = (" x ".join(map(str, each)) for each in (idx.values.shape, shape))
         raise InputError(where, f"holds {stated} values where {source.name} has {wanted}; get the published file")

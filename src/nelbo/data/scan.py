@@ -123,12 +123,12 @@ def split_folders(folder: Path, tree: Tree, below: Mapping[str, Tree]) -> dict[s
     if tree.images or others:
         beside = others[0] if others else tree.images[0].name
         names = ", ".join(meant)
-        mend = f"to read them as splits, move {beside} away; to read them as classes, rename {names}"
-        raise InputError(str(folder), f"has {names} beside {beside}, which can be splits or classes; {mend}")
+        fix = f"to read them as splits, move {beside} away; to read them as classes, rename {names}"
+        raise InputError(str(folder), f"has {names} beside {beside}, which can be splits or classes; {fix}")
     if "train" not in meant.values():
         names = ", ".join(meant)
-        mend = f"to read them as splits, add a folder train; to read them as classes, rename {names}"
-        raise InputError(str(folder), f"has {names} but no folder train, so they can be splits or classes; {mend}")
+        fix = f"to read them as splits, add a folder train; to read them as classes, rename {names}"
+        raise InputError(str(folder), f"has {names} but no folder train, so they can be splits or classes; {fix}")
     return {split: name for name, split in meant.items()}
 
 
@@ -138,8 +138,8 @@ def check_not_deeper(folder: Path, below: Mapping[str, Tree]) -> None:
         meant = {split_of(each): each for each in tree.classes() if split_of(each) is not None}
         if len(meant) > 1:
             names = " and ".join(meant.values())
-            mend = f"give {folder / name}, or put {names} on top with the classes in them"
-            raise InputError(str(folder), f"has {names} inside {name}, which would be mixed; {mend}")
+            fix = f"give {folder / name}, or put {names} on top with the classes in them"
+            raise InputError(str(folder), f"has {names} inside {name}, which would be mixed; {fix}")
 
 
 def look(folder: Path, above: frozenset[str]) -> Tree:

@@ -73,8 +73,8 @@ def allocate(shape: tuple[int, ...], where: str) -> Pixels:
     except (MemoryError, ValueError, OverflowError, OSError) as error:
         why = f" ({error.strerror} in {folder()})" if isinstance(error, OSError) else ""
         listed = "x".join(str(length) for length in shape)
-        mend = "use a smaller `size` or fewer images"
-        raise InputError(where, f"{listed} bytes do not fit into memory, nor on the disk{why}; {mend}") from None
+        fix = "use a smaller `size` or fewer images"
+        raise InputError(where, f"{listed} bytes do not fit into memory, nor on the disk{why}; {fix}") from None
 
 
 def folder() -> Path:

@@ -36,8 +36,8 @@ def from_words(words: str, kinds: Mapping[str, Callable[..., Any]], where: str) 
         return kinds[name](**given)
     except (SyntaxError, TypeError, ValueError):
         numbers = ", ".join(f"{p.name}={p.default}" for p in inspect.signature(kinds[name]).parameters.values())
-        mend = f"write {name}({numbers})" if numbers else f"write {name}; it takes no numbers"
-        raise InputError(where, f"{words!r} cannot be read; {mend}") from None
+        fix = f"write {name}({numbers})" if numbers else f"write {name}; it takes no numbers"
+        raise InputError(where, f"{words!r} cannot be read; {fix}") from None
 
 
 def in_words(thing: object, kinds: Mapping[str, Callable[..., Any]]) -> str | None:

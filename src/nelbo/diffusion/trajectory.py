@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from nelbo.diffusion.process import transition
-from nelbo.theory.hierarchy import Decoder, climb
+from nelbo.theory.hierarchy import Decoder, infer_bottom_up
 from nelbo.theory.normal import Gaussian
 
 Reverse = Callable[[Tensor, Tensor, Tensor], Gaussian]
@@ -43,7 +43,7 @@ def trajectory_terms(
     """
     start = Gaussian(torch.zeros_like(x_0), torch.ones_like(x_0))
     grid = gammas.to(x_0.device)[:, None].expand(-1, len(x_0))
-    walk = climb(
+    walk = infer_bottom_up(
         lambda x, t: transition(x, grid[t - 1], grid[t]),
         lambda x, t: reverse(x, grid[t - 1], grid[t]),
         start,

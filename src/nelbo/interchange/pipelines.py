@@ -118,8 +118,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     if not path.is_file():
         others = {"*.bin": "are pickled, which can run code", "*.safetensors.index.json": "are in several files"}
         why = [f"; those in {folder} {why}" for pattern, why in others.items() if any(folder.glob(pattern))]
-        mend = "save it again with save_pretrained(…, safe_serialization=True)" + ", in one file" * bool(why)
-        raise InputError(str(path), f"is not there{''.join(why)}; {mend}")
+        fix = "save it again with save_pretrained(…, safe_serialization=True)" + ", in one file" * bool(why)
+        raise InputError(str(path), f"is not there{''.join(why)}; {fix}")
     try:
         tensors = safetensors.torch.load_file(path)
     except OSError as error:

@@ -92,8 +92,8 @@ def features(
     dataset = read_data(data)
     labels = dataset.split_labels("train")
     if labels is None or not has_classes(dataset):
-        mend = codes_instead(data, dataset.name)
-        raise InputError("data", f"{dataset.name} has no labels to learn features from; {mend}")
+        fix = codes_instead(data, dataset.name)
+        raise InputError("data", f"{dataset.name} has no labels to learn features from; {fix}")
     place = pick_device(device)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
@@ -224,8 +224,8 @@ def open_features(
         weights = (folder / WEIGHTS).read_bytes()
         shape, levels, classes = tuple(about["shape"]), about["levels"], len(about["classes"])
     except (OSError, ValueError, KeyError, TypeError):
-        mend = how_to_make(where, dataset, device, data or DataOptions(data=dataset.spec))
-        raise InputError("features", f"there are no features of {dataset.name} in {folder}; {mend}") from None
+        fix = how_to_make(where, dataset, device, data or DataOptions(data=dataset.spec))
+        raise InputError("features", f"there are no features of {dataset.name} in {folder}; {fix}") from None
     if (shape, levels) != (dataset.shape, dataset.levels):
         raise InputError("features", f"{folder} is for {shape} images of {levels} levels, not {dataset.shape}")
     if hashlib.sha256(weights).hexdigest() != about.get("sha256"):

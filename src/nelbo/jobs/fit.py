@@ -131,8 +131,8 @@ def begun(
     require_doable(model, training)
     size = dataset.images.numel()
     if kept and size > MOST_KEPT:
-        mend = "np.save('images.npy', images), and give that path"
-        raise InputError("data", f"is {size / 2**30:.1f} GiB, more than a run keeps itself; {mend}")
+        fix = "np.save('images.npy', images), and give that path"
+        raise InputError("data", f"is {size / 2**30:.1f} GiB, more than a run keeps itself; {fix}")
     path = unused(Path("runs"), f"{model.family}-{dataset.name}", "") if out is None else free(out, "out")
     config = RunConfig(
         family=model.family,

@@ -138,9 +138,9 @@ def export_run(path: str | Path, folder: str | Path, weights: str = "ema") -> Pa
     run, folder = Run(path), free(Path(folder), "DIR")
     options = run.config.model
     if not isinstance(options, DDPMOptions) or options.unet2d is None:
-        mend = "of a ddpm whose settings have a [model.unet2d], as 'nelbo import' makes them"
+        fix = "of a ddpm whose settings have a [model.unet2d], as 'nelbo import' makes them"
         raise InputError(
-            str(path), f"has a network of nelbo's own, for which diffusers has no class; export a run {mend}"
+            str(path), f"has a network of nelbo's own, for which diffusers has no class; export a run {fix}"
         )
     if options.predict == "mean":
         raise InputError(str(path), "predicts the mean of the reverse step, and no scheduler of diffusers does")

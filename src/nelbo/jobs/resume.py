@@ -66,8 +66,8 @@ def resume_run(run: Run, request: Request, model: GenerativeModel | None = None)
                 run.config = config = config.model_copy(update={"data": data})
             elif place_of(getattr(asked, field)) != place_of(getattr(own, field)):
                 mine = getattr(own, field)
-                mend = "leave it out to resume" + other_way(run)
-                raise InputError(field, f"the run was begun with {mine!r}; {mend}")
+                fix = "leave it out to resume" + other_way(run)
+                raise InputError(field, f"the run was begun with {mine!r}; {fix}")
     fresh = {k: v for k, v in request.training.items() if k in changeable}
     if {"minutes", "steps"} & set(fresh):
         fresh = {"minutes": None, "steps": None} | fresh
@@ -129,7 +129,7 @@ def changed_rate(run: Run, training: TrainingOptions) -> Iterator[str]:
         yield f"{line}; `lr` {before:.2g} would go on at the low rate"
 
 
-def require_unchanged(run: Run, mend: str = "") -> None:
+def require_unchanged(run: Run, fix: str = "") -> None:
     """See to it that the run's data are what it was begun with.
 
     Raises:
@@ -137,7 +137,7 @@ def require_unchanged(run: Run, mend: str = "") -> None:
     """
     if run.dataset.sha256 != run.config.images.sha256:
         spec = run.config.data.data
-        raise InputError("data", f"{spec} is no longer what the run was begun with (its hash has changed){mend}")
+        raise InputError("data", f"{spec} is no longer what the run was begun with (its hash has changed){fix}")
 
 
 def with_changed_data(run: Run) -> RunConfig:

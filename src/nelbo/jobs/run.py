@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 OWN_IMAGES = "images.npz"
 """What a run calls the images that it was given as arrays, and keeps itself."""
+NETWORKS = {"network", "encoder", "decoder", "generator", "critic", "ladder"}
+"""Parts of a model that are modules: a run names their classes."""
 WEIGHTS = {"ema": "ema", "raw": "model"}
 
 
@@ -66,9 +68,9 @@ def data_spec(data: object) -> str:
     """
     if isinstance(data, str | Path):
         return str(data)
-    mend = "np.save('images.npy', images) and data='images.npy'"
+    fix = "np.save('images.npy', images) and data='images.npy'"
     kind = type(data).__name__
-    raise InputError("data", f"a run records where its images are, and a {kind} is nowhere; {mend} keep it")
+    raise InputError("data", f"a run records where its images are, and a {kind} is nowhere; {fix} keep it")
 
 
 def own_images(data: RunDataOptions, run: Path) -> RunDataOptions:
@@ -110,7 +112,7 @@ def require_parts(config: RunConfig, parts: Mapping[str, Any]) -> None:
     needed = config.parts or {}
     for name in needed.keys() - parts.keys():
         call = ", ".join(
-            f"{part}={said.rpartition('.')[2]}{'()' * (part == 'network')}" for part, said in needed.items()
+            f"{part}={said.rpartition('.')[2]}{'()' * (part in NETWORKS)}" for part, said in needed.items()
         )
         why = f"of the run is {needed[name]}, which only Python can give"
         raise InputError(name, f"{why}; nelbo.load(RUN, {call}) opens it")
@@ -189,9 +191,9 @@ class Run:
         options = own_images(self.config.data, self.path)
         spec = options.data
         if is_place(spec) and not Path(spec).expanduser().exists():
-            mend = f"nelbo train {self.config.family} --out {self.path} --resume --data NEW"
+            fix = f"nelbo train {self.config.family} --out {self.path} --resume --data NEW"
             raise InputError(
-                "data", f"{spec}, where the run's images were, is gone; give their new place with `data` NEW ({mend})"
+                "data", f"{spec}, where the run's images were, is gone; give their new place with `data` NEW ({fix})"
             )
         dataset, recorded = read_data(options), self.config.images
         found = images_config(dataset)

@@ -65,14 +65,14 @@ def train_together(settle: Callable[[], Work], model: GenerativeModel | None = N
     """
     team, works = join(), []
 
-    def told() -> bytes:
+    def settled_request() -> bytes:
         works.append(settle())
         return json.dumps({"path": str(works[0].path), "config": run_config_text(works[0].config)}).encode()
 
-    heard = json.loads(team.from_main(told))
+    settled = json.loads(team.from_main(settled_request))
     if not works:
-        path = Path(heard["path"])
-        config = run_config(tomllib.loads(heard["config"]), path / CONFIG)
+        path = Path(settled["path"])
+        config = run_config(tomllib.loads(settled["config"]), path / CONFIG)
         works.append(Work(path, config, read_data(own_images(config.data, path)), model or fresh_model(config)))
         if works[0].dataset.sha256 != config.images.sha256:
             raise InputError("data", f"{config.data.data} holds other images here than where the main process runs")

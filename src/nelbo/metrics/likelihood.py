@@ -122,10 +122,10 @@ class LikelihoodScore:
         lines, least = [], MATTERS * self.stderr_mc()
         for name in self.terms:
             variance = self.estimates(name).var(1).sort(descending=True).values
-            held = int((variance.cumsum(0) < 0.9 * variance.sum()).sum()) + 1
-            if self.n >= ENOUGH and held < FEW and self.stderr_mc(name) > least:
+            few = int((variance.cumsum(0) < 0.9 * variance.sum()).sum()) + 1
+            if self.n >= ENOUGH and few < FEW and self.stderr_mc(name) > least:
                 lines.append(
-                    f"{name}: {held} of {self.n:,} images make 90% of its Monte-Carlo variance, so its error may be far"
+                    f"{name}: {few} of {self.n:,} images make 90% of its Monte-Carlo variance, so its error may be far"
                     " too small; take more `replicates`"
                 )
         return lines

@@ -40,17 +40,17 @@ def manifold(samples: Tensor, images: Tensor) -> Manifold:
     samples, images = samples.double(), images.double()
     radius_3, radius_5 = radii(images, 3), radii(images, 5)
     own_radius = radii(samples, 3)
-    held, recalled, counts = [], torch.zeros(len(images), dtype=torch.bool), []
+    inside, recalled, counts = [], torch.zeros(len(images), dtype=torch.bool), []
     covered = torch.zeros(len(images), dtype=torch.bool)
     for first in range(0, len(samples), CHUNK):
         some = slice(first, first + CHUNK)
         distance = torch.cdist(samples[some], images)
-        held.append((distance <= radius_3).any(1))
+        inside.append((distance <= radius_3).any(1))
         counts.append((distance <= radius_5).sum(1))
         recalled |= (distance <= own_radius[some, None]).any(0)
         covered |= (distance <= radius_5).any(0)
     return Manifold(
-        precision=float(torch.cat(held).double().mean()),
+        precision=float(torch.cat(inside).double().mean()),
         recall=float(recalled.double().mean()),
         density=float(torch.cat(counts).double().mean()) / 5,
         coverage=float(covered.double().mean()),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nelbo.models._checks import Images, checked_images
-from nelbo.models._latent import at_temperature, gaussian, likelihood_name, require_drawing
+from nelbo.models._latent import at_temperature, likelihood_name, require_drawing
 from nelbo.models.inspector import Inspector
 from nelbo.models.sampling import SampleSettings
 from nelbo.rng import Stream, normal
@@ -62,7 +62,7 @@ class HVAEInspector(Inspector):
             latents = model._walk_down(x, noise).latents
         else:
             for t in range(1, model.options.depth + 1):
-                latents.append(gaussian(model.encoder(latents[-1] if latents else rows[0], t)).mean)
+                latents.append(model._above(latents[-1] if latents else rows[0], t).mean)
         for count in range(1, model.options.depth + 1):
             features = model._generate(noise, latents[::-1][:count])
             rows.append(model.pixels(model.ladder.image(features)).expectation())

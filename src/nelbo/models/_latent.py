@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from nelbo.errors import InputError
+from nelbo.models._checks import checked_output
 from nelbo.models.inspector import require_one_step
 from nelbo.models.sampling import SampleSettings
 from nelbo.options import FamilyOptions
@@ -84,13 +85,18 @@ class PixelLaw:
         self.name = ("bernoulli" if levels == 2 else "logistic") if name == "auto" else name
         if self.name == "bernoulli" and levels > 2:
             raise InputError("decoder", f"a Bernoulli law has two levels and these images {levels}; try logistic")
-        self.channels, self.levels = shape[0], levels
+        self.shape, self.levels = shape, levels
         self.outputs = {"bernoulli": 1, "normal": 2, "logistic": 3 * COMPONENTS}[self.name] * shape[0]
 
     def __call__(self, output: Tensor) -> Law:
-        """The law of every pixel, from shape (B, outputs, H, W)."""
-        B, _, H, W = output.shape
-        parts = to_default_dtype(output).reshape(B, self.channels, -1, H, W).movedim(2, -1)
+        """The law of every pixel, from shape (B, outputs, H, W).
+
+        Raises:
+            InputError: another shape.
+        """
+        C, H, W = self.shape
+        parts = checked_output("decoder", output, (len(output), self.outputs, H, W))
+        parts = parts.reshape(-1, C, self.outputs // C, H, W).movedim(2, -1)
         if self.name == "bernoulli":
             return Bernoulli(parts[..., 0])
         if self.name == "normal":

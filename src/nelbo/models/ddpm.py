@@ -142,8 +142,8 @@ def require_network(options: DDPMOptions, channels: int) -> None:
     if theirs.class_embed_type == "identity":
         raise InputError("unet2d: class_embed_type", "identity takes features, and a run has a class's number only")
     if theirs.conditional != (options.label is not None):
-        mend = "add `label`" if theirs.conditional else "leave `label` out"
-        raise InputError("label", f"the network knows {'classes' if theirs.conditional else 'no classes'}; {mend}")
+        fix = "add `label`" if theirs.conditional else "leave `label` out"
+        raise InputError("label", f"the network knows {'classes' if theirs.conditional else 'no classes'}; {fix}")
     if theirs.num_class_embeds is not None and (options.label or 0) >= theirs.num_class_embeds:
         raise InputError("label", f"{options.label} is not among the classes 0 … {theirs.num_class_embeds - 1}")
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field
 from torch import Tensor, nn
 
+from nelbo.check import checked
 from nelbo.diffusion.decoders import DECODERS
 from nelbo.diffusion.denoiser import PREDICTIONS, Conditioning, LevelLaw, NetworkDenoiser, by_gamma
 from nelbo.diffusion.named import in_words
@@ -119,14 +120,10 @@ class Diffusion(LikelihoodModel):
         self.objective, self.reverse_variance, self.predicts = as_objective(objective), reverse_variance, predict
         curve = as_schedule(schedule, levels)
         by_name = schedule if isinstance(schedule, str) else in_words(schedule, SCHEDULES)
-        self.options: UNetOptions = DiffusionOptions(
-            timesteps=timesteps or 0,
-            predict=predict,  # type: ignore[arg-type]
-            decoder=decoder,  # type: ignore[arg-type]
-            reverse_variance=reverse_variance,  # type: ignore[arg-type]
-            schedule=by_name or FROM_PYTHON,
-            objective=in_words(self.objective, OBJECTIVES) or FROM_PYTHON,
-        )
+        settings: dict[str, object] = {"predict": predict, "decoder": decoder, "reverse_variance": reverse_variance}
+        settings |= {"timesteps": timesteps or 0, "schedule": by_name or FROM_PYTHON}
+        settings["objective"] = in_words(self.objective, OBJECTIVES) or FROM_PYTHON
+        self.options: UNetOptions = checked(DiffusionOptions, settings)
         given: dict[str, object] = {"network": network} if condition is by_gamma else {}
         given |= {"schedule": schedule} if by_name is None else {}
         given |= {"objective": objective} if in_words(self.objective, OBJECTIVES) is None else {}

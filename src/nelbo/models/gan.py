@@ -126,13 +126,15 @@ class GAN(GenerativeModel):
 
     def draw(self, z: Tensor, cluster: Tensor | None = None) -> Tensor:
         """G(z, c) on the scale where levels fill [−1, 1], shape (B, C, H, W)."""
-        told = [] if cluster is None else [F.one_hot(cluster, self.options.clusters).to(z)]
-        return torch.tanh(checked_output("generator", self.generator(torch.cat([z, *told], 1)), (len(z), *self.shape)))
+        one_hot = [] if cluster is None else [F.one_hot(cluster, self.options.clusters).to(z)]
+        return torch.tanh(
+            checked_output("generator", self.generator(torch.cat([z, *one_hot], 1)), (len(z), *self.shape))
+        )
 
     def _judge(self, x_0: Tensor, cluster: Tensor | None) -> Tensor:
         """ℓ(x, c) of images on [−1, 1], shape (B,)."""
-        told = () if cluster is None else (cluster,)
-        return checked_output("critic", self.critic(x_0, *told), (len(x_0),))
+        classes = () if cluster is None else (cluster,)
+        return checked_output("critic", self.critic(x_0, *classes), (len(x_0),))
 
     def cluster(self, x_0: Tensor) -> Tensor | None:
         """c(x) of images on [−1, 1], shape (B,); None in a game without clusters."""

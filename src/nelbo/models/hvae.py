@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from nelbo.check import checked
 from nelbo.errors import InputError
+from nelbo.models._checks import checked_output
 from nelbo.models._hvae_inspector import HVAEInspector
 from nelbo.models._latent import (
     KLSettings,
@@ -38,7 +39,14 @@ from nelbo.nn.ladder import BottomUp, Ladder, Levels, TopDown, places_of
 from nelbo.options import Shape
 from nelbo.rng import Draws, Stream, normal
 from nelbo.theory.bound import Bound
-from nelbo.theory.hierarchy import Climb, Descent, bottom_up_terms, climb, descend, top_down_terms
+from nelbo.theory.hierarchy import (
+    BottomUpPass,
+    TopDownPass,
+    bottom_up_terms,
+    infer_bottom_up,
+    infer_top_down,
+    top_down_terms,
+)
 from nelbo.theory.importance import importance_weighted
 from nelbo.theory.likelihoods import to_unit
 from nelbo.theory.normal import Gaussian
@@ -133,11 +141,24 @@ class HVAE(LikelihoodModel):
         zeros = like.new_zeros(count, *self.ladder.maps[-1])
         return Gaussian(zeros, torch.ones_like(zeros))
 
+    def _checked(self, part: str, output: Tensor, t: int) -> Tensor:
+        """What a network says of the law of z_t, after a look at its shape."""
+        channels, *rest = self.ladder.maps[t - 1]
+        return checked_output(part, output, (len(output), 2 * channels, *rest))
+
+    def _below(self, features: Any, t: int) -> Gaussian:
+        """p(z_t|z_{t+1}) from the features of z_{t+1}."""
+        return gaussian(self._checked("ladder", self.ladder.law(features, t), t))
+
+    def _above(self, z: Tensor, t: int) -> Gaussian:
+        """q(z_t|z_{t−1}), bottom-up."""
+        return gaussian(self._checked("encoder", self.encoder(z, t), t))
+
     def _nll(self, x: Tensor, features: Tensor) -> Tensor:
         """−ln p(x|z_1) from the features of z_1."""
         return nll(self.pixels(self.ladder.image(features)), x)
 
-    def _walk_down(self, x: Tensor, noise: Sequence[Tensor]) -> Descent:
+    def _walk_down(self, x: Tensor, noise: Sequence[Tensor]) -> TopDownPass:
         """z_T … z_1 from q(z_t|z_{t+1}, x), and what they cost."""
         x_0, features = to_unit(x, self.levels), None
         seen = self.encoder.pyramid(x_0)
@@ -148,16 +169,16 @@ class HVAE(LikelihoodModel):
                 p = self._start(x_0, len(x))
             else:
                 features = self.ladder.below(z, t + 1, features)
-                p = gaussian(self.ladder.law(features, t))
-            return relative_gaussian(p, self.encoder(seen, features, t)), p
+                p = self._below(features, t)
+            return relative_gaussian(p, self._checked("encoder", self.encoder(seen, features, t), t)), p
 
-        return descend(laws, lambda z: self._nll(x, self.ladder.below(z, 1, features)), noise)
+        return infer_top_down(laws, lambda z: self._nll(x, self.ladder.below(z, 1, features)), noise)
 
-    def _walk_up(self, x: Tensor, noise: Sequence[Tensor]) -> Climb:
+    def _walk_up(self, x: Tensor, noise: Sequence[Tensor]) -> BottomUpPass:
         """z_1 … z_T from q(z_t|z_{t−1}), and what they cost."""
-        return climb(
-            lambda z, t: gaussian(self.encoder(z, t)),
-            lambda z, t: gaussian(self.ladder.law(self.ladder.below(z, t, None), t - 1)),
+        return infer_bottom_up(
+            self._above,
+            lambda z, t: self._below(self.ladder.below(z, t, None), t - 1),
             self._start(noise[0], len(x)),
             lambda z: self._nll(x, self.ladder.below(z, 1, None)),
             to_unit(x, self.levels),
@@ -245,7 +266,7 @@ class HVAE(LikelihoodModel):
             if at < len(given):
                 z = given[at]
             elif at:
-                z = gaussian(self.ladder.law(features, t)).sample(noise[t - 1])
+                z = self._below(features, t).sample(noise[t - 1])
             features = self.ladder.below(z, t, features if at else None)
         return features
 

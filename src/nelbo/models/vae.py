@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nelbo.check import checked
+from nelbo.models._checks import checked_output
 from nelbo.models._latent import KLSettings, LatentOptions, Likelihood, PixelLaw, nll, require_drawing, tempered
 from nelbo.models._vae_inspector import VAEInspector
 from nelbo.models.base import LikelihoodModel
@@ -25,7 +26,7 @@ from nelbo.options import Shape
 from nelbo.rng import Draws, Stream, normal
 from nelbo.theory.bound import Bound
 from nelbo.theory.importance import importance_weighted
-from nelbo.theory.likelihoods import to_default_dtype, to_unit
+from nelbo.theory.likelihoods import to_unit
 from nelbo.theory.normal import Gaussian, kl_normal
 
 
@@ -111,7 +112,9 @@ class VAE(LikelihoodModel):
 
     def _encode(self, x_0: Tensor) -> Gaussian:
         """q(z|x) for images on [−1, 1], in torch's default type, shapes (B, latent)."""
-        mean, log_var = to_default_dtype(self.encoder(x_0)).chunk(2, dim=1)
+        mean, log_var = checked_output("encoder", self.encoder(x_0), (len(x_0), 2 * self.options.latent)).chunk(
+            2, dim=1
+        )
         return Gaussian(mean, log_var.clamp(-20.0, 10.0).exp())
 
     def _log_ratio(self, q: Gaussian, z: Tensor) -> Tensor:

@@ -203,13 +203,13 @@ class ResnetBlock(nn.Module):
     def forward(self, x: Tensor, features: Tensor) -> Tensor:
         h = self.resize(self.act(self.norm1(x)))
         x = self.resize(x)
-        told = self.time_emb_proj(self.act(features))[:, :, None, None]
+        shift_and_scale = self.time_emb_proj(self.act(features))[:, :, None, None]
         h = self.conv1(h)
         if self.modulates:
-            factor, shift = told.chunk(2, dim=1)
+            factor, shift = shift_and_scale.chunk(2, dim=1)
             h = torch.addcmul(shift, self.norm2(h), 1 + factor)
         else:
-            h = self.norm2(h + told)
+            h = self.norm2(h + shift_and_scale)
         h = self.conv2(self.dropout(self.act(h)))
         x = x if self.conv_shortcut is None else self.conv_shortcut(x)
         return (x + h) / self.scale if self.scale != 1 else x + h
@@ -451,8 +451,8 @@ class UNet2D(nn.Module):
         if label is None:
             assert self.label is not None
             label = torch.full((len(time),), self.label, device=time.device)
-        told = self.time_proj(label) if self.options.class_embed_type == "timestep" else label
-        return found + self.class_embedding(told)
+        classes = self.time_proj(label) if self.options.class_embed_type == "timestep" else label
+        return found + self.class_embedding(classes)
 
     def forward(self, x: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:
         """The output, shape (B, out_channels, H, W).

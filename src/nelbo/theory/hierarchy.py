@@ -28,7 +28,7 @@ Decoder = Callable[[Tensor], Tensor]
 """z_1, shape (B, …) → −ln p(x|z_1) of each example in nats, shape (B,)."""
 
 
-class Climb(NamedTuple):
+class BottomUpPass(NamedTuple):
     """One draw of z_1 … z_T on the way up, in nats of each example.
 
     Attributes:
@@ -42,7 +42,9 @@ class Climb(NamedTuple):
     log_p: Tensor
 
 
-def climb(up: Level, down: Level, last: Gaussian, decoder: Decoder, x_0: Tensor, noise: Iterable[Tensor]) -> Climb:
+def infer_bottom_up(
+    up: Level, down: Level, last: Gaussian, decoder: Decoder, x_0: Tensor, noise: Iterable[Tensor]
+) -> BottomUpPass:
     """Draw z_1 … z_T from the bottom up, one for each of the noise, and weigh every step in both directions.
 
     Args:
@@ -64,16 +66,16 @@ def climb(up: Level, down: Level, last: Gaussian, decoder: Decoder, x_0: Tensor,
             log_p.append(total(down(above, t).log_prob(z)))
         z = above
     log_p.append(total(last.log_prob(z)))
-    return Climb(reconstruction, torch.stack(log_q), torch.stack(log_p))
+    return BottomUpPass(reconstruction, torch.stack(log_q), torch.stack(log_p))
 
 
-def bottom_up_terms(walk: Climb) -> dict[str, Tensor]:
+def bottom_up_terms(walk: BottomUpPass) -> dict[str, Tensor]:
     """reconstruction and level_1 … level_T, in nats, shape (B,)."""
     levels = {f"level_{t}": cost for t, cost in enumerate(walk.log_q - walk.log_p, 1)}
     return {"reconstruction": walk.reconstruction, **levels}
 
 
-class Descent(NamedTuple):
+class TopDownPass(NamedTuple):
     """One draw of z_T … z_1 on the way down, in nats of each example.
 
     Attributes:
@@ -89,9 +91,9 @@ class Descent(NamedTuple):
     latents: list[Tensor]
 
 
-def descend(
+def infer_top_down(
     laws: Callable[[Tensor | None, int], tuple[Gaussian, Gaussian]], decoder: Decoder, noise: Sequence[Tensor]
-) -> Descent:
+) -> TopDownPass:
     """Draw z_T … z_1 from the top down, and weigh every step.
 
     Args:
@@ -107,10 +109,10 @@ def descend(
         log_ratio.append(total(q.log_prob(z) - p.log_prob(z)))
         latents.append(z)
     assert z is not None
-    return Descent(decoder(z), torch.stack(kl[::-1]), torch.stack(log_ratio[::-1]), latents[::-1])
+    return TopDownPass(decoder(z), torch.stack(kl[::-1]), torch.stack(log_ratio[::-1]), latents[::-1])
 
 
-def top_down_terms(walk: Descent, costs: Tensor) -> dict[str, Tensor]:
+def top_down_terms(walk: TopDownPass, costs: Tensor) -> dict[str, Tensor]:
     """reconstruction and kl_1 … kl_T, in nats, shape (B,), from either of the walk's two costs."""
     return {"reconstruction": walk.reconstruction, **{f"kl_{t}": cost for t, cost in enumerate(costs, 1)}}
 

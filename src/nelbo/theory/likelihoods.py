@@ -36,12 +36,12 @@ def float_levels(x: Tensor, L: int) -> str:
         return f"is {kind}, not integer levels 0 … {L - 1}" + ("" if x.is_complex() else ", and not all finite")
     low, high = float(x.min()), float(x.max())
     if low >= 0 and high <= 1:
-        mend = f"(images * {L - 1}).round() as uint8"
+        fix = f"(images * {L - 1}).round() as uint8"
     elif low >= -1 and high <= 1:
-        mend = f"((images + 1) * {(L - 1) / 2:g}).round() as uint8"
+        fix = f"((images + 1) * {(L - 1) / 2:g}).round() as uint8"
     else:
-        mend = "images.to(torch.uint8), if they are whole"
-    return f"is {kind} from {low:g} to {high:g}, not integer levels 0 … {L - 1}; they are made by {mend}"
+        fix = "images.to(torch.uint8), if they are whole"
+    return f"is {kind} from {low:g} to {high:g}, not integer levels 0 … {L - 1}; they are made by {fix}"
 
 
 def to_default_dtype(x: Tensor) -> Tensor:
