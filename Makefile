@@ -59,7 +59,7 @@ types: setup
 check: lint types test
 
 bench: $(BENCH)/.ready
-	$(BENCH)/bin/python bench/speed.py
+	$(BENCH)/bin/python bench/run.py results
 
 # diffusers beside nelbo, in an environment of its own.
 $(BENCH)/.ready: pyproject.toml constraints.txt
@@ -68,37 +68,37 @@ $(BENCH)/.ready: pyproject.toml constraints.txt
 	@touch $@
 
 scale: setup
-	$(BIN)/python bench/scale.py
+	$(BIN)/python bench/run.py scale
 
 simplifications: setup
-	$(BIN)/python bench/simplifications.py
+	$(BIN)/python bench/run.py simplifications
 
 agreement: setup
-	$(BIN)/python bench/forms.py
+	$(BIN)/python bench/run.py forms
 
 samplers: setup
 	for steps in 1 2 4; do \
 		test -d runs/mnist-vdm-$$steps || $(BIN)/nelbo distill runs/mnist-vdm --steps $$steps --out runs/mnist-vdm-$$steps; \
 	done
-	$(BIN)/python bench/samplers.py runs/mnist-vdm --students runs/mnist-vdm-1 runs/mnist-vdm-2 runs/mnist-vdm-4
+	$(BIN)/python bench/run.py samplers runs/mnist-vdm --students runs/mnist-vdm-1 runs/mnist-vdm-2 runs/mnist-vdm-4
 
 targets: setup
-	$(BIN)/python bench/targets.py
+	$(BIN)/python bench/run.py targets
 
 anomalies: setup
-	$(BIN)/python bench/anomalies.py
+	$(BIN)/python bench/run.py anomalies
 
 estimators: setup
-	$(BIN)/python bench/estimators.py runs/mnist-vdm
+	$(BIN)/python bench/run.py estimators runs/mnist-vdm
 
 gamma: setup
-	$(BIN)/python bench/gamma.py
+	$(BIN)/python bench/run.py gamma
 
 objectives: setup
-	$(BIN)/python bench/objectives.py
+	$(BIN)/python bench/run.py objectives
 
 inference: setup
-	$(BIN)/python bench/inference.py
+	$(BIN)/python bench/run.py inference
 
 clean:
 	rm -rf $(VENV) $(BENCH) $(FUZZ) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

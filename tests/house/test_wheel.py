@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,7 +51,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     place = tmp_path_factory.mktemp("wheel")
     copy = place / "checkout"  # a build leaves folders beside its sources
     shutil.copytree(ROOT / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
     subprocess.run([sys.executable, *PIP, "wheel", "--no-deps", "--wheel-dir", place, copy], check=True)
     (wheel,) = place.glob("nelbo-*.whl")
@@ -78,6 +80,20 @@ def test_nothing_but_its_dependencies_came_with_it(installed: Installed) -> None
     words = [installed.python, "-c", code]
     done = subprocess.run(words, cwd=installed.folder, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_links_and_pictures_of_the_readme_work_on_a_package_index(installed: Installed) -> None:
+    code = "from importlib.metadata import metadata; print(metadata('nelbo').json['description'])"
+    done = subprocess.run(
+        [installed.python, "-c", code], cwd=installed.folder, capture_output=True, text=True, check=True
+    )
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    source = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Source"]
+    theirs, ours = (re.findall(r"(!?)\[[^\]]*\]\(([^)]+)\)", text) for text in (done.stdout, readme))
+    assert len(ours) > 20
+    for (picture, target), (_, path) in zip(theirs, ours, strict=True):
+        assert (ROOT / path).exists(), f"README.md links to {path}"
+        assert target == f"{source}/{'raw' if picture else 'blob'}/main/{path}"
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from machine_helpers import train_tiny, write_pictures
+
+
+def as_text(value: Any) -> Any:
+    """The same with every string as UTF-8 can write it."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {as_text(key): as_text(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(as_text(each) for each in value)
+    return value
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """A test of names that are no text fails like any other: its report would stop all tests in several processes."""
+    return as_text((yield))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -21,7 +21,9 @@ def test_a_race_ends_when_the_bound_is_low_enough_and_says_so() -> None:
     """On digits, where the code that knows nothing needs 4.09 bits/dim."""
     words = ["--data", "digits", "--bits", "3.9", "--minutes", "0.5", "--batch-size", "32", "--widths", "16"]
     done = subprocess.run(
-        [sys.executable, BENCH / "race.py", *words, "--device", "cpu", "--no-compile"], capture_output=True, text=True
+        [sys.executable, BENCH / "run.py", "race", *words, "--device", "cpu", "--no-compile"],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     ended = re.search(r"digits to 3.9 bits/dim on CPU: ([\d.]+) s \(([\d.]+)\), ([\d,]+) steps", done.stdout)

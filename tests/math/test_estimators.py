@@ -1,4 +1,4 @@
-"""The estimators that ``bench/estimators.py`` compares have one expectation."""
+"""The estimators that ``bench/run.py estimators`` compares have one expectation."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Seconds of training from nothing until the bound on ``val`` is at most so many bits/dim. For a GPU; runs anywhere.
 
-    python bench/race.py --data mnist --bits 0.95 --minutes 2 --batch-size 256
+    python bench/run.py race --data mnist --bits 0.95 --minutes 2 --batch-size 256
 
 The bound is looked at now and then, of the averaged weights; what that takes does not count in the seconds (it does in
 --minutes, over which the learning rate falls), and neither does reading the data. Compiling does.

@@ -11,7 +11,7 @@ from pathlib import Path
 import nelbo
 from nelbo.report import grid
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 BATCH = 128
 OBJECTIVES = {
     "simple": "L_simple (Ho et al. 2020 (14))",

@@ -1,7 +1,7 @@
 """One number, several ways: every form of the bound on an oracle and on trained runs, writes docs/agreement.md.
 
 NELBO_DATA=… make agreement          (trains a ddpm on digits and one on MNIST, then scores images in every form)
-python bench/forms.py RUN…           prints the table of these runs instead, and writes nothing
+python bench/run.py forms RUN…           prints the table of these runs instead, and writes nothing
 
 An estimate that takes E evaluations and has variance V (of one image, in nats², averaged over images) leaves to a
 budget of N evaluations an error of variance V·E/N: so V·E compares forms that ask the network for different numbers of
@@ -36,7 +36,7 @@ from nelbo.rng import Draws, Stream
 from nelbo.theory.exact import Coefficients, GaussianData
 from nelbo.theory.normal import Gaussian
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 BOUNDS = ("denoising", "consistency", "trajectory")
 T = 100
 """Steps of the runs that the page is about."""

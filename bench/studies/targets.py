@@ -1,6 +1,6 @@
 """MNIST, every family: train, score, and write docs/targets.md. At most half an hour each on two cores.
 
-python bench/targets.py [NAME …] [--runs runs] [--write docs/targets.md]
+python bench/run.py targets [NAME …] [--runs runs] [--write docs/targets.md]
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import nelbo
 from nelbo.jobs.against import PIECES
 from nelbo.options import DataOptions
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 Images = np.ndarray
 """Levels 0 … 16, shape (n, 8, 8)."""
 

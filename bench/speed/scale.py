@@ -1,7 +1,7 @@
 """How a training step would scale over many GPUs, from counted operations and bytes, into docs/scale.md.
 
     make scale
-    .venv/bin/python bench/scale.py --rate 450e12 --between 25e9      another GPU, a slower network
+    .venv/bin/python bench/run.py scale --rate 450e12 --between 25e9      another GPU, a slower network
 
 The model of a step is first held against steps that are measured here: two processes on this machine.
 """
@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nelbo.nn.unet2d import UNet2D, UNet2DOptions
 from nelbo.training.muon import ITERATIONS, is_matrix
 
-PAGE = Path(__file__).parents[1] / "docs" / "scale.md"
+PAGE = Path(__file__).parents[2] / "docs" / "scale.md"
 SIDE, CHANNELS = 32, 3
 NETWORKS = {"60 M": (128, 256, 256, 512), "1 B": (512, 1024, 1024, 2048)}
 SMALL = (32, 64, 64)
@@ -85,7 +85,7 @@ class Network(NamedTuple):
 
 
 def network(widths: tuple[int, ...]) -> UNet2D:
-    """The network of bench/pairs.py with these widths."""
+    """The network of bench/run.py pairs with these widths."""
     down = ["DownBlock2D"] * len(widths)
     down[-2] = "AttnDownBlock2D"
     up = [kind.replace("Down", "Up") for kind in reversed(down)]
@@ -269,7 +269,7 @@ def page(given: argparse.Namespace, here: dict[str, float]) -> str:
 
 
 TEXT = """# Scale
-`make scale` writes this page (`bench/scale.py`). It is arithmetic, not a measurement, but for the first table: what a
+`make scale` writes this page. It is arithmetic, not a measurement, but for the first table: what a
 step computes and what it sends are counted, and how fast a GPU and its links are is put in. No cluster has been used.
 
 ## The same arithmetic, held against this machine

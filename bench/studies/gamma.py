@@ -1,6 +1,6 @@
 """The variance of a VDM's bound as γ is learned: writes docs/images/gamma-variance.png.
 
-python bench/gamma.py [--data digits] [--steps 1500]
+python bench/run.py gamma [--data digits] [--steps 1500]
 
 Two runs that differ in γ alone, straight or learned. Every 50 steps: the variance of the bound's one-t estimate, t
 uniform, over t and noise, for the images of ``val``, relative to its square mean.
@@ -26,7 +26,7 @@ from nelbo.rng import Draws, Stream
 from nelbo.theory.likelihoods import to_unit
 from nelbo.training import Trainer
 
-OUT = Path(__file__).parents[1] / "docs" / "images" / "gamma-variance.png"
+OUT = Path(__file__).parents[2] / "docs" / "images" / "gamma-variance.png"
 EVERY, ROUNDS = 50, 8
 
 

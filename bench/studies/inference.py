@@ -1,6 +1,6 @@
 """Surrogates of a banana, and the noise of two gradients: writes docs/inference.md and its two figures.
 
-python bench/inference.py
+python bench/run.py inference
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nelbo.theory.surrogates import (
     score_function,
 )
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 ESTIMATORS = {"score function": score_function, "leave-one-out": leave_one_out, "reparameterised": reparameterised}
 DIMS = (1, 2, 4, 8, 16, 32)
 REACH = 6.0

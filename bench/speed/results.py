@@ -1,8 +1,8 @@
 """Everything that is measured of speed, into bench/RESULTS.md.
 
 make bench
-.venv-bench/bin/python bench/speed.py --only pairs memory --networks "6.5 M"
-.venv-bench/bin/python bench/speed.py --only hour          an hour of training
+.venv-bench/bin/python bench/run.py results --only pairs memory --networks "6.5 M"
+.venv-bench/bin/python bench/run.py results --only hour          an hour of training
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import startup
 import step
 from nelbo.training.machine import pick_device
 
-RESULTS = Path(__file__).parent / "RESULTS.md"
+RESULTS = Path(__file__).parents[1] / "RESULTS.md"
 BY_HAND = "## What is missed, and why"
 
 

@@ -1,6 +1,6 @@
 """How to estimate a VDM's bound with the fewest network evaluations: writes docs/estimators.md.
 
-python bench/estimators.py RUN [--limit 200] [--replicates 8]       RUN: a vdm in continuous time
+python bench/run.py estimators RUN [--limit 200] [--replicates 8]       RUN: a vdm in continuous time
 
 An estimate of an image that takes E evaluations and has variance V leaves to N images the error √(V/N), at a cost of
 E·N evaluations: V·E says how many evaluations an error costs, whatever E is.
@@ -26,7 +26,7 @@ from nelbo.rng import Draws, Stream
 from nelbo.theory.likelihoods import to_unit
 from nelbo.units import bits_per_dim
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 IMAGES, TARGET = 10_000, 0.005
 
 PAGE = """# What an error costs: estimators of a VDM's bound
@@ -163,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     ]
     cheapest = min(found, key=lambda row: row[-1])
     page = PAGE.format(
-        command="python bench/estimators.py RUN",
+        command="python bench/run.py estimators RUN",
         data=run.config.images.name,
         n=len(images),
         replicates=asked.replicates,

@@ -1,6 +1,6 @@
 """Which sampler at which number of network evaluations: KD to 1,000-step ancestral samples. Writes docs/samplers.md.
 
-    python bench/samplers.py RUN [--samples 1000] [--evaluations 5 10 20 50] [--students RUN …]
+    python bench/run.py samplers RUN [--samples 1000] [--evaluations 5 10 20 50] [--students RUN …]
 
 RUN is a ddpm or vdm, and the students were made of it by ``nelbo distill``. The reference is drawn once, with another
 seed, and kept in RUN/samples/reference.npz.
@@ -28,7 +28,7 @@ from nelbo.models.base import GenerativeModel
 from nelbo.models.sampling import SampleSettings
 from nelbo.training.machine import usual_batch
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 WAYS = {
     "ddim, η = 0": {"sampler": "ddim", "eta": 0.0},
     "ddim, η = 1": {"sampler": "ddim", "eta": 1.0},
@@ -169,7 +169,7 @@ def write(rows: list[Row], run: Run, n: int, space: str, share: float) -> None:
         for r in sorted(rows, key=lambda row: (row.evaluations, row.name))
     ]
     page = PAGE.format(
-        command=f"python bench/samplers.py {run.path.name}",
+        command=f"python bench/run.py samplers {run.path.name}",
         n=n,
         threads=torch.get_num_threads(),
         space=space,

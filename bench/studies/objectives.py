@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import nelbo
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 BATCH = 64
 BASE = {"reverse_variance": "beta_tilde"}
 

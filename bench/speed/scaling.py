@@ -26,7 +26,7 @@ from nelbo.theory.likelihoods import to_levels
 from nelbo.training import Trainer
 from nelbo.training.machine import keep_memory, pick_device
 
-FIGURE = Path(__file__).parents[1] / "docs" / "images" / "scaling.png"
+FIGURE = Path(__file__).parents[2] / "docs" / "images" / "scaling.png"
 STEPS = 4
 
 
