@@ -94,6 +94,9 @@ estimators: setup
 gamma: setup
 	$(BIN)/python bench/run.py gamma
 
+weights: setup
+	$(BIN)/python bench/run.py weights
+
 objectives: setup
 	$(BIN)/python bench/run.py objectives
 
