@@ -114,3 +114,64 @@ def test_a_vae_of_ones_own(here: Path) -> None:
     off = abs(analytic.bits_per_dim - sampled.bits_per_dim)
     assert off <= 4 * (analytic.stderr_mc**2 + sampled.stderr_mc**2) ** 0.5
     assert iw.bits_per_dim <= analytic.bits_per_dim + 4 * iw.stderr_mc
+
+
+def test_what_is_not_the_trained_model_is_refused(here: Path) -> None:
+    mine = module_of("own_diffusion")
+    images = np.random.default_rng(0).integers(0, LEVELS, (60, 1, 8, 8)).astype(np.uint8)
+    nelbo.fit(nelbo.Diffusion(shape=(1, 8, 8), levels=LEVELS, **parts_of(mine)), images, steps=2, out="mine")
+    other = parts_of(mine) | {"schedule": lambda t: -5.0 + 9.0 * t}
+    with pytest.raises(InputError, match=r"^schedule: runs from -5 to 4.* runs from -7 to 7"):
+        nelbo.load("mine", **other)
+    renamed = type("OtherNet", (mine.MyNet,), {})()
+    model = nelbo.Diffusion(shape=(1, 8, 8), levels=LEVELS, **(parts_of(mine) | {"network": renamed}))
+    with pytest.raises(InputError, match=r"^network: is .*OtherNet"):
+        nelbo.fit(model, images, steps=4, out="mine", resume=True)
+
+
+class TakesOne(torch.nn.Conv2d):
+    def __init__(self) -> None:
+        super().__init__(1, 1, 3, padding=1)
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"network": TakesOne}, "network: is the class TakesOne"),
+        ({"network": TakesOne()}, "model: cannot compute its loss: TypeError"),
+        ({"schedule": lambda t: -t}, "schedule: .* must rise"),
+        ({"schedule": lambda t: float(t)}, "schedule: cannot be called"),
+        ({"objective": lambda gamma: -gamma.exp()}, "objective: .* at least 0"),
+    ],
+)
+def test_parts_that_cannot_be_used_are_said_before_anything_is_written(
+    parts: dict[str, object], said: str, here: Path
+) -> None:
+    mine = module_of("own_diffusion")
+    images = np.random.default_rng(0).integers(0, LEVELS, (60, 1, 8, 8)).astype(np.uint8)
+    with pytest.raises(InputError, match=said):
+        nelbo.fit(
+            nelbo.Diffusion(shape=(1, 8, 8), levels=LEVELS, **(parts_of(mine) | parts)), images, steps=2, out="mine"
+        )
+    assert not Path("mine").exists()
+
+
+def test_a_sampler_of_ones_own_may_compute_in_float64_and_has_to_give_a_law() -> None:
+    mine = module_of("own_diffusion")
+    model = nelbo.Diffusion(shape=(1, 8, 8), levels=LEVELS, **parts_of(mine))
+
+    class InDouble(nelbo.samplers.DDIM):
+        def step(self, z_t, denoised, gamma_t, gamma_s, before=None):
+            return super().step(z_t.double(), denoised, gamma_t, gamma_s, before)
+
+    class NoLaw(nelbo.samplers.DDIM):
+        def step(self, z_t, denoised, gamma_t, gamma_s, before=None):
+            return super().step(z_t, denoised, gamma_t, gamma_s, before).mean
+
+    assert model.sample(2, sampler=InDouble(), steps=3).shape == (2, 1, 8, 8)
+    with pytest.raises(InputError, match=r"NoLaw.step gives a Tensor; return Gaussian"):
+        model.sample(2, sampler=NoLaw(), steps=3)
+    with pytest.raises(InputError, match="give a name, or an instance"):
+        model.sample(2, sampler=InDouble, steps=3)
+    with pytest.raises(InputError, match=r"^eta: is ddim's by name"):
+        model.sample(2, sampler=InDouble(), eta=0.5, steps=3)

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from nelbo.diffusion.named import from_words
+from nelbo.errors import InputError
 
 
 class Objective(ABC):
@@ -192,4 +193,10 @@ def as_objective(given: str | Objective | Callable[[Tensor], Tensor]) -> Objecti
     if isinstance(given, str):
         objective: Objective = from_words(given, OBJECTIVES, "objective")
         return objective
+    try:
+        weight = given(torch.linspace(-20, 20, 81, dtype=torch.float64))
+    except Exception as error:
+        raise InputError("objective", f"cannot be called with γ, a float64 tensor: {error}") from error
+    if not bool((weight >= 0).all()):
+        raise InputError("objective", "w(γ) must be at least 0")
     return Weighted(given)

@@ -20,6 +20,20 @@ from nelbo.diffusion.variances import ReverseVariance
 from nelbo.errors import InputError
 from nelbo.theory.normal import Gaussian
 
+__all__ = [
+    "DDIM",
+    "Ancestral",
+    "Before",
+    "DPMSolver",
+    "Denoised",
+    "Gaussian",
+    "Heun",
+    "Sampler",
+    "UniPC",
+    "rates",
+    "trajectory",
+]
+
 POINTS = 24
 """Of Gauss's rule, for integrals over one step."""
 
@@ -47,10 +61,14 @@ class Sampler(ABC):
         """p(z_s | z_t), given what the denoiser says of z_t.
 
         Args:
-            z_t: shape (B, …).
-            denoised: x̂_0 and ε̂.
-            gamma_t, gamma_s: shape (B,), γ_s < γ_t; −∞ is the image.
+            z_t: shape (B, …), in the dtype of the network.
+            denoised: x̂_0, clipped already where that is asked for, and ε̂, each of z_t's shape and dtype.
+            gamma_t, gamma_s: float64, shape (B,), γ_s < γ_t; −∞ is the image. √ᾱ and √(1 − ᾱ), shaped to multiply z_t,
+                are :func:`~nelbo.diffusion.process.rates` of γ and z_t.
             before: the step before, for a rule that looks back; None at the first.
+
+        Returns:
+            Mean and variance of z_s, of shapes that broadcast with z_t; variance 0 is a point.
         """
 
 
@@ -249,6 +267,9 @@ def trajectory(
             denoised = clipped(denoised, z, gamma_t)
         z = sampler.corrected(z, denoised, gamma_t, before)
         law = sampler.step(z, denoised, gamma_t, gamma_s, before)
+        if not isinstance(law, Gaussian):
+            kind = type(sampler).__name__
+            raise InputError("sampler", f"{kind}.step gives a {type(law).__name__}; return Gaussian(mean, variance)")
         before = Before(gamma_t, denoised, z, before and before._replace(earlier=None))
-        z = law.sample(noise(number)) if bool((law.var > 0).any()) else law.mean
+        z = (law.sample(noise(number)) if bool((law.var > 0).any()) else law.mean).to(z.dtype)
         yield State(then, z, denoised)

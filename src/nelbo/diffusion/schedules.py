@@ -332,7 +332,11 @@ def as_schedule(given: str | Schedule | Callable[[Tensor], Tensor], levels: int 
         return schedule
     if isinstance(given, Schedule):
         return given
-    require_rising(given(torch.linspace(0, 1, 101, dtype=torch.float64)))
+    try:
+        gamma = given(torch.linspace(0, 1, 101, dtype=torch.float64))
+    except Exception as error:
+        raise InputError("schedule", f"cannot be called with t in [0, 1], a float64 tensor: {error}") from error
+    require_rising(gamma)
     return FunctionSchedule(given)
 
 

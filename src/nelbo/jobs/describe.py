@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from nelbo.config.files import CONFIG
 from nelbo.data.loading import NAMES, is_source
 from nelbo.errors import InputError, nearest
 from nelbo.jobs.run import Run, build_model, images_config, read_data
+from nelbo.nn import UNetOptions
 from nelbo.options import DataOptions
 from nelbo.training import latest_checkpoint
 from nelbo.training.checkpoint import read_state
@@ -59,6 +61,12 @@ def describe_data(options: DataOptions) -> dict[str, Any]:
     }
 
 
+def of_the_model(settings: dict[str, Any], parts: Mapping[str, str]) -> dict[str, Any]:
+    """The settings of a model, without those of nelbo's own network where the network came from Python."""
+    hidden = UNetOptions.model_fields if "network" in parts else {}
+    return {name: value for name, value in settings.items() if name not in hidden}
+
+
 def describe_run(run: Run) -> dict[str, Any]:
     """A run: its settings, how far it is, and what its family has to say of itself."""
     config = run.config
@@ -79,7 +87,7 @@ def describe_run(run: Run) -> dict[str, Any]:
         "images": plain["images"],
         **({} if run.changed_data is None else {"changed_data": run.changed_data}),
         "data": plain["data"],
-        "model": plain["model"],
+        "model": of_the_model(plain["model"], config.parts or {}),
         **({} if config.distillation is None else {"distillation": plain["distillation"]}),
         "training": plain["training"],
         "versions": plain["versions"],

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from nelbo.config.files import RunConfig, merged, versions, write_run_config
@@ -23,6 +24,8 @@ from nelbo.jobs.training import Work, require_doable, train_together
 from nelbo.models.base import GenerativeModel
 from nelbo.options import RunDataOptions, TrainingOptions
 from nelbo.report.paths import free, unused
+from nelbo.rng import Draws
+from nelbo.theory.likelihoods import float_levels
 from nelbo.training.machine import conditions, pick_device
 
 MOST_KEPT = 4 * 2**30
@@ -93,9 +96,9 @@ def images_of(
         return options, data, True
     array = data.cpu().numpy() if isinstance(data, Tensor) else np.asarray(data)
     if array.dtype.kind not in "biu":
-        raise InputError(
-            "data", f"is {array.dtype}; give integer levels 0 … {levels - 1}, as of (images * 255).round()"
-        )
+        floats = torch.from_numpy(np.ascontiguousarray(array)) if array.dtype.kind == "f" else torch.empty(0)
+        raise InputError("data", float_levels(floats, levels))
+
     if array.size and (int(array.min()) < 0 or int(array.max()) >= levels):
         raise InputError("data", f"has levels from {array.min()} to {array.max()}, and the model 0 … {levels - 1}")
     pixels = as_images(array.astype(np.uint8), "data", "nchw" if array.ndim == 4 and array.shape[1] <= 4 else None)
@@ -117,6 +120,28 @@ def require_fitting(model: GenerativeModel, dataset: Dataset) -> None:
         raise InputError("data", f"has {dataset.levels} levels, and the model {model.levels}; make it with these")
 
 
+def require_loss(model: GenerativeModel, dataset: Dataset) -> None:
+    """See to it that the model can compute its loss of two of the images.
+
+    Raises:
+        InputError: it cannot; it says why.
+    """
+    images, draws = dataset.for_training[0][:2].to(model.device), Draws(0, 0, range(2), 2, model.device)
+    training, images = model.training, images.clamp(max=model.levels - 1)
+    model.eval()
+    try:
+        with torch.random.fork_rng([]), torch.no_grad():
+            loss = model.loss(images, draws)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError("model", f"cannot compute its loss: {type(error).__name__}: {error}") from error
+    finally:
+        model.train(training)
+    if loss.shape != (2,) or not bool(loss.isfinite().all()):
+        raise InputError("model", f"its loss of two images is {loss.tolist()}, and two finite numbers are needed")
+
+
 def begun(
     out: Path | None,
     model: GenerativeModel,
@@ -129,6 +154,7 @@ def begun(
     training = complete_recipe(merged(TrainingOptions, "training", given, {}, None))
     pick_device(training.device)
     require_doable(model, training)
+    require_loss(model, dataset)
     size = dataset.images.numel()
     if kept and size > MOST_KEPT:
         fix = "np.save('images.npy', images), and give that path"
@@ -170,8 +196,13 @@ def resumed(run: Run, model: GenerativeModel, dataset: Dataset, given: dict[str,
         InputError: the run is of another model.
     """
     config, recipe = run.config, model.recipe
-    if (config.family, config.parts or {}) != (model.family, recipe.parts):
-        raise InputError("model", f"is not the one of {run.path}; give the same parts, or another `out`")
+    if config.family != model.family:
+        raise InputError("model", f"is a {model.family}, and {run.path} is a run of {config.family}")
+    own, theirs = recipe.parts, config.parts or {}
+    for name in sorted({*own, *theirs}):
+        if own.get(name, "").rpartition(".")[2] != theirs.get(name, "").rpartition(".")[2]:
+            ours = "nelbo's own"
+            raise InputError(name, f"is {own.get(name, ours)}, and {run.path} has {theirs.get(name, ours)}")
     for field, value in recipe.options.resolved(model.shape):
         if value != getattr(config.model, field):
             raise InputError(field, f"the run was begun with {getattr(config.model, field)!r}, and this is {value!r}")

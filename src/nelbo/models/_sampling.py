@@ -36,7 +36,11 @@ def make_sampler(model: Diffusion, settings: SampleSettings) -> Walk:
     if settings.temperature is not None:
         why = f"is the spread of latents drawn from a prior, and {model.family} has none"
         raise InputError("temperature", f"{why}; leave it out")
+    if settings.sampler is not None and not isinstance(settings.sampler, str | Sampler):
+        raise InputError("sampler", f"{settings.sampler!r} is no sampler; give a name, or an instance of a Sampler")
     if isinstance(settings.sampler, Sampler):
+        if settings.eta is not None:
+            raise InputError("eta", "is ddim's by name; a sampler of your own has its own settings")
         return settings.sampler, model.timeline.descending(settings.steps or fast_steps(model))
     name = chosen(settings)
     if name not in SAMPLERS:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -19,7 +20,7 @@ from nelbo.diffusion.denoiser import PREDICTIONS, Conditioning, LevelLaw, Networ
 from nelbo.diffusion.named import in_words
 from nelbo.diffusion.objectives import OBJECTIVES, Objective, as_objective
 from nelbo.diffusion.objectives import Bound as BoundObjective
-from nelbo.diffusion.schedules import SCHEDULES, LearnedGamma, Schedule, as_schedule
+from nelbo.diffusion.schedules import SCHEDULES, BetaTable, LearnedGamma, Schedule, as_schedule
 from nelbo.diffusion.timeline import Timeline
 from nelbo.diffusion.timesteps import LossProfile
 from nelbo.diffusion.variances import VARIANCES
@@ -110,6 +111,9 @@ class Diffusion(LikelihoodModel):
         condition: Conditioning = by_gamma,
     ) -> None:
         super().__init__(shape, levels)
+        if not isinstance(network, nn.Module):
+            kind = f"the class {network.__name__}; give one of it" if isinstance(network, type) else f"{network!r}"
+            raise InputError("network", f"is {kind}, and it has to be an nn.Module")
         for field, value, known in (
             ("predict", predict, PREDICTIONS),
             ("decoder", decoder, DECODERS),
@@ -131,6 +135,13 @@ class Diffusion(LikelihoodModel):
         require_together(curve, self.objective, reverse_variance, timesteps)
         self.timeline = Timeline.of(curve, timesteps, levels)
         self.schedule, gammas = self.timeline.schedule, self.timeline.gammas  # a learned one is part of the module
+        # A schedule from Python is kept with the weights: another function of that name would be another model.
+        if by_name is None and not isinstance(curve, BetaTable):
+            t = torch.linspace(0, 1, 33, dtype=torch.float64)
+            self.register_buffer(
+                "gamma_kept", self.timeline.chain()[1:] if gammas is not None else self.timeline.gamma(t)
+            )
+            self.register_load_state_dict_pre_hook(require_same_schedule)  # type: ignore[no-untyped-call]
         self.every_decoder = 0.0
         self.network = network
         self.decoder = DECODERS[decoder](levels, predict == "levels")
@@ -195,6 +206,18 @@ def in_steps(model: LikelihoodModel, T: int) -> Diffusion:
     scored = copy.copy(model)
     scored.timeline = replace(model.timeline, scored_in=T)
     return scored
+
+
+def require_same_schedule(model: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """See to it that weights are loaded into a model of the schedule that they were trained with.
+
+    Raises:
+        InputError: they are not.
+    """
+    own, kept = model.state_dict()["gamma_kept"].cpu(), state.get(f"{prefix}gamma_kept")
+    if kept is not None and (own.shape != kept.shape or not torch.allclose(own, kept.cpu(), rtol=1e-9, atol=1e-9)):
+        ends = [f"from {float(gamma[0]):.3g} to {float(gamma[-1]):.3g}" for gamma in (own, kept)]
+        raise InputError("schedule", f"runs {ends[0]}, and the weights were trained with one that runs {ends[1]}")
 
 
 def require_together(schedule: Schedule, objective: Objective, reverse_variance: str, timesteps: int | None) -> None:

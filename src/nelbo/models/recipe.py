@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor, nn
@@ -117,6 +119,9 @@ class PartsRecipe(Recipe):
 
 
 def full_name(part: object) -> str:
-    """The module and name of a function, or of the class of anything else."""
+    """The module and name of a function, or of the class of anything else; of a script, its file's name."""
     named = part if hasattr(part, "__qualname__") else type(part)
-    return f"{named.__module__}.{named.__qualname__}"
+    module = named.__module__
+    if module == "__main__":
+        module = Path(getattr(sys.modules["__main__"], "__file__", None) or "__main__").stem
+    return f"{module}.{named.__qualname__}"

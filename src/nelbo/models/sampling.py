@@ -15,7 +15,7 @@ class SampleSettings(NamedTuple):
     Attributes:
         sampler: its name, or a sampler of one's own.
         steps: network evaluations per image.
-        eta: DDIM's η, from 0 (deterministic) to 1 (ancestral).
+        eta: the η of ``ddim`` by name, from 0 (deterministic) to 1 (ancestral), which it is if None.
         clip: hold x̂_0 to [−1, 1] while sampling.
         temperature: standard deviation of latents that are drawn from a prior, 1 being the prior's own.
     """
