@@ -6,7 +6,7 @@ BENCH := .venv-bench
 FUZZ := .venv-fuzz
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-kill soak fuzz lint types check bench scale samplers simplifications agreement objectives anomalies estimators gamma inference targets clean
+.PHONY: setup demo test test-kill soak fuzz lint types check bench scale samplers simplifications agreement objectives weights anomalies estimators gamma inference targets clean
 
 setup: $(READY)
 
@@ -67,11 +67,9 @@ $(BENCH)/.ready: pyproject.toml constraints.txt
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[hub]' diffusers
 	@touch $@
 
-scale: setup
-	$(BIN)/python bench/run.py scale
-
-simplifications: setup
-	$(BIN)/python bench/run.py simplifications
+# Studies without arguments; each writes its page of docs/.
+scale simplifications targets anomalies gamma objectives weights inference: setup
+	$(BIN)/python bench/run.py $@
 
 agreement: setup
 	$(BIN)/python bench/run.py forms
@@ -82,26 +80,8 @@ samplers: setup
 	done
 	$(BIN)/python bench/run.py samplers runs/mnist-vdm --students runs/mnist-vdm-1 runs/mnist-vdm-2 runs/mnist-vdm-4
 
-targets: setup
-	$(BIN)/python bench/run.py targets
-
-anomalies: setup
-	$(BIN)/python bench/run.py anomalies
-
 estimators: setup
 	$(BIN)/python bench/run.py estimators runs/mnist-vdm
-
-gamma: setup
-	$(BIN)/python bench/run.py gamma
-
-weights: setup
-	$(BIN)/python bench/run.py weights
-
-objectives: setup
-	$(BIN)/python bench/run.py objectives
-
-inference: setup
-	$(BIN)/python bench/run.py inference
 
 clean:
 	rm -rf $(VENV) $(BENCH) $(FUZZ) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -11,7 +11,6 @@ pass, the mean squared error to the noise, the backward pass, and fused AdamW.
 from __future__ import annotations
 
 import copy
-import statistics
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,7 +21,8 @@ from torch.nn import functional as F
 
 from nelbo.nn.unet2d import UNet2D, UNet2DOptions
 from nelbo.training.machine import autocast, bf16_is_fast, keep_memory
-from step import counted, product, seconds
+from timing import SIDE as MATRIX
+from timing import by_turns, counted, product
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -147,8 +147,8 @@ def measure(name: str, device: torch.device) -> list[str]:
         flops = counted(work["nelbo"])
         dtype = torch.bfloat16 if bf16_is_fast(device) else torch.float32
         work["peak"] = product(device, dtype)
-        median = by_turns(work, device)
-        peak = 2 * 2048**3 / median["peak"]
+        median = by_turns(work, device, ROUNDS, warm=2)
+        peak = 2 * MATRIX**3 / median["peak"]
         base, best = median["diffusers"], median["diffusers, best"]
         ours = min(median["nelbo"], median["nelbo, compiled"])
         cells = " | ".join(f"{size / median[key]:,.1f}" for key in sides)
@@ -159,18 +159,6 @@ def measure(name: str, device: torch.device) -> list[str]:
         )
         print(rows[-1], flush=True)
     return rows
-
-
-def by_turns(work: dict[str, Callable[[], object]], device: torch.device) -> dict[str, float]:
-    """Median seconds of each, after two rounds that compile and warm up."""
-    for call in work.values():
-        call()
-        call()
-    taken: dict[str, list[float]] = {key: [] for key in work}
-    for _ in range(ROUNDS):
-        for key, call in work.items():
-            taken[key].append(seconds(call, device))
-    return {key: statistics.median(times) for key, times in taken.items()}
 
 
 def table(device: torch.device, names: list[str]) -> str:

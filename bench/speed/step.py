@@ -8,50 +8,19 @@ noisy machine disturbs both. Floating-point operations are counted by torch on t
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from nelbo.models.ddpm import DDPM, DDPMOptions
 from nelbo.options import TrainingOptions
 from nelbo.theory.likelihoods import to_levels
 from nelbo.training import Trainer
 from nelbo.training.machine import bf16_is_fast
+from timing import SIDE, by_turns, counted, product
 
 CASES = {"digits, 8×8": (1, 8, 8), "mnist, 28×28": (1, 28, 28), "3×32×32": (3, 32, 32)}
-BATCH, ROUNDS, SIDE = 128, 7, 2048
-
-
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """How long one call takes."""
-    synchronise(device)
-    start = time.perf_counter()
-    work()
-    synchronise(device)
-    return time.perf_counter() - start
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait for the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def product(device: torch.device, dtype: torch.dtype) -> Callable[[], object]:
-    """A square matrix product of 2·SIDE³ operations."""
-    a = torch.randn(SIDE, SIDE, device=device, dtype=dtype)
-    return lambda: a @ a
-
-
-def counted(work: Callable[[], object]) -> int:
-    """Floating-point operations of one call."""
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return int(counter.get_total_flops())
+BATCH, ROUNDS = 128, 6
 
 
 def measure(name: str, shape: tuple[int, int, int], device: torch.device) -> str:
@@ -79,12 +48,9 @@ def measure(name: str, shape: tuple[int, int, int], device: torch.device) -> str
         "peak": 2 * SIDE**3,
         "peak32": 2 * SIDE**3,
     }
-    taken: dict[str, list[float]] = {key: [] for key in work}
-    for _ in range(ROUNDS):
-        for key, call in work.items():
-            taken[key].append(seconds(call, device))
-    rate = {key: flops[key] / statistics.median(times[1:]) / 1e9 for key, times in taken.items()}
-    speed = {key: BATCH / statistics.median(taken[key][1:]) for key in ("train", "denoise")}
+    median = by_turns(work, device, ROUNDS, warm=1)
+    rate = {key: flops[key] / each / 1e9 for key, each in median.items()}
+    speed = {key: BATCH / median[key] for key in ("train", "denoise")}
     size = sum(p.numel() for p in model.parameters()) / 1e6
     return (
         f"| {name} | {size:.2f} M | {speed['train']:,.0f} | {rate['train']:,.0f} | {rate['peak']:,.0f} | "

@@ -42,7 +42,7 @@ Every objective of a diffusion is a weight w(γ) on the bound's own integrand, �
 (Kingma & Gao 2023); `nelbo.diffusion.objectives` has each. Where w never falls as γ grows, it is itself a bound: of
 images with noise added. p(γ) = 1/γ′(t) is the density of γ where t is uniform.
 
-`python bench/run.py weights`: {data}, {steps:,} steps of 32 images with a network of two levels of 32 channels, in
+`make weights`: {data}, {steps:,} steps of 32 images with a network of two levels of 32 channels, in
 continuous time with v predicted, one seed; γ from {low:.1f} to 8. bits/dim of {n} test images, ± with these images and
 noise; KD × 1,000 of 1,000 samples (200 steps of
 ddim) to the test images in features learnt from their labels, ± its error. The column "a bound" says of what the

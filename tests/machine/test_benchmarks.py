@@ -12,7 +12,7 @@ import torch
 
 import scale
 from nelbo.training.muon import orthogonalised
-from step import counted
+from timing import counted
 
 BENCH = Path(__file__).parents[2] / "bench"
 

@@ -1,4 +1,7 @@
-"""Fetch one file over HTTP: resumed if interrupted, bounded in size, checked before it gets its name."""
+"""Fetch one file over HTTP: resumed if interrupted, bounded in size, checked before it gets its name.
+
+By hand, as the standard library does none of the three, and a library that does would be a dependency of every user.
+"""
 
 from __future__ import annotations
 

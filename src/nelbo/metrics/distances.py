@@ -4,6 +4,7 @@
     KD = E k(x, x′) + E k(y, y′) − 2 E k(x, y),   k(x, y) = (x·y/d + 1)³         Bińkowski et al. 2018
 
 Heusel's name is FID where the features are Inception's, and theirs alone.
+By hand, as libraries give these numbers without their standard errors.
 """
 
 from __future__ import annotations

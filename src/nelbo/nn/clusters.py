@@ -21,6 +21,7 @@ class Clusters(nn.Module):
     """c(x) = argmin_k ‖x̄ − m_k‖², where x̄ is x by squares of pixels, and m_k the mean of the images nearest to it.
 
     The centres are found by Lloyd's algorithm (k-means), from K of the images. Until then every image is in the first.
+    By hand, so that images stay on the model's device.
 
     Args:
         shape: (C, H, W) of the images.

@@ -1,7 +1,8 @@
 """The U-Net that diffusers calls ``UNet2DModel``: the same parameters by the same names, and the same outputs.
 
 It is that of DDPM (appendix B) with choices: at each resolution residual blocks, with attention or without; what goes
-up is concatenated with every state on the way down. nelbo's own is in :mod:`nelbo.nn.unet`.
+up is concatenated with every state on the way down. nelbo's own is in :mod:`nelbo.nn.unet`. By hand, so that imported
+weights run without diffusers, and faster (bench/RESULTS.md).
 """
 
 from __future__ import annotations

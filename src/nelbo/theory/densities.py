@@ -109,6 +109,7 @@ def integral(
 ) -> Tensor:
     """∫ f(x) dx by Gauss–Legendre panels of 16 points, halved wherever a panel and its halves disagree.
 
+    By hand, as scipy's ``quad_vec`` asks for one x at a time, where f is made of tensor operations on many.
     Panels begin as a ladder c ± 2^k around each place c and each end, so that no scale is too small or too large.
 
     Args:

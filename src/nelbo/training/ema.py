@@ -1,4 +1,7 @@
-"""The moving average of the weights: what is sampled and scored."""
+"""The moving average of the weights: what is sampled and scored.
+
+By hand, as the averages of torch.optim.swa_utils have no warm-up of the decay.
+"""
 
 from __future__ import annotations
 

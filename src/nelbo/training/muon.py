@@ -1,4 +1,7 @@
-"""Muon (Jordan et al. 2024): a step that changes all of a matrix's directions by the same amount."""
+"""Muon (Jordan et al. 2024): a step that changes all of a matrix's directions by the same amount.
+
+By hand, as torch.optim.Muon takes matrices alone, no convolutions, and no shares of them.
+"""
 
 from __future__ import annotations
 
