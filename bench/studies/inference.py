@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nelbo.rng import Stream, generator
+from nelbo.rng import Draws
 from nelbo.theory.surrogates import (
     FullRank,
     MeanField,
@@ -92,9 +92,9 @@ def gradient_variances(dims: int, repeats: int, count: int = 16) -> list[float]:
     for estimate in ESTIMATORS.values():
         slopes = []
         for step in range(repeats):
-            source = generator(0, Stream.TRAIN_NOISE, step, 0)
+            draws = Draws(0, step, range(count), count, torch.device("cpu"))
             # The constant of N(0, I) is kept: without it the plain score function would have another variance.
-            value = estimate(lambda z: -0.5 * (z.square() + math.log(2 * math.pi)).sum(1), q, count, source).value
+            value = estimate(lambda z: -0.5 * (z.square() + math.log(2 * math.pi)).sum(1), q, draws).value
             slopes.append(torch.autograd.grad(value, q.mean)[0][0])
         found.append(float(torch.stack(slopes).var()))
     return found

@@ -1,19 +1,35 @@
-"""Randomness per example: a pure function of (seed, stream, step, example index), and of nothing else.
+"""Random numbers per example: a pure function of (seed, stream, step, example index, element), and of nothing else.
 
-Each call keys a counter-based generator (Philox 4x64, Salmon et al. 2011) with the seed and the example's index and
-starts its counter at (stream, step). So image i of a seed has the same noise whatever the batch size, the number of
-processes, or how many images were asked for; and a run that is resumed at a step needs no stored random state.
+Philox 4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") maps a counter of four 32-bit words,
+under a key of two, to four random words. Here the key is the seed, and the counter is (block, index, step, stream): word
+4b + j of an example is word j of its block b. So image i of a seed has the same noise whatever the batch size, the
+number of processes or the device, and a run that resumes at a step needs no stored random state.
+
+All of it is integer tensor operations on the device where the numbers are wanted. The words are the same on every
+device, to the bit; uniform and normal numbers are functions of the words, equal to rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
 import torch
 from torch import Tensor
+
+MULTIPLIERS, WEYL = (0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85)
+"""Philox's constants: of the two products, and what the key grows by from round to round (Salmon et al. 2011)."""
+ROUNDS = 10
+WORD = 0xFFFFFFFF
+"""The mask of a 32-bit word. Words are held in int64, as torch has no unsigned arithmetic."""
+TILE = 2**16
+"""Blocks at a time on the CPU, so that what lies between two operations stays in its caches."""
+LARGEST = 2**44
+"""Steps and indices lie below this."""
 
 
 class Stream(IntEnum):
@@ -28,54 +44,209 @@ class Stream(IntEnum):
     TRAIN_PLACE = 6
     SCORE_PROBE = 7
     BINARIZE = 8
-    BINARIZE_FIXED = 9
     SAMPLE_ACCEPT = 10
     SAMPLE_CLUSTER = 11
     SCORE_CLUSTER = 12
     SCORE_RARE = 13
     SCORE_RARE_PLACE = 14
+    FLIP = 15
+    DROPOUT = 16
 
 
-def generator(seed: int, stream: Stream, step: int, index: int) -> np.random.Generator:
-    """The generator of one example at one step of one stream.
+Words = tuple[Tensor, ...]
+"""The four words of a block, or the four numbers made of them."""
+Word = int | Tensor
+"""A word that all examples share: an integer, or on a device a tensor without dimensions."""
+Law = Callable[[Words, torch.dtype], Words]
+"""What makes numbers of words."""
+
+
+def philox(counter: Words, key: tuple[Word, Word]) -> Words:
+    """Philox 4x32-10 of each counter: four words below 2^32 in int64, of the counters' common shape.
+
+    Each round takes (c_0, c_1, c_2, c_3) to (hi(M_1 c_2) ⊕ c_1 ⊕ k_0, lo(M_1 c_2), hi(M_0 c_0) ⊕ c_3 ⊕ k_1, lo(M_0 c_0)).
 
     Args:
+        counter: four words, each 0 ≤ c < 2^32, int64; their shapes broadcast.
+        key: two words.
+    """
+    (c_0, c_1, c_2, c_3), (k_0, k_1) = counter, key
+    for _ in range(ROUNDS):
+        p_0, p_1 = c_0 * MULTIPLIERS[0], c_2 * MULTIPLIERS[1]  # modulo 2^64, which is all of the product
+        c_0 = (p_1 >> 32).bitwise_xor(c_1).bitwise_xor_(k_0).bitwise_and_(WORD)
+        c_2 = (p_0 >> 32).bitwise_xor(c_3).bitwise_xor_(k_1).bitwise_and_(WORD)
+        c_1, c_3 = p_1.bitwise_and_(WORD), p_0.bitwise_and_(WORD)
+        k_0, k_1 = (k_0 + WEYL[0]) & WORD, (k_1 + WEYL[1]) & WORD
+    return c_0, c_1, c_2, c_3
+
+
+def unit(word: Tensor, dtype: torch.dtype) -> Tensor:
+    """(w + ½)/2^32, in (0, 1); in float32 the largest words give 1."""
+    return word.to(dtype).add_(0.5).mul_(2.0**-32)
+
+
+def to_uniform(words: Words, dtype: torch.dtype) -> Words:
+    """A uniform number for each word."""
+    return tuple(unit(word, dtype) for word in words)
+
+
+def to_normal(words: Words, dtype: torch.dtype) -> Words:
+    """Two normal numbers for each two words, by Box and Muller (1958): √(−2 ln u) (cos φ, sin φ), φ = 2π (u′ − ½).
+
+    The largest is √(−2 ln 2^−33) = 6.76.
+    """
+    numbers = []
+    for word, turn in (words[:2], words[2:]):
+        radius = unit(word, dtype).log_().mul_(-2.0).sqrt_()
+        angle = (turn - 2**31).to(dtype).mul_(math.pi * 2.0**-31)
+        numbers += [angle.cos().mul_(radius), angle.sin().mul_(radius)]
+    return tuple(numbers)
+
+
+def to_words(words: Words, _: torch.dtype) -> Words:
+    """The words themselves, int64."""
+    return words
+
+
+def numbers_of(
+    law: Law, dtype: torch.dtype, key: tuple[Word, Word], index: Tensor, step: Word, tag: Word, first: Word, count: int
+) -> Words:
+    """The four numbers of each of ``count`` consecutive blocks of each example, four tensors of shape (B, count).
+
+    Args:
+        law: words to numbers.
+        dtype: of the numbers.
+        key: the seed's two words.
+        index: each example's index, int64, shape (B, 1).
+        step: the step's lower word.
+        tag: the last word of the counter but for the index's upper bits: the stream, and the step's upper bits.
+        first: the first block.
+        count: how many blocks.
+    """
+    block = first + torch.arange(count, device=index.device)[None]
+    return law(philox((block, index & WORD, step * torch.ones_like(block[:, :1]), tag ^ index >> 32 << 8), key), dtype)
+
+
+@functools.cache
+def fused() -> Callable[..., Tensor]:
+    """:func:`numbers_of`, the four in the last dimension, as one kernel for all steps and sizes."""
+    return torch.compile(lambda *counter: torch.stack(numbers_of(*counter), -1), dynamic=True)
+
+
+FUSED: set[str] = set()
+"""The kinds of device on which numbers come from one compiled kernel; on others from a hundred small ones."""
+
+
+def draw(
+    law: Law,
+    dtype: torch.dtype,
+    seed: int,
+    stream: Stream,
+    step: int,
+    indices: Tensor,
+    start: int,
+    stop: int,
+) -> Tensor:
+    """The numbers ``start`` … ``stop`` − 1 of each example, shape (B, stop − start), where ``indices`` are.
+
+    Args:
+        law: words to numbers.
+        dtype: of the numbers.
         seed: the run's seed, 0 ≤ seed < 2^64.
         stream: what the numbers are for.
-        step: training step, sampler step or replicate.
-        index: the example's index.
+        step: training step, sampler step or replicate, 0 ≤ step < 2^44.
+        indices: each example's index, 0 ≤ index < 2^44, int64, shape (B,).
+        start, stop: which of its numbers.
     """
-    key = np.array([seed, index], dtype=np.uint64)
-    # The lowest counter word is left to the generator: 2^64 blocks for each (stream, step).
-    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, step, int(stream)]))
+    index, shared = indices[:, None], (seed & WORD, seed >> 32, step & WORD, int(stream) | step >> 32 << 20)
+    first, last = start // 4, -(-stop // 4)
+    if index.device.type in FUSED:
+        # As tensors: a kernel that is compiled for integers is compiled anew for others.
+        low, high, *others = (torch.full((), word, device=index.device) for word in (*shared, first))
+        out = fused()(law, dtype, (low, high), index, *others, last - first)
+    else:
+        out = torch.empty(len(index), last - first, 4, dtype=dtype, device=index.device)
+        width = TILE if index.device.type == "cpu" else max(1, last - first)
+        height = max(1, TILE // max(1, last - first)) if index.device.type == "cpu" else len(index)
+        for rows, of in zip(out.split(height), index.split(height), strict=True):
+            for place, here in enumerate(rows.split(width, 1)):
+                numbers = numbers_of(law, dtype, shared[:2], of, *shared[2:], first + place * width, here.shape[1])
+                for j, number in enumerate(numbers):
+                    here[..., j] = number
+    return out.flatten(1)[:, start - 4 * first : stop - 4 * first]
+
+
+def column(indices: Sequence[int] | Tensor, device: torch.device | None = None) -> Tensor:
+    """Indices as int64 on a device; of a range without a copy from the host."""
+    if isinstance(indices, range):
+        return torch.arange(indices.start, indices.stop, indices.step, device=device)
+    return torch.as_tensor(indices, dtype=torch.int64, device=device)
 
 
 def normal(
     seed: int,
     stream: Stream,
     step: int,
-    indices: Iterable[int],
+    indices: Sequence[int] | Tensor,
     shape: tuple[int, ...],
     dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+    start: int = 0,
 ) -> Tensor:
     """Standard normal noise, shape (len(indices), \\*shape): row k depends on ``indices[k]`` alone.
 
-    In float32, or torch's default type if that is another; float64 noise is other noise.
+    Args:
+        seed, stream, step, indices: as of :func:`draw`.
+        shape: of each example's numbers.
+        dtype: torch's default type if None. float64 noise is float32 noise with more digits.
+        device: where it is drawn; the CPU if None.
+        start: how many numbers of each example to skip.
     """
-    dtype = dtype or torch.get_default_dtype()
-    kind = np.float64 if dtype == torch.float64 else np.float32
-    rows = [generator(seed, stream, step, int(i)).standard_normal(shape, dtype=kind) for i in indices]
-    return torch.from_numpy(np.stack(rows)).to(dtype)
+    stop = start + math.prod(shape)
+    rows = draw(to_normal, dtype or torch.get_default_dtype(), seed, stream, step, column(indices, device), start, stop)
+    return rows.reshape(-1, *shape)
 
 
-def uniform(seed: int, stream: Stream, step: int, indices: Iterable[int], shape: tuple[int, ...] = ()) -> Tensor:
-    """Uniform numbers in [0, 1) in float64, shape (len(indices), \\*shape): row k depends on ``indices[k]`` alone."""
-    return torch.from_numpy(np.stack([generator(seed, stream, step, int(i)).random(shape) for i in indices]))
+def uniform(
+    seed: int,
+    stream: Stream,
+    step: int,
+    indices: Sequence[int] | Tensor,
+    shape: tuple[int, ...] = (),
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Uniform numbers in (0, 1), multiples of 2^−33, shape (len(indices), \\*shape); arguments as of :func:`normal`."""
+    rows = draw(to_uniform, dtype, seed, stream, step, column(indices, device), 0, math.prod(shape))
+    return rows.reshape(-1, *shape)
+
+
+def words(
+    seed: int,
+    stream: Stream,
+    step: int,
+    indices: Sequence[int] | Tensor,
+    shape: tuple[int, ...],
+    device: torch.device | None = None,
+) -> Tensor:
+    """Uniform integers 0 … 2^32 − 1, int64, shape (len(indices), \\*shape); arguments as of :func:`normal`."""
+    rows = draw(to_words, torch.int64, seed, stream, step, column(indices, device), 0, math.prod(shape))
+    return rows.reshape(-1, *shape)
+
+
+def integer(seed: int, stream: Stream, step: int, index: int = 0) -> int:
+    """An integer 0 … 2^62 − 1: the seed of a generator that is not ours, as dropout's."""
+    low, high = words(seed, stream, step, [index], (2,))[0].tolist()
+    return int(low | high >> 2 << 32)
 
 
 def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
-    """A permutation of 0 … n−1 for one epoch: the order in which training sees the data."""
-    return generator(seed, Stream.ORDER, epoch, 0).permutation(n)
+    """A permutation of 0 … n−1 for one epoch: the order in which training sees the data.
+
+    The order of n random numbers of 62 bits; two are equal with a probability below n²/2^63, and stay in their order.
+    """
+    high, low = words(seed, Stream.ORDER, epoch, [0], (2, n))[0]
+    return (high << 30 ^ low >> 2).argsort(stable=True).numpy()
 
 
 @dataclass(frozen=True)
@@ -87,7 +258,7 @@ class Draws:
         step: training step, or replicate of a score.
         indices: each example's index: its place in the whole batch while training, in the data set while scoring.
         total: examples in the whole batch, over all processes.
-        device: where the numbers are wanted; they are drawn on the CPU, so that every device gets the same.
+        device: where the numbers are drawn.
     """
 
     seed: int
@@ -96,9 +267,9 @@ class Draws:
     total: int
     device: torch.device
 
-    def normal(self, stream: Stream, shape: tuple[int, ...]) -> Tensor:
+    def normal(self, stream: Stream, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
         """Standard normal, as :func:`normal`, shape (B, \\*shape)."""
-        return normal(self.seed, stream, self.step, self.indices, shape).to(self.device)
+        return normal(self.seed, stream, self.step, self.indices, shape, dtype, self.device)
 
     def normal_iter(self, stream: Stream, shape: tuple[int, ...]) -> Iterator[Tensor]:
         """The rows of :meth:`normal`, one after another and without end: for more noise than fits into memory.
@@ -106,15 +277,18 @@ class Draws:
         Yields:
             Standard normal, shape (B, \\*shape); the first K are those of ``normal(stream, (K, *shape))``.
         """
-        sources = [generator(self.seed, stream, self.step, int(i)) for i in self.indices]
-        kind = np.float64 if torch.get_default_dtype() == torch.float64 else np.float32
+        size, start = math.prod(shape), 0
         while True:
-            rows = [source.standard_normal(shape, dtype=kind) for source in sources]
-            yield torch.from_numpy(np.stack(rows)).to(self.device)
+            yield normal(self.seed, stream, self.step, self.indices, shape, device=self.device, start=start)
+            start += size
 
     def uniform(self, stream: Stream, shape: tuple[int, ...] = ()) -> Tensor:
-        """Uniform in [0, 1), float64, shape (B, \\*shape)."""
-        return uniform(self.seed, stream, self.step, self.indices, shape).to(self.device)
+        """Uniform in (0, 1), float64, shape (B, \\*shape)."""
+        return uniform(self.seed, stream, self.step, self.indices, shape, device=self.device)
+
+    def integer(self, stream: Stream) -> int:
+        """An integer 0 … 2^62 − 1 for the step, as :func:`integer`."""
+        return integer(self.seed, stream, self.step)
 
     def spread(self, stream: Stream) -> Tensor:
         """Uniform in [0, 1) for each example, evenly spread over the whole batch, float64, shape (B,).
@@ -122,6 +296,6 @@ class Draws:
         u_k = (k/B + u) mod 1 with one u for the step (Kingma et al. 2021, appendix I.1): the mean over the batch varies
         less than with independent numbers.
         """
-        offset = generator(self.seed, stream, self.step, 0).random()
-        places = torch.tensor(list(self.indices), dtype=torch.float64)
-        return torch.remainder(places / self.total + offset, 1.0).to(self.device)
+        offset = uniform(self.seed, stream, self.step, range(1), device=self.device)
+        places = column(self.indices, self.device).double()
+        return torch.remainder(places / self.total + offset, 1.0)

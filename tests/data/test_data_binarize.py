@@ -31,7 +31,7 @@ def test_a_draw_belongs_to_its_image_and_step() -> None:
     for other in (
         drawn(images, 17, 1, Stream.BINARIZE, 3, range(6)),
         drawn(images, 17, 0, Stream.BINARIZE, 4, range(6)),
-        drawn(images, 17, 0, Stream.BINARIZE_FIXED, 3, range(6)),
+        drawn(images, 17, 0, Stream.SAMPLE, 3, range(6)),
     ):
         agree = float((whole == other).double().mean())
         assert abs(agree - 0.5) < 4 * 0.5 / (6 * 64) ** 0.5

@@ -14,7 +14,7 @@ from torch.distributions import Categorical, Gamma, Independent, MultivariateNor
 
 from inference import banana, grid_divergence
 from nelbo.errors import InputError
-from nelbo.rng import Stream, generator
+from nelbo.rng import Draws, Stream
 from nelbo.theory.surrogates import (
     Estimator,
     Family,
@@ -30,6 +30,8 @@ from nelbo.theory.surrogates import (
     reparameterised,
     score_function,
 )
+
+CPU = torch.device("cpu")
 
 ESTIMATORS = [reparameterised, score_function, leave_one_out]
 
@@ -139,7 +141,7 @@ def gradients(estimator: Estimator, log_joint: LogJoint, q: Surrogate, count: in
     """Estimates of the gradient, flat, shape (repeats, parameters)."""
     rows = []
     for step in range(repeats):
-        value = estimator(log_joint, q, count, generator(0, Stream.TRAIN_NOISE, step, 0)).value
+        value = estimator(log_joint, q, Draws(0, step, range(count), count, CPU)).value
         rows.append(torch.cat([g.flatten() for g in torch.autograd.grad(value, list(q.parameters()))]))
     return torch.stack(rows)
 
@@ -236,7 +238,7 @@ def test_the_log_density_of_the_gaussians_is_torchs() -> None:
     z = gaussians(7, 3)
     for q in (off_the_optimum(MeanField, 3), off_the_optimum(FullRank, 3)):
         torch.testing.assert_close(q.log_prob(z), law(q).log_prob(z), rtol=1e-12, atol=1e-12)
-        draws = q.sample(20_000, generator(0, Stream.SAMPLE, 0, 0)).detach() - q.mean.detach()
+        draws = q.sample(Draws(0, 0, range(20_000), 20_000, CPU), Stream.SAMPLE).detach() - q.mean.detach()
         assert_mean(draws[:, :, None] * draws[:, None, :], law(q).covariance_matrix.detach(), sigmas=4)
     assert cov_is_full(law(q).covariance_matrix)
 

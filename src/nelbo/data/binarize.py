@@ -7,24 +7,25 @@ MNIST binarised once and for all (Larochelle & Murray 2011) are of other data, a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nelbo.data.dataset import Dataset, fingerprint
 from nelbo.data.storage import allocate
 from nelbo.errors import InputError
-from nelbo.rng import Stream, uniform
+from nelbo.rng import Stream, words
 
-FIXED_SEED = 0
-"""Of the images that are scored; the same for every run."""
+FIXED = [0, 0, 0, 9]
+"""Where the counter of the draw that is scored begins."""
 CHUNK = 2**22
 """Pixels that are drawn at a time."""
 
 
-def drawn(images: Tensor, L: int, seed: int, stream: Stream, step: int, indices: Iterable[int]) -> Tensor:
+def drawn(images: Tensor, L: int, seed: int, stream: Stream, step: int, indices: Sequence[int]) -> Tensor:
     """Each pixel 1 with probability level/(L − 1), uint8, of the images' shape; row k depends on ``indices[k]``.
 
     Args:
@@ -32,8 +33,18 @@ def drawn(images: Tensor, L: int, seed: int, stream: Stream, step: int, indices:
         L: the number of levels.
         seed, stream, step, indices: which random numbers.
     """
-    u = uniform(seed, stream, step, indices, tuple(images.shape[1:]))
-    return (u * (L - 1) < images).to(torch.uint8)
+    word = words(seed, stream, step, indices, tuple(images.shape[1:]), images.device)
+    return (word * (L - 1) < images.long() << 32).to(torch.uint8)
+
+
+def drawn_once(images: Tensor, L: int, indices: range) -> Tensor:
+    """The same with the one draw that every run is scored on.
+
+    These images are data, which runs know by their hash: they stay as numpy's Philox 4x64 first drew them, one
+    generator for each image, whatever draws the noise of training.
+    """
+    rows = [np.random.Generator(np.random.Philox(key=[0, i], counter=FIXED)).random(images.shape[1:]) for i in indices]
+    return (torch.from_numpy(np.stack(rows)) * (L - 1) < images).to(torch.uint8)
 
 
 def binarised(dataset: Dataset) -> Dataset:
@@ -49,7 +60,7 @@ def binarised(dataset: Dataset) -> Dataset:
     for first in range(0, len(images), few):
         some = dataset.images[first : first + few]
         indices = range(first, first + len(some))
-        images[first : first + len(some)] = drawn(some, dataset.levels, FIXED_SEED, Stream.BINARIZE_FIXED, 0, indices)
+        images[first : first + len(some)] = drawn_once(some, dataset.levels, indices)
     note = "binarised: training images anew at every step, val and test once with a fixed seed"
     return replace(
         dataset,

@@ -62,7 +62,7 @@ class GANInspector(Inspector):
     def _unseen(self, indices: Sequence[int]) -> Tensor:
         """Samples to judge D by, other than those that :meth:`GAN.frames` draws, shape (len(indices), C, H, W)."""
         model = self.model
-        z = normal(0, Stream.SCORE_NOISE, 0, indices, (model.options.latent,)).to(model.device)
+        z = normal(0, Stream.SCORE_NOISE, 0, indices, (model.options.latent,), device=model.device)
         return model.draw(z, model._drawn_cluster(0, Stream.SCORE_CLUSTER, indices))
 
     @torch.no_grad()
@@ -72,7 +72,7 @@ class GANInspector(Inspector):
         if model.clusters is None:
             return []
         x_0 = to_unit(images.to(model.device), model.levels)
-        z = normal(0, Stream.SCORE_NOISE, 1, range(ROWS * len(x_0)), (model.options.latent,)).to(model.device)
+        z = normal(0, Stream.SCORE_NOISE, 1, range(ROWS * len(x_0)), (model.options.latent,), device=model.device)
         drawn = model.draw(z, model.clusters(x_0).repeat(ROWS))
         return [("images, and under each samples from its cluster", torch.cat([x_0, drawn]), len(x_0))]
 

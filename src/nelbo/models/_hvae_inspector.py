@@ -37,8 +37,8 @@ class HVAEInspector(Inspector):
         parts = []
         for first in range(0, len(images), batch):
             x = images[first : first + batch].to(model.device)
-            noise = normal(0, Stream.SCORE_NOISE, 0, range(first, first + len(x)), (sum(model._sizes),))
-            parts.append(model._walk_down(x, model._cut(noise.to(model.device))).kl.cpu())
+            noise = normal(0, Stream.SCORE_NOISE, 0, range(first, first + len(x)), (sum(model._sizes),), device=x.device)
+            parts.append(model._walk_down(x, model._cut(noise)).kl.cpu())
         kl = torch.cat(parts, 1).double().mean(1)
         return {"silent_levels": [t for t, value in enumerate(kl.tolist(), 1) if value < SILENT]}
 

@@ -114,7 +114,7 @@ def walk(
     """The images with these indices, drawn by a sampler at these γ, with x̂_0 clamped to [−1, 1] if it is to be."""
 
     def noise(step: int) -> Tensor:
-        return normal(seed, Stream.SAMPLE, step, indices, model.shape).to(model.device)
+        return normal(seed, Stream.SAMPLE, step, indices, model.shape, device=model.device)
 
     states = trajectory(sampler, model.denoiser, noise(0), gammas, lambda n: noise(n + 1), clip)
     for done, state in enumerate(states, 1):

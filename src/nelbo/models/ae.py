@@ -111,8 +111,8 @@ class AE(GenerativeModel):
     @torch.no_grad()
     def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
         require_drawing(self.family, settings)
-        noise = normal(seed, Stream.SAMPLE, 0, indices, (self.options.latent,), torch.float64)
-        noise = tempered(noise, settings).to(self.device)
+        noise = normal(seed, Stream.SAMPLE, 0, indices, (self.options.latent,), torch.float64, self.device)
+        noise = tempered(noise, settings)
         variances, basis = torch.linalg.eigh(self.code_cov)
         z = self.code_mean + (noise * variances.clamp(min=0).sqrt()) @ basis.T
         x = self.decode(to_default_dtype(z))

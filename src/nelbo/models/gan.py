@@ -184,7 +184,7 @@ class GAN(GenerativeModel):
         """A cluster for each index by its share, shape (len(indices),); None in a game without clusters."""
         if self.clusters is None:
             return None
-        return self.clusters.drawn(uniform(seed, stream, 0, indices).to(self.device))
+        return self.clusters.drawn(uniform(seed, stream, 0, indices, device=self.device))
 
     # Sampling
 
@@ -199,13 +199,13 @@ class GAN(GenerativeModel):
         of, shape = settings.steps or 1, (self.options.latent,)
         cluster = self._drawn_cluster(seed, Stream.SAMPLE_CLUSTER, indices)
         for step in range(of):
-            z = tempered(normal(seed, Stream.SAMPLE, step, indices, shape), settings).to(self.device)
+            z = tempered(normal(seed, Stream.SAMPLE, step, indices, shape, device=self.device), settings)
             drawn = self.draw(z, cluster)
             logit = self._judge(drawn, cluster) if of > 1 else drawn.new_zeros(len(drawn))
             if step == 0:
                 x, at = drawn, logit
             else:
-                chance = uniform(seed, Stream.SAMPLE_ACCEPT, step, indices).to(self.device)
+                chance = uniform(seed, Stream.SAMPLE_ACCEPT, step, indices, device=self.device)
                 moves = chance < (logit - at).double().exp()
                 x, at = torch.where(moves.reshape(-1, 1, 1, 1), drawn, x), torch.where(moves, logit, at)
             yield Frame(step + 1, of, x, x)

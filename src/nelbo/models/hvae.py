@@ -272,7 +272,7 @@ class HVAE(LikelihoodModel):
 
     def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
         require_drawing(self.family, settings)
-        noise = tempered(normal(seed, Stream.SAMPLE, 0, indices, (sum(self._sizes),)), settings).to(self.device)
+        noise = tempered(normal(seed, Stream.SAMPLE, 0, indices, (sum(self._sizes),), device=self.device), settings)
         mean = self.pixels(self.ladder.image(self._generate(self._cut(noise)))).expectation()
         yield Frame(1, 1, mean, mean)
 

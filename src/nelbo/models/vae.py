@@ -189,7 +189,7 @@ class VAE(LikelihoodModel):
 
     def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
         require_drawing(self.family, settings)
-        noise = tempered(normal(seed, Stream.SAMPLE, 0, indices, (self.options.latent,)), settings).to(self.device)
+        noise = tempered(normal(seed, Stream.SAMPLE, 0, indices, (self.options.latent,), device=self.device), settings)
         z = self.prior.sample(noise)
         mean = self.law(self.decoder(z)).expectation()
         yield Frame(1, 1, mean, mean)

@@ -13,14 +13,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from nelbo.errors import InputError
-from nelbo.rng import Stream, generator
+from nelbo.rng import Draws, Stream
 
+CPU = torch.device("cpu")
 LogJoint = Callable[[Tensor], Tensor]
 """ln p(X=D, z) in nats, shape (S,) for z of shape (S, D); it need not be normalised."""
 
@@ -35,8 +35,8 @@ class Surrogate(nn.Module, ABC):
     reparameterised = True
 
     @abstractmethod
-    def sample(self, count: int, source: np.random.Generator) -> Tensor:
-        """z of shape (S, D) for S = count, a function of the source's numbers."""
+    def sample(self, draws: Draws, stream: Stream = Stream.TRAIN_NOISE) -> Tensor:
+        """z of shape (S, D), one for each example of ``draws``."""
 
     @abstractmethod
     def log_prob(self, z: Tensor) -> Tensor:
@@ -55,8 +55,8 @@ class _Gaussian(Surrogate):
     def factor(self) -> Tensor:
         """L, lower triangular with a positive diagonal, shape (D, D)."""
 
-    def sample(self, count: int, source: np.random.Generator) -> Tensor:
-        noise = torch.from_numpy(source.standard_normal((count, len(self.mean))))
+    def sample(self, draws: Draws, stream: Stream = Stream.TRAIN_NOISE) -> Tensor:
+        noise = draws.normal(stream, (len(self.mean),), torch.float64)
         return self.mean + noise @ self.factor().T
 
     def log_prob(self, z: Tensor) -> Tensor:
@@ -111,12 +111,12 @@ class Family(Surrogate):
             raise InputError("build", f"gives {shapes}, not () and (D,); wrap it in torch.distributions.Independent")
         self.reparameterised = law.has_rsample
 
-    def sample(self, count: int, source: np.random.Generator) -> Tensor:
-        law = self.build(self.free)
+    def sample(self, draws: Draws, stream: Stream = Stream.TRAIN_NOISE) -> Tensor:
+        law, shape = self.build(self.free), (len(draws.indices),)
         # torch.distributions draws from the global generator: lend it a seed and put it back.
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(int(source.integers(2**63)))
-            return law.rsample((count,)) if self.reparameterised else law.sample((count,))
+            torch.default_generator.manual_seed(draws.integer(stream))
+            return law.rsample(shape) if self.reparameterised else law.sample(shape)
 
     def log_prob(self, z: Tensor) -> Tensor:
         return self.build(self.free).log_prob(z)
@@ -155,54 +155,54 @@ class Objective(NamedTuple):
     value: Tensor
 
 
-Estimator = Callable[[LogJoint, Surrogate, int, np.random.Generator], Objective]
+Estimator = Callable[[LogJoint, Surrogate, Draws], Objective]
 
 
-def reparameterised(log_joint: LogJoint, q: Surrogate, count: int, source: np.random.Generator) -> Objective:
+def reparameterised(log_joint: LogJoint, q: Surrogate, draws: Draws) -> Objective:
     """∇ELBO = E_ε ∇[ln p(X=D, z(ε)) − ln q(z(ε))]: Kingma & Welling 2014.
 
     Args:
         log_joint: ln p(X=D, ·), differentiable.
         q: a surrogate whose samples carry gradients.
-        count: S, the number of samples.
-        source: where the numbers come from.
+        draws: one example for each of the S samples; their noise is the training noise.
 
     Raises:
         InputError: samples of q carry no gradients.
     """
     if not q.reparameterised:
         raise InputError("q", "has no reparameterised samples; use score_function")
-    terms = log_ratio(log_joint, q, q.sample(count, source))
+    terms = log_ratio(log_joint, q, q.sample(draws))
     return Objective(terms.detach(), terms.mean())
 
 
-def score_function(log_joint: LogJoint, q: Surrogate, count: int, source: np.random.Generator) -> Objective:
+def score_function(log_joint: LogJoint, q: Surrogate, draws: Draws) -> Objective:
     """∇ELBO = E_q[f ∇ln q(z)], f = ln p(X=D, z) − ln q(z): Williams 1992; Ranganath et al. 2014 (2).
 
     Arguments as in :func:`reparameterised`; log_joint need not be differentiable.
     """
-    terms, log_q = _scored(log_joint, q, count, source)
+    terms, log_q = _scored(log_joint, q, draws)
     return Objective(terms, (terms * log_q).mean())
 
 
-def leave_one_out(log_joint: LogJoint, q: Surrogate, count: int, source: np.random.Generator) -> Objective:
+def leave_one_out(log_joint: LogJoint, q: Surrogate, draws: Draws) -> Objective:
     """The score function with a baseline, f_i − mean of f_j over j ≠ i: Kool et al. 2019.
 
     Arguments as in :func:`score_function`.
 
     Raises:
-        InputError: count < 2, which leaves none out.
+        InputError: S < 2, which leaves none out.
     """
+    count = len(draws.indices)
     _require_count(count)
-    terms, log_q = _scored(log_joint, q, count, source)
+    terms, log_q = _scored(log_joint, q, draws)
     baseline = (terms.sum() - terms) / (count - 1)
     return Objective(terms, ((terms - baseline) * log_q).mean())
 
 
-def _scored(log_joint: LogJoint, q: Surrogate, count: int, source: np.random.Generator) -> tuple[Tensor, Tensor]:
+def _scored(log_joint: LogJoint, q: Surrogate, draws: Draws) -> tuple[Tensor, Tensor]:
     """f without gradients and ln q with them, at samples that carry none."""
     with torch.no_grad():
-        z = q.sample(count, source)
+        z = q.sample(draws)
         terms = log_ratio(log_joint, q, z)
     return terms, q.log_prob(z)
 
@@ -259,7 +259,7 @@ def fit(
     for step in range(1, steps + 1):
         for group in adam.param_groups:
             group["lr"] = rate * (1 - (step - 1) / steps)
-        objective = estimate(log_joint, q, count, generator(seed, Stream.TRAIN_NOISE, step, 0))
+        objective = estimate(log_joint, q, Draws(seed, step, range(count), count, CPU))
         adam.zero_grad()
         (-objective.value).backward()  # type: ignore[no-untyped-call]
         if not all(bool(p.grad.isfinite().all()) for p in q.parameters() if p.grad is not None):
@@ -282,7 +282,7 @@ def elbo(log_joint: LogJoint, q: Surrogate, count: int = 10_000, seed: int = 0) 
         InputError: count < 2, or log_joint of another shape or not finite.
     """
     _require_count(count)
-    return _mean(log_ratio(log_joint, q, q.sample(count, generator(seed, Stream.SCORE_NOISE, 0, 0))))
+    return _mean(log_ratio(log_joint, q, q.sample(Draws(seed, 0, range(count), count, CPU), Stream.SCORE_NOISE)))
 
 
 @torch.no_grad()
@@ -293,7 +293,7 @@ def log_evidence(log_joint: LogJoint, q: Surrogate, count: int = 10_000, seed: i
     Arguments and errors as in :func:`elbo`.
     """
     _require_count(count)
-    terms = log_ratio(log_joint, q, q.sample(count, generator(seed, Stream.SCORE_NOISE, 0, 0)))
+    terms = log_ratio(log_joint, q, q.sample(Draws(seed, 0, range(count), count, CPU), Stream.SCORE_NOISE))
     log_mean = terms.logsumexp(0) - math.log(count)
     return Estimate(float(log_mean), float((terms - log_mean).exp().std() / count**0.5))
 

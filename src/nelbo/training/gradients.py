@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nelbo.models.base import GenerativeModel
 from nelbo.processes import Team
-from nelbo.rng import Draws
+from nelbo.rng import Draws, Stream, integer
 from nelbo.training.shards import shard
 
 
@@ -58,5 +58,5 @@ def average_gradients(parameters: Sequence[nn.Parameter], team: Team) -> None:
 def dropout_seed(seed: int, step: int, rank: int, device: torch.device) -> Iterator[None]:
     """Seed torch's global generator, dropout's only source, for one step of one process; restored afterwards."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed((seed * 1_000_003 + step + 7_919 * 2**32 * rank) % 2**63)
+        torch.manual_seed(integer(seed, Stream.DROPOUT, step, rank))
         yield
