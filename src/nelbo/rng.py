@@ -158,7 +158,8 @@ def draw(
         indices: each example's index, 0 ≤ index < 2^44, int64, shape (B,).
         start, stop: which of its numbers.
     """
-    index, shared = indices[:, None], (seed & WORD, seed >> 32, step & WORD, int(stream) | step >> 32 << 20)
+    seed, step, index = int(seed), int(step), indices[:, None]  # of numpy's narrow integers too
+    shared = (seed & WORD, seed >> 32, step & WORD, int(stream) | step >> 32 << 20)
     first, last = start // 4, -(-stop // 4)
     if index.device.type in FUSED:
         # As tensors: a kernel that is compiled for integers is compiled anew for others.
@@ -204,7 +205,7 @@ def normal(
     """
     stop = start + math.prod(shape)
     rows = draw(to_normal, dtype or torch.get_default_dtype(), seed, stream, step, column(indices, device), start, stop)
-    return rows.reshape(-1, *shape)
+    return rows.reshape(len(rows), *shape)
 
 
 def uniform(
@@ -218,7 +219,7 @@ def uniform(
 ) -> Tensor:
     """Uniform numbers in (0, 1), multiples of 2^−33, shape (len(indices), \\*shape); arguments as of :func:`normal`."""
     rows = draw(to_uniform, dtype, seed, stream, step, column(indices, device), 0, math.prod(shape))
-    return rows.reshape(-1, *shape)
+    return rows.reshape(len(rows), *shape)
 
 
 def words(
@@ -231,7 +232,7 @@ def words(
 ) -> Tensor:
     """Uniform integers 0 … 2^32 − 1, int64, shape (len(indices), \\*shape); arguments as of :func:`normal`."""
     rows = draw(to_words, torch.int64, seed, stream, step, column(indices, device), 0, math.prod(shape))
-    return rows.reshape(-1, *shape)
+    return rows.reshape(len(rows), *shape)
 
 
 def integer(seed: int, stream: Stream, step: int, index: int = 0) -> int:

@@ -183,7 +183,7 @@ def test_simulated_states_and_moves_have_their_laws() -> None:
     n, steps = 20_000, 4
     P = random_matrix(4, 3)
     chain = MarkovChain(P)
-    path = chain.simulate(torch.zeros(n, dtype=torch.long), steps, draws(n))
+    path = chain.simulate(torch.zeros(n, dtype=torch.long), steps, draws(n, seed=1))
     assert path.shape == (n, steps + 1)
     start = torch.eye(4, dtype=torch.float64)[0]
     for k in range(1, steps + 1):
