@@ -103,6 +103,8 @@ class TrainingOptions(Options):
     "Largest norm of a gradient; longer ones are scaled down to it."
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
     "Decay of the weights' moving average, reached after a warm-up of its own."
+    augment: Literal["none", "flip"] = "none"
+    "flip mirrors each training image, left to right, half of the times that it is seen."
     precision: Literal["auto", "bf16", "fp32", "fp64"] = "auto"
     "Of the network while training; auto takes bf16 where the machine computes in it. 'nelbo score' is always fp32."
     compile: Literal["auto", "on", "off"] = "auto"

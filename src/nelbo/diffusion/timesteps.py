@@ -49,23 +49,25 @@ class LossProfile(nn.Module):
     """
 
     mean_square: Tensor
+    edges: Tensor
 
     def __init__(self, T: int, bins: int = 64, decay: float = 0.98, floor: float = 0.1) -> None:
         super().__init__()
         self.T, self.decay, self.floor = T, decay, floor
         # Bins are narrow at small t, where the profile is steep.
         edges = torch.unique((T * torch.linspace(0, 1, min(bins, T) + 1, dtype=torch.float64) ** 2).ceil().long())
-        self.edges = edges  # bin k holds t = edges[k] + 1 … edges[k + 1]
+        # Bin k holds t = edges[k] + 1 … edges[k + 1].
+        self.register_buffer("edges", edges, persistent=False)
         self.register_buffer("mean_square", torch.ones(len(edges) - 1, dtype=torch.float64))
 
     def bin_of(self, t: Tensor) -> Tensor:
         """The bin of each t."""
-        return torch.searchsorted(self.edges, t.cpu(), side="left") - 1
+        return torch.searchsorted(self.edges, t, side="left") - 1
 
     def probabilities(self) -> Tensor:
         """p(bin), float64."""
         share = (self.edges[1:] - self.edges[:-1]).double() / self.T
-        weight = share * self.mean_square.cpu().sqrt()
+        weight = share * self.mean_square.sqrt()
         return (1 - self.floor) * weight / weight.sum() + self.floor * share
 
     def draw(self, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,24 +81,18 @@ class LossProfile(nn.Module):
         """
         p = self.probabilities()
         upper = p.cumsum(0)
-        bins = torch.searchsorted(upper, u.cpu().double(), side="right").clamp(max=len(p) - 1)
-        inside = ((u.cpu() - (upper - p)[bins]) / p[bins]).clamp(0, 1 - 1e-9)
+        bins = torch.searchsorted(upper, u.double(), side="right").clamp(max=len(p) - 1)
+        inside = ((u - (upper - p)[bins]) / p[bins]).clamp(0, 1 - 1e-9)
         width = self.edges[1:] - self.edges[:-1]
         t = self.edges[bins] + 1 + (inside * width[bins]).floor().long()
-        return t.to(u.device), (width[bins] / (self.T * p[bins])).to(u.device)
+        return t, width[bins] / (self.T * p[bins])
 
     @torch.no_grad()
     def update(self, t: Tensor, loss: Tensor) -> None:
         """Let the losses of one batch, each at its t, move the profile; passes over what is not finite. Shape (B,)."""
+        loss, bins = loss.detach().double(), self.bin_of(t)
         finite = loss.isfinite()
-        t, loss = t[finite], loss[finite]
-        bins = self.bin_of(t)
-        count = torch.zeros(len(self.edges) - 1, dtype=torch.float64).index_add_(
-            0, bins, torch.ones(len(bins)).double()
-        )
-        total = torch.zeros_like(count).index_add_(0, bins, loss.detach().cpu().double().square())
-        seen = count > 0
-        keep = self.decay ** count[seen]
-        old = self.mean_square.cpu()
-        old[seen] = keep * old[seen] + (1 - keep) * total[seen] / count[seen]
-        self.mean_square.copy_(old)
+        count = torch.zeros_like(self.mean_square).index_add_(0, bins, finite.double())
+        total = torch.zeros_like(count).index_add_(0, bins, loss.square().where(finite, 0.0))
+        keep = self.decay**count  # 1 where no loss was seen
+        self.mean_square.copy_(keep * self.mean_square + (1 - keep) * total / count.clamp(min=1.0))

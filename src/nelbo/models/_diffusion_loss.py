@@ -27,9 +27,17 @@ VARIANCE_WEIGHT = 0.001
 """λ: what the bound counts beside a weighted objective, where it trains the reverse variance alone."""
 
 
-def decoder_subset(draws: Draws, share: int, device: torch.device) -> Tensor:
-    """Which images train the decoder, one in so many, bool, shape (B,)."""
-    return torch.tensor([i % share == 0 for i in draws.indices], device=device)
+Rows = slice | list[int] | Tensor
+
+
+def decoder_subset(draws: Draws, share: int) -> slice | list[int]:
+    """Which rows of the batch train the decoder: those whose index is a multiple of ``share``.
+
+    The host knows them, and so does not wait for the device.
+    """
+    if isinstance(draws.indices, range) and draws.indices.step == 1:
+        return slice(-draws.indices.start % share, None, share)
+    return [row for row, index in enumerate(draws.indices) if index % share == 0]
 
 
 def chain_loss(model: Diffusion, x: Tensor, draws: Draws) -> Tensor:
@@ -45,8 +53,9 @@ def chain_loss(model: Diffusion, x: Tensor, draws: Draws) -> Tensor:
     x_0, eps = to_unit(x, model.levels), draws.normal(Stream.TRAIN_NOISE, model.shape)
     t, importance = model.profile.draw(draws.spread(Stream.TRAIN_TIME))
     exact, T = model.objective.trains_bound, len(gammas) - 1
+    rows = decoder_subset(draws, CHAIN_DECODER_SHARE)
     if not exact and model.decoder.learned:
-        t = torch.where(decoder_subset(draws, CHAIN_DECODER_SHARE, t.device), torch.ones_like(t), t)
+        t[rows] = 1
     first, grid = t == 1, gammas.to(t.device)
     gamma, before = grid[t], torch.where(first, grid[t] - 1.0, grid[t - 1])  # at t = 1 there is no step, but a decoder
     z = diffuse(x_0, gamma, eps)
@@ -60,24 +69,33 @@ def chain_loss(model: Diffusion, x: Tensor, draws: Draws) -> Tensor:
     def term(of: Denoised) -> Tensor:
         return scale * VARIANCES[model.reverse_variance].diffusion_term(of, eps, before, gamma)
 
-    def nll(rows: Tensor) -> Tensor:
-        of = model.denoiser.to_denoised(output[rows], z[rows], gamma[rows])
-        return model.decoder.nll(x[rows], of if exact else fixed(of), z[rows], gamma[rows]).flatten(1).sum(1)
+    def nll(rows: Rows, of: Denoised) -> Tensor:
+        return to_default_dtype(model.decoder.nll(x[rows], of, z[rows], gamma[rows]).flatten(1).sum(1))
 
     if exact:
         loss = term(denoised)
-        if bool(first.any()):
-            loss = loss.masked_scatter(first, to_default_dtype(scale * nll(first)))
+        if x.device.type == "cpu":
+            at_first = model.denoiser.to_denoised(output[first], z[first], gamma[first])
+            loss = replaced(loss, first, scale * nll(first, at_first))
+        else:  # of every image: the host would have to wait for the device to know which are at t = 1
+            loss = torch.where(first, scale * nll(slice(None), denoised), loss)
         if model.training:
             model.profile.update(*(model.gather_batch(rows.detach()) for rows in (t, loss)))
         return (loss + weight * error) * importance.to(loss.dtype)
     loss = weight * error
     if model.reverse_variance == "learned" and T > 1:
         loss = loss + VARIANCE_WEIGHT * term(fixed(denoised)) * ~first
-    at_decoder = first & decoder_subset(draws, CHAIN_DECODER_SHARE, t.device)
-    if model.decoder.learned and bool(at_decoder.any()):
-        loss = loss.masked_scatter(at_decoder, to_default_dtype(nll(at_decoder) / model.dims))
+    if model.decoder.learned:
+        of = fixed(model.denoiser.to_denoised(output[rows], z[rows], gamma[rows]))
+        loss = replaced(loss, rows, nll(rows, of) / model.dims)
     return loss
+
+
+def replaced(x: Tensor, rows: Rows, values: Tensor) -> Tensor:
+    """A copy of x with other values in some rows."""
+    x = x.clone()
+    x[rows] = values
+    return x
 
 
 def fixed(denoised: Denoised) -> Denoised:
@@ -101,8 +119,8 @@ def continuous_loss(model: Diffusion, x: Tensor, draws: Draws) -> Tensor:
     (gamma, slope), set_loss = trained_curve(model, t)
     ends = model.schedule(t.new_tensor([0.0, 1.0]))[0]
     learned = isinstance(model.schedule, LearnedGamma)
-    subset = decoder_subset(draws, DECODER_SHARE, x.device) & (learned or model.decoder.learned)
-    gamma_0 = ends[0].expand(int(subset.sum()))
+    subset = decoder_subset(draws, DECODER_SHARE) if learned or model.decoder.learned else slice(0)
+    gamma_0 = ends[0].expand(len(x[subset]))
     z, z_0 = diffuse(x_0, gamma, eps), diffuse(x_0[subset], gamma_0, eps[subset])
     output = model.denoiser.predict(torch.cat([z, z_0]), torch.cat([gamma, gamma_0]))
     output, at_0 = torch.split(output, [len(z), len(z_0)])
@@ -115,7 +133,7 @@ def continuous_loss(model: Diffusion, x: Tensor, draws: Draws) -> Tensor:
     set_loss(loss.detach())
     decoded = model.denoiser.to_denoised(at_0, z_0, gamma_0)
     nll = model.decoder.nll(x[subset], decoded, z_0, gamma_0).double().flatten(1).sum(1)
-    loss = loss.masked_scatter(subset, loss[subset] + DECODER_SHARE * nll / model.dims)
+    loss = replaced(loss, subset, loss[subset] + DECODER_SHARE * nll / model.dims)
     if learned:
         loss = loss + prior_term(x_0, ends[1]) / model.dims
     if denoised.law is not None and model.every_decoder:

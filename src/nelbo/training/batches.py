@@ -1,4 +1,4 @@
-"""The order of the training data: one permutation after another, cut into batches, by (seed, step) alone."""
+"""The training data: one permutation after another, cut into batches, by (seed, step) alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nelbo.data.binarize import drawn
-from nelbo.rng import Stream, permutation
+from nelbo.rng import Stream, permutation, words
 
 
 class Batches:
@@ -20,11 +20,14 @@ class Batches:
         size: B, the number of images of the whole batch.
         seed: the seed of the run.
         grey_levels: the number of levels of the images where each batch is binarised, else None.
+        flip: whether each image is mirrored, left to right, with probability ½.
     """
 
-    def __init__(self, images: Tensor, size: int, seed: int, grey_levels: int | None = None) -> None:
-        self.images, self.size, self.seed, self.grey_levels = images, size, seed, grey_levels
-        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+    def __init__(
+        self, images: Tensor, size: int, seed: int, grey_levels: int | None = None, flip: bool = False
+    ) -> None:
+        self.images, self.size, self.seed, self.grey_levels, self.flip = images, size, seed, grey_levels, flip
+        self._order = (-1, np.empty(0, dtype=np.int64))
 
     def rows(self, step: int) -> np.ndarray:
         """The rows of ``images`` in the whole batch of this step, int64, shape (B,)."""
@@ -36,18 +39,33 @@ class Batches:
             rows[inside] = self.order(epoch)[places[inside] % n]
         return rows
 
-    def at(self, step: int, places: Sequence[int]) -> Tensor:
-        """The images in these places, 0 … B−1, of the batch of this step, uint8, shape (len(places), C, H, W)."""
-        images = self.images[torch.from_numpy(self.rows(step)[list(places)])]
-        if self.grey_levels is None:
-            return images
-        return drawn(images, self.grey_levels, self.seed, Stream.BINARIZE, step, places)
+    def gather(self, step: int, places: Sequence[int], out: Tensor | None = None) -> Tensor:
+        """Copy the images in these places, 0 … B−1, of the batch of this step, as they are in ``images``.
+
+        Args:
+            step: which batch.
+            places: which of its images.
+            out: where they go, uint8, shape (len(places), C, H, W); new memory if None.
+        """
+        out = torch.empty(len(places), *self.images.shape[1:], dtype=self.images.dtype) if out is None else out
+        np.take(self.images.numpy(), self.rows(step)[list(places)], axis=0, out=out.numpy())
+        return out
+
+    def augment(self, images: Tensor, step: int, places: Sequence[int]) -> Tensor:
+        """Binarise and mirror gathered images as the run does, on their device; uint8, of their shape."""
+        if self.grey_levels is not None:
+            images = drawn(images, self.grey_levels, self.seed, Stream.BINARIZE, step, places)
+        if self.flip:
+            coin = words(self.seed, Stream.FLIP, step, places, (1, 1, 1), images.device) < 2**31
+            images = torch.where(coin, images.flip(-1), images)
+        return images
 
     def order(self, epoch: int) -> np.ndarray:
         """The order of the data in one epoch; the last one is kept."""
-        if self._epoch != epoch:
-            self._epoch, self._order = epoch, permutation(self.seed, epoch, len(self.images))
-        return self._order
+        kept = self._order
+        if kept[0] != epoch:
+            kept = self._order = (epoch, permutation(self.seed, epoch, len(self.images)))
+        return kept[1]
 
     def position(self, step: int) -> dict[str, int]:
         """The epoch, and the place in it, at which the batch of this step begins."""

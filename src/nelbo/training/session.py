@@ -18,6 +18,7 @@ from nelbo.training.batches import Batches
 from nelbo.training.checkpoint import Checkpoint, rollbacks_of, write_checkpoint
 from nelbo.training.compiling import compile_networks
 from nelbo.training.ema import EMA
+from nelbo.training.feed import Feed
 from nelbo.training.gradients import distributed_losses
 from nelbo.training.learning_rate import learning_rate, progress_at
 from nelbo.training.machine import pick_device
@@ -64,7 +65,7 @@ class Session:
     ) -> None:
         self.model, self.options, self.run_folder, self.team = model, options, run, team
         self.settings = dict(settings or {})
-        self.batches = Batches(images, options.batch_size, options.seed, grey_levels)
+        self.batches = Batches(images, options.batch_size, options.seed, grey_levels, options.augment == "flip")
         self.share = team.share(options.batch_size)
         model.gather_batch = lambda rows: team.together(rows, options.batch_size)
         team.same(model.state_dict().values())
@@ -76,6 +77,7 @@ class Session:
             self.losses = distributed_losses(model, team, pick_device(options.device) if self.sharded else None)
         if self.sharded:
             self.ema.split(model)
+        self.feed = Feed(self.batches, self.share, model.device)
         self.groups = model.recipe.groups
         self.optimizers = optimizers_of(self.groups, options, model.device)
         self.state = State(model, self.ema, self.optimizers, team if self.sharded else ALONE)
@@ -104,7 +106,9 @@ class Session:
 
     def batch(self, places: Sequence[int] | None = None) -> Tensor:
         """The images in these places of the next batch (in this process's share if None), on the model's device."""
-        return self.batches.at(self.step, self.share if places is None else places).to(self.model.device)
+        if places is None:
+            return self.feed.take(self.step)
+        return self.batches.augment(self.batches.gather(self.step, places).to(self.model.device), self.step, places)
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
