@@ -13,6 +13,7 @@ def main() -> None:
     """Run the command line and exit with its code."""
     from nelbo.cli import run
 
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # what Metal cannot compute, the CPU does
     accept_any_text()
     code = run(sys.argv[1:])
     if count() > 1 or code > 128:

@@ -110,7 +110,7 @@ class TrainingOptions(Options):
     shard: bool = False
     "Let each of several processes keep no more than its share of the weights (FSDP): for models that do not fit."
     device: str = "auto"
-    "cpu, cuda, cuda:1, …; auto takes CUDA where there is one."
+    "cpu, cuda, cuda:1, mps, …; auto takes CUDA where there is one, else mps, which trains in fp32, else cpu."
     tensorboard: bool = False
     "Write the metrics for TensorBoard too; needs the extra nelbo[tensorboard]."
 

@@ -65,7 +65,7 @@ class LossProfile(nn.Module):
     def probabilities(self) -> Tensor:
         """p(bin), float64."""
         share = (self.edges[1:] - self.edges[:-1]).double() / self.T
-        weight = share * self.mean_square.cpu().sqrt()
+        weight = share * self.mean_square.cpu().double().sqrt()
         return (1 - self.floor) * weight / weight.sum() + self.floor * share
 
     def draw(self, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,6 +97,6 @@ class LossProfile(nn.Module):
         total = torch.zeros_like(count).index_add_(0, bins, loss.detach().cpu().double().square())
         seen = count > 0
         keep = self.decay ** count[seen]
-        old = self.mean_square.cpu()
+        old = self.mean_square.cpu().double()
         old[seen] = keep * old[seen] + (1 - keep) * total[seen] / count[seen]
         self.mean_square.copy_(old)

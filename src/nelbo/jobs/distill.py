@@ -19,7 +19,7 @@ from nelbo.models.diffusion import Diffusion
 from nelbo.options import TrainingOptions
 from nelbo.report.paths import free, unused
 from nelbo.training import Trainer, load_weights
-from nelbo.training.machine import conditions, pick_device
+from nelbo.training.machine import conditions, training_device
 
 DEFAULT_MINUTES = 5.0
 TEACHER_STEPS = 64
@@ -108,7 +108,7 @@ def settings(source: Run, how: DistillationOptions, given: dict[str, Any]) -> Ru
     length = {} if {"minutes", "steps"} & set(given) else {"minutes": DEFAULT_MINUTES}
     recipe = {**config.training.model_dump(), **own, **length, **given}
     training = complete_recipe(merged(TrainingOptions, "training", recipe, {}, None))
-    pick_device(training.device)
+    training_device(training)
     made = {"versions": versions(config.family), "machine": conditions(training)}
     return config.model_copy(update={"training": training, "distillation": how, "trained_on": (), **made})
 

@@ -24,7 +24,7 @@ from nelbo.errors import InputError
 from nelbo.files import naming, replace_text, write_synced
 from nelbo.jobs._advice import codes_instead, data_words, pasteable
 from nelbo.jobs._digest import digests
-from nelbo.jobs.run import Run, read_data
+from nelbo.jobs.run import Run, read_data, scoring_device
 from nelbo.metrics.inception import inception
 from nelbo.models.ae import AE
 from nelbo.nn import default_widths
@@ -34,7 +34,7 @@ from nelbo.report.paths import free, reachable
 from nelbo.report.progress import bar
 from nelbo.rng import permutation
 from nelbo.theory.likelihoods import to_unit
-from nelbo.training.machine import autocast, pick_device
+from nelbo.training.machine import autocast
 
 WEIGHTS, ABOUT = "features.safetensors", "features.json"
 FORMAT = 1
@@ -94,7 +94,7 @@ def features(
     if labels is None or not has_classes(dataset):
         fix = codes_instead(data, dataset.name)
         raise InputError("data", f"{dataset.name} has no labels to learn features from; {fix}")
-    place = pick_device(device)
+    place = scoring_device(device)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         model = fresh(dataset).to(place)
@@ -134,7 +134,7 @@ def fresh(dataset: Dataset) -> Classifier:
 
 def learning_seconds(dataset: Dataset, device: str) -> float:
     """About how long :func:`features` takes here: a few steps are timed, on copies of one image."""
-    place = pick_device(device)
+    place = scoring_device(device)
     with torch.random.fork_rng([]):
         model = fresh(dataset).to(place)
         few = replace(
@@ -214,7 +214,7 @@ def open_features(
         InputError: there are none, they cannot be read, or are of images of another shape.
     """
     if where == Path("inception"):
-        embed, digest = inception(dataset.shape[0], dataset.levels, pick_device(device))
+        embed, digest = inception(dataset.shape[0], dataset.levels, scoring_device(device))
         return Features(INCEPTION, digest, {"name": INCEPTION, "sha256": digest}, embed, None)
     folder = where or usual_place(dataset.name, dataset.sha256)
     if (folder / CONFIG).is_file():
@@ -236,7 +236,7 @@ def open_features(
         model.load_state_dict(safetensors.torch.load(weights), assign=True)
     except (RuntimeError, TypeError, SafetensorError):
         raise InputError(str(folder / WEIGHTS), "does not hold the network that features.json describes") from None
-    model = model.to(pick_device(device), memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    model = model.to(scoring_device(device), memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     def unit(levels_: Tensor) -> Tensor:
         return to_unit(levels_.to(next(model.parameters()).device), levels)

@@ -24,7 +24,7 @@ from nelbo.report.progress import console
 from nelbo.training import latest_checkpoint
 from nelbo.training.checkpoint import read_state
 from nelbo.training.learning_rate import learning_rate, progress_at
-from nelbo.training.machine import conditions, pick_device
+from nelbo.training.machine import conditions, training_device
 
 EXTENDABLE = {"minutes", "steps", "lr", "device", "compile", "shard", "tensorboard"}
 """What may change when a run with a checkpoint is resumed; without one, all of the recipe."""
@@ -72,7 +72,7 @@ def resume_run(run: Run, request: Request, model: GenerativeModel | None = None)
     if {"minutes", "steps"} & set(fresh):
         fresh = {"minutes": None, "steps": None} | fresh
     training = complete_recipe(merged(TrainingOptions, "training", {**config.training.model_dump(), **fresh}, {}, None))
-    pick_device(training.device)
+    training_device(training)
     if training.tensorboard:
         summary_writer()
     if training.steps is not None and training.steps < (done := run.step if latest_checkpoint(run.path) else 0):

@@ -22,11 +22,12 @@ from nelbo.models._distilled import Distilled
 from nelbo.models.base import GenerativeModel
 from nelbo.models.diffusion import Diffusion
 from nelbo.options import DataOptions, RunDataOptions
+from nelbo.report.progress import console
 from nelbo.streams import as_text
 from nelbo.training import latest_checkpoint, load_weights
 from nelbo.training.checkpoint import read_state
 from nelbo.training.folders import step_of
-from nelbo.training.machine import Sizing, keep_memory, pick_device
+from nelbo.training.machine import Sizing, has_float64, keep_memory, pick_device
 
 if TYPE_CHECKING:
     from nelbo.report.results import Evaluation, Score
@@ -131,6 +132,19 @@ def images_config(dataset: Dataset) -> ImagesConfig:
         counts={name: stop - start for name, (start, stop) in dataset.bounds.items()},
         classes=tuple(map(as_text, dataset.classes)),
     )
+
+
+def scoring_device(name: str) -> torch.device:
+    """The device of this name to score and sample on: the CPU, said in one line, where that has no float64.
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    device = pick_device(name)
+    if has_float64(device):
+        return device
+    console().print(f"{device.type} has no float64: scoring and sampling on the cpu")
+    return torch.device("cpu")
 
 
 class Run:
@@ -267,7 +281,7 @@ class Run:
             load_weights(model, self.checkpoint, WEIGHTS[weights])
         except InputError as error:
             raise InputError(error.where, error.problem + made_by(self.config.versions)) from None
-        return model.to(pick_device(device)).eval()
+        return model.to(scoring_device(device)).eval()
 
 
 def load(run: str | Path, *, weights: str = "ema", device: str = "auto", **parts: Any) -> GenerativeModel:
@@ -276,7 +290,7 @@ def load(run: str | Path, *, weights: str = "ema", device: str = "auto", **parts
     Args:
         run: the run directory.
         weights: ``ema``, the moving average, or ``raw``.
-        device: where to put it; ``auto`` is CUDA where there is one, else the CPU.
+        device: where to put it; ``auto`` is CUDA where there is one, else the CPU, as on a device without float64.
         parts: what of the model came from Python, by the name of the argument: ``network=MyNet()``.
 
     Returns:

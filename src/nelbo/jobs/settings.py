@@ -21,7 +21,7 @@ from nelbo.jobs.run import images_config, is_place, read_data
 from nelbo.options import FamilyOptions, RunDataOptions, TrainingOptions
 from nelbo.processes import shares_asked
 from nelbo.streams import as_text
-from nelbo.training.machine import conditions, pick_device
+from nelbo.training.machine import conditions, training_device
 
 DEFAULT_MINUTES = 10.0
 
@@ -60,7 +60,7 @@ def resolve(request: Request) -> tuple[RunConfig, Dataset]:
         # How the file's data were split says nothing of others.
         in_file["data"] = {k: v for k, v in in_file["data"].items() if k != "split_by"}
     data = located(merged(RunDataOptions, "data", request.data, in_file["data"], request.config))
-    pick_device(training.device)
+    training_device(training)
     if training.tensorboard:
         summary_writer()
     dataset = read_data(data)

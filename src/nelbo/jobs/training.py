@@ -32,7 +32,7 @@ from nelbo.report.progress import bar, console
 from nelbo.training import Trainer, latest_checkpoint, read_checkpoint
 from nelbo.training.checkpoint import shared
 from nelbo.training.compiling import require_compilable
-from nelbo.training.machine import default_dtype, keep_memory, pick_device
+from nelbo.training.machine import default_dtype, keep_memory, training_device, training_dtypes
 
 
 class Work(NamedTuple):
@@ -91,11 +91,12 @@ def run_training(work: Work, team: Team) -> None:
     """Train to the end, with a progress bar, metrics, and now and then a look at samples and ``val``."""
     path, config, dataset, model, notes = work
     keep_memory()
-    if not (config.training.shard and team.count > 1):  # shares go to the device as they are made
-        model.to(pick_device(config.training.device))
+    device = training_device(config.training)
     images, grey_levels = dataset.for_training
     with ExitStack() as stack:
-        stack.enter_context(default_dtype(config.training.precision))
+        stack.enter_context(training_dtypes(device, config.training.precision))
+        if not (config.training.shard and team.count > 1):  # shares go to the device as they are made
+            model.to(device)
         begun = team.from_main(lambda: lock_run(stack, path))
         folder = path / begun.decode() if begun else None
         checkpoint = shared(team, None if folder is None else lambda: read_checkpoint(folder))

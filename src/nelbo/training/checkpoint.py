@@ -50,7 +50,9 @@ def write_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
         aside.mkdir()
         files = {}
         for name in FILES:
-            data = safetensors.torch.save({k: v.detach().contiguous() for k, v in checkpoint.tensors[name].items()})
+            data = safetensors.torch.save(
+                {k: v.detach().cpu().contiguous() for k, v in checkpoint.tensors[name].items()}
+            )
             write_synced(aside / f"{name}.safetensors", data)
             files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         state = {"format": FORMAT, **checkpoint.state, "files": files}

@@ -20,7 +20,7 @@ from nelbo.training.compiling import compile_networks
 from nelbo.training.ema import EMA
 from nelbo.training.gradients import distributed_losses
 from nelbo.training.learning_rate import learning_rate, progress_at
-from nelbo.training.machine import pick_device
+from nelbo.training.machine import training_device
 from nelbo.training.optimizers import optimizers_of
 from nelbo.training.shards import unsharded
 from nelbo.training.signals import Signals
@@ -73,7 +73,7 @@ class Session:
         self.compiler_errors = compile_networks(model, options, model.device, team.count == 1)
         self.unsharded = unsharded(model) if self.sharded else []
         with others_reached():
-            self.losses = distributed_losses(model, team, pick_device(options.device) if self.sharded else None)
+            self.losses = distributed_losses(model, team, training_device(options) if self.sharded else None)
         if self.sharded:
             self.ema.split(model)
         self.groups = model.recipe.groups

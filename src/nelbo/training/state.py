@@ -75,7 +75,8 @@ class State:
             p = parameters[name]
             entry = trained_by[name].state[p]
             # In the layout of the parameter: the fused step goes through both as they lie in memory.
-            entry[moment] = value if moment == "step" else torch.empty_like(p).copy_(distribute_like(value, p))
+            own = value.to(p.device) if moment == "step" else torch.empty_like(p).copy_(distribute_like(value, p))
+            entry[moment] = own
 
     def trained_by(self) -> dict[str, torch.optim.Optimizer]:
         """The name of every parameter → its optimiser."""
