@@ -34,10 +34,11 @@ if TYPE_CHECKING:
     from nelbo.models.gan import GAN
     from nelbo.models.hvae import HVAE
     from nelbo.models.vae import VAE
-    from nelbo.report.results import Evaluation, Score
+    from nelbo.report.results import Comparison, Evaluation, Score
 
 PLACES = {
     "AE": "models.ae",
+    "Comparison": "report.results",
     "Dataset": "data",
     "Diffusion": "models.diffusion",
     "Evaluation": "report.results",
@@ -68,6 +69,7 @@ __all__ = [
     "GAN",
     "HVAE",
     "VAE",
+    "Comparison",
     "Dataset",
     "Diffusion",
     "Evaluation",

@@ -6,12 +6,19 @@ The command line, a ``--config`` file, ``RUN/config.toml`` and the Python calls 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Shape = tuple[int, int, int]
 """(C, H, W): channels, rows and columns of an image."""
+Fit = Literal["crop", "pad", "resize"]
+SplitBy = Literal["hash", "rank"]
+Layout = Literal["nhw", "nhwc", "nchw", "hwc", "chw"]
+AtLeastOne = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Device = Annotated[str, Field(description="cpu, cuda, cuda:1, …; auto takes CUDA where there is one.")]
+Weights = Annotated[str, Field(description="ema (the moving average) or raw.")]
 
 
 class Options(BaseModel):
@@ -46,7 +53,7 @@ class DataOptions(Options):
     "digits, mnist, fashion-mnist or cifar10, a folder of images, a .npy, .npz or IDX file, hf:NAME, or READER:NAME."
     size: Annotated[str, Field(pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$")] | None = None
     "Height and width that every image gets, as HxW; needs --fit where an image has another size."
-    fit: Literal["crop", "pad", "resize"] | None = None
+    fit: Fit | None = None
     "How an image of another size becomes --size."
     channels: Annotated[int, Field(ge=1, le=4)] | None = None
     "Convert every image to this many channels."
@@ -59,8 +66,14 @@ class DataOptions(Options):
     binarize: bool = False
     "Draw each pixel as 0 or 1 with its level as probability: training images anew at every step, the others once."
 
-    layout: Literal["nhw", "nhwc", "nchw", "hwc", "chw"] | None = None
+    layout: Layout | None = None
     "The axes of a .npy or .npz whose shape can be read in two ways: n images, h rows, w columns, c channels."
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _in_words(cls, size: Any) -> Any:
+        """(H, W) as HxW."""
+        return "x".join(map(str, size)) if isinstance(size, tuple | list) else size
 
     @property
     def height_width(self) -> tuple[int, int] | None:
@@ -74,7 +87,7 @@ class DataOptions(Options):
 class RunDataOptions(DataOptions):
     """Which images, as a run records them."""
 
-    split_by: Annotated[Literal["hash", "rank"], IN_FILES] = "hash"
+    split_by: Annotated[SplitBy, IN_FILES] = "hash"
     "How images are dealt to splits that the data lack: hash keeps each where it is; rank is the rule of format 1."
 
 
@@ -83,11 +96,11 @@ class TrainingOptions(Options):
 
     minutes: Annotated[float, Field(gt=0)] | None = None
     "How long to train; 10 if neither this nor --steps is given."
-    steps: Annotated[int, Field(ge=1)] | None = None
+    steps: AtLeastOne | None = None
     "How many steps to train instead; such a run can be repeated to the bit."
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Seed = 0
     "Of every random number in the run."
-    batch_size: Annotated[int, Field(ge=1)] = 32
+    batch_size: AtLeastOne = 32
     "Images per step."
     optimizer: Literal["muon", "adamw"] = "muon"
     "Of matrices and convolutions; everything else, and both players of a gan, are trained by AdamW."
@@ -115,13 +128,48 @@ class TrainingOptions(Options):
     "Write the metrics for TensorBoard too; needs the extra nelbo[tensorboard]."
 
 
+class DistillOptions(Options):
+    """What a student is to be, and how it is trained."""
+
+    steps: AtLeastOne = 4
+    "Steps from noise to image: network evaluations per image."
+    teacher_steps: AtLeastOne | None = None
+    "The steps that are learned from, a multiple of --steps; about 64 if left out."
+    out: Path | None = None
+    "The run directory, which must not exist yet; runs/NAME-4-steps if left out."
+    resume: bool = False
+    "Go on with the student in --out from its last checkpoint."
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    "How long to train; 5 if neither this nor --train-steps is given."
+    train_steps: AtLeastOne | None = None
+    "How many steps to train instead."
+    lr: Annotated[float, Field(gt=0)] | None = None
+    "Highest learning rate; that of the run if left out, as everything else of its recipe."
+    seed: Seed | None = None
+    "Of every random number; that of the run if left out."
+    device: Device | None = None
+    "cpu, cuda, cuda:1, mps, …; that of the run if left out."
+
+
+class FeaturesOptions(Options):
+    """How the features are trained in which samples are measured."""
+
+    out: Path | None = None
+    "A new folder for them; one in your cache, where the other commands look, if left out."
+    epochs: AtLeastOne = 8
+    "How often to go through the training images."
+    seed: Seed = 0
+    "Of the first weights and of the order."
+    device: Device = "auto"
+
+
 class SamplingOptions(Options):
     """How images are drawn; what is left out, the family chooses."""
 
     sampler: str | None = None
     """ancestral, ddim, or one of higher order: dpm++, unipc or heun. Unless told, what is best with so many steps:
     unipc below 20, else ddim."""
-    steps: Annotated[int, Field(ge=1)] | None = None
+    steps: AtLeastOne | None = None
     """Network evaluations per image; 200 (ddim), all (ancestral) or 20 (others) unless told. Of a gan: how many G(z)
     each image is chosen from, by a Metropolis–Hastings chain that the discriminator judges; 1 unless told."""
     eta: float | None = None
@@ -141,13 +189,11 @@ class SampleOptions(SamplingOptions):
     A new grid in RUN/samples if left out."""
     real: bool = False
     "Put real images beside the samples, evenly from all classes of the test split, by the seed."
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Seed = 0
     "Image i of a seed is always the same image."
-    weights: str = "ema"
-    "ema (the moving average) or raw."
-    device: str = "auto"
-    "cpu, cuda, cuda:1, …; auto takes CUDA where there is one."
-    batch_size: Annotated[int, Field(ge=1)] = 64
+    weights: Weights = "ema"
+    device: Device = "auto"
+    batch_size: AtLeastOne = 64
     "Images at a time; changes speed and memory only."
 
 
@@ -156,13 +202,11 @@ class MeasuringOptions(Options):
 
     split: str = "test"
     "train, val or test."
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Seed = 0
     "Of the noise."
-    weights: str = "ema"
-    "ema (the moving average) or raw."
-    device: str = "auto"
-    "cpu, cuda, cuda:1, …; auto takes CUDA where there is one."
-    batch_size: Annotated[int, Field(ge=1)] | None = None
+    weights: Weights = "ema"
+    device: Device = "auto"
+    batch_size: AtLeastOne | None = None
     "Images at a time; changes speed and memory only. What is quickest on the device if left out."
     again: bool = False
     "Measure anew, even if RUN/scores holds this very result."
@@ -171,7 +215,7 @@ class MeasuringOptions(Options):
 class ScoreOptions(MeasuringOptions):
     """What the bound of images is asked for."""
 
-    limit: Annotated[int, Field(ge=1)] | None = None
+    limit: AtLeastOne | None = None
     "Score the first so many images only."
     form: str | None = None
     """How the bound is written; the family's first unless told. ddpm, vdm: denoising, ode, ode-uniform, and in steps
@@ -179,9 +223,9 @@ class ScoreOptions(MeasuringOptions):
     entropy (not a bound by itself). vae and hvae: analytic, sampled, iw."""
     timesteps: Annotated[int, Field(ge=0)] | None = None
     "How many t to evaluate per image and replicate, stratified; 0 takes every t."
-    k: Annotated[int, Field(ge=1)] | None = None
+    k: AtLeastOne | None = None
     "Trajectories in one logarithm of --form iw; 8 unless told."
-    T: Annotated[int, Field(ge=1)] | None = None
+    T: AtLeastOne | None = None
     "Score a vdm in so many steps, and not in its own number or in continuous time."
     baseline: Path | None = None
     "Another run, measured with the same noise: adds the paired difference and its own error."

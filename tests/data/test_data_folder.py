@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -180,7 +181,8 @@ def test_links_in_a_circle_end(tmp_path):
     assert len(load(str(tmp_path)).images) == 12
 
 
-def test_a_bar_is_drawn_on_stderr_only(tmp_path, capfd):
+def test_a_bar_is_drawn_on_stderr_only(tmp_path, capfd, monkeypatch):
     write_images(tmp_path, IMAGES)
-    load(str(tmp_path), progress=True)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    load(str(tmp_path))
     assert capfd.readouterr().out == ""

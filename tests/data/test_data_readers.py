@@ -22,20 +22,20 @@ from nelbo.options import RunDataOptions
 IMAGES = random_pixels((40, 3, 4, 5), top=9)
 MODULE = """
 import numpy as np
-from nelbo.data import Options, Part, Raw
+from nelbo.data import DataOptions, Part, Raw
 from nelbo.errors import InputError
 
-def read(rest: str, options: Options) -> Raw:
+def read(rest: str, options: DataOptions) -> Raw:
     if not rest.endswith(".npy"):
         raise InputError("data", f"far:{rest} has no images")
     images = np.load(rest)
     parts = {"train": Part(images[:30], np.arange(30) % 2), "test": Part(images[30:], np.arange(10) % 2)}
     return Raw("far away", f"far:{rest}", parts, ("cat", "dog"), levels=9)
 
-def nothing(rest: str, options: Options) -> None:
+def nothing(rest: str, options: DataOptions) -> None:
     return None
 
-def floats(rest: str, options: Options) -> Raw:
+def floats(rest: str, options: DataOptions) -> Raw:
     return Raw("floats", "floats", {"all": Part(np.zeros((40, 1, 2, 2)))})
 """
 ENTRIES = """

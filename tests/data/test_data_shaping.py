@@ -90,9 +90,9 @@ def test_named_sets_can_be_shaped_and_it_is_said():
     [
         ({"size": (9, 9)}, "fit: images of 8x8 do not have the size 9x9; add `fit`"),
         ({"fit": "crop"}, "fit: crop needs a size"),
-        ({"size": (8, 8), "fit": "corp"}, "fit: .*did you mean 'crop'"),
+        ({"size": (8, 8), "fit": "corp"}, "fit: input should be 'crop', 'pad' or 'resize'"),
         ({"size": (0, 8)}, "size"),
-        ({"channels": 5}, "channels: 5 is not 1, 2, 3 or 4"),
+        ({"channels": 5}, "channels: input should be less than or equal to 4, and this is 5"),
         ({"channels": 0}, "channels"),
         ({"levels": 1}, "levels"),
         ({"levels": 257}, "levels"),

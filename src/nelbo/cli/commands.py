@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group, Parameter
 from cyclopts.validators import Number
 
-from nelbo.options import DataOptions, EvaluateOptions, SampleOptions, ScoreOptions
+from nelbo.options import DataOptions, DistillOptions, EvaluateOptions, FeaturesOptions, SampleOptions, ScoreOptions
 
 if TYPE_CHECKING:
     from nelbo.report.results import Result
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 READING = Parameter(name="*", group=Group("How to read --data"))
 AtLeastOne = Annotated[int, Parameter(validator=Number(gte=1))]
 Json = Annotated[bool, Parameter(negative="")]
-Seed = Annotated[int, Parameter(validator=Number(gte=0, lt=2**63))]
 
 
 def sample(
@@ -96,28 +95,13 @@ def show(result: Result, json: bool) -> None:
 def features(
     *,
     data: Annotated[DataOptions, READING] = DataOptions(),
-    out: Path | None = None,
-    epochs: AtLeastOne = 8,
-    seed: Seed = 0,
-    device: str = "auto",
+    options: Annotated[FeaturesOptions, Parameter(name="*")] = FeaturesOptions(),
 ) -> None:
-    """Run ``nelbo features``.
-
-    Parameters
-    ----------
-    out
-        A new folder for them; one in your cache, where the other commands look, if left out.
-    epochs
-        How often to go through the training images.
-    seed
-        Of the first weights and of the order.
-    device
-        cpu, cuda, cuda:1, …; auto takes CUDA where there is one.
-    """
+    """Run ``nelbo features``."""
     from nelbo.jobs.features import features as learn
     from nelbo.report.progress import console
 
-    where, about = learn(data, out=out, epochs=epochs, seed=seed, device=device)
+    where, about = learn(data, options=options)
     right = about["accuracy"]
     console().print(
         f"right on {right['val']:.2%} of val and {right['test']:.2%} of test, sha256 {about['sha256'][:12]}…"
@@ -154,9 +138,9 @@ def compare(
     from nelbo.report.progress import console
 
     found = put(runs, out, split=split, score=score, limit=limit)
-    if found["unlike"]:
-        console().print(found["unlike"])
-    print(dumps(found) if json else out / "index.html")
+    if found.unlike:
+        console().print(found.unlike)
+    print(found.to_json() if json else out / "index.html")
 
 
 def info(
@@ -208,61 +192,17 @@ def shown(value: Any) -> str:
     return str(value)
 
 
-def distill(
-    run: Path,
-    /,
-    *,
-    steps: AtLeastOne = 4,
-    teacher_steps: AtLeastOne | None = None,
-    out: Path | None = None,
-    resume: bool = False,
-    minutes: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
-    train_steps: AtLeastOne | None = None,
-    lr: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
-    seed: Seed | None = None,
-    device: str | None = None,
-) -> None:
+def distill(run: Path, /, *, options: Annotated[DistillOptions, Parameter(name="*")] = DistillOptions()) -> None:
     """Run ``nelbo distill``.
 
     Parameters
     ----------
     run
         The run to learn from, a ddpm that predicts v or x0, or a vdm.
-    steps
-        Steps from noise to image: network evaluations per image.
-    teacher_steps
-        The steps that are learned from, a multiple of --steps; about 64 if left out.
-    out
-        The run directory, which must not exist yet; runs/NAME-4-steps if left out.
-    resume
-        Go on with the student in --out from its last checkpoint.
-    minutes
-        How long to train; 5 if neither this nor --train-steps is given.
-    train_steps
-        How many steps to train instead.
-    lr
-        Highest learning rate; that of the run if left out, as everything else of its recipe.
-    seed
-        Of every random number; that of the run if left out.
-    device
-        cpu, cuda, cuda:1, …; auto takes CUDA where there is one.
     """
     from nelbo.jobs.distill import distill as put
 
-    print(
-        put(
-            run,
-            steps=steps,
-            teacher_steps=teacher_steps,
-            out=out,
-            resume=resume,
-            minutes=minutes,
-            train_steps=train_steps,
-            lr=lr,
-            seed=seed,
-            device=device,
-        )
-    )
+    print(put(run, options=options))
 
 
 def import_(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from nelbo.data.dataset import SPLITS, Dataset
 from nelbo.data.loading import NAMES, load
-from nelbo.data.options import Options
 from nelbo.data.raw import Part, Raw
+from nelbo.options import DataOptions
 
-__all__ = ["NAMES", "SPLITS", "Dataset", "Options", "Part", "Raw", "load"]
+__all__ = ["NAMES", "SPLITS", "DataOptions", "Dataset", "Part", "Raw", "load"]

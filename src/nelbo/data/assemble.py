@@ -8,16 +8,16 @@ import numpy as np
 import torch
 
 from nelbo.data.dataset import SPLITS, Dataset, fingerprint
-from nelbo.data.options import Options
 from nelbo.data.raw import ALL, Part, Pixels, Raw
 from nelbo.data.splits import Rows, by_content, marks
 from nelbo.data.storage import allocate, picked
 from nelbo.errors import InputError
+from nelbo.options import RunDataOptions
 
 Plan = dict[str, tuple[Part, Rows]]
 
 
-def assemble(raw: Raw, spec: str, options: Options) -> Dataset:
+def assemble(raw: Raw, spec: str, options: RunDataOptions) -> Dataset:
     """Build the Dataset.
 
     Args:
@@ -63,7 +63,7 @@ def check_shapes(raw: Raw) -> None:
         raise InputError(raw.where, f"its splits differ in shape ({listed}); make them one channels x height x width")
 
 
-def complete(raw: Raw, options: Options) -> tuple[Plan, list[str]]:
+def complete(raw: Raw, options: RunDataOptions) -> tuple[Plan, list[str]]:
     """Give each split its part and rows; what the source lacks is held out by content."""
     if ALL in raw.parts:
         part = raw.parts[ALL]

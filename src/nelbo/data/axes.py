@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nelbo.data.advice import advice
-from nelbo.data.options import Layout
 from nelbo.data.raw import Pixels
 from nelbo.errors import InputError
+from nelbo.options import Layout
 
 Array = NDArray[np.generic]
 

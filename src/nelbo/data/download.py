@@ -33,7 +33,7 @@ class MirrorError(Exception):
     """One address did not give the file; the message says why, in a few words."""
 
 
-def download(file: SourceFile, target: Path, progress: bool | None) -> None:
+def download(file: SourceFile, target: Path) -> None:
     """Fetch a file from the first of its addresses that gives it whole.
 
     The bytes go to ``target`` with ``.part`` appended, which a later call continues, and get their name only when
@@ -42,7 +42,6 @@ def download(file: SourceFile, target: Path, progress: bool | None) -> None:
     Args:
         file: what to fetch.
         target: where it shall be.
-        progress: show a bar on stderr; None: if stderr is a terminal.
 
     Raises:
         InputError: the folder cannot be written to, or the bytes are wrong.
@@ -52,12 +51,12 @@ def download(file: SourceFile, target: Path, progress: bool | None) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with alone(target.parent):
             if not target.exists():
-                fetch_from_any(file, target, progress)
+                fetch_from_any(file, target)
     except OSError as error:
         raise InputError(str(target), f"cannot be written: {error.strerror or error}") from None
 
 
-def fetch_from_any(file: SourceFile, target: Path, progress: bool | None) -> None:
+def fetch_from_any(file: SourceFile, target: Path) -> None:
     """Try the addresses in order; what is wrong with a file outweighs an address that does not answer."""
     part = target.with_name(f"{target.name}.part")
     reasons: list[str] = []
@@ -65,7 +64,7 @@ def fetch_from_any(file: SourceFile, target: Path, progress: bool | None) -> Non
     # What an earlier call left may not be a beginning of this file: the first address gets a second, fresh try.
     for url in (*file.urls[: part.exists()], *file.urls):
         try:
-            fetch_whole(url, part, file.limit, progress)
+            fetch_whole(url, part, file.limit)
             check_digest(file, part, target.name)
         except MirrorError as error:
             reasons.append(str(error))
@@ -90,12 +89,12 @@ def check_digest(file: SourceFile, path: Path, name: str) -> None:
         raise InputError(name, f"what was downloaded has the MD5 {found}, not {file.md5}; try again later")
 
 
-def fetch_whole(url: str, part: Path, limit: int, progress: bool | None) -> None:
+def fetch_whole(url: str, part: Path, limit: int) -> None:
     """Fetch one address into ``part``, continuing a few times where the connection broke."""
     for attempt in range(TRIES):
         before = part.stat().st_size if part.exists() else 0
         try:
-            if fetch_once(url, part, limit, progress):
+            if fetch_once(url, part, limit):
                 return
         except urllib.error.HTTPError as error:
             error.close()
@@ -109,7 +108,7 @@ def fetch_whole(url: str, part: Path, limit: int, progress: bool | None) -> None
     raise MirrorError(f"the connection to {url} kept breaking")
 
 
-def fetch_once(url: str, part: Path, limit: int, progress: bool | None) -> bool:
+def fetch_once(url: str, part: Path, limit: int) -> bool:
     """One request. Returns whether the file is whole."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "nelbo", "Accept-Encoding": "identity"})
@@ -119,7 +118,7 @@ def fetch_once(url: str, part: Path, limit: int, progress: bool | None) -> bool:
         start, total = extent(answer, have)
         if total is not None and total > limit:
             raise MirrorError(f"{url} offers {total} bytes, more than the {limit} that are plausible")
-        with part.open("r+b" if start else "wb") as sink, progress_bar(part.stem, total, progress, bytes_=True) as step:
+        with part.open("r+b" if start else "wb") as sink, progress_bar(part.stem, total, bytes_=True) as step:
             sink.seek(start)
             step(start)
             stop = copy(answer, sink, start, limit, step)

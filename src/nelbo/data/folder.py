@@ -12,20 +12,20 @@ from typing import TypeVar
 import numpy as np
 
 from nelbo.data.decode import BadImageError, Header, quiet_decoding, read_header, read_pixels
-from nelbo.data.options import Options
 from nelbo.data.progress import progress_bar
 from nelbo.data.raw import ALL, Part, Pixels, Raw
 from nelbo.data.scan import Found, scan
 from nelbo.data.shaping import require_fit, shape_pixels, shaping_notes
 from nelbo.data.storage import allocate, picked
 from nelbo.errors import InputError
+from nelbo.options import RunDataOptions
 
 Result = TypeVar("Result")
 WORKERS = 8
 NAMED_BAD = 5  # how many of the files that were left out are named
 
 
-def read_folder(folder: Path, options: Options) -> Raw:
+def read_folder(folder: Path, options: RunDataOptions) -> Raw:
     """Read a folder of images.
 
     Args:
@@ -63,7 +63,7 @@ def read_folder(folder: Path, options: Options) -> Raw:
 
 
 def for_each(
-    paths: Sequence[Path], work: Callable[[Path], Result], title: str, options: Options, bad: dict[Path, str]
+    paths: Sequence[Path], work: Callable[[Path], Result], title: str, options: RunDataOptions, bad: dict[Path, str]
 ) -> dict[Path, Result]:
     """Do some work on every file, in threads. Bad ones go to ``bad``, or stop everything unless they may be skipped."""
 
@@ -75,7 +75,7 @@ def for_each(
 
     done: dict[Path, Result] = {}
     workers = min(WORKERS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool, progress_bar(title, len(paths), options.progress) as step:
+    with ThreadPoolExecutor(workers) as pool, progress_bar(title, len(paths)) as step:
         for path, result in zip(paths, pool.map(attempt, paths), strict=True):
             step(1)
             if not isinstance(result, BadImageError):
@@ -105,7 +105,7 @@ def common_levels(counts: Mapping[int, int]) -> tuple[int, list[str]]:
     return levels, [f"images differ in bit depth ({shares}): all are read as {levels} levels, the fewer stretched"]
 
 
-def check_alike(folder: Path, headers: Mapping[Path, Header], options: Options) -> None:
+def check_alike(folder: Path, headers: Mapping[Path, Header], options: RunDataOptions) -> None:
     """All images must have one size and one number of channels, unless the user says how to bring them there."""
     if not headers:
         raise InputError("skip_bad", f"no image of {folder} can be read, so nothing is left; mend the files")
@@ -115,7 +115,7 @@ def check_alike(folder: Path, headers: Mapping[Path, Header], options: Options) 
         sizes.setdefault(header.size, path)
         counts.setdefault(header.channels, path)
     require_fit(sizes, options)
-    if len(sizes) > 1 and options.size is None:
+    if len(sizes) > 1 and options.height_width is None:
         (first, second), (one, two) = list(sizes)[:2], list(sizes.values())[:2]
         differ = f"{name(one, folder)} is {first[0]}x{first[1]} and {name(two, folder)} is {second[0]}x{second[1]}"
         raise InputError(str(folder), f"images differ in size: {differ}; add `size` HxW `fit` crop|pad|resize")
@@ -130,11 +130,11 @@ def name(path: Path, folder: Path) -> str:
 
 
 def decode(
-    folder: Path, headers: Mapping[Path, Header], options: Options, bad: dict[Path, str]
+    folder: Path, headers: Mapping[Path, Header], options: RunDataOptions, bad: dict[Path, str]
 ) -> tuple[list[Path], Pixels]:
     """Decode all files into one array. Returns those that could be, and their images, ``(N, C, H, W)``."""
     channels, height, width = next(iter(headers.values())).shape
-    target = (options.channels or channels, *(options.size or (height, width)))
+    target = (options.channels or channels, *(options.height_width or (height, width)))
     images = allocate((len(headers), *target), str(folder))
     rows = {path: row for row, path in enumerate(headers)}
 
@@ -184,7 +184,7 @@ def parts_of(
 
 
 def notes_on(
-    folder: Path, headers: Mapping[Path, Header], bad: Mapping[Path, str], total: int, options: Options
+    folder: Path, headers: Mapping[Path, Header], bad: Mapping[Path, str], total: int, options: RunDataOptions
 ) -> list[str]:
     """What was done to the images, and which were left out."""
     notes = shaping_notes((header.shape for header in headers.values()), options)

@@ -12,20 +12,20 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from nelbo.data.decode import BadImageError, header_of, opened, pixels_of, quiet_decoding
-from nelbo.data.options import Options
 from nelbo.data.progress import progress_bar
 from nelbo.data.raw import ALL, Part, Pixels, Raw
 from nelbo.data.shaping import require_fit, shape_pixels, shaping_notes
 from nelbo.data.storage import allocate
 from nelbo.data.words import split_of
 from nelbo.errors import InputError
+from nelbo.options import RunDataOptions
 
 PREFIX = "hf:"
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 
 
-def read_hub(name: str, options: Options) -> Raw:
+def read_hub(name: str, options: RunDataOptions) -> Raw:
     """Read a data set of the hub, row by row.
 
     Args:
@@ -72,7 +72,7 @@ def class_names(table: Any) -> tuple[str, ...]:
     return tuple(getattr(table.features[key], "names", None) or ()) if key is not None else ()
 
 
-def read_table(table: Any, where: str, options: Options) -> tuple[Part, list[str]]:
+def read_table(table: Any, where: str, options: RunDataOptions) -> tuple[Part, list[str]]:
     """The images of one split, which must be alike unless the user says how to make them so."""
     key, label = column(table, IMAGE_COLUMNS), column(table, LABEL_COLUMNS)
     if key is None:
@@ -80,7 +80,7 @@ def read_table(table: Any, where: str, options: Options) -> tuple[Part, list[str
     cells, mode = undecoded(table, key), getattr(table.features[key], "mode", None)
     shapes: dict[tuple[int, int, int], int] = {}
     images = np.empty(0, np.uint8)
-    with quiet_decoding(), progress_bar("reading images", len(table), options.progress) as step:
+    with quiet_decoding(), progress_bar("reading images", len(table)) as step:
         for row in range(len(table)):
             try:
                 shape, pixels = shape_and_pixels(cells[row][key], mode)
@@ -124,11 +124,11 @@ def shape_and_pixels(cell: Any, mode: str | None) -> tuple[tuple[int, int, int],
         return (len(pixels), *shape[1:]), pixels
 
 
-def check_shape(shapes: dict[tuple[int, int, int], int], where: str, options: Options) -> None:
+def check_shape(shapes: dict[tuple[int, int, int], int], where: str, options: RunDataOptions) -> None:
     """Images of different sizes or channels need the user's word on what to do."""
     require_fit((shape[1:] for shape in shapes), options)
     (first, one), (last, two) = next(iter(shapes.items())), list(shapes.items())[-1]
-    if options.size is None and first[1:] != last[1:]:
+    if options.height_width is None and first[1:] != last[1:]:
         differ = f"row {one} is {first[1]}x{first[2]} and row {two} is {last[1]}x{last[2]}"
         raise InputError(where, f"images differ in size: {differ}; add `size` HxW `fit` crop|pad|resize")
     if options.channels is None and first[0] != last[0]:

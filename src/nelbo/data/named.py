@@ -30,13 +30,12 @@ def read_digits() -> Raw:
     return Raw(DIGITS, DIGITS, parts, classes=tuple("0123456789"), levels=17, published=True)
 
 
-def read_named(name: str, root: Path | None, progress: bool | None) -> Raw:
+def read_named(name: str, root: Path | None) -> Raw:
     """A set by its name.
 
     Args:
         name: ``digits`` or one of ``SOURCES``.
         root: the folder of data sets to use instead of the usual places.
-        progress: show a bar on stderr; None: if stderr is a terminal.
 
     Returns:
         its published train and test images; ``val`` is the last of the training images.
@@ -48,7 +47,7 @@ def read_named(name: str, root: Path | None, progress: bool | None) -> Raw:
         return read_digits()
     source, spots = SOURCES[name], places(root)
     read = {"idx": read_idx_set, "cifar": read_cifar_set}[source.layout]
-    parts, notes = read(source, spots, progress)
+    parts, notes = read(source, spots)
     train = parts["train"]
     assert train.labels is not None
     cut = source.train - source.held
@@ -60,14 +59,14 @@ def read_named(name: str, root: Path | None, progress: bool | None) -> Raw:
     return Raw(name, name, parts, classes=source.classes, notes=tuple(notes), published=True)
 
 
-def obtain(source: Source, file: SourceFile, spots: Places, progress: bool | None) -> Path:
+def obtain(source: Source, file: SourceFile, spots: Places) -> Path:
     """A file of the set: found, or else downloaded into the store."""
     found = find(source, file, spots)
     if found is not None:
         return found
     folder = spots.store / source.name
     try:
-        download(file, folder / file.published, progress)
+        download(file, folder / file.published)
     except MirrorError as error:
         names = ", ".join(each.published for each in source.files)
         raise InputError(
@@ -77,14 +76,14 @@ def obtain(source: Source, file: SourceFile, spots: Places, progress: bool | Non
     return folder / file.published
 
 
-def read_idx_set(source: Source, spots: Places, progress: bool | None) -> tuple[dict[str, Part], list[str]]:
+def read_idx_set(source: Source, spots: Places) -> tuple[dict[str, Part], list[str]]:
     """A set of four IDX files."""
     arrays: list[Pixels] = []
     notes: list[str] = []
     _, height, width = source.shape
     shapes = [(source.train, height, width), (source.train,), (source.test, height, width), (source.test,)]
     for file, shape in zip(source.files, shapes, strict=True):
-        path = obtain(source, file, spots, progress)
+        path = obtain(source, file, spots)
         idx = read_idx(path)
         notes += check_idx(source, file, path, idx, shape)
         arrays.append(idx.values)
@@ -118,6 +117,6 @@ def check_idx(source: Source, file: SourceFile, path: Path, idx: Idx, shape: tup
     return []
 
 
-def read_cifar_set(source: Source, spots: Places, progress: bool | None) -> tuple[dict[str, Part], list[str]]:
+def read_cifar_set(source: Source, spots: Places) -> tuple[dict[str, Part], list[str]]:
     """A set in CIFAR-10's binary version: six extracted files, or else the archive."""
-    return read_cifar(source, spots, lambda: obtain(source, source.files[0], spots, progress))
+    return read_cifar(source, spots, lambda: obtain(source, source.files[0], spots))

@@ -3,7 +3,7 @@
     [project.entry-points."nelbo.readers"]
     NAME = "package.module:function"
 
-The function is called with the rest and an :class:`~nelbo.data.options.Options`, and returns a
+The function is called with the rest and an :class:`~nelbo.options.RunDataOptions`, and returns a
 :class:`~nelbo.data.raw.Raw`. It raises InputError where there is nothing to read. nelbo itself brings the images to the
 size and the channels that are asked for. No reader is imported before it is asked for.
 """
@@ -13,9 +13,9 @@ from __future__ import annotations
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
-from nelbo.data.options import Options
 from nelbo.data.raw import Raw
 from nelbo.errors import InputError
+from nelbo.options import RunDataOptions
 
 GROUP = "nelbo.readers"
 
@@ -32,7 +32,7 @@ def reader_of(spec: str) -> EntryPoint | None:
     return readers().get(name) if colon else None
 
 
-def read_registered(entry: EntryPoint, rest: str, options: Options) -> Raw:
+def read_registered(entry: EntryPoint, rest: str, options: RunDataOptions) -> Raw:
     """What a registered reader reads.
 
     Args:

@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image, ImageOps
 
-from nelbo.data.options import Fit, Options
 from nelbo.data.raw import Part, Pixels
 from nelbo.data.storage import allocate
 from nelbo.errors import InputError
+from nelbo.options import Fit, RunDataOptions
 
 
 def fit_pixels(pixels: Pixels, size: tuple[int, int], fit: Fit, *, alpha: bool = True) -> Pixels:
@@ -90,17 +90,17 @@ def to_channels(pixels: Pixels, channels: int, levels: int) -> Pixels:
     return np.concatenate([colour, np.full_like(colour[:1], levels - 1) if alpha is None else alpha])
 
 
-def shape_pixels(pixels: Pixels, options: Options, levels: int) -> Pixels:
+def shape_pixels(pixels: Pixels, options: RunDataOptions, levels: int) -> Pixels:
     """One image at the size and with the channels that were asked for; uint8, ``(C, H, W)`` in and out."""
-    if options.size is not None and options.fit is not None:
-        pixels = np.minimum(fit_pixels(pixels, options.size, options.fit, alpha=levels == 256), levels - 1)
+    if options.height_width is not None and options.fit is not None:
+        pixels = np.minimum(fit_pixels(pixels, options.height_width, options.fit, alpha=levels == 256), levels - 1)
     return pixels if options.channels is None else to_channels(pixels, options.channels, levels)
 
 
-def shape_part(part: Part, options: Options, levels: int, where: str) -> Part:
+def shape_part(part: Part, options: RunDataOptions, levels: int, where: str) -> Part:
     """Every image of a part at the size and with the channels that were asked for."""
     _, channels, height, width = part.images.shape
-    target = (options.channels or channels, *(options.size or (height, width)))
+    target = (options.channels or channels, *(options.height_width or (height, width)))
     if target == (channels, height, width) or 0 in part.images.shape:
         return part
     require_fit({(height, width)}, options)
@@ -110,20 +110,20 @@ def shape_part(part: Part, options: Options, levels: int, where: str) -> Part:
     return replace(part, images=images)
 
 
-def require_fit(sizes: Iterable[tuple[int, int]], options: Options) -> None:
+def require_fit(sizes: Iterable[tuple[int, int]], options: RunDataOptions) -> None:
     """Images of another size than the one asked for need a way to get there."""
-    other = [size for size in sizes if options.size is not None and size != options.size]
-    if other and options.fit is None and options.size is not None:
-        wanted, found = (f"{height}x{width}" for height, width in (options.size, other[0]))
+    other = [size for size in sizes if options.height_width is not None and size != options.height_width]
+    if other and options.fit is None and options.height_width is not None:
+        wanted, found = (f"{height}x{width}" for height, width in (options.height_width, other[0]))
         raise InputError("fit", f"images of {found} do not have the size {wanted}; add `fit` crop, pad or resize")
 
 
-def shaping_notes(shapes: Iterable[tuple[int, int, int]], options: Options) -> list[str]:
+def shaping_notes(shapes: Iterable[tuple[int, int, int]], options: RunDataOptions) -> list[str]:
     """What will be done to images of these shapes (C, H, W), in one line each."""
     found = sorted(set(shapes))
     notes = []
-    if options.size is not None and any(shape[1:] != options.size for shape in found):
-        notes.append(f"sizes brought to {options.size[0]}x{options.size[1]} by `fit` {options.fit}")
+    if options.height_width is not None and any(shape[1:] != options.height_width for shape in found):
+        notes.append(f"sizes brought to {options.height_width[0]}x{options.height_width[1]} by `fit` {options.fit}")
     have = sorted({shape[0] for shape in found} - {options.channels})
     if options.channels is not None and have:
         lost = options.channels % 2 == 1 and any(count % 2 == 0 for count in have)

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nelbo.data.options import SplitBy
 from nelbo.data.raw import Pixels
 from nelbo.errors import InputError
+from nelbo.options import SplitBy
 
 Rows = NDArray[np.intp]
 

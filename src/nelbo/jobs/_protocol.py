@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from nelbo.jobs._digest import digests
 from nelbo.jobs.kept import read_kept
 from nelbo.jobs.run import Run
 from nelbo.jobs.score import score
 from nelbo.models.base import GenerativeModel, LikelihoodModel
-from nelbo.report.results import Evaluation, Score
+from nelbo.report.results import ComparedRun, Evaluation, Score
 
 R = TypeVar("R", Score, Evaluation)
 ESTIMATE = ("data_sha256", "split", "n", "form", "timesteps", "k", "replicates", "seed")
@@ -79,21 +79,16 @@ def scores_of(
     return [widest(own) for own in kept]
 
 
-def unlike(facts: Sequence[dict[str, Any]], scores: Sequence[Score | None]) -> str | None:
-    """Why the runs are no ranking, in one line; None where all of them are of the same images.
-
-    Args:
-        facts: of each run its name, data, data_sha256, shape, levels and split.
-        scores: of each run, if it has one.
-    """
-    data = {run["data_sha256"] for run in facts}
-    bounds = [None if known is None or known.bits_per_dim is None else known for known in scores]
+def unlike(runs: Sequence[ComparedRun]) -> str | None:
+    """Why the runs are no ranking, in one line; None where all of them are of the same images."""
+    data = {run.data_sha256 for run in runs}
+    bounds = [None if run.score is None or run.score.bits_per_dim is None else run.score for run in runs]
     if len(data) < 2 and len({images_of(known) for known in bounds if known is not None}) < 2:
         return None
     listed = "; ".join(
-        f"{run['name']}: {run['data']} {'×'.join(map(str, run['shape']))}, {run['levels']} levels, {run['split']}, "
+        f"{run.name}: {run.data} {'×'.join(map(str, run.shape))}, {run.levels} levels, {run.split}, "
         + ("not scored" if known is None else f"{known.n:,} images")
-        for run, known in zip(facts, bounds, strict=True)
+        for run, known in zip(runs, bounds, strict=True)
     )
     fix = (
         "bits/dim of different data do not compare"

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +32,7 @@ from nelbo.report.page import Pictures, page
 from nelbo.report.paths import free, reachable
 from nelbo.report.pictures import grid
 from nelbo.report.progress import bar, console
-from nelbo.report.results import DiffusionProfile, Evaluation, Score
+from nelbo.report.results import ComparedRun, Comparison, DiffusionProfile, Evaluation, PairedDifference, Score
 from nelbo.theory.likelihoods import to_levels
 from nelbo.units import bits_per_dim
 
@@ -51,7 +50,7 @@ def compare(
     split: str = "test",
     score: bool = False,
     limit: int | None = None,
-) -> dict[str, Any]:
+) -> Comparison:
     """Compare runs by what RUN/scores holds and by samples from the same seeds. Running it twice gives the same page.
 
     Args:
@@ -62,7 +61,7 @@ def compare(
         limit: with ``score``: the first so many images; as many as any of the runs was scored on before, if None.
 
     Returns:
-        What ``compare.json`` holds; ``unlike`` says why the runs are not ranked, where they are of different images.
+        What ``compare.json`` holds, typed.
 
     Raises:
         InputError: no runs, one that cannot be read, or a folder with something else in it.
@@ -77,11 +76,11 @@ def compare(
     models = [run.model() for run in runs]
     scores = scores_of(runs, models, split, score, limit)
     found = [facts(run, model, split, own) for run, model, own in zip(runs, models, scores, strict=True)]
-    whole = {"runs": found, "differences": differences(runs, scores), "unlike": unlike(found, scores)}
+    whole = Comparison(runs=found, differences=differences(runs, scores), unlike=unlike(found))
     pictures = [pictures_of(run, model, split) for run, model in zip(runs, models, strict=True)]
     if rank() == 0:
-        replace_text(folder / "index.html", page(whole, pictures))
-        replace_text(folder / "compare.json", json.dumps(whole, indent=1))
+        replace_text(folder / "index.html", page(whole.as_dict(), pictures))
+        replace_text(folder / "compare.json", whole.to_json(indent=1))
     return whole
 
 
@@ -110,7 +109,7 @@ def pictures_of(run: Run, model: GenerativeModel, split: str) -> Pictures:
     return Pictures(grid(drawn, model.levels), views, None if real is None else grid(real, model.levels))
 
 
-def facts(run: Run, model: GenerativeModel, split: str, score: Score | None) -> dict[str, Any]:
+def facts(run: Run, model: GenerativeModel, split: str, score: Score | None) -> ComparedRun:
     """What the page says of one run."""
     known, images = describe_run(run), run.config.images
     if isinstance(model, LikelihoodModel):
@@ -119,25 +118,25 @@ def facts(run: Run, model: GenerativeModel, split: str, score: Score | None) -> 
         why = f"no bits/dim: {model.inspector.why_no_bound}"
     evaluations = kept_results(run, split, Evaluation, "samples")
     samples = max(evaluations, key=lambda each: (each.n, each.samples), default=None)
-    return {
-        "name": run.path.name,
-        "family": run.config.family,
-        "data": images.name,
-        "data_sha256": images.sha256,
-        "shape": list(images.shape),
-        "levels": images.levels,
-        "split": split,
-        "step": known["step"],
-        "parameters": known["parameters"],
-        "training_seconds": known["training_seconds"],
-        "score": None if score is None else score.as_dict(),
-        "samples": None if samples is None else samples.as_dict(),
-        "why": why,
-        "sampling": model.inspector.describe_sampling(SampleSettings()),
-        "evaluations_per_sample": model.inspector.sample_evaluations,
-        "curve": curve(run),
-        "diffusion_profile": diffusion_profile(run, model, split),
-    }
+    return ComparedRun(
+        name=run.path.name,
+        family=run.config.family,
+        data=images.name,
+        data_sha256=images.sha256,
+        shape=images.shape,
+        levels=images.levels,
+        split=split,
+        step=known["step"],
+        parameters=known["parameters"],
+        training_seconds=known["training_seconds"],
+        score=score,
+        samples=samples,
+        why=why,
+        sampling=model.inspector.describe_sampling(SampleSettings()),
+        evaluations_per_sample=model.inspector.sample_evaluations,
+        curve=curve(run),
+        diffusion_profile=diffusion_profile(run, model, split),
+    )
 
 
 def diffusion_profile(run: Run, model: GenerativeModel, split: str) -> dict[str, list[float]] | None:
@@ -164,7 +163,7 @@ def diffusion_profile(run: Run, model: GenerativeModel, split: str) -> dict[str,
     return kept(run, DiffusionProfile, asked, answer).model_dump(include={"edges", "bits", "stderr"})
 
 
-def differences(runs: Sequence[Run], scores: Sequence[Score | None]) -> list[dict[str, Any]]:
+def differences(runs: Sequence[Run], scores: Sequence[Score | None]) -> list[PairedDifference]:
     """run − other of each pair that was scored on the same images, image by image, in bits/dim, with its error.
 
     The error is that of a mean over distinct images; it holds the Monte-Carlo error of both scores.
@@ -175,8 +174,9 @@ def differences(runs: Sequence[Run], scores: Sequence[Score | None]) -> list[dic
         if a is None or b is None or len(a) != len(b) or images_of(score) != images_of(its):
             continue
         difference = bits_per_dim(1.0, score.dims) * (a - b)
-        pairs.append({"run": one.path.name, "other": other.path.name, "n": len(a), "value": float(difference.mean())})
-        pairs[-1]["stderr"] = stderr_over_images(runs, score, torch.from_numpy(difference).double())
+        stderr = stderr_over_images(runs, score, torch.from_numpy(difference).double())
+        mean = float(difference.mean())
+        pairs.append(PairedDifference(run=one.path.name, other=other.path.name, n=len(a), value=mean, stderr=stderr))
     return pairs
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from nelbo.check import checked
 from nelbo.config.families import family_module
 from nelbo.config.files import RunConfig, merged, versions, write_run_config
 from nelbo.config.trained import weight_settings
@@ -16,7 +17,7 @@ from nelbo.jobs.settings import Request, complete_recipe
 from nelbo.jobs.training import Work, fresh_model, require_doable, train_together
 from nelbo.models._distilled import DistillationOptions, Distilled
 from nelbo.models.diffusion import Diffusion
-from nelbo.options import TrainingOptions
+from nelbo.options import DistillOptions, TrainingOptions
 from nelbo.report.paths import free, unused
 from nelbo.training import Trainer, load_weights
 from nelbo.training.machine import conditions, training_device
@@ -26,29 +27,13 @@ TEACHER_STEPS = 64
 """About so many: the least multiple of the student's that is not below."""
 
 
-def distill(
-    path: str | Path,
-    *,
-    steps: int = 4,
-    teacher_steps: int | None = None,
-    out: str | Path | None = None,
-    resume: bool = False,
-    minutes: float | None = None,
-    train_steps: int | None = None,
-    lr: float | None = None,
-    seed: int | None = None,
-    device: str | None = None,
-) -> Path:
-    """Train a student that draws in ``steps`` steps, from the averaged weights of a run, on the run's own data.
+def distill(path: str | Path, *, options: DistillOptions | None = None, **settings: Any) -> Path:
+    """Train a student that draws in a few steps, from the averaged weights of a run, on the run's own data.
 
     Args:
         path: the run to distil, a ``ddpm`` or ``vdm``.
-        steps: K, network evaluations per image of the student.
-        teacher_steps: N, those of the teacher, a multiple of K; about 64 if None.
-        out: the run to make; ``runs/NAME-K-steps`` if None.
-        resume: go on with the run in ``out``.
-        minutes, train_steps: how long to train; 5 minutes if neither is given.
-        lr, seed, device: as of ``train``; the teacher's if None.
+        options: what is asked for; or else
+        settings: any field of :class:`~nelbo.options.DistillOptions` by name, ``steps=2``.
 
     Returns:
         The student's run directory.
@@ -57,22 +42,23 @@ def distill(
         InputError: anything that cannot be used; nothing has been written then.
         Interrupted: stopped by a signal, after a checkpoint.
     """
-    if minutes is not None and train_steps is not None:
+    options = options or checked(DistillOptions, settings)
+    steps, student = options.steps, options.out
+    if options.minutes is not None and options.train_steps is not None:
         raise InputError("minutes, train_steps", "both say how long to train; give one")
-    given = {"minutes": minutes, "steps": train_steps, "lr": lr, "seed": seed, "device": device}
+    given = {"steps": options.train_steps, **options.model_dump(include={"minutes", "lr", "seed", "device"})}
     given = {name: value for name, value in given.items() if value is not None}
-    if resume:
-        if out is None:
+    if options.resume:
+        if student is None:
             raise InputError("resume", "needs the run to go on with; add `out` RUN")
-        student = Path(out)
         return train_together(
             lambda: resume_run(require_student(Run(student), steps), Request(Run(student).config.family, {}, {}, given))
         )
-    how = {"steps": steps, "teacher_steps": teacher_steps or -(-TEACHER_STEPS // steps) * steps}
-    return train_together(lambda: begun(Run(path), how, given, out))
+    how = {"steps": steps, "teacher_steps": options.teacher_steps or -(-TEACHER_STEPS // steps) * steps}
+    return train_together(lambda: begun(Run(path), how, given, student))
 
 
-def begun(source: Run, how: dict[str, Any], given: dict[str, Any], out: str | Path | None) -> Work:
+def begun(source: Run, how: dict[str, Any], given: dict[str, Any], out: Path | None) -> Work:
     """A new run of a student, with its teacher in it."""
     how = {"teacher": str(source.path.resolve()), **how}
     steps = how["steps"]
@@ -83,7 +69,7 @@ def begun(source: Run, how: dict[str, Any], given: dict[str, Any], out: str | Pa
     load_weights(model.teacher, source.checkpoint, "ema")
     model.begin()
     name = f"{source.path.name}-{steps}-step{'s' * (steps > 1)}"
-    out = unused(Path("runs"), name, "") if out is None else free(Path(out), "out")
+    out = unused(Path("runs"), name, "") if out is None else free(out, "out")
     with atomic_write(out) as aside:  # with a checkpoint from the start: nothing else holds the teacher
         aside.mkdir()
         write_run_config(aside, config)

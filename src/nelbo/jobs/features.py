@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 
+from nelbo.check import checked
 from nelbo.config.files import CONFIG
 from nelbo.data import Dataset
 from nelbo.errors import InputError
@@ -29,7 +30,7 @@ from nelbo.metrics.inception import inception
 from nelbo.models.ae import AE
 from nelbo.nn import default_widths
 from nelbo.nn.classifier import Classifier
-from nelbo.options import DataOptions
+from nelbo.options import DataOptions, FeaturesOptions
 from nelbo.report.paths import free, reachable
 from nelbo.report.progress import bar
 from nelbo.rng import permutation
@@ -40,7 +41,6 @@ WEIGHTS, ABOUT = "features.safetensors", "features.json"
 FORMAT = 1
 INCEPTION = "inception"
 BATCH = 64
-EPOCHS = 8
 SHIFT = 2
 """Training images are moved by up to so many pixels: a digit is the same a little to the left."""
 
@@ -69,16 +69,14 @@ def usual_place(name: str, sha256: str) -> Path:
 
 
 def features(
-    data: DataOptions, *, out: Path | None = None, epochs: int = EPOCHS, seed: int = 0, device: str = "auto"
+    data: DataOptions, *, options: FeaturesOptions | None = None, **settings: Any
 ) -> tuple[Path, dict[str, Any]]:
     """Train a classifier on the data's labels, and keep it.
 
     Args:
         data: the images.
-        out: a new folder for it; one in the user's cache, replaced if there, if None.
-        epochs: how often to go through the training images.
-        seed: of the weights and of the order.
-        device: where to compute.
+        options: what is asked for; or else
+        settings: any field of :class:`~nelbo.options.FeaturesOptions` by name, ``epochs=4``.
 
     Returns:
         Where it is, and what ``features.json`` holds.
@@ -86,6 +84,8 @@ def features(
     Raises:
         InputError: images without labels, or a folder that exists.
     """
+    options = options or checked(FeaturesOptions, settings)
+    out, epochs, seed = options.out, options.epochs, options.seed
     if out is not None:
         free(out, "out")
         reachable(out, "out")
@@ -94,7 +94,7 @@ def features(
     if labels is None or not has_classes(dataset):
         fix = codes_instead(data, dataset.name)
         raise InputError("data", f"{dataset.name} has no labels to learn features from; {fix}")
-    place = scoring_device(device)
+    place = scoring_device(options.device)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         model = fresh(dataset).to(place)
@@ -147,7 +147,7 @@ def learning_seconds(dataset: Dataset, device: str) -> float:
             started = time.monotonic()
             list(fit(model, few, labels, 1, 0))
             times.append(time.monotonic() - started)
-    return times[-1] * EPOCHS * steps_of(dataset)
+    return times[-1] * FeaturesOptions().epochs * steps_of(dataset)
 
 
 def steps_of(dataset: Dataset) -> int:

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nelbo.check import checked
 from nelbo.config.files import RunConfig, merged, versions, write_run_config
 from nelbo.data import Dataset
 from nelbo.data.assemble import assemble
 from nelbo.data.axes import as_images
-from nelbo.data.options import Options
 from nelbo.data.raw import ALL, Part, Raw, named_labels
 from nelbo.errors import InputError
 from nelbo.files import atomic_write
@@ -104,7 +104,7 @@ def images_of(
     pixels = as_images(array.astype(np.uint8), "data", "nchw" if array.ndim == 4 and array.shape[1] <= 4 else None)
     found, classes = (None, ()) if labels is None else named_labels(np.asarray(labels))
     raw = Raw("images", "data", {ALL: Part(pixels, found)}, classes=classes, levels=levels)
-    return options, assemble(raw, "images", Options(levels=levels)), True
+    return options, assemble(raw, "images", checked(RunDataOptions, {"levels": levels})), True
 
 
 def require_fitting(model: GenerativeModel, dataset: Dataset) -> None:

@@ -15,8 +15,7 @@ from nelbo.config.families import family_module
 from nelbo.config.files import CONFIG, ImagesConfig, RunConfig, made_by, read_run_config
 from nelbo.config.trained import require_trained
 from nelbo.data import Dataset
-from nelbo.data import load as load_data
-from nelbo.data.loading import is_source
+from nelbo.data.loading import is_source, load_described
 from nelbo.errors import InputError, nearest
 from nelbo.models._distilled import Distilled
 from nelbo.models.base import GenerativeModel
@@ -47,18 +46,7 @@ def read_data(options: DataOptions) -> Dataset:
     """
     if not options.data:
         raise InputError("data", "the run was imported, and names no data; add `data` SPEC")
-    return load_data(
-        options.data,
-        size=options.height_width,
-        fit=options.fit,
-        channels=options.channels,
-        levels=options.levels,
-        holdout=options.holdout,
-        skip_bad=options.skip_bad,
-        binarize=options.binarize,
-        layout=options.layout,
-        split_by=options.split_by if isinstance(options, RunDataOptions) else "hash",
-    )
+    return load_described(options)
 
 
 def data_spec(data: object) -> str:

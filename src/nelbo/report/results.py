@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from rich.table import Table
 
 from nelbo.metrics.quality import Modes
+from nelbo.options import Shape
 from nelbo.report.tables import evaluation_title, measures_table, modes_rows, score_table, score_title
 from nelbo.streams import Speaker
 
@@ -254,3 +255,68 @@ class Evaluation(Result):
     def text(self) -> tuple[str, Table]:
         """What was drawn, and beside what; and each measure with its error."""
         return evaluation_title(self), measures_table({**self.quality, **modes_rows(self.modes)})
+
+
+class ComparedRun(Record):
+    """What a page of several runs says of one."""
+
+    name: str
+    "Of its directory."
+    family: str
+    "Of models."
+    data: str
+    "Name of its data."
+    data_sha256: str
+    "Hash of its data."
+    shape: Shape
+    "(C, H, W) of the images."
+    levels: int
+    "Values that a pixel can take."
+    split: str
+    "Whose score is shown."
+    step: int
+    "Of the latest checkpoint."
+    parameters: int
+    "Numbers that are trained."
+    training_seconds: float
+    "How long it was trained."
+    score: Score | None
+    "Its bound, where that was measured."
+    samples: Evaluation | None
+    "What its samples are beside images, where that was measured."
+    why: str | None
+    "Why there is no bound, or why none is shown; None where one is."
+    sampling: str
+    "How its samples are drawn, in words."
+    evaluations_per_sample: int
+    "Network evaluations per image."
+    curve: list[tuple[float, float]]
+    "(seconds, bits/dim on ``val``) of each look while training."
+    diffusion_profile: dict[str, list[float]] | None
+    "bits/dim of each piece of t, with their edges and errors; None where the bound has no t."
+
+
+class PairedDifference(Record):
+    """A run − another on the same images, image by image, in bits/dim."""
+
+    run: str
+    "Name of the run."
+    other: str
+    "Name of the other."
+    n: int
+    "Images."
+    value: float
+    "The mean difference."
+    stderr: float | None
+    "Its standard error over distinct images, which holds the Monte-Carlo error of both scores; None if not known."
+
+
+class Comparison(Record):
+    """Runs side by side: what ``compare.json`` holds."""
+
+    runs: list[ComparedRun]
+    "Each run, in the order that was asked for."
+    differences: list[PairedDifference]
+    "Of each pair that was scored on the same images."
+    unlike: str | None
+    "Why the runs are not ranked, where they are of different images."
