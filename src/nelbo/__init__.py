@@ -16,25 +16,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nelbo.data import Dataset
-    from nelbo.diffusion import objectives, samplers, schedules
-    from nelbo.errors import InputError
-    from nelbo.jobs.compare import compare
-    from nelbo.jobs.describe import info
-    from nelbo.jobs.distill import distill
-    from nelbo.jobs.evaluate import evaluate
-    from nelbo.jobs.features import features
-    from nelbo.jobs.fit import fit
-    from nelbo.jobs.run import Run, load
-    from nelbo.jobs.sample import sample
-    from nelbo.jobs.score import score
-    from nelbo.jobs.train import train
-    from nelbo.models.ae import AE
-    from nelbo.models.diffusion import Diffusion
-    from nelbo.models.gan import GAN
-    from nelbo.models.hvae import HVAE
-    from nelbo.models.vae import VAE
-    from nelbo.report.results import Comparison, Evaluation, Score
+    from nelbo.data import Dataset as Dataset
+    from nelbo.diffusion import objectives as objectives
+    from nelbo.diffusion import samplers as samplers
+    from nelbo.diffusion import schedules as schedules
+    from nelbo.errors import InputError as InputError
+    from nelbo.jobs.compare import compare as compare
+    from nelbo.jobs.describe import info as info
+    from nelbo.jobs.distill import distill as distill
+    from nelbo.jobs.evaluate import evaluate as evaluate
+    from nelbo.jobs.features import features as features
+    from nelbo.jobs.fit import fit as fit
+    from nelbo.jobs.run import Run as Run
+    from nelbo.jobs.run import load as load
+    from nelbo.jobs.sample import sample as sample
+    from nelbo.jobs.score import score as score
+    from nelbo.jobs.train import train as train
+    from nelbo.models.ae import AE as AE
+    from nelbo.models.diffusion import Diffusion as Diffusion
+    from nelbo.models.gan import GAN as GAN
+    from nelbo.models.hvae import HVAE as HVAE
+    from nelbo.models.vae import VAE as VAE
+    from nelbo.report.results import Comparison as Comparison
+    from nelbo.report.results import Evaluation as Evaluation
+    from nelbo.report.results import Score as Score
 
 PLACES = {
     "AE": "models.ae",
@@ -64,32 +69,7 @@ PLACES = {
 }
 """Every public name, and the module that it is in, or is."""
 
-__all__ = [
-    "AE",
-    "GAN",
-    "HVAE",
-    "VAE",
-    "Comparison",
-    "Dataset",
-    "Diffusion",
-    "Evaluation",
-    "InputError",
-    "Run",
-    "Score",
-    "compare",
-    "distill",
-    "evaluate",
-    "features",
-    "fit",
-    "info",
-    "load",
-    "objectives",
-    "sample",
-    "samplers",
-    "schedules",
-    "score",
-    "train",
-]
+__all__ = list(PLACES)
 __version__ = "0.2.0"
 
 

@@ -143,13 +143,7 @@ def compare(
     print(found.to_json() if json else out / "index.html")
 
 
-def info(
-    what: str,
-    /,
-    *,
-    reading: Annotated[DataOptions, READING] = DataOptions(),
-    json: Json = False,
-) -> None:
+def info(what: str, /, *, reading: Annotated[DataOptions, READING] = DataOptions(), json: Json = False) -> None:
     """Run ``nelbo info``.
 
     Parameters

@@ -73,12 +73,6 @@ def family_summary(name: str) -> str:
     return (ast.get_docstring(tree) or name).splitlines()[0]
 
 
-def family_versions(name: str) -> dict[str, str]:
-    """The package that a family comes from, and its version; nothing of nelbo's own."""
-    package = families()[name].package
-    return {} if package is None else {package.name: package.version}
-
-
 def family_module(name: str) -> ModuleType:
     """The family's module.
 

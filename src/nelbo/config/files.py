@@ -15,7 +15,7 @@ from pydantic import Field
 from nelbo import __version__
 from nelbo.check import checked
 from nelbo.config.convert import FORMAT, converted
-from nelbo.config.families import family_module, family_names, family_versions, family_word
+from nelbo.config.families import families, family_module, family_names, family_word
 from nelbo.errors import InputError, nearest
 from nelbo.files import replace_text
 from nelbo.models._distilled import DistillationOptions
@@ -68,8 +68,10 @@ class RunConfig(Options):
 
 def versions(family: str) -> dict[str, str]:
     """What a run of this family is made with; the package that brings the family too, if it is not nelbo."""
+    package = families()[family].package
+    theirs = {} if package is None else {package.name: package.version}
     libraries = {name: version(name) for name in ("torch", "numpy")}
-    return {"nelbo": __version__, **libraries, "python": platform.python_version(), **family_versions(family)}
+    return {"nelbo": __version__, **libraries, "python": platform.python_version(), **theirs}
 
 
 def run_config_text(config: RunConfig) -> str:

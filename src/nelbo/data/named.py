@@ -46,8 +46,10 @@ def read_named(name: str, root: Path | None) -> Raw:
     if name == DIGITS:
         return read_digits()
     source, spots = SOURCES[name], places(root)
-    read = {"idx": read_idx_set, "cifar": read_cifar_set}[source.layout]
-    parts, notes = read(source, spots)
+    if source.layout == "cifar":
+        parts, notes = read_cifar(source, spots, lambda: obtain(source, source.files[0], spots))
+    else:
+        parts, notes = read_idx_set(source, spots)
     train = parts["train"]
     assert train.labels is not None
     cut = source.train - source.held
@@ -115,8 +117,3 @@ def check_idx(source: Source, file: SourceFile, path: Path, idx: Idx, shape: tup
     if file.md5_of == "archive" and not idx.gzipped:
         return [f"{where}: sizes checked, contents not (the published sum is of {file.published})"]
     return []
-
-
-def read_cifar_set(source: Source, spots: Places) -> tuple[dict[str, Part], list[str]]:
-    """A set in CIFAR-10's binary version: six extracted files, or else the archive."""
-    return read_cifar(source, spots, lambda: obtain(source, source.files[0], spots))

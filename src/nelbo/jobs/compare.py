@@ -207,11 +207,11 @@ def totals(run: Run, score: Score) -> np.ndarray | None:
 def say_what_is_missing(run: Run) -> None:
     """One line where the run's images cannot be read or have changed: the page then lacks the pictures of them."""
     if run.changed_data is not None:
-        console().print(f"{run.path}: {run.changed_data}", soft_wrap=True)
+        console().print(f"{run.path}: {run.changed_data}")
     try:
         require_unchanged(run)
     except InputError as error:
-        console().print(f"{run.path}: {error}", soft_wrap=True)
+        console().print(f"{run.path}: {error}")
 
 
 def unseen(run: Run, choose: Callable[[Dataset], Tensor]) -> Tensor | None:

@@ -20,7 +20,7 @@ from nelbo.models.diffusion import Diffusion
 from nelbo.options import DistillOptions, TrainingOptions
 from nelbo.report.paths import free, unused
 from nelbo.training import Trainer, load_weights
-from nelbo.training.machine import conditions, training_device
+from nelbo.training.machine import conditions
 
 DEFAULT_MINUTES = 5.0
 TEACHER_STEPS = 64
@@ -94,7 +94,6 @@ def settings(source: Run, how: DistillationOptions, given: dict[str, Any]) -> Ru
     length = {} if {"minutes", "steps"} & set(given) else {"minutes": DEFAULT_MINUTES}
     recipe = {**config.training.model_dump(), **own, **length, **given}
     training = complete_recipe(merged(TrainingOptions, "training", recipe, {}, None))
-    training_device(training)
     made = {"versions": versions(config.family), "machine": conditions(training)}
     return config.model_copy(update={"training": training, "distillation": how, "trained_on": (), **made})
 

@@ -137,11 +137,7 @@ def learning_seconds(dataset: Dataset, device: str) -> float:
     place = scoring_device(device)
     with torch.random.fork_rng([]):
         model = fresh(dataset).to(place)
-        few = replace(
-            dataset,
-            images=dataset.images[:1].expand(BATCH, -1, -1, -1),
-            bounds={"train": (0, BATCH)},
-        )
+        few = replace(dataset, images=dataset.images[:1].expand(BATCH, -1, -1, -1), bounds={"train": (0, BATCH)})
         labels, times = torch.zeros(BATCH, dtype=torch.int64), []
         for _ in range(2):  # the first step waits for memory
             started = time.monotonic()

@@ -26,7 +26,7 @@ from nelbo.options import RunDataOptions, TrainingOptions
 from nelbo.report.paths import free, unused
 from nelbo.rng import Draws
 from nelbo.theory.likelihoods import float_levels
-from nelbo.training.machine import conditions, training_device
+from nelbo.training.machine import conditions
 
 MOST_KEPT = 4 * 2**30
 """Bytes of images that a run keeps itself, where they are given as arrays."""
@@ -152,7 +152,6 @@ def begun(
 ) -> Work:
     """A new run."""
     training = complete_recipe(merged(TrainingOptions, "training", given, {}, None))
-    training_device(training)
     require_doable(model, training)
     require_loss(model, dataset)
     size = dataset.images.numel()

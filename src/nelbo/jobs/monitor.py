@@ -6,7 +6,7 @@ from nelbo.config.files import CONFIG, RunConfig, write_run_config
 from nelbo.data import Dataset
 from nelbo.jobs.journal import Journal
 from nelbo.jobs.previews import PIECE_SECONDS, Previews
-from nelbo.report.progress import Bar, console, training_note
+from nelbo.report.progress import Bar, console
 from nelbo.training import Step, Trainer
 
 LOG_STEPS = 10
@@ -45,13 +45,13 @@ class Monitor:
     def tell(self) -> None:
         """What the trainer has to say."""
         while self.trainer.news:
-            console().print(self.trainer.news.pop(0), soft_wrap=True)
+            console().print(self.trainer.news.pop(0))
 
     def say(self, trouble: str | None) -> None:
         """Say what cannot be written, once, and when it can again."""
         if trouble != self.said:
             line = "can be written again" if trouble is None else f"{trouble}; training goes on"
-            console().print(f"step {self.trainer.step:,}: {line}", soft_wrap=True)
+            console().print(f"step {self.trainer.step:,}: {line}")
         self.said = trouble
 
     def note(self, step: Step) -> bool:
@@ -73,7 +73,7 @@ class Monitor:
             step.step,
             {"loss": loss, "lr": step.lr, "images_per_second": round(rate, 1), "seconds": round(step.seconds, 2)},
         )
-        note = training_note(step, loss, rate) + self.previews.val
+        note = f"step {step.step:,} · loss {loss:.4f} · {rate:,.0f} images/s{self.previews.val}"
         self.progress.move(step.progress, note=note)
         return True
 
@@ -98,7 +98,7 @@ class Monitor:
         ways += ["a GPU"] * (self.trainer.model.device.type == "cpu")
         about = f"a step takes {took:.2g} s here, so {options.minutes:g} minutes are about {max(1, steps)} steps"
         why = f"it takes some hundreds to learn anything; what helps: {', '.join(ways[:-1])}, or {ways[-1]}"
-        console().print(f"{about}; {why}", soft_wrap=True)
+        console().print(f"{about}; {why}")
 
     def bring_back(self) -> None:
         """Where the run directory was deleted under the run, make it anew with what it takes to open it.
@@ -111,7 +111,7 @@ class Monitor:
             write_run_config(place, self.config)
             self.journal.open()
             line = f"{place} was deleted under the run; it is made anew, and training goes on"
-            console().print(f"step {self.trainer.step:,}: {line}", soft_wrap=True)
+            console().print(f"step {self.trainer.step:,}: {line}")
 
     def preview(self, step: Step) -> None:
         """Show previews; where there is no bar, also print a line."""
@@ -123,4 +123,4 @@ class Monitor:
     def sum_up(self) -> None:
         """Say, at the end, how much of the time went into previews."""
         if self.first:
-            console().print(self.previews.summary(), soft_wrap=True)
+            console().print(self.previews.summary())

@@ -131,10 +131,10 @@ class Previews:
         warnings = {re.sub(r"[\d.,]+", "#", line): line for line in lines}
         for kind, line in warnings.items():
             if kind not in self.warnings:
-                console().print(f"step {step.step:,}: {line}", soft_wrap=True)
+                console().print(f"step {step.step:,}: {line}")
         for kind, line in self.warnings.items():
             if kind not in warnings:
-                console().print(f"step {step.step:,}: no longer so: {re.split('[:,;]', line)[0]}", soft_wrap=True)
+                console().print(f"step {step.step:,}: no longer so: {re.split('[:,;]', line)[0]}")
         self.warnings = warnings
 
     def summary(self) -> str:

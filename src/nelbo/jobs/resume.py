@@ -6,15 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from nelbo.config.families import family_word
-from nelbo.config.files import (
-    RunConfig,
-    TrainedOn,
-    merged,
-    read_user_config,
-    versions,
-)
+from nelbo.config.files import RunConfig, TrainedOn, merged, read_user_config, versions
 from nelbo.errors import InputError
-from nelbo.jobs.journal import summary_writer
 from nelbo.jobs.run import Run, images_config, is_place
 from nelbo.jobs.settings import Request, complete_recipe, located, place_of
 from nelbo.jobs.training import Work, fresh_model, require_doable
@@ -24,7 +17,7 @@ from nelbo.report.progress import console
 from nelbo.training import latest_checkpoint
 from nelbo.training.checkpoint import read_state
 from nelbo.training.learning_rate import learning_rate, progress_at
-from nelbo.training.machine import conditions, training_device
+from nelbo.training.machine import conditions
 
 EXTENDABLE = {"minutes", "steps", "lr", "device", "compile", "shard", "tensorboard"}
 """What may change when a run with a checkpoint is resumed; without one, all of the recipe."""
@@ -72,9 +65,6 @@ def resume_run(run: Run, request: Request, model: GenerativeModel | None = None)
     if {"minutes", "steps"} & set(fresh):
         fresh = {"minutes": None, "steps": None} | fresh
     training = complete_recipe(merged(TrainingOptions, "training", {**config.training.model_dump(), **fresh}, {}, None))
-    training_device(training)
-    if training.tensorboard:
-        summary_writer()
     if training.steps is not None and training.steps < (done := run.step if latest_checkpoint(run.path) else 0):
         raise InputError("steps", f"{training.steps} is less than the {done} steps that the run has taken")
     spec = request.data.get("data")
@@ -92,7 +82,7 @@ def resume_run(run: Run, request: Request, model: GenerativeModel | None = None)
         require_unchanged(run, "; bring it back, or add `changed_data` to go on with what is there now")
         config = run.config
     if (warning := run.changed_data) is not None:
-        console().print(warning, soft_wrap=True)
+        console().print(warning)
     notes = tuple(changed_rate(run, training))
     made = {"versions": versions(config.family), "machine": conditions(training)}
     config = config.model_copy(update={"training": training, **made})
@@ -151,7 +141,7 @@ def with_changed_data(run: Run) -> RunConfig:
         raise InputError("changed_data", "the images now have another size, or other levels; begin a new run")
     if old.sha256 != new.sha256:
         before, now = (f"{images.counts['train']:,} ({images.sha256[:12]})" for images in (old, new))
-        console().print(f"training images: {before} when the run was begun, now {now}", soft_wrap=True)
+        console().print(f"training images: {before} when the run was begun, now {now}")
         done = run.step if latest_checkpoint(run.path) else 0
         first = TrainedOn(from_step=0, sha256=old.sha256, counts=old.counts)
         past = [data for data in run.config.trained_on or (first,) if data.from_step < done]

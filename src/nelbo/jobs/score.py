@@ -52,7 +52,7 @@ def score(
         data = DataOptions(data=data_spec(data))
     run = opened(run)
     if (warning := run.changed_data) is not None:
-        console().print(warning, soft_wrap=True)
+        console().print(warning)
     request = ScoreRequest.of(run, data, options)
     if isinstance(request.model, LikelihoodModel):
         return score_bound(request, request.model)

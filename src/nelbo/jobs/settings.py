@@ -8,12 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nelbo.config.families import family_module, family_word
-from nelbo.config.files import (
-    RunConfig,
-    merged,
-    read_user_config,
-    versions,
-)
+from nelbo.config.files import RunConfig, merged, read_user_config, versions
 from nelbo.data import Dataset
 from nelbo.errors import InputError
 from nelbo.jobs.journal import summary_writer
@@ -60,9 +55,6 @@ def resolve(request: Request) -> tuple[RunConfig, Dataset]:
         # How the file's data were split says nothing of others.
         in_file["data"] = {k: v for k, v in in_file["data"].items() if k != "split_by"}
     data = located(merged(RunDataOptions, "data", request.data, in_file["data"], request.config))
-    training_device(training)
-    if training.tensorboard:
-        summary_writer()
     dataset = read_data(data)
     config = RunConfig(
         family=family,
@@ -93,12 +85,15 @@ def complete_recipe(training: TrainingOptions) -> TrainingOptions:
     """The recipe with one of minutes and steps set, and with shares if the launcher wants them.
 
     Raises:
-        InputError: both were given.
+        InputError: both were given, or it cannot be followed here.
     """
     if training.minutes is not None and training.steps is not None:
         raise InputError("minutes, steps", "both say how long to train; give one")
     if training.minutes is None and training.steps is None:
         training = training.model_copy(update={"minutes": DEFAULT_MINUTES})
+    training_device(training)
+    if training.tensorboard:
+        summary_writer()
     return training.model_copy(update={"shard": training.shard or shares_asked()})
 
 

@@ -36,14 +36,7 @@ def shared_score(model: LikelihoodModel, images: Tensor, title: str, replicates:
     team, n = join(), len(images)
     rows = team.share(n)
     with bar(title, replicates * len(rows)) as progress, inside_batches(model, progress, len(rows), how) as move:
-        own = score_likelihood(
-            model,
-            images,
-            rows=rows,
-            replicates=replicates,
-            progress=move,
-            **how,
-        )
+        own = score_likelihood(model, images, rows=rows, replicates=replicates, progress=move, **how)
         terms, extras = (
             {name: team.together(values, n) for name, values in part.items()} for part in (own.terms, own.extras)
         )

@@ -5,17 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nelbo.config.files import (
-    CONFIG,
-    write_run_config,
-)
+from nelbo.config.files import CONFIG, write_run_config
 from nelbo.errors import InputError
 from nelbo.files import is_empty
 from nelbo.jobs.resume import resume_run
 from nelbo.jobs.run import Run, data_spec
 from nelbo.jobs.settings import Request, resolve
 from nelbo.jobs.training import Work, fresh_model, require_doable, train_together
-from nelbo.models.base import GenerativeModel
 from nelbo.options import DataOptions, TrainingOptions
 from nelbo.report.paths import reachable, unused
 from nelbo.report.progress import console
@@ -105,7 +101,7 @@ def prepare_run(request: Request, out: Path | None, resume: bool, init: Path | N
     model = fresh_model(config)
     require_doable(model, config.training)
     if init is not None:
-        initialise(model, Run(init))
+        load_weights(model, Run(init).checkpoint, "ema")
     for note in dataset.notes:
         console().print(note)
     path.mkdir(parents=True, exist_ok=True)
@@ -118,12 +114,3 @@ def instead(out: Path) -> str:
     if (out / CONFIG).exists() and latest_checkpoint(out) is None:
         return "add `resume` to begin anew in it, with another recipe if you like: it has no checkpoint yet"
     return "add `resume` to go on with it"
-
-
-def initialise(model: GenerativeModel, source: Run) -> None:
-    """Begin with another run's averaged weights.
-
-    Raises:
-        InputError: they do not fit.
-    """
-    load_weights(model, source.checkpoint, "ema")

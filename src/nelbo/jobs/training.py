@@ -11,13 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from nelbo.config.files import (
-    CONFIG,
-    RunConfig,
-    run_config,
-    run_config_text,
-    write_run_config,
-)
+from nelbo.config.files import CONFIG, RunConfig, run_config, run_config_text, write_run_config
 from nelbo.config.trained import weight_settings
 from nelbo.data import Dataset
 from nelbo.errors import InputError
@@ -113,7 +107,7 @@ def run_training(work: Work, team: Team) -> None:
         write_run_config(path, config)
         announce(path, config, dataset, trainer)
         for note in notes:
-            console().print(note, soft_wrap=True)
+            console().print(note)
         shown = bar("training", 1.0, trainer.progress, lines=False)
         with shown as progress, Journal(path, config.training.tensorboard) as journal:
             watcher = Monitor(trainer, dataset, journal, progress, config)

@@ -198,17 +198,13 @@ def score_likelihood(
     model.train(was_training)
     terms = _together([[part.terms for part in run] for run in parts])
     extras = _together([[part.extras for part in run] for run in parts])
-    return LikelihoodScore(terms, model.dims, sum(_evaluations(run) for run in parts), extras)
+    evaluations = sum(max(part.evaluations for part in run) for run in parts)
+    return LikelihoodScore(terms, model.dims, evaluations, extras)
 
 
 def _kept(terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """In float64, on the CPU."""
     return {name: value.double().cpu() for name, value in terms.items()}
-
-
-def _evaluations(run: Sequence[Bound]) -> int:
-    """The most that a batch of one replicate took for each of its images."""
-    return max(part.evaluations for part in run)
 
 
 def _together(parts: Sequence[Sequence[Mapping[str, Tensor]]]) -> dict[str, Tensor]:

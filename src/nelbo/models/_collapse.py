@@ -10,6 +10,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from nelbo.theory.discrete import entropy_discrete
+
 LEFT = 0.25
 """Below this ratio of variance, or of classes, samples are said to have collapsed; of distance, below its root."""
 
@@ -42,14 +44,9 @@ def class_ratio(samples: Tensor, images: Tensor) -> float | None:
     Args:
         samples, images: the class of each, integers, shapes (n,) and (m,).
     """
-    one, other = (class_number(x) - 1 for x in (samples, images))
+    shares = (torch.bincount(x).double() / len(x) for x in (samples, images))
+    one, other = (float(entropy_discrete(each).exp()) - 1 for each in shares)
     return one / other if other > 1e-9 else None
-
-
-def class_number(x: Tensor) -> float:
-    """exp of the entropy of the shares of the integers in x."""
-    shares = torch.bincount(x).double() / len(x)
-    return float(torch.special.entr(shares).sum().exp())
 
 
 def spread(samples: Tensor, images: Tensor) -> dict[str, object]:

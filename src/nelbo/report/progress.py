@@ -21,7 +21,6 @@ from rich.text import Text
 
 from nelbo.processes import rank
 from nelbo.streams import Speaker
-from nelbo.training import Step
 
 FIRST_LINE = 10.0
 """Seconds until the first plain line; each of the next ones comes after twice as long."""
@@ -101,8 +100,3 @@ def bar(title: str, total: float | None, begun: float = 0.0, lines: bool = True)
         task = progress.add_task(title, total=total, note="", begun=begun)
         progress.update(task, completed=begun)
         yield progress
-
-
-def training_note(step: Step, loss: float, rate: float) -> str:
-    """Step, loss and speed, for the bar."""
-    return f"step {step.step:,} · loss {loss:.4f} · {rate:,.0f} images/s"
