@@ -15,10 +15,12 @@ import pytest
 import torch
 import torch.optim.optimizer
 from machine_helpers import call, call_well
+from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+import nelbo
 import nelbo.jobs.run
 import nelbo.training.machine
 from nelbo.jobs.run import Run
@@ -147,6 +149,29 @@ def test_every_family_trains_there_as_on_the_cpu(stand_in: None, family: str, tm
         call_well("train", family, "--resume", "--steps", steps, "--device", device, "--out", run)
     answer = call_well("score", run, "--limit", "4", "--device", "mps", "--json")
     assert answer.err.count("lazy has no float64: scoring and sampling on the cpu") == 1
+
+
+class Scaled(nn.Module):
+    """A network of someone's own: the image by one number, and γ."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1, 1, 1, 1))
+
+    def forward(self, z: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
+        return self.scale * z + torch.tanh(gamma.double())[:, None, None, None].to(z)
+
+
+def test_a_model_from_python_and_its_student_train_there(stand_in: None, tmp_path: Path) -> None:
+    model = nelbo.Diffusion(Scaled(), (1, 8, 8), 17, schedule="learned", predict="v")
+    run = nelbo.fit(model, "digits", steps=2, device="mps", batch_size=4, out=tmp_path / "own")
+    assert model.device == DEVICE
+    assert run.sample(2, steps=2, device="cpu").shape == (2, 1, 8, 8)
+    teacher = tmp_path / "teacher"
+    call_well("train", "vdm", "--widths", "8", "--steps", "1", "--batch-size", "4", "--device", "cpu", "--out", teacher)
+    student = tmp_path / "student"
+    call_well("distill", teacher, "--steps", "2", "--train-steps", "2", "--device", "mps", "--out", student)
+    assert Run(student).step == 2
 
 
 @pytest.mark.parametrize("wrong", [("--precision", "fp64"), ("--precision", "bf16"), ("--compile", "on")])

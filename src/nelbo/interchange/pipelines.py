@@ -23,6 +23,7 @@ from torch import Tensor
 from nelbo.diffusion import schedules
 from nelbo.errors import InputError
 from nelbo.files import atomic_write, sync_folder, write_synced
+from nelbo.nn.unet2d import NULLS
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 LARGEST_JSON = 4_000_000
@@ -38,8 +39,6 @@ VARIANCES = {
 }
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """What attention's layers were called before diffusers 0.15."""
-NULLS = {"mid_block_type": "none", "attention_head_dim": 0}
-"""What stands here for diffusers' null."""
 
 
 class Pipeline(NamedTuple):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from nelbo.data import Dataset
 from nelbo.errors import InputError
 from nelbo.jobs.run import Run, is_place, read_data
+from nelbo.jobs.settings import place_of
 from nelbo.options import DataOptions, RunDataOptions
 
 
@@ -22,7 +21,8 @@ def chosen_data(run: Run, options: DataOptions | None) -> Dataset:
             raise InputError("data", f"{spec} has changed since the run: its test images may be ones it was trained on")
         return run.dataset
     given = options.model_dump(exclude_unset=True)
-    if list(given) == ["data"] and is_place(given["data"]) and same_place(given["data"], run.config.data.data):
+    spec = given.get("data", "")
+    if len(given) == 1 and is_place(spec) and place_of(spec) == place_of(run.config.data.data):
         return chosen_data(run, None)
     own = run.config.data.model_copy(update=given)  # other settings of reading as the run's
     if "data" not in given:
@@ -33,11 +33,6 @@ def chosen_data(run: Run, options: DataOptions | None) -> Dataset:
         dataset = read_data(options)
     fits(run, dataset)
     return dataset
-
-
-def same_place(one: str, other: str) -> bool:
-    """Whether two paths lead to the same file or folder."""
-    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
 
 
 def is_own(run: Run, data: RunDataOptions) -> bool:

@@ -23,6 +23,8 @@ from nelbo.options import Options
 
 ACTIVATIONS = {"silu": nn.SiLU, "swish": nn.SiLU, "mish": nn.Mish, "gelu": nn.GELU, "relu": nn.ReLU}
 FOURIER_SCALE = 16
+NULLS = {"mid_block_type": "none", "attention_head_dim": 0}
+"""What stands here for diffusers' null, which TOML has not."""
 Count = Annotated[int, Field(ge=1, le=65_536)]
 Down = Literal["DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"]
 Up = Literal["UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"]
@@ -88,11 +90,11 @@ class UNet2DOptions(Options):
     num_train_timesteps: Count | None = None
     "How many t there are, in the table of a learned time embedding."
 
-    @field_validator("mid_block_type", "attention_head_dim", mode="before")
+    @field_validator(*NULLS, mode="before")
     @classmethod
     def null(cls, value: object, info: ValidationInfo) -> object:
         """diffusers' null, in a word that TOML has."""
-        return {"mid_block_type": "none", "attention_head_dim": 0}[info.field_name or ""] if value is None else value
+        return NULLS[info.field_name or ""] if value is None else value
 
     @property
     def conditional(self) -> bool:
