@@ -139,7 +139,7 @@ class TakesOne(torch.nn.Conv2d):
     [
         ({"network": TakesOne}, "network: is the class TakesOne"),
         ({"network": TakesOne()}, "model: cannot compute its loss: TypeError"),
-        ({"schedule": lambda t: -t}, "schedule: .* must rise"),
+        ({"schedule": lambda t: -t}, "schedule: .* must increase"),
         ({"schedule": lambda t: float(t)}, "schedule: cannot be called"),
         ({"objective": lambda gamma: -gamma.exp()}, "objective: .* at least 0"),
     ],
@@ -169,9 +169,9 @@ def test_a_sampler_of_ones_own_may_compute_in_float64_and_has_to_give_a_law() ->
             return super().step(z_t, denoised, gamma_t, gamma_s, before).mean
 
     assert model.sample(2, sampler=InDouble(), steps=3).shape == (2, 1, 8, 8)
-    with pytest.raises(InputError, match=r"NoLaw.step gives a Tensor; return Gaussian"):
+    with pytest.raises(InputError, match=r"NoLaw.step returns a Tensor; return Gaussian"):
         model.sample(2, sampler=NoLaw(), steps=3)
-    with pytest.raises(InputError, match="give a name, or an instance"):
+    with pytest.raises(InputError, match="pass a name or a Sampler instance"):
         model.sample(2, sampler=InDouble, steps=3)
     with pytest.raises(InputError, match=r"^eta: is ddim's by name"):
         model.sample(2, sampler=InDouble(), eta=0.5, steps=3)

@@ -150,7 +150,7 @@ ROWS: dict[str, Row] = {
     "fit unknown": row(TRAIN + "--size 4x4 --fit cropp", ("--fit", "crop", "pad", "resize")),
     "holdout": row(TRAIN + "--holdout 0.7", ("--holdout", "0.7")),
     "holdout nan": row(TRAIN + "--holdout nan", ("--holdout", "nan")),
-    "levels 1": row(TRAIN + "--levels 1", ("--levels",)),
+    "levels 0 and 1": row(TRAIN + "--levels 0 and 1", ("--levels",)),
     "levels 257": row(TRAIN + "--levels 257", ("--levels", "256")),
     "levels too few": row(TRAIN + "--levels 16", ("--levels", "16")),
     "channels": row(TRAIN + "--channels 9", ("--channels", "4")),
