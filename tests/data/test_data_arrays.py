@@ -46,7 +46,7 @@ def test_bool_has_two_levels(tmp_path):
 @pytest.mark.parametrize(
     ("values", "match"),
     [
-        (np.zeros((9, 3, 5, 4), np.uint8), "may come first or last"),
+        (np.zeros((9, 3, 5, 4), np.uint8), "channels first or last"),
         (np.zeros((9, 5, 6, 7), np.uint8), "without an axis of 1 to 4"),
         (np.zeros((9, 5), np.uint8), "images are .N, H, W."),
         (np.zeros((9, 5, 5), np.float32), r"is float32; .*save \(x\*255\).round\(\).astype\('uint8'\)"),

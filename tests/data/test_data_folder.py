@@ -128,7 +128,7 @@ def test_bad_images_stop_unless_they_may_be_skipped(tmp_path):
     paths = write_images(tmp_path, random_pixels((20, 30, 30)))
     paths[3].write_bytes(paths[3].read_bytes()[:-300])  # its header is good
     paths[7].write_bytes(b"nothing")
-    with pytest.raises(InputError, match=r"7.png: is not an image of a known format; or give `skip_bad`"):
+    with pytest.raises(InputError, match=r"7.png: is not an image of a known format; or add `skip_bad`"):
         load(str(tmp_path))
     data = load(str(tmp_path), skip_bad=True)
     good = [np.asarray(Image.open(path)).tobytes() for row, path in enumerate(paths) if row not in (3, 7)]
@@ -136,7 +136,7 @@ def test_bad_images_stop_unless_they_may_be_skipped(tmp_path):
     (note,) = reading_notes(data)
     assert re.match("left out 2 of 20 images: 7.png is not an image.*; 3.png is truncated", note)
     paths[7].unlink()
-    with pytest.raises(InputError, match=r"3.png: is truncated or corrupt .*; or give `skip_bad`"):
+    with pytest.raises(InputError, match=r"3.png: is truncated or corrupt .*; or add `skip_bad`"):
         load(str(tmp_path))
 
 

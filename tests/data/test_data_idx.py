@@ -44,7 +44,7 @@ GOOD = idx_bytes(random_pixels((4, 3, 2)))
         (GOOD[:3] + b"\xff" + GOOD[4:], "is not an IDX file"),
         (GOOD[:2] + b"\x0d" + GOOD[3:], "type 0x0d"),
         (struct.pack(">BBBB3I", 0, 0, 8, 3, *[2**32 - 1] * 3), "there are only 0"),
-        (struct.pack(">BBBB3I", 0, 0, 8, 3, 5, 0, 2), "a length of 0"),
+        (struct.pack(">BBBB3I", 0, 0, 8, 3, 5, 0, 2), "an axis of length 0"),
     ],
 )
 def test_damaged_files_are_named(tmp_path, data, match, gz):
@@ -78,5 +78,5 @@ def test_a_single_file_is_a_spec(tmp_path, shape):
 def test_labels_alone_are_not_images(tmp_path):
     path = tmp_path / "labels"
     path.write_bytes(idx_bytes(random_pixels((9,))))
-    with pytest.raises(InputError, match="it holds labels"):
+    with pytest.raises(InputError, match="it contains labels"):
         load(str(path))

@@ -104,9 +104,9 @@ def test_without_a_sum_of_the_contents_what_can_be_checked_is(put):
     ("folder", "suffix", "change", "match"),
     [
         ("tiny", ".gz", None, "is not the file of tiny"),  # another compression than the published one
-        (".", "", None, "cannot be told"),
-        ("tiny", "", {0: idx_bytes(tiny_arrays()[0][:-1])}, "29 x 4 x 5 values where tiny has 30 x 4 x 5"),
-        ("tiny", "", {1: idx_bytes(np.full(TRAIN, 10, np.uint8))}, "label 10 beyond the 10 classes"),
+        (".", "", None, "or of another set"),
+        ("tiny", "", {0: idx_bytes(tiny_arrays()[0][:-1])}, "29 x 4 x 5 values, but tiny has 30 x 4 x 5"),
+        ("tiny", "", {1: idx_bytes(np.full(TRAIN, 10, np.uint8))}, "label 10 beyond 10 classes"),
     ],
 )
 def test_what_can_be_checked_without_a_sum_of_the_contents(put, folder, suffix, change, match):

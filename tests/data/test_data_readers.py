@@ -105,7 +105,7 @@ def test_what_cannot_be_read_is_one_line(spec: str, wrong: str, said: str) -> No
 
 @pytest.mark.parametrize(
     ("wrong", "said"),
-    [("nothing:x", "must return a nelbo.data.Raw"), ("floats:x", "must give images in uint8, .* its all is")],
+    [("nothing:x", "must return a nelbo.data.Raw"), ("floats:x", "must return images in uint8, .* its all is")],
 )
 def test_a_reader_that_is_none_is_named(spec: str, wrong: str, said: str) -> None:
     with pytest.raises(TypeError, match=f"far_package:{wrong[:-2]} {said}"):

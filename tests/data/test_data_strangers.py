@@ -296,7 +296,7 @@ def test_few_levels_are_said_and_the_mend_works(tmp_path, top):
     np.save(tmp_path / "a.npy", random_pixels((30, 6, 5), top=top + 1))
     data = load(str(tmp_path / "a.npy"))
     assert data.levels == 256
-    assert data.notes[0].startswith(f"no pixel is above {top}, yet they count as 256 levels")
+    assert data.notes[0].startswith(f"no pixel is above {top}, but bits/dim count 256 levels")
     assert data.notes[0].endswith(f"add `levels` {top + 1}")
     assert load(str(tmp_path / "a.npy"), levels=top + 1).notes == ()
 
@@ -304,7 +304,7 @@ def test_few_levels_are_said_and_the_mend_works(tmp_path, top):
 def test_two_values_far_apart_are_said_and_the_mend_works(tmp_path):
     bits = random_pixels((30, 6, 5), top=2)
     np.save(tmp_path / "a.npy", bits * 255)
-    assert load(str(tmp_path / "a.npy")).notes[0].startswith("every pixel is 0 or 255, yet they count as 256 levels")
+    assert load(str(tmp_path / "a.npy")).notes[0].startswith("every pixel is 0 or 255, but bits/dim count 256 levels")
     data = load(str(tmp_path / "a.npy"), binarize=True)
     assert data.levels == 2
     assert sorted(image.numpy().tobytes() for image in data.images) == sorted(image.tobytes() for image in bits)

@@ -173,5 +173,5 @@ def test_a_sampler_of_ones_own_may_compute_in_float64_and_has_to_give_a_law() ->
         model.sample(2, sampler=NoLaw(), steps=3)
     with pytest.raises(InputError, match="pass a name or a Sampler instance"):
         model.sample(2, sampler=InDouble, steps=3)
-    with pytest.raises(InputError, match=r"^eta: is ddim's by name"):
+    with pytest.raises(InputError, match=r"^eta: applies only to the name ddim"):
         model.sample(2, sampler=InDouble(), eta=0.5, steps=3)

@@ -55,8 +55,12 @@ class VAEInspector(Inspector):
         for row, dimension in enumerate(largest):
             walk[row, :, dimension] = torch.linspace(-3, 3, columns, device=walk.device)
         return [
-            ("images; below, the means of p(x|z) at the means of q(z|x)", torch.cat([x_0, self._means(q.mean)]),
-            columns), ("decoded from straight lines between means of q(z|x)", self._means(lines), columns),
+            (
+                "images; below, the means of p(x|z) at the means of q(z|x)",
+                torch.cat([x_0, self._means(q.mean)]),
+                columns,
+            ),
+            ("decoded from straight lines between means of q(z|x)", self._means(lines), columns),
             (
                 "the first image's z, with one dimension of large KL from −3 to 3 in each row",
                 self._means(walk.flatten(0, 1)),
