@@ -1,4 +1,4 @@
-"""Distil a diffusion run: another run, whose model draws in a few steps what the first draws in many."""
+"""Distil a diffusion run: a new run, whose model samples in a few steps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nelbo.training.machine import conditions, pick_device
 
 DEFAULT_MINUTES = 5.0
 TEACHER_STEPS = 64
-"""About so many: the least multiple of the student's that is not below."""
+"""The default is the smallest multiple of the student's steps that is at least this."""
 
 
 def distill(
@@ -39,31 +39,31 @@ def distill(
     seed: int | None = None,
     device: str | None = None,
 ) -> Path:
-    """Train a student that draws in ``steps`` steps, from the averaged weights of a run, on the run's own data.
+    """Train a student that samples in ``steps`` steps, from the EMA weights of a run, on the run's own data.
 
     Args:
         path: the run to distil, a ``ddpm`` or ``vdm``.
         steps: K, network evaluations per image of the student.
-        teacher_steps: N, those of the teacher, a multiple of K; about 64 if None.
-        out: the run to make; ``runs/NAME-K-steps`` if None.
-        resume: go on with the run in ``out``.
-        minutes, train_steps: how long to train; 5 minutes if neither is given.
-        lr, seed, device: as of ``train``; the teacher's if None.
+        teacher_steps: N, those of the teacher, a multiple of K; None for about 64.
+        out: the new run; None for ``runs/NAME-K-steps``.
+        resume: whether to continue the run in ``out``.
+        minutes, train_steps: the length of the training; 5 minutes if neither is given.
+        lr, seed, device: as in ``train``; None for the teacher's.
 
     Returns:
         The student's run directory.
 
     Raises:
-        InputError: anything that cannot be used; nothing has been written then.
-        Interrupted: stopped by a signal, after a checkpoint.
+        InputError: an argument cannot be used; nothing has been written then.
+        Interrupted: a signal stopped the training, after a checkpoint.
     """
     if minutes is not None and train_steps is not None:
-        raise InputError("minutes, train_steps", "both say how long to train; give one")
+        raise InputError("minutes, train_steps", "both set the length of the training; give only one")
     given = {"minutes": minutes, "steps": train_steps, "lr": lr, "seed": seed, "device": device}
     given = {name: value for name, value in given.items() if value is not None}
     if resume:
         if out is None:
-            raise InputError("resume", "needs the run to go on with; add `out` RUN")
+            raise InputError("resume", "needs the run to continue; add `out` RUN")
         student = Path(out)
         return train_together(
             lambda: resume_run(require_student(Run(student), steps), Request(Run(student).config.family, {}, {}, given))
@@ -73,7 +73,7 @@ def distill(
 
 
 def begun(source: Run, how: dict[str, Any], given: dict[str, Any], out: str | Path | None) -> Work:
-    """A new run of a student, with its teacher in it."""
+    """A new run of a student, which includes its teacher."""
     how = {"teacher": str(source.path.resolve()), **how}
     steps = how["steps"]
     config = settings(source, merged(DistillationOptions, "distillation", how, {}, None), given)
@@ -84,7 +84,7 @@ def begun(source: Run, how: dict[str, Any], given: dict[str, Any], out: str | Pa
     model.begin()
     name = f"{source.path.name}-{steps}-step{'s' * (steps > 1)}"
     out = unused(Path("runs"), name, "") if out is None else free(Path(out), "out")
-    with atomic_write(out) as aside:  # with a checkpoint from the start: nothing else holds the teacher
+    with atomic_write(out) as aside:  # with a checkpoint from the start, which contains the teacher
         aside.mkdir()
         write_run_config(aside, config)
         images = source.dataset.for_training[0]
@@ -93,16 +93,16 @@ def begun(source: Run, how: dict[str, Any], given: dict[str, Any], out: str | Pa
 
 
 def settings(source: Run, how: DistillationOptions, given: dict[str, Any]) -> RunConfig:
-    """The settings of the student's run: its teacher's, but for how it is trained.
+    """The settings of the student's run: its teacher's, with other training options.
 
     Raises:
-        InputError: the run is no diffusion model, was distilled already, or its data have changed.
+        InputError: the run is not of a diffusion model, is itself distilled, or its data have changed.
     """
     config = source.config
     if config.distillation is not None:
-        raise InputError(str(source.path), f"was distilled itself; distil {config.distillation.teacher}")
+        raise InputError(str(source.path), f"is itself distilled; distil {config.distillation.teacher}")
     if not issubclass(family_module(config.family).MODEL, Diffusion):
-        raise InputError(str(source.path), f"is a run of {config.family}; only ddpm and vdm walk in steps")
+        raise InputError(str(source.path), f"is a run of {config.family}; only ddpm and vdm can be distilled")
     require_unchanged(source)
     own = {"minutes": None, "steps": None, "compile": "auto", "warmup": TrainingOptions().warmup}
     length = {} if {"minutes", "steps"} & set(given) else {"minutes": DEFAULT_MINUTES}
@@ -114,14 +114,14 @@ def settings(source: Run, how: DistillationOptions, given: dict[str, Any]) -> Ru
 
 
 def require_student(run: Run, steps: int) -> Run:
-    """The run itself, if it was distilled to so many steps.
+    """The run, if it is distilled to this number of steps.
 
     Raises:
-        InputError: it was not.
+        InputError: it is not.
     """
     how = run.config.distillation
     if how is None:
-        raise InputError("resume", f"{run.path} was not distilled; go on with it by 'nelbo train'")
+        raise InputError("resume", f"{run.path} is not distilled; continue it with 'nelbo train'")
     if how.steps != steps:
-        raise InputError("steps", f"{run.path} is distilled to {how.steps}; give that to resume")
+        raise InputError("steps", f"{run.path} is distilled to {how.steps} steps; use that number to resume")
     return run
