@@ -84,7 +84,7 @@ def test_a_later_address_makes_good(server, tmp_path):
 
 def test_too_large_a_file_is_refused(server, tmp_path):
     server.files["file"] = DATA
-    with pytest.raises(MirrorError, match="offers 200000 bytes, more than the 1000"):
+    with pytest.raises(MirrorError, match="offers 200000 bytes, more than the limit of 1000"):
         download(described(server.url, limit=1000), tmp_path / "file", progress=False)
 
 
@@ -102,10 +102,10 @@ def test_a_server_that_falls_silent_is_given_up_and_continued_later(server, tmp_
 
 
 def test_a_server_that_drips_is_given_up(server, tmp_path, monkeypatch):
-    """Each byte comes in time, and at 50 bytes a second the file would take an hour."""
+    """Each byte comes in time, and at 50 bytes per second the file would take an hour."""
     monkeypatch.setattr(downloads, "TIMEOUT", 0.3)
     server.files["file"], server.pause, server.drip = DATA, 0.02, True
-    with pytest.raises(MirrorError, match="fewer than 1000 bytes a second"):
+    with pytest.raises(MirrorError, match="fewer than 1000 bytes per second"):
         download(described(server.url), tmp_path / "file", progress=False)
     assert not (tmp_path / "file").exists()
 
@@ -113,7 +113,7 @@ def test_a_server_that_drips_is_given_up(server, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("there", "raised", "said"),
     [
-        (DATA + DATA, MirrorError, "offers 400000 bytes, more than the 300000"),
+        (DATA + DATA, MirrorError, "offers 400000 bytes, more than the limit of 300000"),
         (DATA[:1000], InputError, "the downloaded file has the MD5"),
         (b"<html>Please log in</html>", InputError, "the downloaded file has the MD5"),
     ],

@@ -79,7 +79,7 @@ def test_a_reader_of_another_package_is_asked(spec: str) -> None:
 def test_its_images_get_the_channels_and_the_size_that_are_asked_for(spec: str) -> None:
     data = load(spec, size=(8, 8), fit="resize", channels=1)
     assert data.shape == (1, 8, 8)
-    assert reading_notes(data)[:2] == ("sizes brought to 8x8 by `fit` resize", "channels brought from 3 to 1")
+    assert reading_notes(data)[:2] == ("sizes converted to 8x8 by `fit` resize", "channels converted from 3 to 1")
 
 
 def test_a_run_keeps_the_spec_and_finds_the_same_images(spec: str) -> None:

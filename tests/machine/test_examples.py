@@ -69,7 +69,7 @@ def test_a_run_of_ones_own_says_what_it_needs(here: Path) -> None:
     assert call("info", "mine").code == 0
     with pytest.raises(InputError, match="own_diffusion"):
         nelbo.load("mine", network=mine.MyNet())
-    with pytest.raises(InputError, match="is no part"):
+    with pytest.raises(InputError, match="is not a part"):
         nelbo.load("mine", **parts_of(mine), encoder=mine.MyNet())
     with pytest.raises(InputError, match="does not fit"):
         nelbo.load("mine", **(parts_of(mine) | {"network": torch.nn.Conv2d(1, 1, 1)}))

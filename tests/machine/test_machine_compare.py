@@ -97,7 +97,7 @@ def test_the_page_needs_nothing_else_and_is_the_same_again(runs: dict[str, Path]
     assert sum(tag == "svg" for tag, _ in tags.found) == 3  # terms, bits over t, training
     titles = [attributes["alt"] or "" for tag, attributes in tags.found if tag == "img"]
     assert sum(title.startswith("samples of") for title in titles) == 3
-    for kind in ("reconstructions", "straight lines", "one dimension", "on the way from noise"):
+    for kind in ("reconstructions", "straight lines", "one dimension", "from noise"):
         assert any(kind in title for title in titles)
     shown = json.loads(call_well("compare", runs["vae"], "--out", "three", "--json").out)
     assert [run["family"] for run in shown["runs"]] == ["vae"]
@@ -243,7 +243,7 @@ def test_runs_of_different_data_are_not_ranked(pair: tuple[Path, Path], colour_r
     for more in ((), ("--score", "--limit", "1")):
         found = json.loads(call_well("compare", pair[0], colour, *more, "--json").out)
         assert "colour 3×10×14, 256 levels, test" in found["unlike"]
-        assert "different data do not compare" in found["unlike"]
+        assert "different data cannot be compared" in found["unlike"]
         assert found["differences"] == []
 
 

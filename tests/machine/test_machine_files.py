@@ -126,7 +126,7 @@ def test_a_directory_deleted_under_the_run_is_made_anew(at: int, here: Path, mon
         patch.setattr(Monitor, "see", see)
         answer = call(*words, "--steps", "24")
     assert answer.code == 0
-    assert answer.err.count("was deleted under the run") == 1
+    assert answer.err.count("was deleted during the run") == 1
     assert call("sample", "run", "-n", "1", "--device", "cpu").code == 0
     assert call(*words, "--steps", "26", "--resume").code == 0
     assert step_of(latest_checkpoint(here / "run")) == 26  # type: ignore[arg-type]

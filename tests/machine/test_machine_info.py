@@ -43,7 +43,7 @@ def test_what_decided_a_run_is_said(digits_run: Path, here: Path) -> None:
     machine = facts(digits_run)["machine"]
     assert machine["device"] == "cpu"
     assert (machine["threads"], machine["processes"], machine["matrices"]) == ("1", "1", "float32")
-    assert machine["repeatable"].startswith("to the bit")
+    assert machine["repeatable"].startswith("bit by bit")
     again = train_tiny(here / "again", steps=12)
     for name, tensors in read_checkpoint(Run(digits_run).checkpoint).tensors.items():
         same_tensors(read_checkpoint(Run(again).checkpoint).tensors[name], tensors)

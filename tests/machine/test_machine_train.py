@@ -278,22 +278,22 @@ def test_a_longer_run_says_that_the_learning_rate_goes_up(here: Path) -> None:
     shutil.copytree(here / "low", here / "high")
     words = ("train", "ddpm", "--resume", "--steps", "20", "--out")
     said = call_well(*words, "high").err
-    assert "come down to 0.01, goes back up to 0.05" in said
+    assert "come down to 0.01, increases to to 0.05" in said
     assert rates(here / "high")[-1] == pytest.approx(0.1 / 20)
     assert "--lr 0.01 would go on at the low rate" in said
     said = call_well(*words, "low", "--lr", "0.01").err
-    assert "goes back up" not in said
+    assert "increases to" not in said
     assert rates(here / "low")[-1] == pytest.approx(0.01 / 20)
     assert tomllib.loads((here / "low" / "config.toml").read_text())["training"]["lr"] == 0.01
-    assert "goes back up" not in call_well(*words, "low").err, "the run is done"
+    assert "increases to" not in call_well(*words, "low").err, "the run is done"
 
 
 def test_nothing_is_said_of_a_rate_that_did_not_come_down(here: Path) -> None:
     """Resumed as it was in its warm-up, or at a rate that was asked for."""
     train_tiny(here / "r", "--warmup", "30", steps=5)
     words = ("train", "ddpm", "--resume", "--out", "r")
-    assert "goes back up" not in call_well(*words, "--steps", "8").err
-    assert "goes back up" not in call_well(*words, "--steps", "12", "--lr", "0.01").err
+    assert "increases to" not in call_well(*words, "--steps", "8").err
+    assert "increases to" not in call_well(*words, "--steps", "12", "--lr", "0.01").err
 
 
 def test_a_run_by_the_clock_that_has_ended_stays_as_it_is(here: Path) -> None:

@@ -57,7 +57,7 @@ def write_profile(model: GenerativeModel, images: Tensor, score: Score, seed: in
 
 
 def write_table(profile: Profile, out: Path) -> None:
-    """One row per piece: its edges (for steps: t_from < t ≤ t_to), its bits/dim, and their standard error over images."""
+    """One row per piece: its edges (for steps: t_from < t ≤ t_to), its bits/dim, and the standard error over images."""
     edges = profile.edges.tolist()
     with out.open("x", newline="", encoding="utf-8") as file:
         table = csv.writer(file)

@@ -212,7 +212,7 @@ ALONE = Team()
 
 heartbeat: Heartbeat | None = None
 """This process's heartbeat, after :func:`join`."""
-GO_ON = "; start all of them again, 'train' with --resume"
+GO_ON = "; start all processes again, 'train' with --resume"
 
 
 def join() -> Team:
