@@ -121,7 +121,7 @@ def test_different_channels_name_files_and_the_mend(tmp_path):
         load(str(tmp_path))
     assert reading_notes(load(str(tmp_path), channels=3)) == ("channels converted from 1 to 3",)
     write_images(tmp_path, random_pixels((1, 3, 4, 4)), "alpha.png")
-    assert reading_notes(load(str(tmp_path), channels=1)) == ("channels converted from 3 and 4 to 1; alpha dropped",)
+    assert reading_notes(load(str(tmp_path), channels=1)) == ("channels converted from 3 and 4 to 1; alpha removed",)
 
 
 def test_bad_images_stop_unless_they_may_be_skipped(tmp_path):

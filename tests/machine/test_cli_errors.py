@@ -36,9 +36,9 @@ def test_a_field_is_an_option_where_the_command_has_it() -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("score RUN --samples 30", "--samples: is no option of 'nelbo score', but of 'nelbo evaluate'"),
-        ("score RUN --neighbours=near.png", "--neighbours: is no option of 'nelbo score', but of 'nelbo evaluate'"),
-        ("evaluate RUN --form iw", "--form: is no option of 'nelbo evaluate', but of 'nelbo score'"),
+        ("score RUN --samples 30", "--samples: is not an option of 'nelbo score', but of 'nelbo evaluate'"),
+        ("score RUN --neighbours=near.png", "--neighbours: is not an option of 'nelbo score', but of 'nelbo evaluate'"),
+        ("evaluate RUN --form iw", "--form: is not an option of 'nelbo evaluate', but of 'nelbo score'"),
         ("score RUN --nonsense", "Unknown option: --nonsense"),
     ],
 )

@@ -43,7 +43,7 @@ def test_what_decided_a_run_is_said(digits_run: Path, here: Path) -> None:
     machine = facts(digits_run)["machine"]
     assert machine["device"] == "cpu"
     assert (machine["threads"], machine["processes"], machine["matrices"]) == ("1", "1", "float32")
-    assert machine["repeatable"].startswith("bit by bit")
+    assert machine["repeatable"].startswith("to the bit")
     again = train_tiny(here / "again", steps=12)
     for name, tensors in read_checkpoint(Run(digits_run).checkpoint).tensors.items():
         same_tensors(read_checkpoint(Run(again).checkpoint).tensors[name], tensors)
@@ -55,7 +55,7 @@ def test_a_run_of_another_version_says_which(own_run: Path) -> None:
     """Whether its settings or its weights cannot be read; and nothing is said where both can."""
     config = own_run / "config.toml"
     text = config.read_text().replace(f'nelbo = "{nelbo.__version__}"', 'nelbo = "9.1.0"')
-    hint = f"made by nelbo 9.1.0, and this is {nelbo.__version__}: pip install nelbo==9.1.0"
+    hint = f"made by nelbo 9.1.0, but this is {nelbo.__version__}: pip install nelbo==9.1.0"
     config.write_text(text)
     call_well("info", own_run)
     config.write_text(text.replace("timesteps = 30", "timesteps = 30\nwarp = 3"))

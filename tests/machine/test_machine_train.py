@@ -278,7 +278,7 @@ def test_a_longer_run_says_that_the_learning_rate_goes_up(here: Path) -> None:
     shutil.copytree(here / "low", here / "high")
     words = ("train", "ddpm", "--resume", "--steps", "20", "--out")
     said = call_well(*words, "high").err
-    assert "come down to 0.01, increases to to 0.05" in said
+    assert "decayed to 0.01 and increases to 0.05" in said
     assert rates(here / "high")[-1] == pytest.approx(0.1 / 20)
     assert "--lr 0.01 would go on at the low rate" in said
     said = call_well(*words, "low", "--lr", "0.01").err
@@ -392,7 +392,7 @@ def test_a_run_that_diverged_at_once_begins_anew_with_another_recipe(here: Path)
     assert not list((here / "r").glob("checkpoints/step-*"))
     answer = call("train", "ddpm", *TINY, "--steps", "12", "--lr", "1e-3", "--out", "r")
     assert answer.code == 2
-    assert "add --resume to begin anew in it" in answer.err
+    assert "add --resume to start again in it" in answer.err
     answer = call("train", "ddpm", "--timesteps", "31", "--out", "r", "--resume")
     assert answer.code == 2
     assert "delete r, which has no checkpoint" in answer.err
