@@ -269,57 +269,55 @@ def page(given: argparse.Namespace, here: dict[str, float]) -> str:
 
 
 TEXT = """# Scale
-`make scale` writes this page. It is arithmetic, not a measurement, but for the first table: what a
-step computes and what it sends are counted, and how fast a GPU and its links are is put in. No cluster has been used.
+`make scale` writes this page. Apart from the first table, it is a calculation and not a measurement: it counts the
+operations and the communication of a step, and assumes the speed of a GPU and its links. No cluster was used.
 
-## The same arithmetic, held against this machine
-Two processes of one thread each ({machine}), the 1.6 M network of
-[Speed](../bench/RESULTS.md), batches of 8 in each, medians by turns. An exchange is an all-reduce of {bytes:.1f} MB of
-gradients (gloo).
+## The calculation compared with this machine
+Two processes of one thread each ({machine}), the 1.6 M network of [Speed](../bench/RESULTS.md), batches of 8 in each;
+the table has medians of alternating runs. An exchange is an all-reduce of {bytes:.1f} MB of gradients (gloo).
 
 | alone | exchange | bytes/s | 24 bytes | with exchange: predicted | measured |
 | --- | --- | --- | --- | --- | --- |
 | {alone} ms | {exchange} ms | {speed} GB/s | {message} µs | {expected} to {most} ms | {together} ms |
 
-The first prediction hides the exchange behind the backward pass, as GPUs do; the second adds it, as processes must that
-have no core left to send with.
+The first prediction assumes that the backward pass hides the exchange, as on GPUs. The second adds the exchange, as
+for processes without a free core.
 
-## What a step takes
-Networks as `UNet2DModel` has them, 3×{side}×{side}. Counted by torch on the meta device.
+## Cost of a step
+Networks are those of `UNet2DModel`, 3×{side}×{side}, counted by torch on the meta device.
 
 | network | parameters | GFLOP per image | GFLOP of Muon | gradients, GB | state, GB | activations, MB per image |
 | --- | --- | --- | --- | --- | --- | --- |
 {sizes}
 
-State, in bytes per parameter: {parts}; {per} in
-all. Activations are those of bf16, all kept.
+State, in bytes per parameter: {parts}; {per} in total. All activations are stored, in bf16.
 
 ## Efficiency
-The share of a step in which a GPU does what it would do alone. A GPU of {rate:,.0f} TFLOP/s sustained (45% of the dense
-bf16 of an H200's data sheet, 989), {inside:,.0f} GB/s within a node of {node}, {between:,.0f} GB/s to other nodes (a
-port of 400 Gb/s for each GPU), {latency:.0f} µs of latency; exchanges go between nodes first, each GPU with those of
-its number, then within. "Grows": {local} images on each GPU. "Fixed": {whole} in all.
+The efficiency is the speed of a GPU relative to its speed alone. A GPU has {rate:,.0f} TFLOP/s sustained (45% of the
+dense bf16 of an H200's data sheet, 989), {inside:,.0f} GB/s within a node of {node}, {between:,.0f} GB/s to other
+nodes (a port of 400 Gb/s for each GPU), and {latency:.0f} µs of latency. Exchanges go between nodes first (each GPU
+with those of its index), then within a node. "Grows": {local} images on each GPU. "Fixed": {whole} in total.
 
 | network | GPUs | grows, DDP | grows, FSDP | fixed, DDP | fixed, FSDP |
 | --- | --- | --- | --- | --- | --- |
 {rows}
 
-- DDP sends 2 (N − 1)/N times the gradients, hidden by the backward pass but for the last 25 MB.
-- FSDP sends 3 (N − 1)/N times the weights, hidden by both passes, and once more for Muon, hidden by nothing.
-- Six short messages a step (loss, profile over t, clocks, which parameters were used) cost latency alone.
-- Muon turns every matrix on every process. By this count that is no loss, but of the 1 B model it takes
-  {muon:.1f} times as long as {local} images do: there, take AdamW, or larger batches.
-- With the batch fixed, what is left on each GPU becomes too small to hide the exchange: add GPUs to a larger batch.
+- DDP sends 2 (N − 1)/N times the gradients; the backward pass hides this but for the last 25 MB.
+- FSDP sends 3 (N − 1)/N times the weights, hidden by both passes, and once more for Muon, which is not hidden.
+- Six short messages per step (loss, profile over t, clocks, used parameters) cost only latency.
+- Muon orthogonalises every matrix on every process. The efficiency does not count this as a loss, but for the 1 B
+  model it takes {muon:.1f} times as long as {local} images: use AdamW there, or larger batches.
+- With a fixed batch, the work on each GPU becomes too small to hide the exchange: use a larger batch with more GPUs.
 
-## Where DDP ends
-When one process's state and the activations of {local} images no longer fit on one GPU.
+## The limit of DDP
+DDP needs one process's state and the activations of {local} images to fit on one GPU.
 
 | GPU | state of half the memory | 60 M | 1 B | bytes left per parameter, 60 M | 1 B |
 | --- | --- | --- | --- | --- | --- |
 {ends}
 
-nelbo trains by DDP, and with `--shard` by FSDP: each process keeps its share of weights, moments and average, and makes
-a block whole while it computes. Both end in the same weights.
+nelbo trains with DDP, or with `--shard` with FSDP: each process stores a shard of weights, moments and average, and
+gathers a block while it computes. Both give the same weights.
 """
 
 

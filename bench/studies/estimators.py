@@ -29,27 +29,26 @@ from nelbo.units import bits_per_dim
 DOCS = Path(__file__).parents[2] / "docs"
 IMAGES, TARGET = 10_000, 0.005
 
-PAGE = """# What an error costs: estimators of a VDM's bound
+PAGE = """# Network evaluations for a given error: estimators of a VDM's bound
 
-`{command}`: the first {n} test images of {data}, {replicates} estimates of each. V is the variance of one
-estimate of an image, averaged over images; V·E its price. The last column: the evaluations per image at which
-{images:,} images are known to ± {target} bits/dim (Monte-Carlo error, these images fixed); below one, fewer than one
-evaluation for each image would do.
+`{command}`: the first {n} test images of {data}, {replicates} estimates of each. V is the variance of an estimate of
+an image, averaged over images, and V·E its cost. The last column is the number of evaluations per image for which
+{images:,} images have a Monte Carlo error of ± {target} bits/dim; below 1, a part of the images would suffice.
 
 | t | noise | t per estimate | E | bits/dim | V·E, nats² | relative | evaluations per image for ± {target} |
 | --- | --- | --- | --- | --- | --- | --- | --- |
 {rows}
 
-- *Uniform*: t uniform on [0, 1]. *Profile*: in proportion to the root mean square of the loss at t, as learned while
-  training (Nichol & Dhariwal 2021, section 3.3). *Stratified*: one t from each of as many equal shares of that law.
-  *Antithetic t*: pairs t and 1 − t. *Antithetic noise*: the same t twice, with ε and −ε.
-- The reconstruction takes one evaluation of each estimate, and is worth little of it; so estimates with many t are the
-  cheaper ones as long as their strata are independent enough.
-- The cheapest here: **{best}**. `nelbo score` takes the profile, stratified, with {default} t and two
-  replicates: more evaluations than the target needs, so that the error of one image is known too. With
-  `--timesteps 1` it needs 4 for each image.
-- Two runs are compared with the same random numbers (`--baseline`): the difference has an error of its own, which is
-  smaller by what they share.
+- *Uniform*: t is uniform on [0, 1]. *Profile*: t is drawn in proportion to the root mean square of the loss at t, as
+  learned in training (Nichol & Dhariwal 2021, section 3.3). *Stratified*: one t from each of K equal strata of that
+  distribution. *Antithetic t*: pairs t and 1 − t. *Antithetic noise*: the same t twice, with ε and −ε.
+- The reconstruction needs one evaluation per estimate, and has little variance. So estimates with many t are cheaper,
+  as long as their strata are sufficiently independent.
+- The cheapest here is **{best}**. `nelbo score` uses the profile, stratified, with {default} t and two replicates.
+  This is more than the target needs, but gives the error of each image too. With `--timesteps 1` it needs 4
+  evaluations for each image.
+- A comparison of two runs uses the same random numbers (`--baseline`). The error of the difference is smaller,
+  because the common noise cancels.
 """
 
 Times = Callable[[VDM, Tensor], tuple[Tensor, Tensor]]

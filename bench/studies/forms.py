@@ -44,45 +44,46 @@ RECIPE: dict[str, Any] = {"timesteps": T, "reverse_variance": "beta_tilde"}
 K = 4
 """Trajectories in one logarithm of the importance-weighted bound."""
 
-PAGE = """# One number, several ways: do they agree?
+PAGE = """# Agreement of the forms of the bound
 
-The three bounds have the same expectation for every image; each is computed from its own equation
+The three bounds have the same expectation for every image, but each is computed from its own equation
 ([forms.md](forms.md)). `make agreement` writes this page.
 
-## The oracle, in closed form
+## The exact denoiser, in closed form
 x_0 = 0.7 of N(0, 1) data, the exact denoiser, linear β, T = 1,000; exact expectations in nats.
 
 | form | σ² = β | σ² = β̃ |
 | --- | --- | --- |
 {oracle}
 
-With σ² = β the exact denoiser gives the exact reverse process, and the bound is −ln p. Of trajectories the mean of 300
-stands here. The entropy form is averaged over the data, where E x_0² = 1, with its own decoder
-p(x_0|x_1) = N(√α_1 x_1, β_1): Δ = 0 there, and at σ² = β it is the data's entropy, ½ ln 2πe = 1.4189.
+With σ² = β the exact denoiser gives the exact reverse process, and the bound is −ln p. The row for trajectories is
+the mean of 300. The entropy form is averaged over the data, where E x_0² = 1, with its own decoder p(x_0|x_1) =
+N(√α_1 x_1, β_1): then Δ = 0, and for σ² = β it is the data's entropy, ½ ln 2πe = 1.4189.
 
 ## Trained runs
-The same images for every form, noise of its own for each, so that only chance may part the first three; ± the
-Monte-Carlo error with these images fixed. V·E is the variance of one estimate of an image times the evaluations that it
-takes, relative to the default's.
+All forms use the same images, each with its own noise, so that the first three differ only by chance; ± is the Monte
+Carlo error for these images. V·E is the variance of an estimate of one image times its number of evaluations,
+relative to the default's.
 
 {runs}
 
 ![The variance of each form per network evaluation](images/forms-variance.png)
 
-`iw` is a tighter bound, `entropy` lacks its decoder and is no bound, and the two `ode` forms estimate the likelihood of
-another model, the probability flow: no order between them and the bounds is claimed.
+`iw` is a tighter bound. `entropy` has no decoder and is not a bound. The two `ode` forms estimate the likelihood of
+another model, the probability flow, which can be larger or smaller than the bounds.
 
-## Variance on the oracle
-One estimate with every t once, x_0 = 0.7, T = 1,000, in nats², from 300 estimates and so known to 8%. The draws at
-different t are independent, except along a trajectory.
+## Variance with the exact denoiser
+One estimate with every t once, x_0 = 0.7, T = 1,000, in nats², from 300 estimates, with an error of about 8%. The
+noise at different t is independent, except along a trajectory.
 
 | form | σ² = β | σ² = β̃ |
 | --- | --- | --- |
 {variances}
 
-Notes say that one conditions on x_0 to avoid high variance. That is so where each t has draws of its own: consistency
-pays for two random neighbours at each t, denoising for one. Along one whole trajectory the same terms are correlated,
-and their noise cancels; with σ² = β on these data it cancels exactly, since both joints are one law.
+Notes say that conditioning on x_0 avoids a high variance. This is true if each t has its own noise: the consistency
+form has the variance of two random neighbours at each t, the denoising form that of one. Along a whole trajectory the
+terms are correlated, and their noise cancels; with σ² = β on these data it cancels exactly, because both joint
+distributions are equal.
 """
 
 
@@ -231,7 +232,7 @@ def run_page(title: str, found: Sequence[Measured]) -> str:
         relative = row.variance * row.evaluations / base
         cells = (row.form, row.kind, f"{row.evaluations:,}", f"{row.score.bits():.4f}", f"{row.score.stderr_mc():.4f}")
         lines.append(f"| {' | '.join(cells)} | {row.variance:.3g} | {relative:.3g} |")
-    lines.append(f"\nThe three bounds, every t taken, differ by at most {disagreement(found):.1f} combined errors.")
+    lines.append(f"\nWith every t, the three bounds differ by at most {disagreement(found):.1f} combined errors.")
     return "\n".join(lines)
 
 

@@ -40,12 +40,12 @@ ROWS = (
     Row("schedule", "cosine", {"schedule": "cosine"}),
 )
 
-PAGE = """# What each choice of a DDPM is worth
+PAGE = """# The effect of each setting of a DDPM
 
-{steps:,} steps of {batch} images of {data} each, one factor varied at a time; scored on the first {n:,} images of
-`val` with the same noise for all. bits/dim ± the standard error over these images; three seeds for the best two, as
-the mean ± the standard deviation between seeds. After so few steps the order is that of the speed of learning, and no
-verdict on where each would end.
+Each row has {steps:,} steps of {batch} images of {data}, with one factor varied, and is scored on the first {n:,}
+images of `val` with the same noise. The numbers are bits/dim ± the standard error over these images; for the best
+two, the mean ± the standard deviation over three seeds. After so few steps, the order shows the speed of learning and
+not the final results.
 
 | factor | | bits/dim | ± s.e. | minus the base | ± paired s.e. |
 | --- | --- | --- | --- | --- | --- |
@@ -55,10 +55,10 @@ verdict on where each would end.
 | --- | --- | --- |
 {best}
 
-"Hybrid, σ² learned" is what `nelbo train ddpm` does. The weights w are on ‖x_0 − x̂_0‖²; the closed form of each
-stands in `nelbo.diffusion.objectives`. Differences are paired: the same images and the same noise, so that their error
-is much smaller than that of either number. The row for ε shows what dividing by a small √ᾱ does to a network that has
-learned little: a few images cost it thousands of bits.
+"Hybrid, σ² learned" is the default of `nelbo train ddpm`. The weights w are on ‖x_0 − x̂_0‖²;
+`nelbo.diffusion.objectives` has the formula of each. Differences are paired, with the same images and noise, so their
+error is much smaller than that of either number. The row for ε shows the effect of a division by a small √ᾱ on a
+network after little training: a few images cost it thousands of bits.
 
 `make objectives` writes this page.
 """

@@ -39,15 +39,15 @@ WAYS = {
 STUDENTS = "distilled"
 REFERENCE_SEED, FEW = 1, 64
 
-PAGE = """# Samplers: how few evaluations will do?
+PAGE = """# Samplers: quality by network evaluations
 
-`{command}`: {n:,} samples at each, {threads} CPU threads.
-KD-{space} (times {scale:,}) between them and as many samples of {reference:,} ancestral steps of another seed; ± its
-standard error. Two sets from one law have 0 in expectation. Readable: a classifier is sure of its class, with
-probability {readable} or more; of the reference {share:.3f} are.
+`{command}`: {n:,} samples for each row, {threads} CPU threads. KD-{space} (times {scale:,}) is the kernel distance
+between them and as many samples of {reference:,} ancestral steps with another seed, ± its standard error. Its
+expectation is 0 for equal distributions. Readable: the fraction with a class probability of {readable} or more; it is
+{share:.3f} for the reference.
 
-`nelbo sample RUN --steps K` takes `unipc` below 20 steps and `ddim` from there on; `distilled` are students that
-`nelbo distill RUN` makes.
+`nelbo sample RUN --steps K` uses `unipc` below 20 steps, and `ddim` from there on. `distilled` are students of `nelbo
+distill RUN`.
 
 | sampler | evaluations | KD | readable | seconds for {few} images |
 | --- | --- | --- | --- | --- |
@@ -159,10 +159,10 @@ def write(rows: list[Row], run: Run, n: int, space: str, share: float) -> None:
     draw_plot(rows, DOCS / "images" / "samplers.png")
     scale = 1000
     within = sorted((row for row in rows if row.kd <= row.error), key=lambda row: (row.evaluations, row.kd))
-    best = "None is within its error of the reference."
+    best = "No sampler is within the error of the reference."
     if within:
         first = within[0]
-        best = f"The fewest evaluations within its error: **{first.name}**, {first.evaluations}, {first.seconds:.2f} s."
+        best = f"The fewest evaluations within the error: **{first.name}**, {first.evaluations}, {first.seconds:.2f} s."
     lines = [
         f"| {r.name} | {r.evaluations} | {scale * r.kd:.2f} ± {scale * r.error:.2f} "
         f"| {r.readable:.3f} | {r.seconds:.2f} |"

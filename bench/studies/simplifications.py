@@ -19,30 +19,29 @@ OBJECTIVES = {
     "hybrid": "both (the default)",
 }
 
-PAGE = """# What the simplifications cost
+PAGE = """# The cost of simplifications of the bound
 
-Three runs of one network on {data}, told apart by the objective alone: {steps:,} steps of {batch} images each.
-Scored on
-the first {n:,} test images; bits/dim.
+Three runs of one network on {data}, which differ only in the objective: {steps:,} steps of {batch} images each.
+Scores are in bits/dim on the first {n:,} test images.
 
 | trained with | reconstruction | diffusion | prior | total | ± s.e. |
 | --- | --- | --- | --- | --- | --- |
 {rows}
 
-What a figure would look like that leaves out a term, for the run with L_simple:
+The total without a term, for the run with L_simple:
 
 | dropped | bits/dim printed | bits/dim hidden |
 | --- | --- | --- |
 {dropped}
 
-- **The prior term** costs next to nothing where the schedule ends in noise. A schedule that ends too early makes it
-  large, which is why it is computed, and why `nelbo info RUN` prints it for the run's own schedule.
-- **The reconstruction term** is no rounding error: leaving it out would make every model look that much better than any
-  code built on it could be.
-- **L_simple** gives up the bound's weights, for the sake of pictures: its price in bits is the difference of the
-  totals. The default adds the two objectives. Compare the pictures; after so few steps they differ little.
+- **The prior term** is almost 0 if the schedule ends in noise. For a schedule that ends too early it is large.
+  Therefore it is computed, and `nelbo info RUN` prints it for the run's own schedule.
+- **The reconstruction term** is not negligible: without it, every model would seem better by that amount than any
+  code based on it.
+- **L_simple** replaces the bound's weights for better samples; its cost in bits is the difference of the totals. The
+  default is the sum of the two objectives. After so few steps the samples differ little.
 
-Drawn from the same seeds, 200 steps of DDIM (η = 1):
+Samples from the same seeds, with 200 steps of DDIM (η = 1):
 
 | L_simple | the bound's own weights | both |
 | --- | --- | --- |

@@ -128,9 +128,9 @@ def document(rows: list[dict[str, Any]]) -> str:
     machine = f"{torch.get_num_threads()} CPU threads ({platform.machine()}), torch {torch.__version__}"
     lines = [
         "# Targets",
-        "What each family reaches on MNIST on two cores, by `make targets`; nothing was tuned on the test split.",
-        f"{machine}. Static and dynamic binarisation are never mixed: nats are of images binarised once from a fixed",
-        "seed, trained on images binarised anew at every step.",
+        "Results of each family on MNIST on two cores, by `make targets`; nothing was tuned on the test split.",
+        f"{machine}. Static and dynamic binarisation are not mixed: nats are for images binarised once with a fixed",
+        "seed; training images are binarised at every step.",
         "",
         "| run | asked | found | reached | parameters | steps | minutes |",
         "| --- | --- | --- | --- | --- | --- | --- |",

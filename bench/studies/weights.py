@@ -1,4 +1,4 @@
-"""Every objective and every schedule side by side: where the gradient goes, bits/dim, samples. Writes docs/weights.md.
+"""Comparison of all objectives and schedules: gradient, bits/dim, samples. Writes docs/weights.md.
 
 python bench/run.py weights [--steps 1000] [--data digits]
 """
@@ -36,18 +36,17 @@ WORDS = {
     "flow_matching": ("e^{γ/2}", "t uniform, γ = 2 ln(t/(1 − t))"),
 }
 
-PAGE = """# Objectives and schedules, side by side
+PAGE = """# Comparison of objectives and schedules
 
-Every objective of a diffusion is a weight w(γ) on the bound's own integrand, ½ ∫ w(γ) E‖ε − ε̂‖² dγ with γ = −ln SNR
-(Kingma & Gao 2023); `nelbo.diffusion.objectives` has each. Where w never falls as γ grows, it is itself a bound: of
-images with noise added. p(γ) = 1/γ′(t) is the density of γ where t is uniform.
+Every diffusion objective is a weight w(γ) on the integrand of the bound, ½ ∫ w(γ) E‖ε − ε̂‖² dγ with γ = −ln SNR
+(Kingma & Gao 2023); they are in `nelbo.diffusion.objectives`. If w is non-decreasing in γ, the objective is a bound
+of images with added noise. p(γ) = 1/γ′(t) is the density of γ for uniform t.
 
-`make weights`: {data}, {steps:,} steps of 32 images with a network of two levels of 32 channels, in
-continuous time with v predicted, one seed; γ from {low:.1f} to 8. bits/dim of {n} test images, ± with these images and
-noise; KD × 1,000 of 1,000 samples (200 steps of
-ddim) to the test images in features learnt from their labels, ± its error. The column "a bound" says of what the
-objective is one. Shares are of w(γ) E‖ε − ε̂‖² where the run with `bound` ends, at γ < −4 (little noise),
-−4 < γ < 0, and γ > 0 (much): what there is left to learn.
+`make weights`: {data}, {steps:,} steps of 32 images with a network of two levels of 32 channels, in continuous time
+with prediction v and one seed; γ from {low:.1f} to 8. bits/dim of {n} test images, ± their standard error; KD × 1,000
+between 1,000 samples (200 steps of ddim) and the test images, in features of a classifier, ± its standard error. The
+column "a bound" shows what the objective bounds. Shares are those of w(γ) E‖ε − ε̂‖² at the end of the run with
+`bound`, at γ < −4 (little noise), −4 < γ < 0, and γ > 0 (much noise).
 
 ## Objectives, with the cosine schedule
 
@@ -57,8 +56,8 @@ objective is one. Shares are of w(γ) E‖ε − ε̂‖² where the run with `b
 
 ## Schedules, with the bound as the objective
 
-In continuous time the bound does not depend on the schedule between its ends; what changes is where t is drawn, and the
-steps of a sampler.
+In continuous time the bound does not depend on the schedule between its ends. The schedule changes the distribution
+of t, and the steps of a sampler.
 
 | schedule | γ(t) | share of t below −4, to 0, above | bits/dim | KD × 1,000 |
 | --- | --- | --- | --- | --- |

@@ -120,7 +120,7 @@ def extended(installed: Installed) -> Installed:
 
 
 def test_a_family_of_another_package_trains_samples_and_scores(extended: Installed) -> None:
-    assert "Every pixel by itself" in extended.run("train", "--help").stdout
+    assert "Independent pixels" in extended.run("train", "--help").stdout
     assert "--smoothing" in extended.run("train", "independent", "--help").stdout
     recipe = ("--steps", "300", "--batch-size", "256", "--lr", "0.1", "--weight-decay", "0", "--smoothing", "0")
     run = extended.run("train", "independent", *recipe, "--device", "cpu", "--out", "theirs").stdout.strip()
