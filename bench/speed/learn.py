@@ -1,8 +1,8 @@
-"""What minutes of training on MNIST give: bits/dim, samples as readable as digits, and 64 of them in how many seconds.
+"""Results of minutes of training on MNIST: bits/dim, readability of samples, and the time to sample 64.
 
     make bench          (a section of bench/RESULTS.md)
 
-Runs are kept in runs/, and not trained again.
+Runs are stored in runs/, and reused.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ HOUR = {"vdm": QUICK["vdm"]._replace(minutes=60, asked="≤ 0.82 bits/dim", foun
 
 
 def measured(name: str, target: Target, runs: Path) -> str:
-    """Train the run if it is not there, and score it: a row."""
+    """Train the run if it does not exist, and score it: a row."""
     run = runs / f"bench-{name}-{target.minutes:g}"
     if not run.exists():
         run_nelbo("train", *target.train, "--minutes", f"{target.minutes:g}", "--out", str(run))
@@ -50,7 +50,7 @@ def measured(name: str, target: Target, runs: Path) -> str:
 
 
 def table(runs: Path, hour: bool) -> str:
-    """The section of bench/RESULTS.md; with ``hour`` another one, of an hour's training."""
+    """The section of bench/RESULTS.md; with ``hour`` that of an hour's training."""
     run_nelbo("features", *MNIST)
     rows = [measured(name, target, runs) for name, target in (HOUR if hour else QUICK).items()]
     return (

@@ -1,4 +1,4 @@
-"""Whether training keeps what it should not: the resident set over 10,000 steps, and what the data set costs.
+"""Memory during training: the resident set over 10,000 steps, and the cost of the data set.
 
 make bench          (a section of bench/RESULTS.md)
 """

@@ -1,4 +1,4 @@
-"""How long a command takes before it does anything, and to the end where there is little to do.
+"""The duration of short commands, and of the start of every command.
 
 make bench          (a section of bench/RESULTS.md)
 """

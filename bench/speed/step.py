@@ -1,9 +1,9 @@
-"""How much of this machine's matrix-multiply peak a training step and a denoising step reach.
+"""The speed of a training and a denoising step relative to the machine's matrix-multiply peak.
 
     make bench          (a section of bench/RESULTS.md)
 
-The peak is the best of several square products in the same process; steps and products are timed by turns, so that a
-noisy machine disturbs both. Floating-point operations are counted by torch on the step that is timed.
+The peak is the fastest of several square products in the same process. Steps and products alternate, so that other load
+disturbs both. torch counts the floating-point operations of the timed step.
 """
 
 from __future__ import annotations

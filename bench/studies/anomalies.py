@@ -1,4 +1,4 @@
-"""A model as an anomaly detector, where it works and where it fails: writes docs/anomalies.md.
+"""A model as an anomaly detector, with its successes and failures. Writes docs/anomalies.md.
 
 make anomalies          (trains a vdm on digits for 600 steps, then scores eleven sets against its test images)
 """
@@ -62,27 +62,27 @@ def blurred(x: Images) -> Images:
 
 
 def dotted(x: Images) -> Images:
-    """Black, but for one pixel of level 1, in another place from image to image."""
+    """Black, with one pixel of level 1 at a place that differs between images."""
     return np.asarray(np.arange(64) == (np.arange(len(x)) % 64)[:, None]).reshape(x.shape)
 
 
 def halved(x: Images) -> Images:
-    """Half the size, by means of 2×2."""
+    """Half the size, by the mean of 2×2 pixels."""
     return np.asarray(x.reshape(len(x), 4, 2, 4, 2).mean((2, 4)).round())
 
 
 def shrunk(x: Images) -> Images:
-    """Half the size, in the middle of black."""
+    """Half the size, centred on black."""
     return np.pad(halved(x), ((0, 0), (2, 2), (2, 2)))
 
 
 def resized(x: Images) -> Images:
-    """Half the size, and back by repetition."""
+    """Half the size, enlarged again by repetition."""
     return halved(x).repeat(2, 1).repeat(2, 2)
 
 
 def shuffled(x: Images) -> Images:
-    """The pixels of each image in an order of their own."""
+    """The pixels of each image in their own random order."""
     return np.random.default_rng(0).permuted(x.reshape(len(x), -1), axis=1).reshape(x.shape)
 
 
@@ -102,7 +102,7 @@ SETS: dict[str, Callable[[Images], Images]] = {
 
 
 def main() -> None:
-    """Train, score, write."""
+    """Train, score, write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--run", type=Path, default=Path("runs/anomalies"))

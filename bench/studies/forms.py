@@ -1,11 +1,10 @@
-"""One number, several ways: every form of the bound on an oracle and on trained runs, writes docs/agreement.md.
+"""Every form of the bound, for the exact denoiser and for trained runs. Writes docs/agreement.md.
 
 NELBO_DATA=… make agreement          (trains a ddpm on digits and one on MNIST, then scores images in every form)
 python bench/run.py forms RUN…           prints the table of these runs instead, and writes nothing
 
-An estimate that takes E evaluations and has variance V (of one image, in nats², averaged over images) leaves to a
-budget of N evaluations an error of variance V·E/N: so V·E compares forms that ask the network for different numbers of
-t.
+If an estimate takes E evaluations and has variance V (of one image, in nats², averaged over images), a budget of N
+evaluations gives an error with variance V·E/N. So V·E compares forms with different numbers of evaluations.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from nelbo.theory.normal import Gaussian
 DOCS = Path(__file__).parents[2] / "docs"
 BOUNDS = ("denoising", "consistency", "trajectory")
 T = 100
-"""Steps of the runs that the page is about."""
+"""Steps of the runs on the page."""
 RECIPE: dict[str, Any] = {"timesteps": T, "reverse_variance": "beta_tilde"}
 K = 4
 """Trajectories in one logarithm of the importance-weighted bound."""
@@ -108,7 +107,7 @@ def oracle_expectations(T: int = 1000) -> dict[str, list[float]]:
 
 
 def oracle_variances(data: GaussianData, gammas: Tensor, variance: ReverseVariance, x_0: Tensor) -> dict[str, float]:
-    """Form → variance over the rows of x_0, which are one image; each t has draws of its own."""
+    """Form → variance over the rows of x_0, which are equal images; each t has its own noise."""
     denoise, rows = denoiser_of(data.denoise), noise_for(x_0, 1)
     sums = {name: torch.zeros(len(x_0), dtype=torch.float64) for name in ("denoising", "integrated", "sampled")}
     for t in range(2, len(gammas)):
@@ -140,13 +139,13 @@ def oracle_trajectories(data: GaussianData, gammas: Tensor, variance: ReverseVar
 
 
 def noise_for(x_0: Tensor, seed: int) -> Iterator[Tensor]:
-    """Standard normal noise of the shape of x_0, float64, without end."""
+    """Standard normal noise of the shape of x_0, float64, an infinite iterator."""
     draws = Draws(seed, 0, range(len(x_0)), len(x_0), x_0.device)
     return (row.double() for row in draws.normal_iter(Stream.SCORE_NOISE, tuple(x_0.shape[1:])))
 
 
 def oracle_page(n: int = 300, T: int = 1000) -> dict[str, str]:
-    """The two tables of the oracle."""
+    """The two tables for the exact denoiser."""
     gammas, data = chain_of(LinearBeta().grid(T)), GaussianData(torch.zeros(1), torch.eye(1))
     x_0 = torch.full((n, 1), 0.7, dtype=torch.float64)
     variances = [VARIANCES[name] for name in ("beta", "beta_tilde")]
@@ -170,9 +169,9 @@ class Measured(NamedTuple):
 
     Attributes:
         form: its name, with the number of t.
-        kind: what its number is.
+        kind: the kind of its number.
         score: all estimates.
-        evaluations: of the network for one estimate of an image.
+        evaluations: network evaluations for one estimate of an image.
     """
 
     form: str
@@ -187,7 +186,7 @@ class Measured(NamedTuple):
 
 
 def measured(run: Run, limit: int, replicates: int, T: int | None, forms: Sequence[str] = ()) -> list[Measured]:
-    """Every form on the first test images of a run: sums over t with a few t, and with all."""
+    """Every form on the first test images of a run; sums over t with a few t, and with all."""
     model, images = run.model("ema", "auto"), run.dataset.split("test")[:limit]
     assert isinstance(model, LikelihoodModel)
     model = model if T is None else in_steps(model, T)
@@ -207,12 +206,12 @@ def measured(run: Run, limit: int, replicates: int, T: int | None, forms: Sequen
 
 
 def model_steps(found: Sequence[Measured]) -> int:
-    """T, what a trajectory takes."""
+    """T, the evaluations of a trajectory."""
     return next(row.evaluations for row in found if row.form == "trajectory")
 
 
 def disagreement(found: Sequence[Measured]) -> float:
-    """The largest difference between two of the three bounds, every t taken, in combined Monte-Carlo errors."""
+    """The largest difference between two of the three bounds with every t, in combined Monte Carlo errors."""
     whole = [row for row in found if row.form.split(",")[0] in BOUNDS and row.evaluations >= model_steps(found)]
     return max(
         abs(a.score.bits() - b.score.bits()) / math.hypot(a.score.stderr_mc(), b.score.stderr_mc())
@@ -237,7 +236,7 @@ def run_page(title: str, found: Sequence[Measured]) -> str:
 
 
 def draw(results: dict[str, list[Measured]], out: Path) -> None:
-    """V·E of every form, a bar for each, one panel for each run."""
+    """V·E of every form as a bar, with one panel for each run."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 1.2 + 0.32 * max(len(rows) for rows in results.values())), layout="constrained")
@@ -253,7 +252,7 @@ def draw(results: dict[str, list[Measured]], out: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train what is not there, score with every form, write."""
+    """Train missing runs, score them with every form, write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", nargs="*", help="directories that 'train' made; the page, if left out")
     parser.add_argument("--limit", type=int, default=100)

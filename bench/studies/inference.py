@@ -1,4 +1,4 @@
-"""Surrogates of a banana, and the noise of two gradients: writes docs/inference.md and its two figures.
+"""Surrogates of a banana-shaped distribution, and the noise of gradient estimators. Writes docs/inference.md.
 
 python bench/run.py inference
 """
@@ -74,14 +74,14 @@ def banana(z: Tensor) -> Tensor:
 
 
 def grid(n: int) -> tuple[Tensor, float]:
-    """Points, shape (n², 2), z_1 slowest, and the area of a cell."""
+    """Points, shape (n², 2), with z_1 slowest, and the area of a cell."""
     along = torch.linspace(-REACH, REACH, n, dtype=torch.float64)
     return torch.cartesian_prod(along, along), (2 * REACH / (n - 1)) ** 2
 
 
 @torch.no_grad()
 def grid_divergence(q: Surrogate, n: int) -> float:
-    """KL(q ‖ banana) by a grid of n × n, in nats: exact to round-off for smooth laws that end inside it."""
+    """KL(q ‖ banana) on a grid of n × n, in nats; exact to round-off for smooth distributions within the grid."""
     points, cell = grid(n)
     log_q = q.log_prob(points)
     return float((log_q.exp() * (log_q - banana(points))).sum() * cell)
@@ -103,7 +103,7 @@ def gradient_variances(dims: int, repeats: int, count: int = 16) -> list[float]:
 
 
 def draw_banana(surrogates: dict[str, Surrogate], out: Path) -> None:
-    """Contours of the exact law, filled, and of each surrogate over it."""
+    """Filled contours of the exact distribution, with those of each surrogate."""
     from matplotlib.figure import Figure
 
     n = 300
@@ -122,7 +122,7 @@ def draw_banana(surrogates: dict[str, Surrogate], out: Path) -> None:
 
 
 def draw_variances(rows: list[list[float]], out: Path) -> None:
-    """Variance against dimension, a line for each estimator."""
+    """Variance against dimension, with a line for each estimator."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 3.8), layout="constrained")
@@ -140,7 +140,7 @@ def draw_variances(rows: list[list[float]], out: Path) -> None:
 
 
 def main(repeats: int = 1000) -> None:
-    """Fit, measure, draw, write."""
+    """Fit, measure, draw, and write the page."""
     (DOCS / "images").mkdir(parents=True, exist_ok=True)
     surrogates: dict[str, Surrogate] = {
         "mean-field": MeanField(torch.tensor([0.3, 0.5])),

@@ -1,4 +1,4 @@
-"""What the choices of a DDPM are worth: one factor at a time from a base, writes docs/objectives.md.
+"""The effect of each setting of a DDPM, with one factor varied at a time. Writes docs/objectives.md.
 
 NELBO_DATA=… make objectives          (300 steps for each of 12 rows, and two more seeds for the best two)
 """
@@ -18,7 +18,7 @@ BASE = {"reverse_variance": "beta_tilde"}
 
 
 class Row(NamedTuple):
-    """One row of the table: what it varies, and to what."""
+    """One row of the table: the varied factor, and its value."""
 
     factor: str
     name: str
@@ -65,7 +65,7 @@ network after little training: a few images cost it thousands of bits.
 
 
 def train(row: Row, seed: int, asked: argparse.Namespace) -> Path:
-    """The run of one row, trained if it is not there yet."""
+    """The run of one row, trained if it does not exist."""
     name = "-".join([*(str(value) for value in row.options.values()), str(seed)])
     run = nelbo.train(
         "ddpm",
@@ -81,13 +81,13 @@ def train(row: Row, seed: int, asked: argparse.Namespace) -> Path:
 
 
 def bits(score: nelbo.Score) -> float:
-    """The total in bits/dim, which every ddpm has."""
+    """The total in bits/dim."""
     assert score.bits_per_dim is not None
     return score.bits_per_dim
 
 
 def main() -> None:
-    """Train, score, write."""
+    """Train, score, write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--data", default="mnist")

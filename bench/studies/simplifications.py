@@ -1,4 +1,4 @@
-"""What each simplification of the bound costs, in bits: trains a network three ways, writes docs/simplifications.md.
+"""The cost of each simplification of the bound, in bits, for a network trained in three ways. Writes docs/simplifications.md.
 
 NELBO_DATA=… make simplifications          (400 steps for each, about ten minutes on two cores)
 """
@@ -60,13 +60,13 @@ def row(objective: str, score: nelbo.Score) -> str:
 
 
 def dropped(name: str, score: nelbo.Score) -> str:
-    """What the total would be without one term."""
+    """The total without one term."""
     hidden, total = score.terms[name].bits_per_dim, sum(term.bits_per_dim for term in score.terms.values())
     return f"| {name} | {total - hidden:.4f} | {hidden:.2g} |"
 
 
 def main() -> None:
-    """Train, score, draw, write."""
+    """Train, score, draw, write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--data", default="mnist")

@@ -24,7 +24,7 @@ from nelbo.rng import Draws, Stream
 DOCS = Path(__file__).parents[2] / "docs"
 WIDTHS = (32, 32)
 CUTS = (-4.0, 0.0)
-"""γ at which the shares of the gradient are cut: little noise, middle, much noise."""
+"""Limits of γ for the shares of the gradient: little, middle and much noise."""
 WORDS = {
     "bound": ("1", "any"),
     "hybrid": ("1 + 10 p(γ)", "the schedule's p(γ), and any"),
@@ -75,7 +75,7 @@ CURVES = {
 
 
 class Row(NamedTuple):
-    """What one run gave: bits/dim and KD, each with its error."""
+    """The result of one run: bits/dim and KD, each with its error."""
 
     bits: str
     kd: str
@@ -83,7 +83,7 @@ class Row(NamedTuple):
 
 
 def measured(run: nelbo.Run, features: Path) -> Row:
-    """The bound of the test images, and the distance of samples."""
+    """The bound of the test images, and the distance of samples to them."""
     score = run.score()
     found = run.evaluate(samples=1000, features=features)
     kd = next(measure for name, measure in found.quality.items() if name.startswith("KD"))
@@ -98,7 +98,7 @@ def measured(run: nelbo.Run, features: Path) -> Row:
 
 @torch.no_grad()
 def errors(model: Diffusion, images: Tensor) -> tuple[Tensor, Tensor]:
-    """γ at places that are even in γ, and the mean of ‖ε − ε̂‖² there."""
+    """Evenly spaced γ, and the mean of ‖ε − ε̂‖² there."""
     bound = bound_of(model)
     draws = Draws(1, 0, range(len(images)), len(images), model.device)
     gammas = torch.linspace(bound.first, bound.last, 60, dtype=torch.float64)
@@ -113,20 +113,20 @@ def errors(model: Diffusion, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def shares(mass: Tensor, gamma: Tensor) -> str:
-    """Percent of the mass below −4, to 0, and above."""
+    """Percentages of the mass below −4, from −4 to 0, and above 0."""
     low, high = CUTS
     parts = (gamma < low, (gamma >= low) & (gamma < high), gamma >= high)
     return ", ".join(f"{100 * float(mass[part].sum() / mass.sum()):.0f}%" for part in parts)
 
 
 def trained(name: str, asked: argparse.Namespace, **options: Any) -> nelbo.Run:
-    """The run of this name, trained if it is not there yet."""
+    """The run with this name, trained if it does not exist."""
     out = asked.runs / name
     return nelbo.train("diffusion", asked.data, out=out, steps=asked.steps, widths=WIDTHS, resume=True, **options)
 
 
 def main() -> None:
-    """Train, measure, write."""
+    """Train, measure, write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--data", default="digits")
