@@ -116,17 +116,17 @@ def table() -> str:
             data = f"hf:{folder / name}" if name == "table" else str(folder / name)
             free = trained(data, folder / f"{name}-free", None)
             held = trained(data, folder / f"{name}-held", group)
-            alike = "the same" if same(folder / f"{name}-free", folder / f"{name}-held") else "**others**"
+            alike = "equal" if same(folder / f"{name}-free", folder / f"{name}-held") else "**different**"
             rows.append(
                 f"| {what} | {held[0]:.0f} | {free[0]:.0f} | {1000 * held[1]:.0f} | {1000 * free[1]:.0f} | {alike} |"
             )
             remove(folder / name)
     group.rmdir()
     return (
-        f"{title}{count:,} images of {CHANNELS}×{SIDE}×{SIDE}, {TIMES * LIMIT / 2**30:.1f} GiB, and a process that may "
-        f"have {LIMIT / 2**30:.1f} GiB (a control group; the system's cache of files counts in it). {STEPS} steps of "
-        "`train ae --batch-size 8`. Seconds with the limit and without it, reading, hashing and splitting included; "
-        "milliseconds of a step; the last weights.\n\n"
+        f"{title}{count:,} images of {CHANNELS}×{SIDE}×{SIDE}, {TIMES * LIMIT / 2**30:.1f} GiB, and a process with a limit "
+        f"of {LIMIT / 2**30:.1f} GiB (a control group, which includes the system's file cache). {STEPS} steps of "
+        "`train ae --batch-size 8`. Seconds with and without the limit, including reading, hashing and splitting; "
+        "milliseconds of a step; the final weights.\n\n"
         "| data | seconds | without the limit | a step, ms | without the limit | weights |\n"
         "| --- | --- | --- | --- | --- | --- |\n"
     ) + "\n".join(rows)

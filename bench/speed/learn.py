@@ -54,8 +54,8 @@ def table(runs: Path, hour: bool) -> str:
     run_nelbo("features", *MNIST)
     rows = [measured(name, target, runs) for name, target in (HOUR if hour else QUICK).items()]
     return (
-        f"## MNIST from nothing{', an hour' if hour else ''}\n"
-        "On the test split, on which nothing was tuned. Seconds: 64 images, the model in memory; of a vdm by "
+        f"## MNIST from scratch{', an hour' if hour else ''}\n"
+        "On the test split, on which nothing was tuned. Seconds: for 64 images, without loading; a vdm uses "
         "`--sampler unipc --steps 20`.\n\n"
         "| run | asked | found | reached | steps | seconds | commands |\n| --- | --- | --- | --- | --- | --- | --- |\n"
     ) + "\n".join(rows)

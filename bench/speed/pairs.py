@@ -167,9 +167,9 @@ def table(device: torch.device, names: list[str]) -> str:
     head = (
         "## The same weights in diffusers\n"
         f"diffusers {diffusers.__version__}, {CHANNELS}×{SIDE}×{SIDE}, batches of {BATCH[device.type]}, images/s, "
-        "medians of steps by turns. Ratios: nelbo as it comes to diffusers as it comes; nelbo's best to that; nelbo's "
-        "best to diffusers' best (channels_last, bf16, torch.compile). Peak in GFLOP/s, and the share of it that each "
-        "side's best reaches.\n\n"
+        "medians of alternating steps. Ratios: nelbo's default to diffusers' default; nelbo's fastest to that; nelbo's "
+        "fastest to diffusers' fastest (channels_last, bf16, torch.compile). Peak in GFLOP/s, and the share of it that "
+        "each side's fastest reaches.\n\n"
         "| network | step | diffusers | its best | nelbo | compiled | ratio | best to default | best to best | peak "
         "| theirs | ours |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
     )

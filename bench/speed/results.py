@@ -25,7 +25,7 @@ import step
 from nelbo.training.machine import pick_device
 
 RESULTS = Path(__file__).parents[1] / "RESULTS.md"
-BY_HAND = "## What is missed, and why"
+BY_HAND = "## Missed targets"
 
 
 def sections(text: str) -> dict[str, str]:

@@ -140,7 +140,7 @@ class Step(NamedTuple):
 
 
 def replicated(net: Network, images: float, count: int, rate: float, link: Link) -> Step:
-    """DDP: an all-reduce of gradients, 4 bytes each, hidden by the backward pass (2/3 of the step) but for the last bucket.
+    """DDP: an all-reduce of 4-byte gradients, hidden by the backward pass (2/3 of the step) but for the last bucket.
 
     The loss, the profile over t and the clocks are short messages, whose latency is not hidden.
     """
@@ -152,7 +152,7 @@ def replicated(net: Network, images: float, count: int, rate: float, link: Link)
 
 
 def sharded(net: Network, images: float, count: int, rate: float, link: Link) -> Step:
-    """FSDP: weights, 4 bytes each, are gathered for the forward and the backward pass, and gradients scattered after it.
+    """FSDP: 4-byte weights are gathered for the forward and the backward pass, and gradients scattered after it.
 
     Muon needs whole matrices and gathers them once more, which is not hidden.
     """

@@ -132,8 +132,8 @@ def table() -> str:
     """The section of bench/RESULTS.md."""
     found: dict[str, dict[float, dict[str, float]]] = {}
     lines = [
-        "## How it grows",
-        "The default `ddpm` network. MiB: the peak of the process beyond what it takes to import and to start.",
+        "## Scaling",
+        "The default `ddpm` network. MiB: the peak memory of the process, minus that of imports and start.",
         "",
         "| over | of | value | seconds | MiB | parameters |",
         "| --- | --- | --- | --- | --- | --- |",

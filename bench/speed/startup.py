@@ -27,7 +27,7 @@ def taken(*words: str) -> tuple[float, float]:
 def table() -> str:
     """The section of bench/RESULTS.md."""
     lines = [
-        "## From typing to the answer",
+        "## Duration of commands",
         f"Medians of {TIMES}. RUN is a `ddpm` of the default size on digits.",
         "",
         "| command | seconds | of processor time |",

@@ -64,8 +64,8 @@ def table(device: torch.device) -> str:
     half = "bf16" if bf16_is_fast(device) else "fp32"
     head = (
         f"## The default network\nDefault `ddpm`, batches of {BATCH}, medians; training in {half}, denoising in fp32. "
-        f"Rates in GFLOP/s; peak: a {SIDE}×{SIDE} matrix product in the same precision, timed by turns with the steps. "
-        "Where fp32 convolutions are better tuned than that product, their share can exceed 100%.\n\n"
+        f"Rates in GFLOP/s; peak: a {SIDE}×{SIDE} matrix product in the same precision, alternating with the steps. "
+        "If fp32 convolutions are better optimised than that product, their share can exceed 100%.\n\n"
         "| data | parameters | train: images/s | rate | peak | share | denoise: images/s | rate | peak | share |\n"
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
     )

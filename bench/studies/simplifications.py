@@ -1,4 +1,4 @@
-"""The cost of each simplification of the bound, in bits, for a network trained in three ways. Writes docs/simplifications.md.
+"""The cost of each simplification of the bound, for three training objectives. Writes docs/simplifications.md.
 
 NELBO_DATA=… make simplifications          (400 steps for each, about ten minutes on two cores)
 """
