@@ -123,8 +123,8 @@ def table() -> str:
             remove(folder / name)
     group.rmdir()
     return (
-        f"{title}{count:,} images of {CHANNELS}×{SIDE}×{SIDE}, {TIMES * LIMIT / 2**30:.1f} GiB, and a process with a limit "
-        f"of {LIMIT / 2**30:.1f} GiB (a control group, which includes the system's file cache). {STEPS} steps of "
+        f"{title}{count:,} images of {CHANNELS}×{SIDE}×{SIDE}, {TIMES * LIMIT / 2**30:.1f} GiB, and a process with a "
+        f"limit of {LIMIT / 2**30:.1f} GiB (a control group, which includes the system's file cache). {STEPS} steps of "
         "`train ae --batch-size 8`. Seconds with and without the limit, including reading, hashing and splitting; "
         "milliseconds of a step; the final weights.\n\n"
         "| data | seconds | without the limit | a step, ms | without the limit | weights |\n"

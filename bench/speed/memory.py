@@ -44,8 +44,8 @@ def table() -> str:
     return (
         "## Memory over 10,000 steps\n"
         f"{IMAGES:,} images of 8×8 ({size:.0f} MiB), batches of 8. Increase from before the first step to step 100: "
-        f"**{found[100] - before:+.1f} MiB**, for weights, moments, activations and libraries' buffers, without a copy of "
-        f"the data. From step {EVERY:,} to step {STEPS:,}: **{growth:+.1f} MiB**.\n\n"
+        f"**{found[100] - before:+.1f} MiB**, for weights, moments, activations and libraries' buffers, without a copy "
+        f"of the data. From step {EVERY:,} to step {STEPS:,}: **{growth:+.1f} MiB**.\n\n"
         f"| step | {' | '.join(f'{step:,}' for step in found)} |\n|{' --- |' * (len(found) + 1)}\n"
         f"| resident, MiB | {' | '.join(f'{value:.1f}' for value in found.values())} |\n"
     )

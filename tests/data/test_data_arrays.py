@@ -1,4 +1,4 @@
-"""NumPy's files: shapes, types, keys, and headers that lie."""
+"""NumPy's files: shapes, types, keys, and wrong headers."""
 
 from __future__ import annotations
 

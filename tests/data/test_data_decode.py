@@ -1,4 +1,4 @@
-"""One image file: every mode without loss, orientation, and whatever cannot be used."""
+"""One image file: every mode without loss, orientation, and unusable files."""
 
 from __future__ import annotations
 

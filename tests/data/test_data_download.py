@@ -1,4 +1,4 @@
-"""Downloads, from a server on this machine only."""
+"""Downloads, from a local server only."""
 
 from __future__ import annotations
 

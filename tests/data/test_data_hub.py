@@ -1,4 +1,4 @@
-"""``hf:`` against a stand-in for the package, and against the package on files; nothing is fetched."""
+"""``hf:`` with a stand-in for the package, and with the package on local files, without downloads."""
 
 from __future__ import annotations
 

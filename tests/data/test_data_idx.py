@@ -1,4 +1,4 @@
-"""The IDX format against files written by hand."""
+"""The IDX format, with files written by hand."""
 
 from __future__ import annotations
 

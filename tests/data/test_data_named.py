@@ -1,4 +1,4 @@
-"""Named sets: published splits, digests, and where files are looked for."""
+"""Named sets: published splits, digests, and the search for files."""
 
 from __future__ import annotations
 

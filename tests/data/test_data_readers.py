@@ -1,4 +1,4 @@
-"""Readers of other packages: a package that is really there, found by its entry points."""
+"""Readers of other packages, found by the entry points of an installed package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sizes and channels, only on request, by definitions checked on images whose answer is known."""
+"""Conversion of sizes and channels, only on request, on images with known results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a SPEC may be, and what is said when it is nothing."""
+"""Valid SPECs, and the errors for invalid ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images that are more than the memory: the same data set, in a file that is mapped."""
+"""Images larger than memory: the same data set in a memory-mapped file."""
 
 from __future__ import annotations
 

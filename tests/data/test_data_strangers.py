@@ -1,4 +1,4 @@
-"""Other people's folders and arrays: names, kinds, depths and ranges that nelbo did not choose."""
+"""Folders and arrays of other people: names, kinds, depths and ranges that nelbo did not choose."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The package as a user installs it: a wheel in a fresh environment, with what it depends on and nothing else."""
+"""The wheel in a fresh environment, with its dependencies and nothing else."""
 
 from __future__ import annotations
 

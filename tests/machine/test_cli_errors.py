@@ -1,4 +1,4 @@
-"""Fields in errors become options where the command that runs has them, and options are known to their commands."""
+"""Fields in errors become options of the command, and every command knows its options."""
 
 from __future__ import annotations
 

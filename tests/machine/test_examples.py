@@ -1,4 +1,4 @@
-"""The examples run as they stand, and their bounds agree: parts from Python can be trained, loaded and scored."""
+"""The examples run, and their bounds agree: parts from Python are trained, loaded and scored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cannot be used: exit code 2, one line that names the field or file and means something, and nothing written."""
+"""Unusable input: exit code 2, one meaningful line with the field or file, and nothing written."""
 
 from __future__ import annotations
 

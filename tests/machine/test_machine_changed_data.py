@@ -1,4 +1,4 @@
-"""A data set that is no longer what a run was begun with: said, and refused unless told otherwise."""
+"""Data that have changed since the run started: reported, and refused by default."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``nelbo distill``: a run made of a run, that draws in few steps what the first draws in many."""
+"""``nelbo distill``: a run whose student samples in a few steps."""
 
 from __future__ import annotations
 

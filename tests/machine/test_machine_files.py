@@ -1,4 +1,4 @@
-"""Results are whole or not there at all, and what cannot be written is named."""
+"""Results are complete or absent, and write errors name the file."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_a_disk_that_is_full_for_a_while_is_said_once(here: Path, monkeypatch: p
     assert answer.code == 0
     said = [line for line in answer.err.splitlines() if line.startswith("step ")]
     assert said == [
-        "step 4: grid.png: No space left on device; training goes on",
+        "step 4: grid.png: No space left on device; training continues",
         "step 8: can be written again",
     ]
     assert step_of(latest_checkpoint(here / "run")) == 12  # type: ignore[arg-type]

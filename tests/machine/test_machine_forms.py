@@ -1,4 +1,4 @@
-"""``nelbo score --form``: one number, several ways, from the command line."""
+"""``nelbo score --form``: the forms of the bound on the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``nelbo import`` and ``export``: diffusers' own folders, its own outputs, and its own way to load what is written."""
+"""``nelbo import`` and ``export``: diffusers' own folders, outputs and loader."""
 
 from __future__ import annotations
 

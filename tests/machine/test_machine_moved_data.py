@@ -1,4 +1,4 @@
-"""Images in a new place, and splits of runs that were made before: the same images, on the same sides."""
+"""Moved images, and splits of older runs: the same images in the same splits."""
 
 from __future__ import annotations
 

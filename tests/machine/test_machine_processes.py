@@ -1,7 +1,7 @@
-"""Many processes give what one gives: weights, samples, scores; and where one of them is lost, the others stop.
+"""Several processes give the results of one: weights, samples, scores; if one is lost, the others stop.
 
-Shares of a batch change only the order in which float64 numbers are added, so weights differ by rounding: 1e-16 a step,
-which 200 steps of training may amplify some thousand times. 1e-8 is far above that, and far below any other difference.
+The division of a batch only changes the order of float64 sums, so weights differ by rounding: 1e-16 per step, which 200
+steps of training can amplify some thousand times. 1e-8 is far above that, and far below any other difference.
 """
 
 from __future__ import annotations

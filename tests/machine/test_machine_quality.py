@@ -1,4 +1,4 @@
-"""``nelbo features`` and ``nelbo evaluate``: what samples are beside images."""
+"""``nelbo features`` and ``nelbo evaluate``: samples compared with images."""
 
 from __future__ import annotations
 

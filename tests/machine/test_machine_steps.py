@@ -1,4 +1,4 @@
-"""``nelbo score`` of a vdm in steps, and its forms with options of their own."""
+"""``nelbo score`` of a vdm in steps, and forms with their own options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C, wherever they come: the command stops within seconds, and the run goes on with --resume."""
+"""SIGTERM and Ctrl-C at any time: the command stops within seconds, and the run continues with --resume."""
 
 from __future__ import annotations
 

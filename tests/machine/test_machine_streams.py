@@ -1,4 +1,4 @@
-"""What nelbo prints survives every encoding, a narrow terminal, and whoever reads it going away."""
+"""Output in every encoding, in a narrow terminal, and to a closed pipe."""
 
 from __future__ import annotations
 

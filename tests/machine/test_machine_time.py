@@ -1,4 +1,4 @@
-"""Where the time goes: looks have a share of it, runs by the clock end on time, long work says how long it takes."""
+"""Times: previews have a fraction of the time, runs with --minutes end on time, long work prints its progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``nelbo train``: the run directory, resuming, signals, and what is said where."""
+"""``nelbo train``: the run directory, resuming, signals, and messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every public Python entry that takes images or numbers refuses what they are not, in a line that names the field."""
+"""Every public Python function refuses wrong images and numbers in a line that names the field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""KL against torch.distributions, quadrature, sums, laws of Monte Carlo, and 50 digits."""
+"""KL, against torch.distributions, quadrature, sums, Monte Carlo, and 50 digits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The probability flow: against Gaussian data in closed form, and one pixel whose law can be enumerated."""
+"""The probability flow, against closed forms for Gaussian data, and an enumerable model of one pixel."""
 
 from __future__ import annotations
 

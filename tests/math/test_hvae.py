@@ -1,4 +1,4 @@
-"""The hierarchical VAE: its terms by quadrature over every latent, both orders of inference, and diffusion as one."""
+"""The hierarchical VAE: terms by quadrature over every latent, both orders of inference, and diffusion as a case."""
 
 from __future__ import annotations
 

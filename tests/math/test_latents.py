@@ -1,4 +1,4 @@
-"""What families with latents share when they draw: the temperature."""
+"""Sampling of families with latents: the temperature."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Markov chains against matrix powers, enumeration, and the law of their simulations; noise against Bayes' rule."""
+"""Markov chains, against matrix powers, enumeration, and simulations; noising chains against Bayes' rule."""
 
 from __future__ import annotations
 
