@@ -2,10 +2,10 @@
 
 import nelbo
 
-run = nelbo.train("ddpm", "digits", minutes=2)             # settings that the command line has too
+run = nelbo.train("ddpm", "digits", minutes=2)             # the options of the command line
 print(run.score())
 
-model = nelbo.Diffusion(network=MyNet(), shape=(1, 28, 28), levels=256)      # parts of your own
+model = nelbo.Diffusion(network=MyNet(), shape=(1, 28, 28), levels=256)      # your own network
 run = nelbo.fit(model, images, steps=1000, out="runs/mine")
 images = nelbo.load("runs/mine", network=MyNet()).sample(16)
 """
@@ -67,14 +67,14 @@ PLACES = {
     "score": "jobs.score",
     "train": "jobs.train",
 }
-"""Every public name, and the module that it is in, or is."""
+"""Every public name, and its module."""
 
 __all__ = list(PLACES)
 __version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use, so that ``nelbo --help`` need not wait for torch."""
+    """Import on first use, so that ``nelbo --help`` does not import torch."""
     if name not in PLACES:
         raise AttributeError(f"module 'nelbo' has no attribute {name!r}")
     module = importlib.import_module(f"nelbo.{PLACES[name]}")
@@ -82,5 +82,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """What is public, and the version."""
+    """The public names, and the version."""
     return sorted([*PLACES, "__version__"])

@@ -1,4 +1,4 @@
-"""Downloads, from a server on this machine only."""
+"""Downloads, from a local server only."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_broken_connection_is_continued(server, tmp_path):
 
 def test_a_connection_that_keeps_breaking_leaves_a_part_for_the_next_call(server, tmp_path):
     server.files["file"], server.cut = DATA, 3
-    with pytest.raises(MirrorError, match="kept breaking"):
+    with pytest.raises(MirrorError, match="broke repeatedly"):
         download(described(server.url), tmp_path / "file")
     assert not (tmp_path / "file").exists()
     have = (tmp_path / "file.part").stat().st_size
@@ -69,7 +69,7 @@ def test_a_part_that_is_no_beginning_is_dropped(server, tmp_path, part):
 
 def test_wrong_bytes_are_not_kept(server, tmp_path):
     server.files["file"] = DATA[:-1] + bytes([DATA[-1] ^ 1])
-    with pytest.raises(InputError, match=f"^file: what was downloaded has the MD5 .*, not {md5(DATA)}"):
+    with pytest.raises(InputError, match=f"^file: the downloaded file has the MD5 .*, not {md5(DATA)}"):
         download(described(server.url), tmp_path / "file")
     assert not (tmp_path / "file").exists()
     assert not (tmp_path / "file.part").exists()
@@ -84,7 +84,7 @@ def test_a_later_address_makes_good(server, tmp_path):
 
 def test_too_large_a_file_is_refused(server, tmp_path):
     server.files["file"] = DATA
-    with pytest.raises(MirrorError, match="offers 200000 bytes, more than the 1000"):
+    with pytest.raises(MirrorError, match="offers 200000 bytes, more than the limit of 1000"):
         download(described(server.url, limit=1000), tmp_path / "file")
 
 
@@ -102,10 +102,10 @@ def test_a_server_that_falls_silent_is_given_up_and_continued_later(server, tmp_
 
 
 def test_a_server_that_drips_is_given_up(server, tmp_path, monkeypatch):
-    """Each byte comes in time, and at 50 bytes a second the file would take an hour."""
+    """Each byte comes in time, and at 50 bytes per second the file would take an hour."""
     monkeypatch.setattr(downloads, "TIMEOUT", 0.3)
     server.files["file"], server.pause, server.drip = DATA, 0.02, True
-    with pytest.raises(MirrorError, match="fewer than 1000 bytes a second"):
+    with pytest.raises(MirrorError, match="fewer than 1000 bytes per second"):
         download(described(server.url), tmp_path / "file")
     assert not (tmp_path / "file").exists()
 
@@ -113,9 +113,9 @@ def test_a_server_that_drips_is_given_up(server, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("there", "raised", "said"),
     [
-        (DATA + DATA, MirrorError, "offers 400000 bytes, more than the 300000"),
-        (DATA[:1000], InputError, "what was downloaded has the MD5"),
-        (b"<html>Please log in</html>", InputError, "what was downloaded has the MD5"),
+        (DATA + DATA, MirrorError, "offers 400000 bytes, more than the limit of 300000"),
+        (DATA[:1000], InputError, "the downloaded file has the MD5"),
+        (b"<html>Please log in</html>", InputError, "the downloaded file has the MD5"),
     ],
 )
 def test_a_redirect_to_another_file_is_not_kept(server, tmp_path, there, raised, said):

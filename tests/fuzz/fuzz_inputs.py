@@ -1,4 +1,4 @@
-"""What strangers hand to nelbo, as bytes: one function for each kind of file, and some good ones to begin with."""
+"""Untrusted inputs as bytes: one function for each kind of file, and good files to start from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Randomness per example: rows depend on their index alone, and have the law that they claim."""
+"""Random numbers per example: rows depend only on their index, and have the right distribution."""
 
 from __future__ import annotations
 

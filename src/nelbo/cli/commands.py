@@ -1,4 +1,4 @@
-"""Every command but ``train``."""
+"""All commands but ``train``."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def sample(
     Parameters
     ----------
     run
-        The directory that 'train' made.
+        The directory made by 'train'.
     n
-        How many images.
+        Number of images.
     """
     from nelbo.jobs.sample import draw
     from nelbo.report.progress import console
@@ -56,7 +56,7 @@ def score(
     Parameters
     ----------
     run
-        The directory that 'train' made.
+        The directory made by 'train'.
     json
         Print one JSON object and nothing else.
     """
@@ -73,7 +73,7 @@ def evaluate(
     Parameters
     ----------
     run
-        The directory that 'train' made.
+        The directory made by 'train'.
     json
         Print one JSON object and nothing else.
     """
@@ -83,7 +83,7 @@ def evaluate(
 
 
 def show(result: Result, json: bool) -> None:
-    """Print a result: as JSON, or as a table that no narrow terminal cuts a number off."""
+    """Print a result as JSON, or as a table that is wide enough for every number."""
     from nelbo.streams import Speaker
 
     if json:
@@ -122,17 +122,17 @@ def compare(
     Parameters
     ----------
     runs
-        The directories that 'train' made, each scored before by 'nelbo score', or now with --score.
+        The directories made by 'train', scored before by 'nelbo score', or now with --score.
     out
-        The folder that gets index.html and compare.json.
+        The folder for index.html and compare.json.
     split
-        Whose scores to show.
+        The split of the scores.
     score
-        Score what is missing, so that all runs of the same data are measured on the same images.
+        Compute missing scores, so that all runs of the same data are scored on the same images.
     limit
-        With --score: the first so many images; as many as any of the runs was scored on before, if left out.
+        With --score: the number of images; default: the largest number of any earlier score.
     json
-        Print what compare.json holds, and nothing else.
+        Print the contents of compare.json, and nothing else.
     """
     from nelbo.jobs.compare import compare as put
     from nelbo.report.progress import console
@@ -157,7 +157,7 @@ def info(what: str, /, *, reading: Annotated[DataOptions, READING] = DataOptions
     from nelbo.jobs.describe import info as describe
 
     if "data" in reading.model_fields_set:
-        raise InputError("data", "'info' takes what it describes as WHAT; leave --data out")
+        raise InputError("data", "'info' describes its argument WHAT; leave --data out")
     facts = describe(what, reading)
     if json:
         print(dumps(facts))
@@ -166,7 +166,7 @@ def info(what: str, /, *, reading: Annotated[DataOptions, READING] = DataOptions
 
 
 def lines(facts: dict[str, Any], indent: str = "") -> list[str]:
-    """``name  value`` for each fact, tables in one line, sentences one below the other."""
+    """``name  value`` for each fact; a table is one line, notes have a line each."""
     width = max(len(name) for name in facts)
     below = "\n" + " " * (len(indent) + width + 2)
     return [
@@ -176,7 +176,7 @@ def lines(facts: dict[str, Any], indent: str = "") -> list[str]:
 
 
 def shown(value: Any) -> str:
-    """A value as a person reads it."""
+    """A value as text."""
     if isinstance(value, dict):
         return ", ".join(f"{name} = {shown(part)}" for name, part in value.items() if part is not None)
     if isinstance(value, list):
@@ -192,7 +192,7 @@ def distill(run: Path, /, *, options: Annotated[DistillOptions, Parameter(name="
     Parameters
     ----------
     run
-        The run to learn from, a ddpm that predicts v or x0, or a vdm.
+        The teacher: a ddpm that predicts v or x0, or a vdm.
     """
     from nelbo.jobs.distill import distill as put
 
@@ -212,12 +212,12 @@ def import_(
     Parameters
     ----------
     folder
-        With unet/ and scheduler/, as save_pretrained of a pipeline makes it; or of the network alone, with
+        A folder with unet/ and scheduler/, made by save_pretrained of a pipeline; or of the network alone, with
         scheduler_config.json beside config.json.
     run
-        The run directory to make; it must not exist.
+        The new run directory.
     label
-        The class whose images are drawn and scored, where the network has to be told one.
+        The class to sample and score, for a class-conditional network.
     """
     from nelbo.jobs.interchange import import_folder
 
@@ -230,9 +230,9 @@ def export(run: Path, folder: Path, /, *, weights: str = "ema") -> None:
     Parameters
     ----------
     run
-        Of a ddpm with diffusers' network: one that 'nelbo import' made, or that was trained from one by --config.
+        A run of a ddpm with diffusers' network: from 'nelbo import', or trained from such a run by --config.
     folder
-        The folder to make; it must not exist.
+        The new folder.
     weights
         ema (the moving average) or raw.
     """

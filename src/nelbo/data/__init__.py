@@ -1,7 +1,7 @@
-"""Images in, uint8, in named splits.
+"""Image data sets: uint8 images in named splits.
 
-One function, :func:`load`, turns what a user writes after ``data`` into a :class:`Dataset`: a known name, a folder of
-images, a ``.npy``, ``.npz`` or IDX file, ``hf:NAME``, or what a reader of another package makes a :class:`Raw` of.
+:func:`load` turns a SPEC into a :class:`Dataset`: a known name, a folder of images, a ``.npy``, ``.npz`` or IDX file,
+``hf:NAME``, or the :class:`Raw` of a reader of another package.
 """
 
 from __future__ import annotations

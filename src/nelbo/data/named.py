@@ -1,4 +1,4 @@
-"""The named sets: digits, which comes with scikit-learn, and those that are downloaded."""
+"""The named sets: digits, which is part of scikit-learn, and those that are downloaded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DIGITS = "digits"
 
 
 def read_digits() -> Raw:
-    """The 1,797 handwritten digits of scikit-learn: 8x8, 17 levels, split once within each class (70/10/20 %)."""
+    """The 1,797 handwritten digits of scikit-learn: 8x8, 17 levels, a fixed split within each class (70/10/20 %)."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -35,13 +35,13 @@ def read_named(name: str, root: Path | None) -> Raw:
 
     Args:
         name: ``digits`` or one of ``SOURCES``.
-        root: the folder of data sets to use instead of the usual places.
+        root: the folder of data sets, instead of the default ones.
 
     Returns:
         its published train and test images; ``val`` is the last of the training images.
 
     Raises:
-        InputError: its files are not to be had, or are not what they should be.
+        InputError: its files cannot be found or downloaded, or are not the published ones.
     """
     if name == DIGITS:
         return read_digits()
@@ -62,7 +62,7 @@ def read_named(name: str, root: Path | None) -> Raw:
 
 
 def obtain(source: Source, file: SourceFile, spots: Places) -> Path:
-    """A file of the set: found, or else downloaded into the store."""
+    """The path of a file of the set, which is downloaded if it is not found."""
     found = find(source, file, spots)
     if found is not None:
         return found
@@ -73,7 +73,7 @@ def obtain(source: Source, file: SourceFile, spots: Places) -> Path:
         names = ", ".join(each.published for each in source.files)
         raise InputError(
             source.name,
-            f"cannot be downloaded ({error}); put {names} into {folder}, or set {VARIABLE} to a folder that has them",
+            f"cannot be downloaded ({error}); put {names} into {folder}, or set {VARIABLE} to a folder with them",
         ) from None
     return folder / file.published
 
@@ -97,23 +97,23 @@ def read_idx_set(source: Source, spots: Places) -> tuple[dict[str, Part], list[s
 
 
 def check_idx(source: Source, file: SourceFile, path: Path, idx: Idx, shape: tuple[int, ...]) -> list[str]:
-    """Compare a file with what is published about it. Returns a note if its digest could not be checked."""
+    """Compare a file with its published facts. Returns a note if its digest could not be checked."""
     where = str(path)
     if file.md5_of == "contents" or idx.gzipped:
         found = idx.md5 if file.md5_of == "contents" else md5_of(path, contents=False)
         if found != file.md5:
-            fix = "move it away to have it downloaded, or get the published file"
+            fix = "remove it to download it again, or get the published file"
             raise InputError(where, f"is not the file of {source.name}: its MD5 is {found}, not {file.md5}; {fix}")
     elif not is_own_folder(path.parent, source):
         fix = f"put the published {file.published} there, or move it into a folder {source.name}"
-        raise InputError(where, f"may be of {source.name} or of another set, which cannot be told; {fix}")
+        raise InputError(where, f"may be of {source.name} or of another set; {fix}")
     if idx.values.shape != shape:
         stated, wanted = (" x ".join(map(str, each)) for each in (idx.values.shape, shape))
-        raise InputError(where, f"holds {stated} values where {source.name} has {wanted}; get the published file")
+        raise InputError(where, f"has {stated} values, but {source.name} has {wanted}; get the published file")
     if len(shape) == 1 and idx.values.max() >= len(source.classes):
         raise InputError(
-            where, f"has a label {idx.values.max()} beyond the {len(source.classes)} classes; get it again"
+            where, f"has a label {idx.values.max()} beyond {len(source.classes)} classes; download it again"
         )
     if file.md5_of == "archive" and not idx.gzipped:
-        return [f"{where}: sizes checked, contents not (the published sum is of {file.published})"]
+        return [f"{where}: sizes checked, contents not (the published checksum is that of {file.published})"]
     return []

@@ -1,4 +1,4 @@
-"""A progress bar on stderr, if someone is there to see it."""
+"""A progress bar on stderr, if it is a terminal."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from nelbo.processes import rank
 
 @contextmanager
 def progress_bar(title: str, total: int | None, *, bytes_: bool = False) -> Iterator[Callable[[int], None]]:
-    """Show how far a task has come.
+    """Show the progress of a task on stderr, if it is a terminal.
 
     Args:
-        title: what is being done.
-        total: how many steps, or bytes, there are; None if unknown.
-        bytes_: the steps are bytes.
+        title: the task.
+        total: the number of steps or bytes; None if unknown.
+        bytes_: whether the steps are bytes.
 
     Yields:
         a function to call with the number of steps just done.

@@ -1,4 +1,4 @@
-"""What was asked for, made settings of a run: every default, and everything that the data decide, filled in."""
+"""From a request to the settings of a run, with every default and every value that depends on the data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEFAULT_MINUTES = 10.0
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asked ``train`` for: the fields that were given, and no defaults."""
+    """The fields that a user gave to ``train``, without defaults."""
 
     family: str
     data: Mapping[str, Any]
@@ -34,11 +34,11 @@ class Request:
 
 
 def resolve(request: Request) -> tuple[RunConfig, Dataset]:
-    """Settings with every default and everything that the data decide filled in."""
+    """The settings with every default and every value that depends on the data, and the data."""
     family = family_word(request.family)
     file = read_user_config(request.config) if request.config is not None else {}
     if file.get("family", {"family": family})["family"] != family:
-        raise InputError(f"{request.config}: family", f"is {file['family']['family']!r}, and {family!r} was asked for")
+        raise InputError(f"{request.config}: family", f"is {file['family']['family']!r}, but {family!r} was requested")
     kind = family_module(family).OPTIONS
     in_file = {section: file.get(section, {}) for section in ("data", "model", "training")}
     for ours, theirs in (("minutes", "steps"), ("steps", "minutes")):
@@ -52,7 +52,7 @@ def resolve(request: Request) -> tuple[RunConfig, Dataset]:
         None,
         place_of(in_file["data"].get("data", request.data.get("data"))),
     ):
-        # How the file's data were split says nothing of others.
+        # The split rule of the file's data does not apply to other data.
         in_file["data"] = {k: v for k, v in in_file["data"].items() if k != "split_by"}
     data = located(merged(RunDataOptions, "data", request.data, in_file["data"], request.config))
     dataset = read_data(data)
@@ -69,26 +69,26 @@ def resolve(request: Request) -> tuple[RunConfig, Dataset]:
 
 
 def located(data: RunDataOptions) -> RunDataOptions:
-    """The same settings with a path that leads to the data from any working directory.
+    """The same settings, with an absolute path of the data.
 
     Raises:
-        InputError: a path that no run can record.
+        InputError: the path is not valid UTF-8.
     """
     if as_text(data.data) != data.data:
-        raise InputError("data", f"{data.data}: this name is no text in UTF-8, so no run can record it; rename it")
+        raise InputError("data", f"{data.data}: this name is not valid UTF-8, so a run cannot record it; rename it")
     if not is_place(data.data) or not Path(data.data).expanduser().exists():
         return data
     return data.model_copy(update={"data": str(Path(data.data).expanduser().resolve())})
 
 
 def complete_recipe(training: TrainingOptions) -> TrainingOptions:
-    """The recipe with one of minutes and steps set, and with shares if the launcher wants them.
+    """The options with either minutes or steps, and with sharding if the launcher requests it.
 
     Raises:
-        InputError: both were given, or it cannot be followed here.
+        InputError: both minutes and steps are given, or the device cannot train with these options.
     """
     if training.minutes is not None and training.steps is not None:
-        raise InputError("minutes, steps", "both say how long to train; give one")
+        raise InputError("minutes, steps", "both set the length of the training; give only one")
     if training.minutes is None and training.steps is None:
         training = training.model_copy(update={"minutes": DEFAULT_MINUTES})
     training_device(training)
@@ -98,5 +98,5 @@ def complete_recipe(training: TrainingOptions) -> TrainingOptions:
 
 
 def place_of(value: Any) -> Any:
-    """A setting, a path as the place that it leads to."""
+    """A setting, with an existing path made absolute."""
     return Path(value).expanduser().resolve() if isinstance(value, str) and Path(value).expanduser().exists() else value
