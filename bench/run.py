@@ -1,7 +1,7 @@
-"""Run one of the benchmarks: of speed, or a study that writes a page of docs/.
+"""Run a benchmark: of speed, or a study that writes a page of docs/.
 
-python bench/run.py                     what there is
-python bench/run.py NAME [OPTIONS]      NAME --help says which options it has
+python bench/run.py                     lists all
+python bench/run.py NAME [OPTIONS]      NAME --help lists its options
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SCRIPTS = {path.stem: path for room in ROOMS for path in sorted(room.glob("*.py"
 
 
 def listing() -> str:
-    """Every benchmark, and the first line of what it says of itself."""
+    """Every benchmark, with the first line of its docstring."""
     lines = []
     for name, path in SCRIPTS.items():
         about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
@@ -25,7 +25,7 @@ def listing() -> str:
 
 
 def main() -> None:
-    """Run the one that is named, with the options that follow; without a name, list all."""
+    """Run the named benchmark with its options; without a name, list all."""
     names = sys.argv[1:2]
     if not names or names[0] in ("--list", "--help", "-h"):
         print(listing())

@@ -1,4 +1,4 @@
-"""Timing by turns: what is compared is timed in one process, one call of each after another, on the same machine."""
+"""Alternating timing: the compared calls run in turns in one process on the same machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def seconds(work: Work, device: torch.device) -> float:
-    """How long one call takes."""
+    """The duration of one call in seconds."""
     synchronise(device)
     start = time.perf_counter()
     work()
@@ -30,7 +30,7 @@ def seconds(work: Work, device: torch.device) -> float:
 
 
 def by_turns(work: dict[str, Work], device: torch.device, rounds: int, warm: int) -> dict[str, float]:
-    """Median seconds of each over so many rounds, after ``warm`` calls of each that compile and warm up."""
+    """Median seconds of each over ``rounds`` rounds, after ``warm`` calls of each for compilation and warm-up."""
     for call in work.values():
         for _ in range(warm):
             call()

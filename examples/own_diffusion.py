@@ -1,4 +1,4 @@
-"""A diffusion model of one's own: network, images, schedule, weight, sampler; its bound in three forms, with errors."""
+"""A diffusion model with your own network, images, schedule, weight and sampler, and its bound in three forms."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from nelbo.theory.normal import Gaussian
 
 
 class MyNet(nn.Module):
-    """z, shape (B, 1, 8, 8), and γ, shape (B,), go in; a prediction of z's shape comes out."""
+    """z, shape (B, 1, 8, 8), and γ, shape (B,) → a prediction of the shape of z."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class MyNet(nn.Module):
         return self.layers(torch.cat([z.flatten(1), gamma[:, None] / 10], 1)).reshape(z.shape)
 
 
-def my_schedule(t: Tensor) -> Tensor:  # γ(t) = −ln SNR(t), rising from the image, t = 0, to noise
+def my_schedule(t: Tensor) -> Tensor:  # γ(t) = −ln SNR(t), increasing from the image, t = 0, to noise
     return -7.0 + 14.0 * t
 
 
@@ -32,7 +32,7 @@ def my_weight(gamma: Tensor) -> Tensor:  # w(γ) on the bound's integrand
     return torch.sigmoid(gamma + 3.0)
 
 
-class MySampler(nelbo.samplers.Sampler):  # one step from z_t to the law of z_s
+class MySampler(nelbo.samplers.Sampler):  # one step from z_t to the distribution of z_s
     def step(
         self, z_t: Tensor, denoised: Denoised, gamma_t: Tensor, gamma_s: Tensor, before: Before | None = None
     ) -> Gaussian:

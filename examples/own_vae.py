@@ -1,4 +1,4 @@
-"""A VAE of one's own: encoder, decoder and images; its bound in two forms, and importance-weighted, with errors."""
+"""A VAE with your own encoder, decoder and images, and its bound in three forms, with errors."""
 
 import numpy as np
 import torch

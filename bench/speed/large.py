@@ -1,9 +1,9 @@
-"""Training on images that are three times the memory: what is done, how fast, and that nothing else differs.
+"""Training on images of three times the memory: speed, and equality of the results.
 
     make bench          (a section of bench/RESULTS.md; needs the right to make control groups)
 
-The same images as one .npy, as a folder of PNGs and as a table of ``datasets``, trained on with and without a limit on
-the memory of the process, in a control group of its own. The last weights have to be the same, to the bit.
+The same images as one .npy, as a folder of PNGs and as a table of ``datasets`` are trained on with and without a memory
+limit of the process, in its own control group. The final weights must be equal bit by bit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from nelbo.jobs.run import Run
 from nelbo.training import read_checkpoint
 
 LIMIT, TIMES = 3 * 2**29, 3
-"""Bytes of memory, and how many times as many there are of images."""
+"""Bytes of memory, and the size of the images as a multiple of it."""
 SIDE, CHANNELS, CELLS = 256, 3, 16
 STEPS = 40
 KINDS = {"images.npy": "one .npy", "files": "a folder of PNGs", "table": "a table of `datasets`, as Parquet"}
@@ -34,11 +34,11 @@ GROUPS = (
     (Path("/sys/fs/cgroup/memory/nelbo-large"), "memory.limit_in_bytes"),
     (Path("/sys/fs/cgroup/nelbo-large"), "memory.max"),
 )
-"""Where a control group can be made, of version 1 and 2, and what its limit is called."""
+"""Where a control group of version 1 or 2 can be made, and the name of its limit."""
 
 
 def write_images(folder: Path) -> int:
-    """Cells of random colours, as a .npy and as PNGs; returns how many images."""
+    """Write cells of random colours, as a .npy and as PNGs; returns the number of images."""
     count = TIMES * LIMIT // (CHANNELS * SIDE * SIDE)
     (folder / "files").mkdir()
     whole = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (count, SIDE, SIDE, CHANNELS))
@@ -54,7 +54,7 @@ def write_images(folder: Path) -> int:
 
 
 def write_table(folder: Path) -> None:
-    """The PNGs in one Parquet file, as sets on the hub are kept."""
+    """Write the PNGs into one Parquet file, like sets of the hub."""
     import datasets
 
     datasets.config.HF_DATASETS_CACHE = folder / "cache"
@@ -65,7 +65,7 @@ def write_table(folder: Path) -> None:
 
 
 def control_group() -> tuple[Path, str] | None:
-    """A control group with the limit, if this process may make one."""
+    """A control group with the limit, if this process may make one, else None."""
     for folder, name in GROUPS:
         try:
             folder.mkdir(exist_ok=True)
@@ -77,7 +77,7 @@ def control_group() -> tuple[Path, str] | None:
 
 
 def trained(data: str, out: Path, group: Path | None) -> tuple[float, float]:
-    """Train, in this control group if any; seconds in all, and of a step."""
+    """Train, in the control group if given; seconds in total, and of a step."""
     words = [
         *f"train ae --steps {STEPS} --batch-size 8 --widths 8 8 8 8".split(),
         "--data",
@@ -96,7 +96,7 @@ def trained(data: str, out: Path, group: Path | None) -> tuple[float, float]:
 
 
 def same(one: Path, other: Path) -> bool:
-    """Whether two runs ended in the same weights."""
+    """Whether two runs have equal final weights."""
     a, b = (read_checkpoint(Run(path).checkpoint).tensors["model"] for path in (one, other))
     return all(torch.equal(a[name], b[name]) for name in a)
 
@@ -116,17 +116,17 @@ def table() -> str:
             data = f"hf:{folder / name}" if name == "table" else str(folder / name)
             free = trained(data, folder / f"{name}-free", None)
             held = trained(data, folder / f"{name}-held", group)
-            alike = "the same" if same(folder / f"{name}-free", folder / f"{name}-held") else "**others**"
+            alike = "equal" if same(folder / f"{name}-free", folder / f"{name}-held") else "**different**"
             rows.append(
                 f"| {what} | {held[0]:.0f} | {free[0]:.0f} | {1000 * held[1]:.0f} | {1000 * free[1]:.0f} | {alike} |"
             )
             remove(folder / name)
     group.rmdir()
     return (
-        f"{title}{count:,} images of {CHANNELS}×{SIDE}×{SIDE}, {TIMES * LIMIT / 2**30:.1f} GiB, and a process that may "
-        f"have {LIMIT / 2**30:.1f} GiB (a control group; the system's cache of files counts in it). {STEPS} steps of "
-        "`train ae --batch-size 8`. Seconds with the limit and without it, reading, hashing and splitting included; "
-        "milliseconds of a step; the last weights.\n\n"
+        f"{title}{count:,} images of {CHANNELS}×{SIDE}×{SIDE}, {TIMES * LIMIT / 2**30:.1f} GiB, and a process with a "
+        f"limit of {LIMIT / 2**30:.1f} GiB (a control group, which includes the system's file cache). {STEPS} steps of "
+        "`train ae --batch-size 8`. Seconds with and without the limit, including reading, hashing and splitting; "
+        "milliseconds of a step; the final weights.\n\n"
         "| data | seconds | without the limit | a step, ms | without the limit | weights |\n"
         "| --- | --- | --- | --- | --- | --- |\n"
     ) + "\n".join(rows)

@@ -1,8 +1,8 @@
-"""What minutes of training on MNIST give: bits/dim, samples as readable as digits, and 64 of them in how many seconds.
+"""Results of minutes of training on MNIST: bits/dim, readability of samples, and the time to sample 64.
 
     make bench          (a section of bench/RESULTS.md)
 
-Runs are kept in runs/, and not trained again.
+Runs are stored in runs/, and reused.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ HOUR = {"vdm": QUICK["vdm"]._replace(minutes=60, asked="≤ 0.82 bits/dim", foun
 
 
 def measured(name: str, target: Target, runs: Path) -> str:
-    """Train the run if it is not there, and score it: a row."""
+    """Train the run if it does not exist, and score it: a row."""
     run = runs / f"bench-{name}-{target.minutes:g}"
     if not run.exists():
         run_nelbo("train", *target.train, "--minutes", f"{target.minutes:g}", "--out", str(run))
@@ -50,12 +50,12 @@ def measured(name: str, target: Target, runs: Path) -> str:
 
 
 def table(runs: Path, hour: bool) -> str:
-    """The section of bench/RESULTS.md; with ``hour`` another one, of an hour's training."""
+    """The section of bench/RESULTS.md; with ``hour`` that of an hour's training."""
     run_nelbo("features", *MNIST)
     rows = [measured(name, target, runs) for name, target in (HOUR if hour else QUICK).items()]
     return (
-        f"## MNIST from nothing{', an hour' if hour else ''}\n"
-        "On the test split, on which nothing was tuned. Seconds: 64 images, the model in memory; of a vdm by "
+        f"## MNIST from scratch{', an hour' if hour else ''}\n"
+        "On the test split, on which nothing was tuned. Seconds: for 64 images, without loading; a vdm uses "
         "`--sampler unipc --steps 20`.\n\n"
         "| run | asked | found | reached | steps | seconds | commands |\n| --- | --- | --- | --- | --- | --- | --- |\n"
     ) + "\n".join(rows)

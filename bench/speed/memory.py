@@ -1,4 +1,4 @@
-"""Whether training keeps what it should not: the resident set over 10,000 steps, and what the data set costs.
+"""Memory during training: the resident set over 10,000 steps, and the cost of the data set.
 
 make bench          (a section of bench/RESULTS.md)
 """
@@ -43,9 +43,9 @@ def table() -> str:
     growth = found[STEPS] - found[EVERY]
     return (
         "## Memory over 10,000 steps\n"
-        f"{IMAGES:,} images of 8×8 ({size:.0f} MiB), batches of 8. From before the first step to after 100: "
-        f"**{found[100] - before:+.1f} MiB**, weights, moments, activations and libraries' buffers, and no copy of the "
-        f"data. From step {EVERY:,} to step {STEPS:,}: **{growth:+.1f} MiB**.\n\n"
+        f"{IMAGES:,} images of 8×8 ({size:.0f} MiB), batches of 8. Increase from before the first step to step 100: "
+        f"**{found[100] - before:+.1f} MiB**, for weights, moments, activations and libraries' buffers, without a copy "
+        f"of the data. From step {EVERY:,} to step {STEPS:,}: **{growth:+.1f} MiB**.\n\n"
         f"| step | {' | '.join(f'{step:,}' for step in found)} |\n|{' --- |' * (len(found) + 1)}\n"
         f"| resident, MiB | {' | '.join(f'{value:.1f}' for value in found.values())} |\n"
     )

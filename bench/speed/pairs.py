@@ -1,11 +1,11 @@
-"""The same network, weights and outputs, here and in diffusers: seconds of a training and of a denoising step.
+"""The same network, weights and outputs in nelbo and diffusers: time of a training and of a denoising step.
 
     make bench          (adds its table to bench/RESULTS.md)
 
-Each side at its defaults and at its best: diffusers in fp32 as ``UNet2DModel`` comes, and with channels_last, bf16
-autocast and torch.compile; nelbo as it trains, in bf16 where that is fast, without and with torch.compile. Steps of all
-sides are timed by turns in one process, so that a noisy machine disturbs all alike. A training step is the forward
-pass, the mean squared error to the noise, the backward pass, and fused AdamW.
+Each side runs with its defaults and its fastest settings: diffusers with ``UNet2DModel`` in fp32, and with
+channels_last, bf16 autocast and torch.compile; nelbo as it trains, in bf16 where that is fast, without and with
+torch.compile. Steps of all sides alternate in one process, so that other load disturbs all of them equally. A training
+step is the forward pass, the mean squared error to the noise, the backward pass, and fused AdamW.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ ROUNDS = 9
 
 
 class Side(NamedTuple):
-    """One way to run a network.
+    """A way to run a network.
 
     Attributes:
         forward: (x, t) → output.
-        network: whose parameters are trained.
+        network: the network to train.
         half: whether it runs under bf16 autocast.
     """
 
@@ -54,7 +54,7 @@ class Side(NamedTuple):
 
 
 def settings(name: str) -> dict[str, Any]:
-    """The settings of one network: attention at the second resolution from below, as DDPM has it at 16×16."""
+    """The settings of one network, with attention at the second coarsest resolution, as in DDPM at 16×16."""
     widths = NETWORKS[name]["block_out_channels"]
     down = ["DownBlock2D"] * len(widths)
     down[-2] = "AttnDownBlock2D"
@@ -94,7 +94,7 @@ def sides_of(name: str, device: torch.device) -> dict[str, Side]:
 
 
 def training_step(side: Side, x: Tensor, t: Tensor, noise: Tensor) -> Callable[[], object]:
-    """One step of training on the same batch, again and again."""
+    """One training step, always on the same batch."""
     optimizer = torch.optim.AdamW(side.network.parameters(), lr=1e-5, fused=True)
 
     def step() -> None:
@@ -121,7 +121,7 @@ def denoising_step(side: Side, x: Tensor, t: Tensor) -> Callable[[], object]:
 
 
 def require_the_same(sides: dict[str, Side], x: Tensor, t: Tensor) -> None:
-    """See to it that both networks are one: outputs in fp32 agree to 1e-4 of their largest."""
+    """Check that both networks are equal: outputs in fp32 agree to 1e-4 of their largest value."""
     with torch.no_grad():
         expected, found = (sides[name].forward(x, t) for name in ("diffusers", "nelbo"))
     difference = float((expected - found).abs().max() / expected.abs().max())
@@ -167,9 +167,9 @@ def table(device: torch.device, names: list[str]) -> str:
     head = (
         "## The same weights in diffusers\n"
         f"diffusers {diffusers.__version__}, {CHANNELS}×{SIDE}×{SIDE}, batches of {BATCH[device.type]}, images/s, "
-        "medians of steps by turns. Ratios: nelbo as it comes to diffusers as it comes; nelbo's best to that; nelbo's "
-        "best to diffusers' best (channels_last, bf16, torch.compile). Peak in GFLOP/s, and the share of it that each "
-        "side's best reaches.\n\n"
+        "medians of alternating steps. Ratios: nelbo's default to diffusers' default; nelbo's fastest to that; nelbo's "
+        "fastest to diffusers' fastest (channels_last, bf16, torch.compile). Peak in GFLOP/s, and the share of it that "
+        "each side's fastest reaches.\n\n"
         "| network | step | diffusers | its best | nelbo | compiled | ratio | best to default | best to best | peak "
         "| theirs | ours |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
     )

@@ -1,9 +1,9 @@
-"""Seconds of training from nothing until the bound on ``val`` is at most so many bits/dim. For a GPU; runs anywhere.
+"""Seconds of training until the bound on ``val`` reaches a number of bits/dim. For a GPU; runs anywhere.
 
     python bench/run.py race --data mnist --bits 0.95 --minutes 2 --batch-size 256
 
-The bound is looked at now and then, of the averaged weights; what that takes does not count in the seconds (it does in
---minutes, over which the learning rate falls), and neither does reading the data. Compiling does.
+The bound of the EMA weights is estimated from time to time. This time does not count in the seconds, but in --minutes,
+over which the learning rate decays. Reading the data does not count either; compilation does.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LOOKS, IMAGES = 24, 1000
 
 
 def race(given: argparse.Namespace) -> tuple[float | None, float, int]:
-    """Seconds until the bound was reached, or None; the last bound, and the steps taken."""
+    """Seconds until the bound was reached, or None; the last bound, and the number of steps."""
     keep_memory()
     device, dataset = pick_device(given.device), load(given.data)
     torch.manual_seed(given.seed)
@@ -56,7 +56,7 @@ def race(given: argparse.Namespace) -> tuple[float | None, float, int]:
 
 
 def main() -> None:
-    """Race, and say how it ended."""
+    """Run the race, and print the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--bits", type=float, default=0.95)

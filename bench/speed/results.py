@@ -1,4 +1,4 @@
-"""Everything that is measured of speed, into bench/RESULTS.md.
+"""All measurements of speed, written to bench/RESULTS.md.
 
 make bench
 .venv-bench/bin/python bench/run.py results --only pairs memory --networks "6.5 M"
@@ -25,18 +25,18 @@ import step
 from nelbo.training.machine import pick_device
 
 RESULTS = Path(__file__).parents[1] / "RESULTS.md"
-BY_HAND = "## What is missed, and why"
+BY_HAND = "## Missed targets"
 
 
 def sections(text: str) -> dict[str, str]:
-    """The sections of the page that is there, by their titles."""
+    """The sections of the existing page, by title."""
     return {
         part.split("\n", 1)[0]: part for part in re.split(r"^(?=## )", text, flags=re.MULTILINE) if part[:3] == "## "
     }
 
 
 def main() -> None:
-    """Measure, and write the page; sections that are not measured stay as they are."""
+    """Measure, and write the page; sections that are not measured stay unchanged."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--only", nargs="+", metavar="SECTION", help="step, pairs, startup, memory, large, scaling, learn, hour"
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def write(page: dict[str, str]) -> None:
-    """The page, section by section, and last what is written by hand."""
+    """Write the page, section by section, with the hand-written section last."""
     measured = [part for title, part in page.items() if title != BY_HAND]
     by_hand = [part for title, part in page.items() if title == BY_HAND]
     parts = ["# Speed\n`make bench` writes this page.", *(part.rstrip() for part in measured + by_hand)]

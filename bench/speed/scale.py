@@ -1,9 +1,9 @@
-"""How a training step would scale over many GPUs, from counted operations and bytes, into docs/scale.md.
+"""Estimates of a training step on many GPUs, from counted operations and bytes, written to docs/scale.md.
 
     make scale
     .venv/bin/python bench/run.py scale --rate 450e12 --between 25e9      another GPU, a slower network
 
-The model of a step is first held against steps that are measured here: two processes on this machine.
+The model of a step is first compared with measured steps: two processes on this machine.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ NETWORKS = {"60 M": (128, 256, 256, 512), "1 B": (512, 1024, 1024, 2048)}
 SMALL = (32, 64, 64)
 GPUS = (8, 64, 1024)
 LOCAL, WHOLE = 32, 8192
-"""Images on each GPU, where the batch grows with their number; and in the whole batch, where it does not."""
+"""Images on each GPU, for a batch that grows with the number of GPUs; and in the whole batch, for a fixed one."""
 PER_PARAMETER = {"weights": 4, "gradients": 4, "DistributedDataParallel's buckets": 4, "momentum": 4, "average": 4}
-"""Bytes of a parameter on a process, trained by Muon; AdamW keeps one more number."""
+"""Bytes per parameter on a process, with Muon; AdamW stores one more number."""
 BUCKET = 25 * 2**20
-"""Bytes of gradients that DistributedDataParallel sends at once."""
+"""Bytes of gradients in one bucket of DistributedDataParallel."""
 MEMORIES = (24, 80, 141)
 MEASURED_BATCH, ROUNDS = 8, 15
 
 
 class Link(NamedTuple):
-    """What carries gradients.
+    """The links that carry gradients.
 
     Attributes:
         inside, between: bytes/s that one GPU sends, within a node and to other nodes.
-        latency: seconds until the first byte of a message is there.
+        latency: seconds until the first byte of a message arrives.
         node: GPUs in a node.
     """
 
@@ -58,10 +58,10 @@ class Link(NamedTuple):
     node: int
 
     def gather(self, size: float, count: int) -> float:
-        """Seconds in which each of ``count`` GPUs gets all of ``size`` bytes, of which it has one count-th.
+        """Seconds of an all-gather of ``size`` bytes between ``count`` GPUs.
 
-        First each from those of its number in the other nodes, over a port of its own, then all of a node from each
-        other. Latencies are those of a tree, which short messages take.
+        Each GPU first gathers from those with its index in other nodes, over its own port, then all GPUs of a node from
+        each other. Latencies are those of a tree, as for short messages.
         """
         inside, nodes = min(count, self.node), math.ceil(count / self.node)
         far = (nodes - 1) / nodes * size / inside / self.between
@@ -69,13 +69,13 @@ class Link(NamedTuple):
 
 
 class Network(NamedTuple):
-    """What a step of a network costs.
+    """The cost of a step of a network.
 
     Attributes:
         parameters: P.
         step: operations of forward and backward per image.
-        muon: operations of an optimiser's step, the same on every process.
-        activations: bytes that the backward pass waits for, per image, in bf16.
+        muon: operations of an optimiser's step, equal on every process.
+        activations: bytes stored for the backward pass, per image, in bf16.
     """
 
     parameters: int
@@ -95,7 +95,7 @@ def network(widths: tuple[int, ...]) -> UNet2D:
 
 
 def counted(widths: tuple[int, ...]) -> Network:
-    """Count a step on the meta device, where nothing is computed."""
+    """Count a step on the meta device, without computation."""
     with torch.device("meta"):
         model = network(widths)
         x, t = torch.empty(1, CHANNELS, SIDE, SIDE), torch.zeros(1)
@@ -121,13 +121,13 @@ def counted(widths: tuple[int, ...]) -> Network:
 
 
 def newton_schulz(rows: int, columns: int) -> float:
-    """Operations that Muon takes to orthogonalise a matrix: X Xᵀ, its square, and their product with X, five times."""
+    """Operations of Muon's orthogonalisation of a matrix: X Xᵀ, its square, and their product with X, five times."""
     n, m = min(rows, columns), max(rows, columns)
     return ITERATIONS * (2.0 * n * n * m + 2.0 * n**3 + 2.0 * n * n * m)
 
 
 class Step(NamedTuple):
-    """Seconds of a step: computing, the optimiser, and what of the exchange nothing hides."""
+    """Seconds of a step: computation, the optimiser, and the exchange that is not hidden."""
 
     compute: float
     optimizer: float
@@ -135,14 +135,14 @@ class Step(NamedTuple):
 
     @property
     def efficiency(self) -> float:
-        """The share of the step in which a GPU does what it would do alone."""
+        """The speed of a GPU relative to its speed alone."""
         return (self.compute + self.optimizer) / sum(self)
 
 
 def replicated(net: Network, images: float, count: int, rate: float, link: Link) -> Step:
-    """DDP: gradients, 4 bytes each, go around twice, all but the last bucket during the backward pass, 2/3 of the step.
+    """DDP: an all-reduce of 4-byte gradients, hidden by the backward pass (2/3 of the step) but for the last bucket.
 
-    The loss, the profile over t and the clocks are messages of a few bytes, whose latency nothing hides.
+    The loss, the profile over t and the clocks are short messages, whose latency is not hidden.
     """
     compute, size = images * net.step / rate, 4.0 * net.parameters
     exchange = 2 * link.gather(size, count)
@@ -152,9 +152,9 @@ def replicated(net: Network, images: float, count: int, rate: float, link: Link)
 
 
 def sharded(net: Network, images: float, count: int, rate: float, link: Link) -> Step:
-    """FSDP: weights, 4 bytes each, are gathered for the forward and the backward pass, gradients scattered after it.
+    """FSDP: 4-byte weights are gathered for the forward and the backward pass, and gradients scattered after it.
 
-    Muon, which needs whole matrices, gathers them once more, and nothing hides that.
+    Muon needs whole matrices and gathers them once more, which is not hidden.
     """
     compute, size = images * net.step / rate, 4.0 * net.parameters
     once = link.gather(size, count)
@@ -166,7 +166,7 @@ def sharded(net: Network, images: float, count: int, rate: float, link: Link) ->
 
 
 def measure() -> dict[str, float]:
-    """As one of the processes: seconds of a step alone, of an exchange, and of a step with it. Medians, by turns."""
+    """In one of the processes: median seconds of a step alone, of an exchange, and of a step with it, alternating."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo")
     torch.manual_seed(0)
@@ -201,7 +201,7 @@ def measure() -> dict[str, float]:
 
 
 def measured() -> dict[str, float]:
-    """What the first of two processes measures."""
+    """The measurement of the first of two processes."""
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__, "--measure"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, *words], stdout=subprocess.PIPE, text=True, check=True, env=environment)
@@ -213,7 +213,7 @@ def measured() -> dict[str, float]:
 
 
 def page(given: argparse.Namespace, here: dict[str, float]) -> str:
-    """The document."""
+    """The page."""
     link = Link(given.inside, given.between, given.latency, given.node)
     networks = {name: counted(widths) for name, widths in NETWORKS.items()}
     expected = here["alone"] + max(0.0, here["exchange"] - 2 / 3 * here["alone"])
@@ -269,57 +269,55 @@ def page(given: argparse.Namespace, here: dict[str, float]) -> str:
 
 
 TEXT = """# Scale
-`make scale` writes this page. It is arithmetic, not a measurement, but for the first table: what a
-step computes and what it sends are counted, and how fast a GPU and its links are is put in. No cluster has been used.
+`make scale` writes this page. Apart from the first table, it is a calculation and not a measurement: it counts the
+operations and the communication of a step, and assumes the speed of a GPU and its links. No cluster was used.
 
-## The same arithmetic, held against this machine
-Two processes of one thread each ({machine}), the 1.6 M network of
-[Speed](../bench/RESULTS.md), batches of 8 in each, medians by turns. An exchange is an all-reduce of {bytes:.1f} MB of
-gradients (gloo).
+## The calculation compared with this machine
+Two processes of one thread each ({machine}), the 1.6 M network of [Speed](../bench/RESULTS.md), batches of 8 in each;
+the table has medians of alternating runs. An exchange is an all-reduce of {bytes:.1f} MB of gradients (gloo).
 
 | alone | exchange | bytes/s | 24 bytes | with exchange: predicted | measured |
 | --- | --- | --- | --- | --- | --- |
 | {alone} ms | {exchange} ms | {speed} GB/s | {message} µs | {expected} to {most} ms | {together} ms |
 
-The first prediction hides the exchange behind the backward pass, as GPUs do; the second adds it, as processes must that
-have no core left to send with.
+The first prediction assumes that the backward pass hides the exchange, as on GPUs. The second adds the exchange, as
+for processes without a free core.
 
-## What a step takes
-Networks as `UNet2DModel` has them, 3×{side}×{side}. Counted by torch on the meta device.
+## Cost of a step
+Networks are those of `UNet2DModel`, 3×{side}×{side}, counted by torch on the meta device.
 
 | network | parameters | GFLOP per image | GFLOP of Muon | gradients, GB | state, GB | activations, MB per image |
 | --- | --- | --- | --- | --- | --- | --- |
 {sizes}
 
-State, in bytes per parameter: {parts}; {per} in
-all. Activations are those of bf16, all kept.
+State, in bytes per parameter: {parts}; {per} in total. All activations are stored, in bf16.
 
 ## Efficiency
-The share of a step in which a GPU does what it would do alone. A GPU of {rate:,.0f} TFLOP/s sustained (45% of the dense
-bf16 of an H200's data sheet, 989), {inside:,.0f} GB/s within a node of {node}, {between:,.0f} GB/s to other nodes (a
-port of 400 Gb/s for each GPU), {latency:.0f} µs of latency; exchanges go between nodes first, each GPU with those of
-its number, then within. "Grows": {local} images on each GPU. "Fixed": {whole} in all.
+The efficiency is the speed of a GPU relative to its speed alone. A GPU has {rate:,.0f} TFLOP/s sustained (45% of the
+dense bf16 of an H200's data sheet, 989), {inside:,.0f} GB/s within a node of {node}, {between:,.0f} GB/s to other
+nodes (a port of 400 Gb/s for each GPU), and {latency:.0f} µs of latency. Exchanges go between nodes first (each GPU
+with those of its index), then within a node. "Grows": {local} images on each GPU. "Fixed": {whole} in total.
 
 | network | GPUs | grows, DDP | grows, FSDP | fixed, DDP | fixed, FSDP |
 | --- | --- | --- | --- | --- | --- |
 {rows}
 
-- DDP sends 2 (N − 1)/N times the gradients, hidden by the backward pass but for the last 25 MB.
-- FSDP sends 3 (N − 1)/N times the weights, hidden by both passes, and once more for Muon, hidden by nothing.
-- Six short messages a step (loss, profile over t, clocks, which parameters were used) cost latency alone.
-- Muon turns every matrix on every process. By this count that is no loss, but of the 1 B model it takes
-  {muon:.1f} times as long as {local} images do: there, take AdamW, or larger batches.
-- With the batch fixed, what is left on each GPU becomes too small to hide the exchange: add GPUs to a larger batch.
+- DDP sends 2 (N − 1)/N times the gradients; the backward pass hides this but for the last 25 MB.
+- FSDP sends 3 (N − 1)/N times the weights, hidden by both passes, and once more for Muon, which is not hidden.
+- Six short messages per step (loss, profile over t, clocks, used parameters) cost only latency.
+- Muon orthogonalises every matrix on every process. The efficiency does not count this as a loss, but for the 1 B
+  model it takes {muon:.1f} times as long as {local} images: use AdamW there, or larger batches.
+- With a fixed batch, the work on each GPU becomes too small to hide the exchange: use a larger batch with more GPUs.
 
-## Where DDP ends
-When one process's state and the activations of {local} images no longer fit on one GPU.
+## The limit of DDP
+DDP needs one process's state and the activations of {local} images to fit on one GPU.
 
 | GPU | state of half the memory | 60 M | 1 B | bytes left per parameter, 60 M | 1 B |
 | --- | --- | --- | --- | --- | --- |
 {ends}
 
-nelbo trains by DDP, and with `--shard` by FSDP: each process keeps its share of weights, moments and average, and makes
-a block whole while it computes. Both end in the same weights.
+nelbo trains with DDP, or with `--shard` with FSDP: each process stores a shard of weights, moments and average, and
+gathers a block while it computes. Both give the same weights.
 """
 
 

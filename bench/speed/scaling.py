@@ -1,8 +1,8 @@
-"""How time and memory grow with batch, resolution, T, parameters and samples.
+"""Time and memory as functions of batch, resolution, T, parameters and samples.
 
     make bench          (a section of bench/RESULTS.md, and docs/images/scaling.png)
 
-Every point is a process of its own, so that its peak memory is its own.
+Every point runs in its own process, to measure its peak memory.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ STEPS = 4
 
 
 class Point(NamedTuple):
-    """What is measured: a training step, or drawing ``samples`` images.
+    """A measurement: a training step, or sampling of ``samples`` images.
 
     Attributes:
         side: height and width of the images, of one channel.
-        batch: images of a step, or drawn at a time.
-        widths: channels at each resolution; the default if empty.
-        T: the steps of the model, and of an image that is drawn.
-        samples: how many images to draw; 0 measures a training step.
+        batch: images of a step, or of a batch of samples.
+        widths: channels at each resolution; empty for the default.
+        T: the steps of the model and of sampling.
+        samples: the number of samples; 0 measures a training step.
     """
 
     side: int = 28
@@ -64,7 +64,7 @@ CURVES: dict[str, tuple[str, dict[float, Point]]] = {
 
 
 def measure(point: Point) -> dict[str, float]:
-    """Seconds of one step, or of all images; the process's peak memory beyond what imports take; parameters."""
+    """Seconds of one step, or of all images; the process's peak memory minus that of imports; parameters."""
     keep_memory()
     device = pick_device("auto")
     before = peak(device)
@@ -92,14 +92,14 @@ def measure(point: Point) -> dict[str, float]:
 
 
 def peak(device: torch.device) -> float:
-    """The most memory so far, of the device or of the process, in MiB."""
+    """The peak memory so far, of the device or of the process, in MiB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def in_a_process(point: Point) -> dict[str, float]:
-    """The same, measured by another process."""
+    """The measurement, in another process."""
     done = subprocess.run(
         [sys.executable, __file__, json.dumps(point._asdict())], stdout=subprocess.PIPE, text=True, check=True
     )
@@ -108,7 +108,7 @@ def in_a_process(point: Point) -> dict[str, float]:
 
 
 def draw_plot(curves: dict[str, dict[float, dict[str, float]]]) -> None:
-    """Seconds, both axes logarithmic, and memory, over each."""
+    """Seconds, with both axes logarithmic, and memory, over each variable."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -132,8 +132,8 @@ def table() -> str:
     """The section of bench/RESULTS.md."""
     found: dict[str, dict[float, dict[str, float]]] = {}
     lines = [
-        "## How it grows",
-        "The default `ddpm` network. MiB: the peak of the process beyond what it takes to import and to start.",
+        "## Scaling",
+        "The default `ddpm` network. MiB: the peak memory of the process, minus that of imports and start.",
         "",
         "| over | of | value | seconds | MiB | parameters |",
         "| --- | --- | --- | --- | --- | --- |",

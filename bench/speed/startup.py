@@ -1,4 +1,4 @@
-"""How long a command takes before it does anything, and to the end where there is little to do.
+"""The duration of short commands, and of the start of every command.
 
 make bench          (a section of bench/RESULTS.md)
 """
@@ -27,7 +27,7 @@ def taken(*words: str) -> tuple[float, float]:
 def table() -> str:
     """The section of bench/RESULTS.md."""
     lines = [
-        "## From typing to the answer",
+        "## Duration of commands",
         f"Medians of {TIMES}. RUN is a `ddpm` of the default size on digits.",
         "",
         "| command | seconds | of processor time |",

@@ -1,9 +1,9 @@
-"""How much of this machine's matrix-multiply peak a training step and a denoising step reach.
+"""The speed of a training and a denoising step relative to the machine's matrix-multiply peak.
 
     make bench          (a section of bench/RESULTS.md)
 
-The peak is the best of several square products in the same process; steps and products are timed by turns, so that a
-noisy machine disturbs both. Floating-point operations are counted by torch on the step that is timed.
+The peak is the fastest of several square products in the same process. Steps and products alternate, so that other load
+disturbs both. torch counts the floating-point operations of the timed step.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def table(device: torch.device) -> str:
     half = "bf16" if bf16_is_fast(device) else "fp32"
     head = (
         f"## The default network\nDefault `ddpm`, batches of {BATCH}, medians; training in {half}, denoising in fp32. "
-        f"Rates in GFLOP/s; peak: a {SIDE}×{SIDE} matrix product in the same precision, timed by turns with the steps. "
-        "Where fp32 convolutions are better tuned than that product, their share can exceed 100%.\n\n"
+        f"Rates in GFLOP/s; peak: a {SIDE}×{SIDE} matrix product in the same precision, alternating with the steps. "
+        "If fp32 convolutions are better optimised than that product, their share can exceed 100%.\n\n"
         "| data | parameters | train: images/s | rate | peak | share | denoise: images/s | rate | peak | share |\n"
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
     )

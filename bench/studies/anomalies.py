@@ -1,4 +1,4 @@
-"""A model as an anomaly detector, where it works and where it fails: writes docs/anomalies.md.
+"""A model as an anomaly detector, with its successes and failures. Writes docs/anomalies.md.
 
 make anomalies          (trains a vdm on digits for 600 steps, then scores eleven sets against its test images)
 """
@@ -22,31 +22,32 @@ Images = np.ndarray
 
 PAGE = """# A model as an anomaly detector
 
-`nelbo score RUN --data OTHER --split all --against test` says how well the bits of an image tell other images from the
-run's own test images: AUROC, the probability that a random one of the others scores higher, ½ being a coin's; with
-DeLong's standard error. Two scores: the *total*, and the *profile*, the Mahalanobis distance of the logarithm of an
-image's bits at {pieces} pieces of t from those of the run's `val` split.
+`nelbo score RUN --data OTHER --split all --against test` measures how well the bits of an image distinguish other
+images from the run's own test images. It prints the AUROC, the probability that a random one of the others has the
+higher score (½ for random scores), with DeLong's standard error. There are two scores: the *total*, and the
+*profile*, the Mahalanobis distance of the logarithm of an image's bits at {pieces} pieces of t from those of the
+run's `val` split.
 
-A `vdm` on `digits`, {steps:,} steps; its test images cost {bits:.2f} bits/dim. Each set has {n} images, one for each
-test image:
+The run is a `vdm` on `digits` after {steps:,} steps; its test images cost {bits:.2f} bits/dim. Each set has {n}
+images, one for each test image:
 
 | others | bits/dim | AUROC by the total | by the profile |
 | --- | --- | --- | --- |
 {rows}
 
-**The known failure.** Simple images can be cheap, whatever a model was trained on. Nearly blank images, and digits
-shrunk to half their size on black, cost fewer bits than digits do, so the total calls them *more* normal than normal
-ones: an area far below ½. A low number of bits is no proof that an image belongs. The profile is two-sided, too few
-bits at some t are as suspicious as too many, and it finds these two.
+**The known failure.** Simple images can be cheap for any model. Nearly blank images, and digits shrunk to half their
+size on black, cost fewer bits than digits, so the total rates them *more* normal than normal images: an AUROC far
+below ½. A low number of bits does not prove that an image is normal. The profile is two-sided (too few bits at some t
+are as suspicious as too many), and detects these two sets.
 
-**Not every simple image is cheap.** Blurred digits, and digits halved and enlarged again, are often said to fail in the
-same way. Here they do not: they cost far more than digits, perhaps because they have greys where digits have an exact
-black. Of blank images of one grey each, only the black ones are cheaper than digits.
+**Not every simple image is cheap.** Blurred digits, and digits shrunk and enlarged again, are often reported as
+failures too. Here they cost far more than digits, perhaps because they are grey where digits are exactly black. Of
+blank images of one grey level each, only the black ones are cheaper than digits.
 
-**The profile is no cure-all.** On mirrored, upturned and faint digits it does worse than the total. Look at both.
+**The profile has failures too.** On mirrored, upside-down and faint digits it is worse than the total. Use both.
 
-One model, one seed: the errors are over images with this model fixed, and take the two sets as independent, though
-most sets are made of the test images themselves.
+This is one model with one seed. The errors are over images with this model fixed, and treat the two sets as
+independent, although most sets are made from the test images.
 
 `make anomalies` writes this page.
 """
@@ -61,27 +62,27 @@ def blurred(x: Images) -> Images:
 
 
 def dotted(x: Images) -> Images:
-    """Black, but for one pixel of level 1, in another place from image to image."""
+    """Black, with one pixel of level 1 at a place that differs between images."""
     return np.asarray(np.arange(64) == (np.arange(len(x)) % 64)[:, None]).reshape(x.shape)
 
 
 def halved(x: Images) -> Images:
-    """Half the size, by means of 2×2."""
+    """Half the size, by the mean of 2×2 pixels."""
     return np.asarray(x.reshape(len(x), 4, 2, 4, 2).mean((2, 4)).round())
 
 
 def shrunk(x: Images) -> Images:
-    """Half the size, in the middle of black."""
+    """Half the size, centred on black."""
     return np.pad(halved(x), ((0, 0), (2, 2), (2, 2)))
 
 
 def resized(x: Images) -> Images:
-    """Half the size, and back by repetition."""
+    """Half the size, enlarged again by repetition."""
     return halved(x).repeat(2, 1).repeat(2, 2)
 
 
 def shuffled(x: Images) -> Images:
-    """The pixels of each image in an order of their own."""
+    """The pixels of each image in their own random order."""
     return np.random.default_rng(0).permuted(x.reshape(len(x), -1), axis=1).reshape(x.shape)
 
 
@@ -101,7 +102,7 @@ SETS: dict[str, Callable[[Images], Images]] = {
 
 
 def main() -> None:
-    """Train, score, write."""
+    """Train, score, write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--run", type=Path, default=Path("runs/anomalies"))

@@ -1,9 +1,9 @@
-"""How to estimate a VDM's bound with the fewest network evaluations: writes docs/estimators.md.
+"""Estimators of a VDM's bound with few network evaluations. Writes docs/estimators.md.
 
 python bench/run.py estimators RUN [--limit 200] [--replicates 8]       RUN: a vdm in continuous time
 
-An estimate of an image that takes E evaluations and has variance V leaves to N images the error √(V/N), at a cost of
-E·N evaluations: V·E says how many evaluations an error costs, whatever E is.
+If an estimate of an image takes E evaluations and has variance V, the error for N images is √(V/N), at a cost of E·N
+evaluations. So V·E compares the costs of an error for all E.
 """
 
 from __future__ import annotations
@@ -29,31 +29,30 @@ from nelbo.units import bits_per_dim
 DOCS = Path(__file__).parents[2] / "docs"
 IMAGES, TARGET = 10_000, 0.005
 
-PAGE = """# What an error costs: estimators of a VDM's bound
+PAGE = """# Network evaluations for a given error: estimators of a VDM's bound
 
-`{command}`: the first {n} test images of {data}, {replicates} estimates of each. V is the variance of one
-estimate of an image, averaged over images; V·E its price. The last column: the evaluations per image at which
-{images:,} images are known to ± {target} bits/dim (Monte-Carlo error, these images fixed); below one, fewer than one
-evaluation for each image would do.
+`{command}`: the first {n} test images of {data}, {replicates} estimates of each. V is the variance of an estimate of
+an image, averaged over images, and V·E its cost. The last column is the number of evaluations per image for which
+{images:,} images have a Monte Carlo error of ± {target} bits/dim; below 1, a part of the images would suffice.
 
 | t | noise | t per estimate | E | bits/dim | V·E, nats² | relative | evaluations per image for ± {target} |
 | --- | --- | --- | --- | --- | --- | --- | --- |
 {rows}
 
-- *Uniform*: t uniform on [0, 1]. *Profile*: in proportion to the root mean square of the loss at t, as learned while
-  training (Nichol & Dhariwal 2021, section 3.3). *Stratified*: one t from each of as many equal shares of that law.
-  *Antithetic t*: pairs t and 1 − t. *Antithetic noise*: the same t twice, with ε and −ε.
-- The reconstruction takes one evaluation of each estimate, and is worth little of it; so estimates with many t are the
-  cheaper ones as long as their strata are independent enough.
-- The cheapest here: **{best}**. `nelbo score` takes the profile, stratified, with {default} t and two
-  replicates: more evaluations than the target needs, so that the error of one image is known too. With
-  `--timesteps 1` it needs 4 for each image.
-- Two runs are compared with the same random numbers (`--baseline`): the difference has an error of its own, which is
-  smaller by what they share.
+- *Uniform*: t is uniform on [0, 1]. *Profile*: t is drawn in proportion to the root mean square of the loss at t, as
+  learned in training (Nichol & Dhariwal 2021, section 3.3). *Stratified*: one t from each of K equal strata of that
+  distribution. *Antithetic t*: pairs t and 1 − t. *Antithetic noise*: the same t twice, with ε and −ε.
+- The reconstruction needs one evaluation per estimate, and has little variance. So estimates with many t are cheaper,
+  as long as their strata are sufficiently independent.
+- The cheapest here is **{best}**. `nelbo score` uses the profile, stratified, with {default} t and two replicates.
+  This is more than the target needs, but gives the error of each image too. With `--timesteps 1` it needs 4
+  evaluations for each image.
+- A comparison of two runs uses the same random numbers (`--baseline`). The error of the difference is smaller,
+  because the common noise cancels.
 """
 
 Times = Callable[[VDM, Tensor], tuple[Tensor, Tensor]]
-"""(model, uniforms of shape (B, K, 2)) → t and what each stands for, float64, shape (B, K)."""
+"""(model, uniforms of shape (B, K, 2)) → t and its weight, float64, shape (B, K)."""
 
 
 def uniform(model: VDM, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,7 +61,7 @@ def uniform(model: VDM, u: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def uniform_stratified(model: VDM, u: Tensor) -> tuple[Tensor, Tensor]:
-    """One in each K-th of [0, 1]."""
+    """One in each of K equal intervals of [0, 1]."""
     K = u.shape[1]
     return (torch.arange(K, dtype=torch.float64) + u[:, :, 0]) / K, torch.full_like(u[:, :, 0], 1.0 / K)
 
@@ -75,14 +74,14 @@ def uniform_antithetic(model: VDM, u: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def drawn_by_profile(model: VDM, u: Tensor) -> tuple[Tensor, Tensor]:
-    """t and the share of [0, 1] that each stands for, where the profile has the loss."""
+    """t from the loss profile, and its weight."""
     bound = bound_of(model)
     assert isinstance(bound, ContinuousBound)
     return bound.times(u)
 
 
 def profile_independent(model: VDM, u: Tensor) -> tuple[Tensor, Tensor]:
-    """From the loss profile, independently: each as if it were the only one."""
+    """From the loss profile, independently."""
     columns = [drawn_by_profile(model, u[:, k : k + 1]) for k in range(u.shape[1])]
     t, share = (torch.cat(part, 1) for part in zip(*columns, strict=True))
     return t, share / u.shape[1]
@@ -94,7 +93,7 @@ def profile_stratified(model: VDM, u: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def profile_twice(model: VDM, u: Tensor) -> tuple[Tensor, Tensor]:
-    """The same with half as many t, each of them twice."""
+    """From the loss profile, stratified, with half as many t, each twice."""
     t, share = drawn_by_profile(model, u[:, : u.shape[1] // 2])
     return torch.cat([t, t], 1), torch.cat([share, share], 1) / 2
 
@@ -114,7 +113,7 @@ ROWS: tuple[tuple[str, str, Times, int], ...] = (
 
 @torch.no_grad()
 def estimate(model: VDM, x: Tensor, draws: Draws, times: Times, K: int, antithetic: bool) -> Tensor:
-    """One estimate of each image's bound, in nats, less its prior, which takes no evaluation; shape (B,)."""
+    """One estimate of each image's bound without its prior, which needs no evaluation, in nats, shape (B,)."""
     x_0 = to_unit(x, model.levels)
     eps = draws.normal(Stream.SCORE_NOISE, (K + 1, *model.shape))
     if antithetic:
@@ -140,7 +139,7 @@ def measure(model: VDM, images: Tensor, times: Times, K: int, antithetic: bool, 
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, write."""
+    """Measure, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run")
     parser.add_argument("--limit", type=int, default=200)

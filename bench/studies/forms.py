@@ -1,11 +1,10 @@
-"""One number, several ways: every form of the bound on an oracle and on trained runs, writes docs/agreement.md.
+"""Every form of the bound, for the exact denoiser and for trained runs. Writes docs/agreement.md.
 
 NELBO_DATA=… make agreement          (trains a ddpm on digits and one on MNIST, then scores images in every form)
 python bench/run.py forms RUN…           prints the table of these runs instead, and writes nothing
 
-An estimate that takes E evaluations and has variance V (of one image, in nats², averaged over images) leaves to a
-budget of N evaluations an error of variance V·E/N: so V·E compares forms that ask the network for different numbers of
-t.
+If an estimate takes E evaluations and has variance V (of one image, in nats², averaged over images), a budget of N
+evaluations gives an error with variance V·E/N. So V·E compares forms with different numbers of evaluations.
 """
 
 from __future__ import annotations
@@ -39,50 +38,51 @@ from nelbo.theory.normal import Gaussian
 DOCS = Path(__file__).parents[2] / "docs"
 BOUNDS = ("denoising", "consistency", "trajectory")
 T = 100
-"""Steps of the runs that the page is about."""
+"""Steps of the runs on the page."""
 RECIPE: dict[str, Any] = {"timesteps": T, "reverse_variance": "beta_tilde"}
 K = 4
 """Trajectories in one logarithm of the importance-weighted bound."""
 
-PAGE = """# One number, several ways: do they agree?
+PAGE = """# Agreement of the forms of the bound
 
-The three bounds have the same expectation for every image; each is computed from its own equation
+The three bounds have the same expectation for every image, but each is computed from its own equation
 ([forms.md](forms.md)). `make agreement` writes this page.
 
-## The oracle, in closed form
+## The exact denoiser, in closed form
 x_0 = 0.7 of N(0, 1) data, the exact denoiser, linear β, T = 1,000; exact expectations in nats.
 
 | form | σ² = β | σ² = β̃ |
 | --- | --- | --- |
 {oracle}
 
-With σ² = β the exact denoiser gives the exact reverse process, and the bound is −ln p. Of trajectories the mean of 300
-stands here. The entropy form is averaged over the data, where E x_0² = 1, with its own decoder
-p(x_0|x_1) = N(√α_1 x_1, β_1): Δ = 0 there, and at σ² = β it is the data's entropy, ½ ln 2πe = 1.4189.
+With σ² = β the exact denoiser gives the exact reverse process, and the bound is −ln p. The row for trajectories is
+the mean of 300. The entropy form is averaged over the data, where E x_0² = 1, with its own decoder p(x_0|x_1) =
+N(√α_1 x_1, β_1): then Δ = 0, and for σ² = β it is the data's entropy, ½ ln 2πe = 1.4189.
 
 ## Trained runs
-The same images for every form, noise of its own for each, so that only chance may part the first three; ± the
-Monte-Carlo error with these images fixed. V·E is the variance of one estimate of an image times the evaluations that it
-takes, relative to the default's.
+All forms use the same images, each with its own noise, so that the first three differ only by chance; ± is the Monte
+Carlo error for these images. V·E is the variance of an estimate of one image times its number of evaluations,
+relative to the default's.
 
 {runs}
 
 ![The variance of each form per network evaluation](images/forms-variance.png)
 
-`iw` is a tighter bound, `entropy` lacks its decoder and is no bound, and the two `ode` forms estimate the likelihood of
-another model, the probability flow: no order between them and the bounds is claimed.
+`iw` is a tighter bound. `entropy` has no decoder and is not a bound. The two `ode` forms estimate the likelihood of
+another model, the probability flow, which can be larger or smaller than the bounds.
 
-## Variance on the oracle
-One estimate with every t once, x_0 = 0.7, T = 1,000, in nats², from 300 estimates and so known to 8%. The draws at
-different t are independent, except along a trajectory.
+## Variance with the exact denoiser
+One estimate with every t once, x_0 = 0.7, T = 1,000, in nats², from 300 estimates, with an error of about 8%. The
+noise at different t is independent, except along a trajectory.
 
 | form | σ² = β | σ² = β̃ |
 | --- | --- | --- |
 {variances}
 
-Notes say that one conditions on x_0 to avoid high variance. That is so where each t has draws of its own: consistency
-pays for two random neighbours at each t, denoising for one. Along one whole trajectory the same terms are correlated,
-and their noise cancels; with σ² = β on these data it cancels exactly, since both joints are one law.
+Notes say that conditioning on x_0 avoids a high variance. This is true if each t has its own noise: the consistency
+form has the variance of two random neighbours at each t, the denoising form that of one. Along a whole trajectory the
+terms are correlated, and their noise cancels; with σ² = β on these data it cancels exactly, because both joint
+distributions are equal.
 """
 
 
@@ -107,7 +107,7 @@ def oracle_expectations(T: int = 1000) -> dict[str, list[float]]:
 
 
 def oracle_variances(data: GaussianData, gammas: Tensor, variance: ReverseVariance, x_0: Tensor) -> dict[str, float]:
-    """Form → variance over the rows of x_0, which are one image; each t has draws of its own."""
+    """Form → variance over the rows of x_0, which are equal images; each t has its own noise."""
     denoise, rows = denoiser_of(data.denoise), noise_for(x_0, 1)
     sums = {name: torch.zeros(len(x_0), dtype=torch.float64) for name in ("denoising", "integrated", "sampled")}
     for t in range(2, len(gammas)):
@@ -139,13 +139,13 @@ def oracle_trajectories(data: GaussianData, gammas: Tensor, variance: ReverseVar
 
 
 def noise_for(x_0: Tensor, seed: int) -> Iterator[Tensor]:
-    """Standard normal noise of the shape of x_0, float64, without end."""
+    """Standard normal noise of the shape of x_0, float64, an infinite iterator."""
     draws = Draws(seed, 0, range(len(x_0)), len(x_0), x_0.device)
     return (row.double() for row in draws.normal_iter(Stream.SCORE_NOISE, tuple(x_0.shape[1:])))
 
 
 def oracle_page(n: int = 300, T: int = 1000) -> dict[str, str]:
-    """The two tables of the oracle."""
+    """The two tables for the exact denoiser."""
     gammas, data = chain_of(LinearBeta().grid(T)), GaussianData(torch.zeros(1), torch.eye(1))
     x_0 = torch.full((n, 1), 0.7, dtype=torch.float64)
     variances = [VARIANCES[name] for name in ("beta", "beta_tilde")]
@@ -169,9 +169,9 @@ class Measured(NamedTuple):
 
     Attributes:
         form: its name, with the number of t.
-        kind: what its number is.
+        kind: the kind of its number.
         score: all estimates.
-        evaluations: of the network for one estimate of an image.
+        evaluations: network evaluations for one estimate of an image.
     """
 
     form: str
@@ -186,7 +186,7 @@ class Measured(NamedTuple):
 
 
 def measured(run: Run, limit: int, replicates: int, T: int | None, forms: Sequence[str] = ()) -> list[Measured]:
-    """Every form on the first test images of a run: sums over t with a few t, and with all."""
+    """Every form on the first test images of a run; sums over t with a few t, and with all."""
     model, images = run.model("ema", "auto"), run.dataset.split("test")[:limit]
     assert isinstance(model, LikelihoodModel)
     model = model if T is None else in_steps(model, T)
@@ -206,12 +206,12 @@ def measured(run: Run, limit: int, replicates: int, T: int | None, forms: Sequen
 
 
 def model_steps(found: Sequence[Measured]) -> int:
-    """T, what a trajectory takes."""
+    """T, the evaluations of a trajectory."""
     return next(row.evaluations for row in found if row.form == "trajectory")
 
 
 def disagreement(found: Sequence[Measured]) -> float:
-    """The largest difference between two of the three bounds, every t taken, in combined Monte-Carlo errors."""
+    """The largest difference between two of the three bounds with every t, in combined Monte Carlo errors."""
     whole = [row for row in found if row.form.split(",")[0] in BOUNDS and row.evaluations >= model_steps(found)]
     return max(
         abs(a.score.bits() - b.score.bits()) / math.hypot(a.score.stderr_mc(), b.score.stderr_mc())
@@ -231,12 +231,12 @@ def run_page(title: str, found: Sequence[Measured]) -> str:
         relative = row.variance * row.evaluations / base
         cells = (row.form, row.kind, f"{row.evaluations:,}", f"{row.score.bits():.4f}", f"{row.score.stderr_mc():.4f}")
         lines.append(f"| {' | '.join(cells)} | {row.variance:.3g} | {relative:.3g} |")
-    lines.append(f"\nThe three bounds, every t taken, differ by at most {disagreement(found):.1f} combined errors.")
+    lines.append(f"\nWith every t, the three bounds differ by at most {disagreement(found):.1f} combined errors.")
     return "\n".join(lines)
 
 
 def draw(results: dict[str, list[Measured]], out: Path) -> None:
-    """V·E of every form, a bar for each, one panel for each run."""
+    """V·E of every form as a bar, with one panel for each run."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 1.2 + 0.32 * max(len(rows) for rows in results.values())), layout="constrained")
@@ -252,7 +252,7 @@ def draw(results: dict[str, list[Measured]], out: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train what is not there, score with every form, write."""
+    """Train missing runs, score them with every form, write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", nargs="*", help="directories that 'train' made; the page, if left out")
     parser.add_argument("--limit", type=int, default=100)

@@ -1,9 +1,9 @@
-"""The variance of a VDM's bound as γ is learned: writes docs/images/gamma-variance.png.
+"""The variance of a VDM's bound as γ is learned. Writes docs/images/gamma-variance.png.
 
 python bench/run.py gamma [--data digits] [--steps 1500]
 
-Two runs that differ in γ alone, straight or learned. Every 50 steps: the variance of the bound's one-t estimate, t
-uniform, over t and noise, for the images of ``val``, relative to its square mean.
+Two runs differ only in γ, linear or learned. Every 50 steps, the variance of the bound's estimate with one uniform t is
+measured over t and noise, for the images of ``val``, relative to its squared mean.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def curve(kind: str, data: str, steps: int) -> tuple[list[int], list[float], Ten
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train both, draw."""
+    """Train both, and draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="digits")
     parser.add_argument("--steps", type=int, default=1500)

@@ -1,4 +1,4 @@
-"""Surrogates of a banana, and the noise of two gradients: writes docs/inference.md and its two figures.
+"""Surrogates of a banana-shaped distribution, and the noise of gradient estimators. Writes docs/inference.md.
 
 python bench/run.py inference
 """
@@ -31,11 +31,12 @@ REACH = 6.0
 
 PAGE = """# Surrogates
 
-A surrogate q(Z) stands for a posterior p(Z|X=D) that is known up to its constant. `nelbo.theory.surrogates.fit` finds
-the q with the largest ELBO, and so the smallest KL(q‖p): ln p(X=D) = ELBO + KL.
+A surrogate q(Z) approximates a posterior p(Z|X=D) that is known up to its constant. `nelbo.theory.surrogates.fit`
+finds the q with the largest ELBO, and hence the smallest KL(q‖p), because ln p(X=D) = ELBO + KL.
 
-## A banana
-z_1 ~ N(0, 1), z_2 ~ N(½ z_1², ¼), so ln p(X=D) = 0 and KL = −ELBO. KL is by a grid, the ELBO by samples.
+## A banana-shaped distribution
+z_1 ~ N(0, 1), z_2 ~ N(½ z_1², ¼), so ln p(X=D) = 0 and KL = −ELBO. The KL is computed on a grid, the ELBO from
+samples.
 
 | surrogate | KL(q‖p), nats | ELBO ± s.e. | importance-weighted ln p ± s.e. |
 | --- | --- | --- | --- |
@@ -43,9 +44,10 @@ z_1 ~ N(0, 1), z_2 ~ N(½ z_1², ¼), so ln p(X=D) = 0 and KL = −ELBO. KL is b
 
 ![contours](images/inference-banana.png)
 
-A surrogate of one peak stays inside the banana: a tail that it leaves out costs it little, one that it adds costs it
-much. This banana is symmetric in z_1, so a full covariance has nothing to gain. The weights correct for the shape, but
-here they fall short of the truth, 0, by more than their error says: it is too small where q has lighter tails than p.
+A surrogate with one peak stays inside the banana: a missing tail costs little, a superfluous tail costs much. This
+banana is symmetric in z_1, so a full covariance does not help. The importance weights correct the shape, but their
+estimates are below the true value 0 by more than their standard errors, which are too small if q has lighter tails
+than p.
 
 ## The noise of the gradient
 p = N(0, I) in D dimensions, q = N(½, I), 16 samples: the variance of ∂ELBO/∂μ_1, over {repeats:,} estimates. All
@@ -57,9 +59,9 @@ three estimators have the same mean, −½.
 
 ![variances](images/inference-variance.png)
 
-The score function knows the value of f = ln p − ln q alone, to which every dimension adds; the baseline takes off f's
-mean but not its spread. The reparameterised gradient of one coordinate does not see the others. In one or two
-dimensions the score function is the less noisy one here; from eight on it is far behind.
+The score function uses only the value of f = ln p − ln q, to which every dimension adds noise. The baseline removes
+the mean of f, but not its variance. The reparameterised gradient of one coordinate does not depend on the others. In
+one or two dimensions the score function has the smallest variance here; from eight on it has the largest by far.
 
 `make inference` writes this page.
 """
@@ -72,14 +74,14 @@ def banana(z: Tensor) -> Tensor:
 
 
 def grid(n: int) -> tuple[Tensor, float]:
-    """Points, shape (n², 2), z_1 slowest, and the area of a cell."""
+    """Points, shape (n², 2), with z_1 slowest, and the area of a cell."""
     along = torch.linspace(-REACH, REACH, n, dtype=torch.float64)
     return torch.cartesian_prod(along, along), (2 * REACH / (n - 1)) ** 2
 
 
 @torch.no_grad()
 def grid_divergence(q: Surrogate, n: int) -> float:
-    """KL(q ‖ banana) by a grid of n × n, in nats: exact to round-off for smooth laws that end inside it."""
+    """KL(q ‖ banana) on a grid of n × n, in nats; exact to round-off for smooth distributions within the grid."""
     points, cell = grid(n)
     log_q = q.log_prob(points)
     return float((log_q.exp() * (log_q - banana(points))).sum() * cell)
@@ -101,7 +103,7 @@ def gradient_variances(dims: int, repeats: int, count: int = 16) -> list[float]:
 
 
 def draw_banana(surrogates: dict[str, Surrogate], out: Path) -> None:
-    """Contours of the exact law, filled, and of each surrogate over it."""
+    """Filled contours of the exact distribution, with those of each surrogate."""
     from matplotlib.figure import Figure
 
     n = 300
@@ -120,7 +122,7 @@ def draw_banana(surrogates: dict[str, Surrogate], out: Path) -> None:
 
 
 def draw_variances(rows: list[list[float]], out: Path) -> None:
-    """Variance against dimension, a line for each estimator."""
+    """Variance against dimension, with a line for each estimator."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 3.8), layout="constrained")
@@ -138,7 +140,7 @@ def draw_variances(rows: list[list[float]], out: Path) -> None:
 
 
 def main(repeats: int = 1000) -> None:
-    """Fit, measure, draw, write."""
+    """Fit, measure, draw, and write the page."""
     (DOCS / "images").mkdir(parents=True, exist_ok=True)
     surrogates: dict[str, Surrogate] = {
         "mean-field": MeanField(torch.tensor([0.3, 0.5])),

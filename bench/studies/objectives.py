@@ -1,4 +1,4 @@
-"""What the choices of a DDPM are worth: one factor at a time from a base, writes docs/objectives.md.
+"""The effect of each setting of a DDPM, with one factor varied at a time. Writes docs/objectives.md.
 
 NELBO_DATA=… make objectives          (300 steps for each of 12 rows, and two more seeds for the best two)
 """
@@ -18,7 +18,7 @@ BASE = {"reverse_variance": "beta_tilde"}
 
 
 class Row(NamedTuple):
-    """One row of the table: what it varies, and to what."""
+    """One row of the table: the varied factor, and its value."""
 
     factor: str
     name: str
@@ -40,12 +40,12 @@ ROWS = (
     Row("schedule", "cosine", {"schedule": "cosine"}),
 )
 
-PAGE = """# What each choice of a DDPM is worth
+PAGE = """# The effect of each setting of a DDPM
 
-{steps:,} steps of {batch} images of {data} each, one factor varied at a time; scored on the first {n:,} images of
-`val` with the same noise for all. bits/dim ± the standard error over these images; three seeds for the best two, as
-the mean ± the standard deviation between seeds. After so few steps the order is that of the speed of learning, and no
-verdict on where each would end.
+Each row has {steps:,} steps of {batch} images of {data}, with one factor varied, and is scored on the first {n:,}
+images of `val` with the same noise. The numbers are bits/dim ± the standard error over these images; for the best
+two, the mean ± the standard deviation over three seeds. After so few steps, the order shows the speed of learning and
+not the final results.
 
 | factor | | bits/dim | ± s.e. | minus the base | ± paired s.e. |
 | --- | --- | --- | --- | --- | --- |
@@ -55,17 +55,17 @@ verdict on where each would end.
 | --- | --- | --- |
 {best}
 
-"Hybrid, σ² learned" is what `nelbo train ddpm` does. The weights w are on ‖x_0 − x̂_0‖²; the closed form of each
-stands in `nelbo.diffusion.objectives`. Differences are paired: the same images and the same noise, so that their error
-is much smaller than that of either number. The row for ε shows what dividing by a small √ᾱ does to a network that has
-learned little: a few images cost it thousands of bits.
+"Hybrid, σ² learned" is the default of `nelbo train ddpm`. The weights w are on ‖x_0 − x̂_0‖²;
+`nelbo.diffusion.objectives` has the formula of each. Differences are paired, with the same images and noise, so their
+error is much smaller than that of either number. The row for ε shows the effect of a division by a small √ᾱ on a
+network after little training: a few images cost it thousands of bits.
 
 `make objectives` writes this page.
 """
 
 
 def train(row: Row, seed: int, asked: argparse.Namespace) -> Path:
-    """The run of one row, trained if it is not there yet."""
+    """The run of one row, trained if it does not exist."""
     name = "-".join([*(str(value) for value in row.options.values()), str(seed)])
     run = nelbo.train(
         "ddpm",
@@ -81,13 +81,13 @@ def train(row: Row, seed: int, asked: argparse.Namespace) -> Path:
 
 
 def bits(score: nelbo.Score) -> float:
-    """The total in bits/dim, which every ddpm has."""
+    """The total in bits/dim."""
     assert score.bits_per_dim is not None
     return score.bits_per_dim
 
 
 def main() -> None:
-    """Train, score, write."""
+    """Train, score, write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--data", default="mnist")

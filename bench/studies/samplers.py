@@ -1,9 +1,9 @@
-"""Which sampler at which number of network evaluations: KD to 1,000-step ancestral samples. Writes docs/samplers.md.
+"""Samplers by network evaluations: KD to samples of 1,000 ancestral steps. Writes docs/samplers.md.
 
     python bench/run.py samplers RUN [--samples 1000] [--evaluations 5 10 20 50] [--students RUN …]
 
-RUN is a ddpm or vdm, and the students were made of it by ``nelbo distill``. The reference is drawn once, with another
-seed, and kept in RUN/samples/reference.npz.
+RUN is a ddpm or vdm, and ``nelbo distill`` made the students from it. The reference is sampled once, with another seed,
+and stored in RUN/samples/reference.npz.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ WAYS = {
 STUDENTS = "distilled"
 REFERENCE_SEED, FEW = 1, 64
 
-PAGE = """# Samplers: how few evaluations will do?
+PAGE = """# Samplers: quality by network evaluations
 
-`{command}`: {n:,} samples at each, {threads} CPU threads.
-KD-{space} (times {scale:,}) between them and as many samples of {reference:,} ancestral steps of another seed; ± its
-standard error. Two sets from one law have 0 in expectation. Readable: a classifier is sure of its class, with
-probability {readable} or more; of the reference {share:.3f} are.
+`{command}`: {n:,} samples for each row, {threads} CPU threads. KD-{space} (times {scale:,}) is the kernel distance
+between them and as many samples of {reference:,} ancestral steps with another seed, ± its standard error. Its
+expectation is 0 for equal distributions. Readable: the fraction with a class probability of {readable} or more; it is
+{share:.3f} for the reference.
 
-`nelbo sample RUN --steps K` takes `unipc` below 20 steps and `ddim` from there on; `distilled` are students that
-`nelbo distill RUN` makes.
+`nelbo sample RUN --steps K` uses `unipc` below 20 steps, and `ddim` from there on. `distilled` are students of `nelbo
+distill RUN`.
 
 | sampler | evaluations | KD | readable | seconds for {few} images |
 | --- | --- | --- | --- | --- |
@@ -60,7 +60,7 @@ probability {readable} or more; of the reference {share:.3f} are.
 
 
 class Row(NamedTuple):
-    """What one way of drawing gave."""
+    """The result of one way of sampling."""
 
     name: str
     evaluations: int
@@ -76,7 +76,7 @@ def drawn(model: GenerativeModel, n: int, settings: SampleSettings, seed: int = 
 
 
 def reference(run: Run, model: GenerativeModel, n: int) -> Tensor:
-    """Ancestral samples over every step, from the file if it has so many."""
+    """Ancestral samples with every step, from the file if it has enough."""
     place = run.path / "samples" / "reference.npz"
     if place.exists():
         images = torch.from_numpy(np.load(place)["images"])
@@ -89,7 +89,7 @@ def reference(run: Run, model: GenerativeModel, n: int) -> Tensor:
 
 
 def timed(model: GenerativeModel, settings: SampleSettings) -> float:
-    """Seconds for a few images, the model in memory; the better of two."""
+    """Seconds for a few images, without loading; the smaller of two measurements."""
     seconds = []
     for _ in range(2):
         start = time.perf_counter()
@@ -99,7 +99,7 @@ def timed(model: GenerativeModel, settings: SampleSettings) -> float:
 
 
 def draw_plot(rows: list[Row], path: Path) -> None:
-    """KD against evaluations, a line for each sampler."""
+    """KD against evaluations, with a line for each sampler."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -155,14 +155,14 @@ def main() -> None:
 
 
 def write(rows: list[Row], run: Run, n: int, space: str, share: float) -> None:
-    """docs/samplers.md and its figure."""
+    """Write docs/samplers.md and its figure."""
     draw_plot(rows, DOCS / "images" / "samplers.png")
     scale = 1000
     within = sorted((row for row in rows if row.kd <= row.error), key=lambda row: (row.evaluations, row.kd))
-    best = "None is within its error of the reference."
+    best = "No sampler is within the error of the reference."
     if within:
         first = within[0]
-        best = f"The fewest evaluations within its error: **{first.name}**, {first.evaluations}, {first.seconds:.2f} s."
+        best = f"The fewest evaluations within the error: **{first.name}**, {first.evaluations}, {first.seconds:.2f} s."
     lines = [
         f"| {r.name} | {r.evaluations} | {scale * r.kd:.2f} ± {scale * r.error:.2f} "
         f"| {r.readable:.3f} | {r.seconds:.2f} |"

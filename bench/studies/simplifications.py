@@ -1,4 +1,4 @@
-"""What each simplification of the bound costs, in bits: trains a network three ways, writes docs/simplifications.md.
+"""The cost of each simplification of the bound, for three training objectives. Writes docs/simplifications.md.
 
 NELBO_DATA=… make simplifications          (400 steps for each, about ten minutes on two cores)
 """
@@ -19,30 +19,29 @@ OBJECTIVES = {
     "hybrid": "both (the default)",
 }
 
-PAGE = """# What the simplifications cost
+PAGE = """# The cost of simplifications of the bound
 
-Three runs of one network on {data}, told apart by the objective alone: {steps:,} steps of {batch} images each.
-Scored on
-the first {n:,} test images; bits/dim.
+Three runs of one network on {data}, which differ only in the objective: {steps:,} steps of {batch} images each.
+Scores are in bits/dim on the first {n:,} test images.
 
 | trained with | reconstruction | diffusion | prior | total | ± s.e. |
 | --- | --- | --- | --- | --- | --- |
 {rows}
 
-What a figure would look like that leaves out a term, for the run with L_simple:
+The total without a term, for the run with L_simple:
 
 | dropped | bits/dim printed | bits/dim hidden |
 | --- | --- | --- |
 {dropped}
 
-- **The prior term** costs next to nothing where the schedule ends in noise. A schedule that ends too early makes it
-  large, which is why it is computed, and why `nelbo info RUN` prints it for the run's own schedule.
-- **The reconstruction term** is no rounding error: leaving it out would make every model look that much better than any
-  code built on it could be.
-- **L_simple** gives up the bound's weights, for the sake of pictures: its price in bits is the difference of the
-  totals. The default adds the two objectives. Compare the pictures; after so few steps they differ little.
+- **The prior term** is almost 0 if the schedule ends in noise. For a schedule that ends too early it is large.
+  Therefore it is computed, and `nelbo info RUN` prints it for the run's own schedule.
+- **The reconstruction term** is not negligible: without it, every model would seem better by that amount than any
+  code based on it.
+- **L_simple** replaces the bound's weights for better samples; its cost in bits is the difference of the totals. The
+  default is the sum of the two objectives. After so few steps the samples differ little.
 
-Drawn from the same seeds, 200 steps of DDIM (η = 1):
+Samples from the same seeds, with 200 steps of DDIM (η = 1):
 
 | L_simple | the bound's own weights | both |
 | --- | --- | --- |
@@ -61,13 +60,13 @@ def row(objective: str, score: nelbo.Score) -> str:
 
 
 def dropped(name: str, score: nelbo.Score) -> str:
-    """What the total would be without one term."""
+    """The total without one term."""
     hidden, total = score.terms[name].bits_per_dim, sum(term.bits_per_dim for term in score.terms.values())
     return f"| {name} | {total - hidden:.4f} | {hidden:.2g} |"
 
 
 def main() -> None:
-    """Train, score, draw, write."""
+    """Train, score, draw, write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--data", default="mnist")

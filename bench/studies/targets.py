@@ -1,4 +1,4 @@
-"""MNIST, every family: train, score, and write docs/targets.md. At most half an hour each on two cores.
+"""Train and score every family on MNIST, and write docs/targets.md. At most half an hour each on two cores.
 
 python bench/run.py targets [NAME …] [--runs runs] [--write docs/targets.md]
 """
@@ -21,17 +21,17 @@ BINARY = (*MNIST, "--binarize")
 SAMPLES = ("--samples", "2000")
 BATCH = ("--batch-size", "64")
 REMARKS = "\n## Remarks\n"
-"""Below this line the page is written by hand, and kept."""
+"""The page below this line is hand-written, and kept."""
 
 
 class Target(NamedTuple):
-    """A run, how it is scored, and what is asked of it.
+    """A run, its score, and its target.
 
     Attributes:
         minutes: of training.
         train, score: words of the two commands, without RUN.
-        asked: the figure, in words.
-        found: a score → the figure, in words, and whether it is reached.
+        asked: the target, as text.
+        found: a score → the result, as text, and whether the target is reached.
         measure: the second command.
     """
 
@@ -56,7 +56,7 @@ def at_most(most: float, unit: str) -> Callable[[dict[str, Any]], tuple[str, boo
 
 
 def as_real(score: dict[str, Any]) -> tuple[str, bool]:
-    """Readable samples over readable images, and the χ² test of their classes."""
+    """Readable samples relative to readable images, and the χ² test of their classes."""
     modes, quality = score["modes"], score["quality"]
     share = modes["readable"] / modes["readable_images"]
     words = f"{share:.3f} as readable, p = {modes['p_value']:.3g}, recall {quality['recall']['value']:.3f}"
@@ -100,7 +100,7 @@ def nelbo(*words: str) -> str:
 
 
 def measured(name: str, target: Target, runs: Path) -> dict[str, Any]:
-    """Train the run if it is not there, score it, and keep what the table needs."""
+    """Train the run if it does not exist, score it, and return the table's entries."""
     run = runs / f"mnist-{name}"
     if not run.exists():
         nelbo("train", *target.train, "--minutes", str(target.minutes), "--out", str(run))
@@ -128,9 +128,9 @@ def document(rows: list[dict[str, Any]]) -> str:
     machine = f"{torch.get_num_threads()} CPU threads ({platform.machine()}), torch {torch.__version__}"
     lines = [
         "# Targets",
-        "What each family reaches on MNIST on two cores, by `make targets`; nothing was tuned on the test split.",
-        f"{machine}. Static and dynamic binarisation are never mixed: nats are of images binarised once from a fixed",
-        "seed, trained on images binarised anew at every step.",
+        "Results of each family on MNIST on two cores, by `make targets`; nothing was tuned on the test split.",
+        f"{machine}. Static and dynamic binarisation are not mixed: nats are for images binarised once with a fixed",
+        "seed; training images are binarised at every step.",
         "",
         "| run | asked | found | reached | parameters | steps | minutes |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -147,7 +147,7 @@ def document(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Measure the targets that are named, or all."""
+    """Measure the named targets, or all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[[], *TARGETS], default=[])
     parser.add_argument("--runs", type=Path, default=Path("runs"))

@@ -1,4 +1,4 @@
-"""Every objective and every schedule side by side: where the gradient goes, bits/dim, samples. Writes docs/weights.md.
+"""Comparison of all objectives and schedules: gradient, bits/dim, samples. Writes docs/weights.md.
 
 python bench/run.py weights [--steps 1000] [--data digits]
 """
@@ -24,7 +24,7 @@ from nelbo.rng import Draws, Stream
 DOCS = Path(__file__).parents[2] / "docs"
 WIDTHS = (32, 32)
 CUTS = (-4.0, 0.0)
-"""γ at which the shares of the gradient are cut: little noise, middle, much noise."""
+"""Limits of γ for the shares of the gradient: little, middle and much noise."""
 WORDS = {
     "bound": ("1", "any"),
     "hybrid": ("1 + 10 p(γ)", "the schedule's p(γ), and any"),
@@ -36,18 +36,17 @@ WORDS = {
     "flow_matching": ("e^{γ/2}", "t uniform, γ = 2 ln(t/(1 − t))"),
 }
 
-PAGE = """# Objectives and schedules, side by side
+PAGE = """# Comparison of objectives and schedules
 
-Every objective of a diffusion is a weight w(γ) on the bound's own integrand, ½ ∫ w(γ) E‖ε − ε̂‖² dγ with γ = −ln SNR
-(Kingma & Gao 2023); `nelbo.diffusion.objectives` has each. Where w never falls as γ grows, it is itself a bound: of
-images with noise added. p(γ) = 1/γ′(t) is the density of γ where t is uniform.
+Every diffusion objective is a weight w(γ) on the integrand of the bound, ½ ∫ w(γ) E‖ε − ε̂‖² dγ with γ = −ln SNR
+(Kingma & Gao 2023); they are in `nelbo.diffusion.objectives`. If w is non-decreasing in γ, the objective is a bound
+of images with added noise. p(γ) = 1/γ′(t) is the density of γ for uniform t.
 
-`make weights`: {data}, {steps:,} steps of 32 images with a network of two levels of 32 channels, in
-continuous time with v predicted, one seed; γ from {low:.1f} to 8. bits/dim of {n} test images, ± with these images and
-noise; KD × 1,000 of 1,000 samples (200 steps of
-ddim) to the test images in features learnt from their labels, ± its error. The column "a bound" says of what the
-objective is one. Shares are of w(γ) E‖ε − ε̂‖² where the run with `bound` ends, at γ < −4 (little noise),
-−4 < γ < 0, and γ > 0 (much): what there is left to learn.
+`make weights`: {data}, {steps:,} steps of 32 images with a network of two levels of 32 channels, in continuous time
+with prediction v and one seed; γ from {low:.1f} to 8. bits/dim of {n} test images, ± their standard error; KD × 1,000
+between 1,000 samples (200 steps of ddim) and the test images, in features of a classifier, ± its standard error. The
+column "a bound" shows what the objective bounds. Shares are those of w(γ) E‖ε − ε̂‖² at the end of the run with
+`bound`, at γ < −4 (little noise), −4 < γ < 0, and γ > 0 (much noise).
 
 ## Objectives, with the cosine schedule
 
@@ -57,8 +56,8 @@ objective is one. Shares are of w(γ) E‖ε − ε̂‖² where the run with `b
 
 ## Schedules, with the bound as the objective
 
-In continuous time the bound does not depend on the schedule between its ends; what changes is where t is drawn, and the
-steps of a sampler.
+In continuous time the bound does not depend on the schedule between its ends. The schedule changes the distribution
+of t, and the steps of a sampler.
 
 | schedule | γ(t) | share of t below −4, to 0, above | bits/dim | KD × 1,000 |
 | --- | --- | --- | --- | --- |
@@ -76,7 +75,7 @@ CURVES = {
 
 
 class Row(NamedTuple):
-    """What one run gave: bits/dim and KD, each with its error."""
+    """The result of one run: bits/dim and KD, each with its error."""
 
     bits: str
     kd: str
@@ -84,7 +83,7 @@ class Row(NamedTuple):
 
 
 def measured(run: nelbo.Run, features: Path) -> Row:
-    """The bound of the test images, and the distance of samples."""
+    """The bound of the test images, and the distance of samples to them."""
     score = run.score()
     found = run.evaluate(samples=1000, features=features)
     kd = next(measure for name, measure in found.quality.items() if name.startswith("KD"))
@@ -99,7 +98,7 @@ def measured(run: nelbo.Run, features: Path) -> Row:
 
 @torch.no_grad()
 def errors(model: Diffusion, images: Tensor) -> tuple[Tensor, Tensor]:
-    """γ at places that are even in γ, and the mean of ‖ε − ε̂‖² there."""
+    """Evenly spaced γ, and the mean of ‖ε − ε̂‖² there."""
     bound = bound_of(model)
     draws = Draws(1, 0, range(len(images)), len(images), model.device)
     gammas = torch.linspace(bound.first, bound.last, 60, dtype=torch.float64)
@@ -114,20 +113,20 @@ def errors(model: Diffusion, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def shares(mass: Tensor, gamma: Tensor) -> str:
-    """Percent of the mass below −4, to 0, and above."""
+    """Percentages of the mass below −4, from −4 to 0, and above 0."""
     low, high = CUTS
     parts = (gamma < low, (gamma >= low) & (gamma < high), gamma >= high)
     return ", ".join(f"{100 * float(mass[part].sum() / mass.sum()):.0f}%" for part in parts)
 
 
 def trained(name: str, asked: argparse.Namespace, **options: Any) -> nelbo.Run:
-    """The run of this name, trained if it is not there yet."""
+    """The run with this name, trained if it does not exist."""
     out = asked.runs / name
     return nelbo.train("diffusion", asked.data, out=out, steps=asked.steps, widths=WIDTHS, resume=True, **options)
 
 
 def main() -> None:
-    """Train, measure, write."""
+    """Train, measure, write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--data", default="digits")

@@ -2,10 +2,10 @@
 
 import nelbo
 
-run = nelbo.train("ddpm", "digits", minutes=2)             # settings that the command line has too
+run = nelbo.train("ddpm", "digits", minutes=2)             # the options of the command line
 print(run.score())
 
-model = nelbo.Diffusion(network=MyNet(), shape=(1, 28, 28), levels=256)      # parts of your own
+model = nelbo.Diffusion(network=MyNet(), shape=(1, 28, 28), levels=256)      # your own network
 run = nelbo.fit(model, images, steps=1000, out="runs/mine")
 images = nelbo.load("runs/mine", network=MyNet()).sample(16)
 """
@@ -16,28 +16,34 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nelbo.data import Dataset
-    from nelbo.diffusion import objectives, samplers, schedules
-    from nelbo.errors import InputError
-    from nelbo.jobs.compare import compare
-    from nelbo.jobs.describe import info
-    from nelbo.jobs.distill import distill
-    from nelbo.jobs.evaluate import evaluate
-    from nelbo.jobs.features import features
-    from nelbo.jobs.fit import fit
-    from nelbo.jobs.run import Run, load
-    from nelbo.jobs.sample import sample
-    from nelbo.jobs.score import score
-    from nelbo.jobs.train import train
-    from nelbo.models.ae import AE
-    from nelbo.models.diffusion import Diffusion
-    from nelbo.models.gan import GAN
-    from nelbo.models.hvae import HVAE
-    from nelbo.models.vae import VAE
-    from nelbo.report.results import Evaluation, Score
+    from nelbo.data import Dataset as Dataset
+    from nelbo.diffusion import objectives as objectives
+    from nelbo.diffusion import samplers as samplers
+    from nelbo.diffusion import schedules as schedules
+    from nelbo.errors import InputError as InputError
+    from nelbo.jobs.compare import compare as compare
+    from nelbo.jobs.describe import info as info
+    from nelbo.jobs.distill import distill as distill
+    from nelbo.jobs.evaluate import evaluate as evaluate
+    from nelbo.jobs.features import features as features
+    from nelbo.jobs.fit import fit as fit
+    from nelbo.jobs.run import Run as Run
+    from nelbo.jobs.run import load as load
+    from nelbo.jobs.sample import sample as sample
+    from nelbo.jobs.score import score as score
+    from nelbo.jobs.train import train as train
+    from nelbo.models.ae import AE as AE
+    from nelbo.models.diffusion import Diffusion as Diffusion
+    from nelbo.models.gan import GAN as GAN
+    from nelbo.models.hvae import HVAE as HVAE
+    from nelbo.models.vae import VAE as VAE
+    from nelbo.report.results import Comparison as Comparison
+    from nelbo.report.results import Evaluation as Evaluation
+    from nelbo.report.results import Score as Score
 
 PLACES = {
     "AE": "models.ae",
+    "Comparison": "report.results",
     "Dataset": "data",
     "Diffusion": "models.diffusion",
     "Evaluation": "report.results",
@@ -61,38 +67,14 @@ PLACES = {
     "score": "jobs.score",
     "train": "jobs.train",
 }
-"""Every public name, and the module that it is in, or is."""
+"""Every public name, and its module."""
 
-__all__ = [
-    "AE",
-    "GAN",
-    "HVAE",
-    "VAE",
-    "Dataset",
-    "Diffusion",
-    "Evaluation",
-    "InputError",
-    "Run",
-    "Score",
-    "compare",
-    "distill",
-    "evaluate",
-    "features",
-    "fit",
-    "info",
-    "load",
-    "objectives",
-    "sample",
-    "samplers",
-    "schedules",
-    "score",
-    "train",
-]
+__all__ = list(PLACES)
 __version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use, so that ``nelbo --help`` need not wait for torch."""
+    """Import on first use, so that ``nelbo --help`` does not import torch."""
     if name not in PLACES:
         raise AttributeError(f"module 'nelbo' has no attribute {name!r}")
     module = importlib.import_module(f"nelbo.{PLACES[name]}")
@@ -100,5 +82,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """What is public, and the version."""
+    """The public names, and the version."""
     return sorted([*PLACES, "__version__"])

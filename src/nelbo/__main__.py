@@ -13,11 +13,12 @@ def main() -> None:
     """Run the command line and exit with its code."""
     from nelbo.cli import run
 
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # what Metal cannot compute, the CPU does
     accept_any_text()
     code = run(sys.argv[1:])
     if count() > 1 or code > 128:
-        # At once: threads that still listen to a process that has gone would abort this one on its way out, and after a
-        # signal nobody waits for threads that still read or write.
+        # At once: threads that wait for a lost process would abort this one at exit, and after a signal nothing waits
+        # for threads that still read or write.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

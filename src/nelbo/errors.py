@@ -1,4 +1,4 @@
-"""The two ways in which nelbo stops: the user's input cannot be used, or something else went wrong."""
+"""The error for unusable input."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """The user's input cannot be used: exit code 2 and one line that names the field or file and the mend.
+    """The user's input cannot be used: exit code 2 and one line with the field or file and a remedy.
 
     Args:
-        where: the field, option or file at fault, as the user wrote it.
-        problem: what is wrong with it and how to mend it, in one line.
+        where: the field, option or file, as the user wrote it.
+        problem: the problem and its remedy, in one line.
     """
 
     def __init__(self, where: str, problem: str) -> None:
@@ -21,6 +21,6 @@ class InputError(ValueError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint that names the known word nearest to ``word``: ``"; did you mean 'digits'?"`` or ``""``."""
+    """A hint with the most similar known word: ``"; did you mean 'digits'?"`` or ``""``."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,4 +1,4 @@
-"""Files and folders that are complete or not there at all, and errors that name them."""
+"""Files and folders that are either complete or absent, and errors that name them."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ except ImportError:
     fcntl = None  # type: ignore[assignment]
 
 WRITING = ".writing-"
-"""What the name of a file begins with before it is there."""
+"""Prefix of a file's name while it is written."""
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A place beside ``path`` to write a file or a folder, which is moved there at the end: all of it is seen, or none.
+    """A temporary path beside ``path`` for a file or a folder, which is renamed to ``path`` when complete.
 
     Args:
-        path: where it goes; its folder is made if need be. A file that is there is replaced, a folder is not.
+        path: the final path; its folder is made if needed. An existing file is replaced, an existing folder is not.
 
     Yields:
-        The place, with the same suffix. Nothing is left of it when writing fails.
+        The temporary path, with the same suffix. It is removed if writing fails.
 
     Raises:
-        OSError: it cannot be written; it names ``path``.
+        OSError: the path cannot be written; the error names ``path``.
     """
     aside = beside(path)
     with naming(path):
@@ -50,7 +50,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Make errors name what the user knows: a full disk is said without a name, or with that of the place beside."""
+    """Make errors name ``path``: a full disk has no file name, and a temporary path is unknown to the user."""
     try:
         yield
     except OSError as error:
@@ -61,10 +61,10 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def sole(folder: Path) -> Iterator[None]:
-    """Be the only process in here with this folder; the system forgets it when the process ends, however it ends.
+    """Lock a folder against other processes; the lock ends with the process.
 
     Raises:
-        InputError: another process is. Where the system has no such locks (Windows, some network disks), none.
+        InputError: another process has the lock. Systems without locks (Windows, some network disks) never raise.
     """
     descriptor = None if fcntl is None else os.open(folder, os.O_RDONLY)
     try:
@@ -83,17 +83,17 @@ def sole(folder: Path) -> Iterator[None]:
 
 
 def beside(path: Path) -> Path:
-    """Where ``path`` is written before it is there."""
+    """The temporary path for ``path``."""
     return path.with_name(f"{WRITING}{path.name}")
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether nothing is in a folder but what a process that was killed may have left of :func:`atomic_write`."""
+    """Whether a folder is empty, apart from temporary files of :func:`atomic_write` after a kill."""
     return all(path.name.startswith(WRITING) for path in folder.iterdir())
 
 
 def remove(path: Path) -> None:
-    """A file or a folder, if it is there."""
+    """Remove a file or a folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -101,7 +101,7 @@ def remove(path: Path) -> None:
 
 
 def write_synced(path: Path, data: bytes) -> None:
-    """Write a file and force it to disk."""
+    """Write a file and sync it to disk."""
     with naming(path), path.open("wb") as file:
         file.write(data)
         file.flush()
@@ -109,13 +109,13 @@ def write_synced(path: Path, data: bytes) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write or replace a text file in one move."""
+    """Write or replace a text file atomically."""
     with atomic_write(path) as aside:
         aside.write_text(text, encoding="utf-8")
 
 
 def sync_folder(path: Path) -> None:
-    """Force a folder's list of names to disk."""
+    """Sync a folder's entries to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

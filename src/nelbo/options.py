@@ -1,66 +1,79 @@
-"""The settings that every family shares, each with a default that a user would want. Written here once.
+"""The options of all families and commands, each with its default. They are defined only here.
 
-The command line, a ``--config`` file, ``RUN/config.toml`` and the Python calls all read these fields.
+The command line, a ``--config`` file, ``RUN/config.toml`` and the Python calls all use these fields.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Shape = tuple[int, int, int]
 """(C, H, W): channels, rows and columns of an image."""
+Fit = Literal["crop", "pad", "resize"]
+SplitBy = Literal["hash", "rank"]
+Layout = Literal["nhw", "nhwc", "nchw", "hwc", "chw"]
+AtLeastOne = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Device = Annotated[str, Field(description="cpu, cuda, cuda:1, …; auto takes CUDA where there is one.")]
+Weights = Annotated[str, Field(description="ema (the moving average) or raw.")]
 
 
 class Options(BaseModel):
-    """Settings: fields with defaults, no others accepted, never changed once made."""
+    """Settings: immutable fields with defaults; unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 IN_FILES = Field(json_schema_extra={"in_files": True})
-"""Marks a setting that only a file can hold: the command line has no option for it."""
+"""Marks a setting that only files can have; the command line has no option for it."""
 
 
 class FamilyOptions(Options):
     """The settings of a family of models."""
 
     def resolved(self, shape: tuple[int, int, int]) -> Self:
-        """The same settings with everything that depends on the images' shape (C, H, W) filled in."""
+        """The settings with every value that depends on the images' shape (C, H, W)."""
         return self
 
 
 class NetworkOptions(FamilyOptions):
-    """The settings of nelbo's own networks, for a family to add its own to."""
+    """The settings of nelbo's own networks; a family adds its own."""
 
     revision: Annotated[Literal[1], IN_FILES] = 1
-    "Which architecture; weights fit the one that they were trained in, so that each stays in the code."
+    "Revision of the architecture. Weights only fit their own revision, so every revision stays in the code."
 
 
 class DataOptions(Options):
-    """Which images, and how they become arrays of one size."""
+    """Options for reading images."""
 
     data: str = "digits"
     "digits, mnist, fashion-mnist or cifar10, a folder of images, a .npy, .npz or IDX file, hf:NAME, or READER:NAME."
     size: Annotated[str, Field(pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$")] | None = None
-    "Height and width that every image gets, as HxW; needs --fit where an image has another size."
-    fit: Literal["crop", "pad", "resize"] | None = None
-    "How an image of another size becomes --size."
+    "Height and width of the images, as HxW; needs --fit if an image has another size."
+    fit: Fit | None = None
+    "How an image of another size is converted to --size."
     channels: Annotated[int, Field(ge=1, le=4)] | None = None
     "Convert every image to this many channels."
     levels: Annotated[int, Field(ge=2, le=256)] | None = None
-    "The number of values a pixel can take, where the data do not say."
+    "The number of values a pixel can take, if the data do not state it."
     holdout: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
-    "Share of images kept for test, and again for val, where the data bring no split."
+    "Fraction of images held out for test, and again for val, if the data have no such splits."
     skip_bad: bool = False
-    "Leave out images that cannot be read instead of stopping."
+    "Skip images that cannot be read, instead of stopping."
     binarize: bool = False
-    "Draw each pixel as 0 or 1 with its level as probability: training images anew at every step, the others once."
+    "Draw each pixel as 0 or 1 with its level as probability: training images at every step, others once."
 
-    layout: Literal["nhw", "nhwc", "nchw", "hwc", "chw"] | None = None
-    "The axes of a .npy or .npz whose shape can be read in two ways: n images, h rows, w columns, c channels."
+    layout: Layout | None = None
+    "The axes of a .npy or .npz with an ambiguous shape: n images, h rows, w columns, c channels."
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _in_words(cls, size: Any) -> Any:
+        """(H, W) as HxW."""
+        return "x".join(map(str, size)) if isinstance(size, tuple | list) else size
 
     @property
     def height_width(self) -> tuple[int, int] | None:
@@ -72,140 +85,170 @@ class DataOptions(Options):
 
 
 class RunDataOptions(DataOptions):
-    """Which images, as a run records them."""
+    """Data options in a run's record."""
 
-    split_by: Annotated[Literal["hash", "rank"], IN_FILES] = "hash"
-    "How images are dealt to splits that the data lack: hash keeps each where it is; rank is the rule of format 1."
+    split_by: Annotated[SplitBy, IN_FILES] = "hash"
+    "How missing splits are made: hash keeps each image in its split; rank is the rule of format 1."
 
 
 class TrainingOptions(Options):
-    """The recipe: how long, how fast, and what is kept."""
+    """Options of the training."""
 
     minutes: Annotated[float, Field(gt=0)] | None = None
-    "How long to train; 10 if neither this nor --steps is given."
-    steps: Annotated[int, Field(ge=1)] | None = None
-    "How many steps to train instead; such a run can be repeated to the bit."
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    "Of every random number in the run."
-    batch_size: Annotated[int, Field(ge=1)] = 32
+    "Minutes of training; default 10, without --steps."
+    steps: AtLeastOne | None = None
+    "Number of training steps, instead of minutes; such a run is reproducible bit by bit."
+    seed: Seed = 0
+    "Seed of all random numbers in the run."
+    batch_size: AtLeastOne = 32
     "Images per step."
     optimizer: Literal["muon", "adamw"] = "muon"
-    "Of matrices and convolutions; everything else, and both players of a gan, are trained by AdamW."
+    "Optimiser of matrices and convolutions; AdamW trains everything else, and both players of a gan."
     lr: Annotated[float, Field(gt=0)] = 2e-3
-    "Highest learning rate, of either optimiser. With --resume it may be another one from there on."
+    "Largest learning rate of both optimisers. With --resume it may change."
     warmup: Annotated[int, Field(ge=0)] = 100
-    "Steps over which the learning rate rises from zero."
+    "Steps over which the learning rate rises from 0."
     decay: Annotated[float, Field(ge=0, le=1)] = 0.6
-    "Share of the run, at its end, over which the learning rate falls to zero."
+    "Last fraction of the run, over which the learning rate decreases to 0."
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    "Decoupled weight decay, on weights of two or more dimensions."
+    "Decoupled weight decay, for weights of two or more dimensions."
     clip: Annotated[float, Field(gt=0)] = 1.0
-    "Largest norm of a gradient; longer ones are scaled down to it."
+    "Largest norm of a gradient; a larger gradient is scaled down."
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    "Decay of the weights' moving average, reached after a warm-up of its own."
+    "Decay of the weights' moving average, after its warm-up."
     augment: Literal["none", "flip"] = "none"
-    "flip mirrors each training image, left to right, half of the times that it is seen."
+    "flip mirrors each training image, left to right, with probability 1/2 at every step."
     precision: Literal["auto", "bf16", "fp32", "fp64"] = "auto"
-    "Of the network while training; auto takes bf16 where the machine computes in it. 'nelbo score' is always fp32."
+    "Precision of the network in training; auto uses bf16 if the machine supports it. 'nelbo score' always uses fp32."
     compile: Literal["auto", "on", "off"] = "auto"
-    "Compile the network of a ddpm or vdm (torch.compile); auto does on CUDA, in runs that are long enough to pay."
+    "Compile the network of a ddpm or vdm (torch.compile); auto: on CUDA, in runs that are long enough."
     shard: bool = False
-    "Let each of several processes keep no more than its share of the weights (FSDP): for models that do not fit."
+    "Shard the weights between processes (FSDP), for models that do not fit on one device."
     device: str = "auto"
-    "cpu, cuda, cuda:1, …; auto takes CUDA where there is one."
+    "cpu, cuda, cuda:1, mps, …; auto uses CUDA if available, else mps (in fp32), else the CPU."
     tensorboard: bool = False
-    "Write the metrics for TensorBoard too; needs the extra nelbo[tensorboard]."
+    "Also write the metrics for TensorBoard; needs the extra nelbo[tensorboard]."
+
+
+class DistillOptions(Options):
+    """Options of ``nelbo distill``: the student and its training."""
+
+    steps: AtLeastOne = 4
+    "Steps from noise to image: network evaluations per image."
+    teacher_steps: AtLeastOne | None = None
+    "Steps of the teacher, a multiple of --steps; default: about 64."
+    out: Path | None = None
+    "The new run directory; default: runs/NAME-4-steps."
+    resume: bool = False
+    "Continue the student in --out from its last checkpoint."
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    "Minutes of training; default 5, without --train-steps."
+    train_steps: AtLeastOne | None = None
+    "Number of training steps, instead of minutes."
+    lr: Annotated[float, Field(gt=0)] | None = None
+    "Largest learning rate; default: that of the run, like all other training options."
+    seed: Seed | None = None
+    "Seed of all random numbers; default: that of the run."
+    device: Device | None = None
+    "cpu, cuda, cuda:1, mps, …; default: that of the run."
+
+
+class FeaturesOptions(Options):
+    """Options of ``nelbo features``."""
+
+    out: Path | None = None
+    "A new folder for the features; default: a folder in your cache, where other commands find it."
+    epochs: AtLeastOne = 8
+    "Passes over the training images."
+    seed: Seed = 0
+    "Seed of the initial weights and of the order."
+    device: Device = "auto"
 
 
 class SamplingOptions(Options):
-    """How images are drawn; what is left out, the family chooses."""
+    """Options of sampling; the family chooses defaults for those left out."""
 
     sampler: str | None = None
-    """ancestral, ddim, or one of higher order: dpm++, unipc or heun. Unless told, what is best with so many steps:
-    unipc below 20, else ddim."""
-    steps: Annotated[int, Field(ge=1)] | None = None
-    """Network evaluations per image; 200 (ddim), all (ancestral) or 20 (others) unless told. Of a gan: how many G(z)
-    each image is chosen from, by a Metropolis–Hastings chain that the discriminator judges; 1 unless told."""
+    """ancestral, ddim, or one of higher order: dpm++, unipc or heun. Default: unipc below 20 steps, else ddim."""
+    steps: AtLeastOne | None = None
+    """Network evaluations per image; default 200 (ddim), all (ancestral) or 20 (others). For a gan: length of the
+    Metropolis–Hastings chain of G(z) for each image; default 1."""
     eta: float | None = None
     "DDIM's η, from 0 (deterministic) to 1 (as random as ancestral)."
     clip: bool = True
-    "Hold the predicted image to the range of pixels on the way."
+    "Clamp the predicted image to the range of pixels while sampling."
     temperature: Annotated[float, Field(ge=0)] | None = None
-    """Of ae, vae, hvae and gan: the spread of z, 1 being the prior's own; below it images are more typical and differ
-    less."""
+    """For ae, vae, hvae and gan: standard deviation of z, relative to the prior's; below 1 images are more typical and
+    less varied."""
 
 
 class SampleOptions(SamplingOptions):
-    """Which images are drawn, and where they go."""
+    """Options of ``nelbo sample``."""
 
     out: Path | None = None
     """A .png (one grid), .gif (the denoising), .npz (the exact levels) or a folder of PNGs; it must not exist.
-    A new grid in RUN/samples if left out."""
+    Default: a new grid in RUN/samples."""
     real: bool = False
-    "Put real images beside the samples, evenly from all classes of the test split, by the seed."
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    "Add real images beside the samples, evenly from all classes of the test split, by the seed."
+    seed: Seed = 0
     "Image i of a seed is always the same image."
-    weights: str = "ema"
-    "ema (the moving average) or raw."
-    device: str = "auto"
-    "cpu, cuda, cuda:1, …; auto takes CUDA where there is one."
-    batch_size: Annotated[int, Field(ge=1)] = 64
-    "Images at a time; changes speed and memory only."
+    weights: Weights = "ema"
+    device: Device = "auto"
+    batch_size: AtLeastOne = 64
+    "Images per batch; affects only speed and memory."
 
 
 class MeasuringOptions(Options):
-    """How a run is measured."""
+    """Options of every measurement of a run."""
 
     split: str = "test"
     "train, val or test."
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    "Of the noise."
-    weights: str = "ema"
-    "ema (the moving average) or raw."
-    device: str = "auto"
-    "cpu, cuda, cuda:1, …; auto takes CUDA where there is one."
-    batch_size: Annotated[int, Field(ge=1)] | None = None
-    "Images at a time; changes speed and memory only. What is quickest on the device if left out."
+    seed: Seed = 0
+    "Seed of the noise."
+    weights: Weights = "ema"
+    device: Device = "auto"
+    batch_size: AtLeastOne | None = None
+    "Images per batch; affects only speed and memory. Default: the fastest for the device."
     again: bool = False
-    "Measure anew, even if RUN/scores holds this very result."
+    "Measure again, even if RUN/scores has the result."
 
 
 class ScoreOptions(MeasuringOptions):
-    """What the bound of images is asked for."""
+    """Options of ``nelbo score``."""
 
-    limit: Annotated[int, Field(ge=1)] | None = None
-    "Score the first so many images only."
+    limit: AtLeastOne | None = None
+    "Score only this number of images, the first ones."
     form: str | None = None
-    """How the bound is written; the family's first unless told. ddpm, vdm: denoising, ode, ode-uniform, and in steps
-    (a vdm with --T) consistency, trajectory (T evaluations each), iw (importance-weighted, k trajectories) and
-    entropy (not a bound by itself). vae and hvae: analytic, sampled, iw."""
+    """Form of the bound; default: the family's first. ddpm, vdm: denoising, ode, ode-uniform, and in steps (a vdm with
+    --T) consistency, trajectory (T evaluations each), iw (importance-weighted, k trajectories) and entropy (not a
+    bound). vae and hvae: analytic, sampled, iw."""
     timesteps: Annotated[int, Field(ge=0)] | None = None
-    "How many t to evaluate per image and replicate, stratified; 0 takes every t."
-    k: Annotated[int, Field(ge=1)] | None = None
-    "Trajectories in one logarithm of --form iw; 8 unless told."
-    T: Annotated[int, Field(ge=1)] | None = None
-    "Score a vdm in so many steps, and not in its own number or in continuous time."
+    "Number of t per image and replicate, stratified; 0 uses every t."
+    k: AtLeastOne | None = None
+    "Trajectories in one logarithm of --form iw; default 8."
+    T: AtLeastOne | None = None
+    "Score a vdm in this number of steps, instead of its own number or continuous time."
     baseline: Path | None = None
-    "Another run, measured with the same noise: adds the paired difference and its own error."
+    "Another run, scored with the same noise: adds the paired difference and its error."
     replicates: Annotated[int, Field(ge=2)] = 2
-    "Independent estimates per image, from which the Monte-Carlo error is known."
+    "Independent estimates per image, for the Monte Carlo error."
     per_image: Path | None = None
     "Write every image's path (or row in its array), label, split and terms to this CSV file."
     sort: bool = False
-    "With --per-image: the strangest image first, by its total."
+    "With --per-image: sort by the total, the highest first."
     profile: Path | None = None
-    "Draw where in t the bits are into this PNG file, or write it into this CSV file."
+    "Plot bits/dim over t into this PNG file, or write it into this CSV file."
     against: str | None = None
-    """With --data OTHER: how well the score tells those images from this split of the run's own: AUROC, with DeLong's
-    standard error. By the total, and by how the bits lie over t; below 0.5, the others look more normal."""
+    """With --data OTHER: AUROC, with DeLong's standard error, of those images against this split of the run's own
+    data, by the total and by the profile over t; below 0.5, the others look more normal."""
 
 
 class EvaluateOptions(MeasuringOptions, SamplingOptions):
-    """Which samples are measured, and how."""
+    """Options of ``nelbo evaluate``."""
 
     samples: Annotated[int, Field(ge=20)] = 2000
-    "How many to draw."
+    "Number of samples."
     features: Path | None = None
-    """Where to measure: a folder that 'nelbo features' made, an ae run, or 'inception'; the data's own if left out."""
+    """Feature space: a folder of 'nelbo features', an ae run, or 'inception'; default: the data's own."""
     neighbours: Path | None = None
-    "Draw samples beside the training images nearest to them into this PNG."
+    "Write samples beside their nearest training images to this PNG."

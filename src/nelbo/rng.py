@@ -1,12 +1,12 @@
-"""Random numbers per example: a pure function of (seed, stream, step, example index, element), and of nothing else.
+"""Random numbers per example: a pure function of (seed, stream, step, example index, element).
 
-Philox 4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") maps a counter of four 32-bit words,
-under a key of two, to four random words. Here the key is the seed, and the counter is (block, index, step, stream): word
-4b + j of an example is word j of its block b. So image i of a seed has the same noise whatever the batch size, the
-number of processes or the device, and a run that resumes at a step needs no stored random state.
+Philox 4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") maps a counter of four 32-bit words
+to four random words, under a key of two words. Here the key is the seed, and the counter is (block, index, step,
+stream): word 4b + j of an example is word j of its block b. So image i of a seed has the same noise for every batch
+size, number of processes and device, and a run that resumes at a step needs no stored random state.
 
-All of it is integer tensor operations on the device where the numbers are wanted. The words are the same on every
-device, to the bit; uniform and normal numbers are functions of the words, equal to rounding.
+The words are computed with integer tensor operations on the device of the result. They are the same on every device,
+to the bit; uniform and normal numbers are functions of the words, equal to rounding.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ import torch
 from torch import Tensor
 
 MULTIPLIERS, WEYL = (0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85)
-"""Philox's constants: of the two products, and what the key grows by from round to round (Salmon et al. 2011)."""
+"""Philox's constants: the factors of the two products, and the increments of the key per round (Salmon et al. 2011)."""
 ROUNDS = 10
 WORD = 0xFFFFFFFF
-"""The mask of a 32-bit word. Words are held in int64, as torch has no unsigned arithmetic."""
+"""The mask of a 32-bit word. Words are int64, because torch has no unsigned arithmetic."""
 TILE = 2**16
-"""Blocks at a time on the CPU, so that what lies between two operations stays in its caches."""
+"""Blocks at a time on the CPU, so that intermediate results stay in its caches."""
 LARGEST = 2**44
-"""Steps and indices lie below this."""
+"""The bound of steps and indices."""
 
 
 class Stream(IntEnum):
-    """What a random number is for; two streams never share numbers."""
+    """The purpose of a random number; two streams share no numbers."""
 
     ORDER = 0
     TRAIN_TIME = 1
@@ -54,17 +54,18 @@ class Stream(IntEnum):
 
 
 Words = tuple[Tensor, ...]
-"""The four words of a block, or the four numbers made of them."""
+"""The four words of a block, or the four numbers computed from them."""
 Word = int | Tensor
-"""A word that all examples share: an integer, or on a device a tensor without dimensions."""
+"""A word common to all examples: an integer, or a tensor without dimensions."""
 Law = Callable[[Words, torch.dtype], Words]
-"""What makes numbers of words."""
+"""A map from words to numbers of a dtype."""
 
 
 def philox(counter: Words, key: tuple[Word, Word]) -> Words:
     """Philox 4x32-10 of each counter: four words below 2^32 in int64, of the counters' common shape.
 
-    Each round takes (c_0, c_1, c_2, c_3) to (hi(M_1 c_2) ⊕ c_1 ⊕ k_0, lo(M_1 c_2), hi(M_0 c_0) ⊕ c_3 ⊕ k_1, lo(M_0 c_0)).
+    Each round maps (c_0, c_1, c_2, c_3) to
+    (hi(M_1 c_2) ⊕ c_1 ⊕ k_0, lo(M_1 c_2), hi(M_0 c_0) ⊕ c_3 ⊕ k_1, lo(M_0 c_0)).
 
     Args:
         counter: four words, each 0 ≤ c < 2^32, int64; their shapes broadcast.
@@ -114,14 +115,14 @@ def numbers_of(
     """The four numbers of each of ``count`` consecutive blocks of each example, four tensors of shape (B, count).
 
     Args:
-        law: words to numbers.
-        dtype: of the numbers.
-        key: the seed's two words.
+        law: the map from words to numbers.
+        dtype: the dtype of the numbers.
+        key: the two words of the seed.
         index: each example's index, int64, shape (B, 1).
         step: the step's lower word.
-        tag: the last word of the counter but for the index's upper bits: the stream, and the step's upper bits.
+        tag: the stream and the step's upper bits; with the index's upper bits, the last word of the counter.
         first: the first block.
-        count: how many blocks.
+        count: the number of blocks.
     """
     block = first + torch.arange(count, device=index.device)[None]
     return law(philox((block, index & WORD, step * torch.ones_like(block[:, :1]), tag ^ index >> 32 << 8), key), dtype)
@@ -134,7 +135,7 @@ def fused() -> Callable[..., Tensor]:
 
 
 FUSED: set[str] = set()
-"""The kinds of device on which numbers come from one compiled kernel; on others from a hundred small ones."""
+"""The types of devices on which one compiled kernel computes the numbers, instead of about a hundred operations."""
 
 
 def draw(
@@ -147,30 +148,30 @@ def draw(
     start: int,
     stop: int,
 ) -> Tensor:
-    """The numbers ``start`` … ``stop`` − 1 of each example, shape (B, stop − start), where ``indices`` are.
+    """The numbers ``start`` … ``stop`` − 1 of each example, shape (B, stop − start), on the device of ``indices``.
 
     Args:
-        law: words to numbers.
-        dtype: of the numbers.
+        law: the map from words to numbers.
+        dtype: the dtype of the numbers.
         seed: the run's seed, 0 ≤ seed < 2^64.
-        stream: what the numbers are for.
+        stream: the purpose of the numbers.
         step: training step, sampler step or replicate, 0 ≤ step < 2^44.
         indices: each example's index, 0 ≤ index < 2^44, int64, shape (B,).
-        start, stop: which of its numbers.
+        start, stop: the range of numbers of each example.
     """
-    seed, step, index = int(seed), int(step), indices[:, None]  # of numpy's narrow integers too
+    seed, step, index = int(seed), int(step), indices[:, None]  # numpy's narrow integers would overflow
     shared = (seed & WORD, seed >> 32, step & WORD, int(stream) | step >> 32 << 20)
     first, last = start // 4, -(-stop // 4)
     if index.device.type in FUSED:
-        # As tensors: a kernel that is compiled for integers is compiled anew for others.
+        # Tensors, because torch compiles a new kernel for every new integer.
         low, high, *others = (torch.full((), word, device=index.device) for word in (*shared, first))
         out = fused()(law, dtype, (low, high), index, *others, last - first)
     else:
         out = torch.empty(len(index), last - first, 4, dtype=dtype, device=index.device)
         width = TILE if index.device.type == "cpu" else max(1, last - first)
         height = max(1, TILE // max(1, last - first)) if index.device.type == "cpu" else len(index)
-        for rows, of in zip(out.split(height), index.split(height), strict=True):
-            for place, here in enumerate(rows.split(width, 1)):
+        for rows, of in zip(torch.split(out, height), torch.split(index, height), strict=True):
+            for place, here in enumerate(torch.split(rows, width, 1)):
                 numbers = numbers_of(law, dtype, shared[:2], of, *shared[2:], first + place * width, here.shape[1])
                 for j, number in enumerate(numbers):
                     here[..., j] = number
@@ -178,7 +179,7 @@ def draw(
 
 
 def column(indices: Sequence[int] | Tensor, device: torch.device | None = None) -> Tensor:
-    """Indices as int64 on a device; of a range without a copy from the host."""
+    """Indices as int64 on a device; a range needs no copy from the host."""
     if isinstance(indices, range):
         return torch.arange(indices.start, indices.stop, indices.step, device=device)
     return torch.as_tensor(indices, dtype=torch.int64, device=device)
@@ -194,14 +195,14 @@ def normal(
     device: torch.device | None = None,
     start: int = 0,
 ) -> Tensor:
-    """Standard normal noise, shape (len(indices), \\*shape): row k depends on ``indices[k]`` alone.
+    """Standard normal noise, shape (len(indices), \\*shape); row k depends only on ``indices[k]``.
 
     Args:
-        seed, stream, step, indices: as of :func:`draw`.
-        shape: of each example's numbers.
-        dtype: torch's default type if None. float64 noise is float32 noise with more digits.
-        device: where it is drawn; the CPU if None.
-        start: how many numbers of each example to skip.
+        seed, stream, step, indices: as in :func:`draw`.
+        shape: the shape of each example's numbers.
+        dtype: the dtype; None for torch's default. float64 noise is float32 noise with more digits.
+        device: the device of the noise; None for the CPU.
+        start: the number of each example's numbers to skip.
     """
     stop = start + math.prod(shape)
     rows = draw(to_normal, dtype or torch.get_default_dtype(), seed, stream, step, column(indices, device), start, stop)
@@ -217,7 +218,7 @@ def uniform(
     dtype: torch.dtype = torch.float64,
     device: torch.device | None = None,
 ) -> Tensor:
-    """Uniform numbers in (0, 1), multiples of 2^−33, shape (len(indices), \\*shape); arguments as of :func:`normal`."""
+    """Uniform numbers in (0, 1), multiples of 2^−33, shape (len(indices), \\*shape); arguments as in :func:`normal`."""
     rows = draw(to_uniform, dtype, seed, stream, step, column(indices, device), 0, math.prod(shape))
     return rows.reshape(len(rows), *shape)
 
@@ -230,13 +231,13 @@ def words(
     shape: tuple[int, ...],
     device: torch.device | None = None,
 ) -> Tensor:
-    """Uniform integers 0 … 2^32 − 1, int64, shape (len(indices), \\*shape); arguments as of :func:`normal`."""
+    """Uniform integers 0 … 2^32 − 1, int64, shape (len(indices), \\*shape); arguments as in :func:`normal`."""
     rows = draw(to_words, torch.int64, seed, stream, step, column(indices, device), 0, math.prod(shape))
     return rows.reshape(len(rows), *shape)
 
 
 def integer(seed: int, stream: Stream, step: int, index: int = 0) -> int:
-    """An integer 0 … 2^62 − 1: the seed of a generator that is not ours, as dropout's."""
+    """An integer 0 … 2^62 − 1, the seed for a generator of another library, such as torch's for dropout."""
     low, high = words(seed, stream, step, [index], (2,))[0].tolist()
     return int(low | high >> 2 << 32)
 
@@ -244,7 +245,7 @@ def integer(seed: int, stream: Stream, step: int, index: int = 0) -> int:
 def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
     """A permutation of 0 … n−1 for one epoch: the order in which training sees the data.
 
-    The order of n random numbers of 62 bits; two are equal with a probability below n²/2^63, and stay in their order.
+    It sorts n random numbers of 62 bits; two of them are equal with a probability below n²/2^63.
     """
     high, low = words(seed, Stream.ORDER, epoch, [0], (2, n))[0]
     return (high << 30 ^ low >> 2).argsort(stable=True).numpy()
@@ -252,14 +253,14 @@ def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Draws:
-    """The random numbers of one batch at one step: what a model is handed instead of a global generator.
+    """The random numbers of one batch at one step; models use them instead of a global generator.
 
     Args:
         seed: the run's seed.
         step: training step, or replicate of a score.
-        indices: each example's index: its place in the whole batch while training, in the data set while scoring.
-        total: examples in the whole batch, over all processes.
-        device: where the numbers are drawn.
+        indices: each example's index: its place in the whole batch in training, and in the data set in scoring.
+        total: the number of examples in the whole batch, over all processes.
+        device: the device of the numbers.
     """
 
     seed: int
@@ -269,14 +270,14 @@ class Draws:
     device: torch.device
 
     def normal(self, stream: Stream, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
-        """Standard normal, as :func:`normal`, shape (B, \\*shape)."""
+        """Standard normal noise, see :func:`normal`, shape (B, \\*shape)."""
         return normal(self.seed, stream, self.step, self.indices, shape, dtype, self.device)
 
     def normal_iter(self, stream: Stream, shape: tuple[int, ...]) -> Iterator[Tensor]:
-        """The rows of :meth:`normal`, one after another and without end: for more noise than fits into memory.
+        """The rows of :meth:`normal`, one at a time and without end, for noise that does not fit into memory.
 
         Yields:
-            Standard normal, shape (B, \\*shape); the first K are those of ``normal(stream, (K, *shape))``.
+            Standard normal noise, shape (B, \\*shape); the first K are those of ``normal(stream, (K, *shape))``.
         """
         size, start = math.prod(shape), 0
         while True:
@@ -288,14 +289,14 @@ class Draws:
         return uniform(self.seed, stream, self.step, self.indices, shape, device=self.device)
 
     def integer(self, stream: Stream) -> int:
-        """An integer 0 … 2^62 − 1 for the step, as :func:`integer`."""
+        """An integer 0 … 2^62 − 1 for the step, see :func:`integer`."""
         return integer(self.seed, stream, self.step)
 
     def spread(self, stream: Stream) -> Tensor:
-        """Uniform in [0, 1) for each example, evenly spread over the whole batch, float64, shape (B,).
+        """Uniform in [0, 1), one for each example, evenly spread over the whole batch, float64, shape (B,).
 
-        u_k = (k/B + u) mod 1 with one u for the step (Kingma et al. 2021, appendix I.1): the mean over the batch varies
-        less than with independent numbers.
+        u_k = (k/B + u) mod 1 with one u for the step (Kingma et al. 2021, appendix I.1). The mean over the batch has a
+        lower variance than with independent numbers.
         """
         offset = uniform(self.seed, stream, self.step, range(1), device=self.device)
         places = column(self.indices, self.device).double()

@@ -1,4 +1,4 @@
-"""Nats and bits: the only place where ln 2 stands."""
+"""Nats and bits; ln 2 appears only here."""
 
 from __future__ import annotations
 
@@ -9,22 +9,31 @@ BITS_PER_NAT = 1.0 / LN_2
 
 
 def bits_per_dim(nats: float, dims: int) -> float:
-    """Turn nats per example into bits per dimension: nats / (ln 2 · D).
+    """Convert nats per example to bits per dimension: nats / (ln 2 · D).
 
     >>> round(bits_per_dim(784 * math.log(256), 784), 12)
     8.0
 
     Args:
         nats: a cost or its standard error, in nats per example.
-        dims: D, the number of true data dimensions (padding is none), D ≥ 1.
+        dims: D ≥ 1, the number of true data dimensions, without padding.
+
+    Returns:
+        Bits per dimension.
     """
     return nats / (LN_2 * dims)
 
 
 def uniform_bits(levels: int) -> float:
-    """Bits/dim of the code that knows nothing: log2 of the number of levels.
+    """Bits/dim of the uniform code: log2 of the number of levels.
 
     >>> uniform_bits(256)
     8.0
+
+    Args:
+        levels: L, the number of values a pixel can take.
+
+    Returns:
+        Bits per dimension.
     """
     return math.log(levels) / LN_2

@@ -1,4 +1,4 @@
-"""Fixtures: a server, and named sets in small."""
+"""Fixtures: a server, and small versions of the named sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small sets made by hand, and a server on this machine that gives them out."""
+"""Small sets, and a local server that provides them."""
 
 from __future__ import annotations
 

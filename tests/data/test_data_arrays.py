@@ -1,4 +1,4 @@
-"""NumPy's files: shapes, types, keys, and headers that lie."""
+"""NumPy's files: shapes, types, keys, and wrong headers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_bool_has_two_levels(tmp_path):
 @pytest.mark.parametrize(
     ("values", "match"),
     [
-        (np.zeros((9, 3, 5, 4), np.uint8), "may come first or last"),
+        (np.zeros((9, 3, 5, 4), np.uint8), "channels first or last"),
         (np.zeros((9, 5, 6, 7), np.uint8), "without an axis of 1 to 4"),
         (np.zeros((9, 5), np.uint8), "images are .N, H, W."),
         (np.zeros((9, 5, 5), np.float32), r"is float32; .*save \(x\*255\).round\(\).astype\('uint8'\)"),
@@ -77,7 +77,7 @@ HUGE = "{'descr': '|u1', 'fortran_order': False, 'shape': (1000000, 4000, 4000),
 @pytest.mark.parametrize(
     ("data", "match"),
     [
-        (npy(HUGE, b"abc"), "claims 16000000000000 bytes of uint8 and there are 3"),
+        (npy(HUGE, b"abc"), "claims 16000000000000 bytes of uint8, but there are 3"),
         (npy("{'descr': '|u1', 'fortran_order': False, 'shape': (-1, -3, 1), }\n", b"abc"), "corrupt"),
         (npy("__import__('os').getcwd()\n"), "is not an array of numbers"),
         (npy("{"), "is not an array of numbers"),
@@ -97,7 +97,7 @@ def test_pixels_beyond_the_levels_are_refused(tmp_path):
     data = bytearray((tmp_path / "a.npy").read_bytes())
     data[-1] = 7  # no bool
     (tmp_path / "a.npy").write_bytes(data)
-    with pytest.raises(InputError, match="has a pixel of 7, but only 2 levels"):
+    with pytest.raises(InputError, match="has a pixel of 7, but 2 levels"):
         load(str(tmp_path / "a.npy"))
 
 
@@ -133,7 +133,7 @@ def test_one_array(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "match"),
     [
-        ({"a": IMAGES, "b": IMAGES}, "has a, b; name them images"),
+        ({"a": IMAGES, "b": IMAGES}, "has a, b; rename them to images"),
         ({}, "has no arrays"),
         ({"images": IMAGES, "labels": np.arange(19)}, "labels.*19 of type int64 for 20 images"),
         ({"images": IMAGES, "labels": np.zeros(20)}, "of type float64"),

@@ -1,4 +1,4 @@
-"""Binarised data: the law of the pixels, what is drawn anew, and what never changes."""
+"""Binarised data: the distribution of the pixels, and which images are drawn again."""
 
 from __future__ import annotations
 

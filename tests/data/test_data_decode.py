@@ -1,4 +1,4 @@
-"""One image file: every mode without loss, orientation, and whatever cannot be used."""
+"""One image file: every mode without loss, orientation, and unusable files."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_jpeg_is_decoded_as_pillow_does_and_turned(tmp_path):
 @pytest.mark.parametrize("size", [(1, 65_536), (65_536, 1)])
 def test_a_side_that_no_image_has_is_refused_before_it_is_decoded(tmp_path, size):
     """A BMP of 60 bytes that claims so many rows or columns; one side shorter, and it is merely cut short."""
-    for by, words in ((0, "65,536 pixels, and 65,535 is the most"), (1, "truncated")):
+    for by, words in ((0, "65,536 pixels; the maximum is 65,535"), (1, "truncated")):
         width, height = (length - by if length > 1 else 1 for length in size)
         header = struct.pack("<2sIHHIIiiHHIIiiII", b"BM", 60, 0, 0, 54, 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
         (tmp_path / "x.bmp").write_bytes(header + bytes(6))

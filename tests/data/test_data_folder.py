@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ def test_a_flat_folder(tmp_path):
     data = load(str(tmp_path))
     assert sorted(image.numpy().tobytes() for image in data.images) == bytes_of(IMAGES)
     assert (data.labels, data.classes, data.levels, data.shape) == (None, (), 256, (3, 3, 4))
-    assert data.notes == ("passed over: 1 .txt, 1 hidden",)
+    assert data.notes == ("ignored: 1 .txt, 1 hidden",)
     assert (data.name, data.spec) == (tmp_path.name, str(tmp_path))
 
 
@@ -79,7 +80,7 @@ def test_a_missing_val_is_held_out_of_train(tmp_path):
     assert sets["test"] == bytes_of(IMAGES[9:])
     assert sorted(sets["train"] + sets["val"]) == bytes_of(IMAGES[:10])
     assert len(sets["val"]) == 2
-    assert data.notes[0] == "1 of the 3 images of test are in train too"
+    assert data.notes[0] == "1 of the 3 images of test are also in train"
     assert data.notes[1].startswith("val held out of train")
 
 
@@ -111,7 +112,7 @@ def test_different_sizes_name_two_files_and_the_mend(tmp_path):
         load(str(tmp_path), size=(6, 6))
     data = load(str(tmp_path), size=(6, 6), fit="pad")
     assert data.shape == (3, 6, 6)
-    assert data.notes == ("sizes brought to 6x6 by `fit` pad",)
+    assert data.notes == ("sizes converted to 6x6 by `fit` pad",)
 
 
 def test_different_channels_name_files_and_the_mend(tmp_path):
@@ -119,24 +120,24 @@ def test_different_channels_name_files_and_the_mend(tmp_path):
     write_images(tmp_path, random_pixels((1, 3, 4)), "grey.png")
     with pytest.raises(InputError, match=r"0.png has 3 and grey.png has 1; add `channels` 1\|3"):
         load(str(tmp_path))
-    assert reading_notes(load(str(tmp_path), channels=3)) == ("channels brought from 1 to 3",)
+    assert reading_notes(load(str(tmp_path), channels=3)) == ("channels converted from 1 to 3",)
     write_images(tmp_path, random_pixels((1, 3, 4, 4)), "alpha.png")
-    assert reading_notes(load(str(tmp_path), channels=1)) == ("channels brought from 3 and 4 to 1; alpha dropped",)
+    assert reading_notes(load(str(tmp_path), channels=1)) == ("channels converted from 3 and 4 to 1; alpha removed",)
 
 
 def test_bad_images_stop_unless_they_may_be_skipped(tmp_path):
     paths = write_images(tmp_path, random_pixels((20, 30, 30)))
     paths[3].write_bytes(paths[3].read_bytes()[:-300])  # its header is good
     paths[7].write_bytes(b"nothing")
-    with pytest.raises(InputError, match=r"7.png: is not an image of a known format; or give `skip_bad`"):
+    with pytest.raises(InputError, match=r"7.png: is not an image of a known format; or add `skip_bad`"):
         load(str(tmp_path))
     data = load(str(tmp_path), skip_bad=True)
     good = [np.asarray(Image.open(path)).tobytes() for row, path in enumerate(paths) if row not in (3, 7)]
     assert sorted(image.numpy().tobytes() for image in data.images) == sorted(good)
     (note,) = reading_notes(data)
-    assert re.match("left out 2 of 20 images: 7.png is not an image.*; 3.png is truncated", note)
+    assert re.match("skipped 2 of 20 images: 7.png is not an image.*; 3.png is truncated", note)
     paths[7].unlink()
-    with pytest.raises(InputError, match=r"3.png: is truncated or corrupt .*; or give `skip_bad`"):
+    with pytest.raises(InputError, match=r"3.png: is truncated or corrupt .*; or add `skip_bad`"):
         load(str(tmp_path))
 
 
@@ -180,7 +181,8 @@ def test_links_in_a_circle_end(tmp_path):
     assert len(load(str(tmp_path)).images) == 12
 
 
-def test_a_bar_is_drawn_on_stderr_only(tmp_path, capfd):
+def test_a_bar_is_drawn_on_stderr_only(tmp_path, capfd, monkeypatch):
     write_images(tmp_path, IMAGES)
-    load(str(tmp_path), progress=True)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    load(str(tmp_path))
     assert capfd.readouterr().out == ""

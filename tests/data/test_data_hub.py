@@ -1,4 +1,4 @@
-"""``hf:`` against a stand-in for the package, and against the package on files; nothing is fetched."""
+"""``hf:`` with a stand-in for the package, and with the package on local files, without downloads."""
 
 from __future__ import annotations
 
@@ -73,15 +73,15 @@ def test_one_split_is_split_by_content(hub):
     hub({"train": Table(IMAGES)})
     data = load("hf:who/what", channels=1)
     assert (data.shape, data.labels, len(data.images)) == ((1, 4, 5), None, 20)
-    assert reading_notes(data) == ("channels brought from 3 to 1",)
+    assert reading_notes(data) == ("channels converted from 3 to 1",)
 
 
 @pytest.mark.parametrize(
     ("tables", "match"),
     [
-        ({"train": Table([*IMAGES, IMAGES[0][1:]])}, "row 0 is 4x5 and row 20 is 3x5; add `size`"),
+        ({"train": Table([*IMAGES, IMAGES[0][1:]])}, "row 0 is 4x5, row 20 is 3x5; add `size`"),
         ({"train": Table([*IMAGES, IMAGES[0, ..., 0]])}, r"row 0 has 3 and row 20 has 1; add `channels`"),
-        ({"train": Table(IMAGES, key="photo")}, "has no column image or img; it has photo"),
+        ({"train": Table(IMAGES, key="photo")}, "has no column image or img; its columns are photo"),
         (ConnectionError("offline\nvery"), r"hf:who/what cannot be loaded \(offline\)"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The IDX format against files written by hand."""
+"""The IDX format, with files written by hand."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ GOOD = idx_bytes(random_pixels((4, 3, 2)))
 @pytest.mark.parametrize(
     ("data", "match"),
     [
-        (GOOD[:-1], "4 x 3 x 2 bytes and there are only 23"),
-        (GOOD + b"\0", "there are more"),
+        (GOOD[:-1], "4 x 3 x 2 bytes, but it has only 23"),
+        (GOOD + b"\0", "it has more"),
         (GOOD[:10], "truncated within its header"),
         (b"", "is not an IDX file"),
         (b"\x01" + GOOD[1:], "is not an IDX file"),
         (GOOD[:3] + b"\xff" + GOOD[4:], "is not an IDX file"),
         (GOOD[:2] + b"\x0d" + GOOD[3:], "type 0x0d"),
-        (struct.pack(">BBBB3I", 0, 0, 8, 3, *[2**32 - 1] * 3), "there are only 0"),
-        (struct.pack(">BBBB3I", 0, 0, 8, 3, 5, 0, 2), "a length of 0"),
+        (struct.pack(">BBBB3I", 0, 0, 8, 3, *[2**32 - 1] * 3), "it has only 0"),
+        (struct.pack(">BBBB3I", 0, 0, 8, 3, 5, 0, 2), "an axis of length 0"),
     ],
 )
 def test_damaged_files_are_named(tmp_path, data, match, gz):
@@ -78,5 +78,5 @@ def test_a_single_file_is_a_spec(tmp_path, shape):
 def test_labels_alone_are_not_images(tmp_path):
     path = tmp_path / "labels"
     path.write_bytes(idx_bytes(random_pixels((9,))))
-    with pytest.raises(InputError, match="it holds labels"):
+    with pytest.raises(InputError, match="it contains labels"):
         load(str(path))

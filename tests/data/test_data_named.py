@@ -1,4 +1,4 @@
-"""Named sets: published splits, digests, and where files are looked for."""
+"""Named sets: published splits, digests, and the search for files."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_nelbo_data_comes_before_the_cache(put, monkeypatch):
 def test_a_wrong_nelbo_data_is_named(put, monkeypatch, tmp_path):
     put()
     monkeypatch.setenv("NELBO_DATA", str(tmp_path / "nowhere"))
-    with pytest.raises(InputError, match=r"^NELBO_DATA: there is no folder"):
+    with pytest.raises(InputError, match=r"^NELBO_DATA: the folder .* does not exist"):
         load("tiny")
 
 
@@ -104,9 +104,9 @@ def test_without_a_sum_of_the_contents_what_can_be_checked_is(put):
     ("folder", "suffix", "change", "match"),
     [
         ("tiny", ".gz", None, "is not the file of tiny"),  # another compression than the published one
-        (".", "", None, "cannot be told"),
-        ("tiny", "", {0: idx_bytes(tiny_arrays()[0][:-1])}, "29 x 4 x 5 values where tiny has 30 x 4 x 5"),
-        ("tiny", "", {1: idx_bytes(np.full(TRAIN, 10, np.uint8))}, "label 10 beyond the 10 classes"),
+        (".", "", None, "or of another set"),
+        ("tiny", "", {0: idx_bytes(tiny_arrays()[0][:-1])}, "29 x 4 x 5 values, but tiny has 30 x 4 x 5"),
+        ("tiny", "", {1: idx_bytes(np.full(TRAIN, 10, np.uint8))}, "label 10 beyond 10 classes"),
     ],
 )
 def test_what_can_be_checked_without_a_sum_of_the_contents(put, folder, suffix, change, match):
@@ -150,7 +150,7 @@ def test_cifar_is_read_from_extracted_files(cifar):
 
 @pytest.mark.parametrize(
     ("change", "match"),
-    [(lambda data: data[:-1], "121 bytes, not 122"), (lambda data: b"\x0a" + data[1:], "label 10 beyond the 10")],
+    [(lambda data: data[:-1], "121 bytes, not 122"), (lambda data: b"\x0a" + data[1:], "label 10 beyond 10")],
 )
 def test_damaged_cifar_files_are_refused(cifar, change, match):
     root, _ = cifar

@@ -1,4 +1,4 @@
-"""Readers of other packages: a package that is really there, found by its entry points."""
+"""Readers of other packages, found by the entry points of an installed package."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from nelbo.options import RunDataOptions
 IMAGES = random_pixels((40, 3, 4, 5), top=9)
 MODULE = """
 import numpy as np
-from nelbo.data import Options, Part, Raw
+from nelbo.data import DataOptions, Part, Raw
 from nelbo.errors import InputError
 
-def read(rest: str, options: Options) -> Raw:
+def read(rest: str, options: DataOptions) -> Raw:
     if not rest.endswith(".npy"):
         raise InputError("data", f"far:{rest} has no images")
     images = np.load(rest)
     parts = {"train": Part(images[:30], np.arange(30) % 2), "test": Part(images[30:], np.arange(10) % 2)}
     return Raw("far away", f"far:{rest}", parts, ("cat", "dog"), levels=9)
 
-def nothing(rest: str, options: Options) -> None:
+def nothing(rest: str, options: DataOptions) -> None:
     return None
 
-def floats(rest: str, options: Options) -> Raw:
+def floats(rest: str, options: DataOptions) -> Raw:
     return Raw("floats", "floats", {"all": Part(np.zeros((40, 1, 2, 2)))})
 """
 ENTRIES = """
@@ -79,7 +79,7 @@ def test_a_reader_of_another_package_is_asked(spec: str) -> None:
 def test_its_images_get_the_channels_and_the_size_that_are_asked_for(spec: str) -> None:
     data = load(spec, size=(8, 8), fit="resize", channels=1)
     assert data.shape == (1, 8, 8)
-    assert reading_notes(data)[:2] == ("sizes brought to 8x8 by `fit` resize", "channels brought from 3 to 1")
+    assert reading_notes(data)[:2] == ("sizes converted to 8x8 by `fit` resize", "channels converted from 3 to 1")
 
 
 def test_a_run_keeps_the_spec_and_finds_the_same_images(spec: str) -> None:
@@ -105,7 +105,7 @@ def test_what_cannot_be_read_is_one_line(spec: str, wrong: str, said: str) -> No
 
 @pytest.mark.parametrize(
     ("wrong", "said"),
-    [("nothing:x", "must return a nelbo.data.Raw"), ("floats:x", "must give images in uint8, .* its all is")],
+    [("nothing:x", "must return a nelbo.data.Raw"), ("floats:x", "must return images in uint8, .* its all is")],
 )
 def test_a_reader_that_is_none_is_named(spec: str, wrong: str, said: str) -> None:
     with pytest.raises(TypeError, match=f"far_package:{wrong[:-2]} {said}"):

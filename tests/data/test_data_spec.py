@@ -1,4 +1,4 @@
-"""What a SPEC may be, and what is said when it is nothing."""
+"""Valid SPECs, and the errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_names():
     ("spec", "match"),
     [
         ("mnits", "'mnits' is neither a name nor a path; did you mean 'mnist'"),
-        ("/nowhere/at/all", ".*give a path that exists"),
+        ("/nowhere/at/all", ".*give an existing path"),
         ("", "'' is neither a name nor a path"),
     ],
 )
@@ -32,9 +32,9 @@ def test_nothing_of_that_name(spec, match):
 @pytest.mark.parametrize(
     ("name", "data", "match"),
     [
-        ("a.txt", b"hello", "is of no known kind"),
-        ("a.npy", b"\x80\x04\x95 a pickle", "is of no known kind"),
-        ("a", b"", "is of no known kind"),
+        ("a.txt", b"hello", "is of an unknown kind"),
+        ("a.npy", b"\x80\x04\x95 a pickle", "is of an unknown kind"),
+        ("a", b"", "is of an unknown kind"),
     ],
 )
 def test_files_of_other_kinds(tmp_path, name, data, match):
@@ -45,7 +45,7 @@ def test_files_of_other_kinds(tmp_path, name, data, match):
 
 def test_a_single_image_is_not_a_folder(tmp_path):
     (path,) = write_images(tmp_path, random_pixels((1, 3, 3)))
-    with pytest.raises(InputError, match="is a single image; give the folder"):
+    with pytest.raises(InputError, match="is a single image; use the folder"):
         load(str(path))
 
 

@@ -1,4 +1,4 @@
-"""Splits by content: disjoint, complete, stable, and kind to duplicates."""
+"""Splits by content: disjoint, complete, stable, and with copies in the same split."""
 
 from __future__ import annotations
 

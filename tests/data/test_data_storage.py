@@ -1,4 +1,4 @@
-"""Images that are more than the memory: the same data set, in a file that is mapped."""
+"""Images larger than memory: the same data set in a memory-mapped file."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_disk_without_room_is_said_before_anything_is_read(tmp_path: Path, mon
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(storage, "memory", lambda: 1000)
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(InputError, match=r"photos: 5x1000 bytes do not fit .* disk \(No space left .*cache"):
+    with pytest.raises(InputError, match=r"photos: 5x1000 bytes fit neither .* disk \(No space left .*cache"):
         storage.allocate((5, 1000), "photos")
 
 

@@ -1,4 +1,4 @@
-"""Other people's folders and arrays: names, kinds, depths and ranges that nelbo did not choose."""
+"""Folders and arrays of other people: names, kinds, depths and ranges that nelbo did not choose."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_split_folders_by_any_usual_name(tmp_path, train, val, test):
         (("train", "Train"), "2 folders for the split train: Train, train; keep one"),
         (("train", "dev", "valid"), "2 folders for the split val: dev, valid; keep one, or rename"),
         (("test", "val"), "has test, val but no folder train, .*; to read them as splits, add a folder train"),
-        (("set/train", "set/test"), "has test and train inside set, which would be mixed; give .*set"),
+        (("set/train", "set/test"), "has test and train inside set, which would be mixed; use .*set"),
         (("cats/train", "cats/test", "dogs/train"), "inside cats"),
         (("train", "."), "has train beside 0.png"),
     ],
@@ -78,12 +78,12 @@ def test_images_are_known_by_content_and_the_rest_is_said(tmp_path):
     (tmp_path / "a" / "Python").write_text("P5 is how a PGM begins, and so may a text")
     data = load(str(tmp_path))
     assert (data.classes, len(data.images)) == (("a", "jfif"), 15)
-    assert data.notes == ("no images in the folder b (1 .heic)", "passed over: 1 .heic, 1 without an extension")
+    assert data.notes == ("no images in the folder b (1 .heic)", "ignored: 1 .heic, 1 without an extension")
 
 
 def test_only_other_kinds_are_named_in_the_error(tmp_path):
     (tmp_path / "x.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
-    with pytest.raises(InputError, match=r"has no images; .*passed over: 1 \.heic"):
+    with pytest.raises(InputError, match=r"has no images; .*ignored: 1 \.heic"):
         load(str(tmp_path))
 
 
@@ -110,7 +110,7 @@ def test_what_systems_leave_behind_is_no_data(tmp_path):
     data = load(str(tmp_path))
     assert (data.classes, len(data.images)) == (("a",), 10)
     (note,) = reading_notes(data)
-    assert note.startswith("passed over: 2 @eaDir, 1 $RECYCLE.BIN, 1 .DS_Store")
+    assert note.startswith("ignored: 2 @eaDir, 1 $RECYCLE.BIN, 1 .DS_Store")
     assert "1 Thumbs.db" in note
     assert "1 __MACOSX" in note
 
@@ -165,7 +165,7 @@ def test_samples_come_back_with_their_levels(tmp_path):
     data = load(str(tmp_path / "a.npz"))
     assert (data.levels, reading_notes(data)) == (17, ())
     np.savez_compressed(tmp_path / "a.npz", images=samples, levels=np.int64(300))
-    with pytest.raises(InputError, match=r"\(levels\): is 300, not a whole number from 2 to 256"):
+    with pytest.raises(InputError, match=r"\(levels\): is 300, not an integer from 2 to 256"):
         load(str(tmp_path / "a.npz"))
 
 
@@ -200,10 +200,10 @@ def test_layout_decides_four_axes_too(tmp_path):
         load(str(tmp_path / "a.npy"))
     assert load(str(tmp_path / "a.npy"), layout="nchw").shape == (3, 5, 4)
     assert load(str(tmp_path / "a.npy"), layout="nhwc").shape == (4, 3, 5)
-    with pytest.raises(InputError, match=r"^layout: nhw has 3 axes and .*a.npy has 4"):
+    with pytest.raises(InputError, match=r"^layout: nhw has 3 axes, but .*a.npy has 4"):
         load(str(tmp_path / "a.npy"), layout="nhw")
-    with pytest.raises(InputError, match=r"^layout: 'nhcw' is none of"):
-        load(str(tmp_path / "a.npy"), layout="nhcw")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"^layout: input should be 'nhw', .* and this is 'nhcw'"):
+        load(str(tmp_path / "a.npy"), layout="nhcw")
 
 
 GREY = random_pixels((30, 6, 5))
@@ -296,7 +296,7 @@ def test_few_levels_are_said_and_the_mend_works(tmp_path, top):
     np.save(tmp_path / "a.npy", random_pixels((30, 6, 5), top=top + 1))
     data = load(str(tmp_path / "a.npy"))
     assert data.levels == 256
-    assert data.notes[0].startswith(f"no pixel is above {top}, yet they count as 256 levels")
+    assert data.notes[0].startswith(f"no pixel is above {top}, but bits/dim count 256 levels")
     assert data.notes[0].endswith(f"add `levels` {top + 1}")
     assert load(str(tmp_path / "a.npy"), levels=top + 1).notes == ()
 
@@ -304,7 +304,7 @@ def test_few_levels_are_said_and_the_mend_works(tmp_path, top):
 def test_two_values_far_apart_are_said_and_the_mend_works(tmp_path):
     bits = random_pixels((30, 6, 5), top=2)
     np.save(tmp_path / "a.npy", bits * 255)
-    assert load(str(tmp_path / "a.npy")).notes[0].startswith("every pixel is 0 or 255, yet they count as 256 levels")
+    assert load(str(tmp_path / "a.npy")).notes[0].startswith("every pixel is 0 or 255, but bits/dim count 256 levels")
     data = load(str(tmp_path / "a.npy"), binarize=True)
     assert data.levels == 2
     assert sorted(image.numpy().tobytes() for image in data.images) == sorted(image.tobytes() for image in bits)

@@ -1,10 +1,10 @@
-"""Coverage-guided fuzzing of everything that nelbo reads. Not a test: it needs atheris, and time.
+"""Coverage-guided fuzzing of all files that nelbo reads. It is not a test: it needs atheris and time.
 
     make fuzz                                                   every kind of file, 5 minutes each
     .venv-fuzz/bin/python tests/fuzz/fuzz.py idx --seconds 60   one of them
 
-An input that ends in anything but a result or a clear error, takes longer than 10 seconds, or makes the process larger
-than 2 GiB, stops its kind, and is kept in tests/fuzz/cases, which ``make test`` reads again ever after.
+Fuzzing of a kind stops at an input that gives neither a result nor a clear error, takes longer than 10 seconds, or
+needs more than 2 GiB. The input is saved in tests/fuzz/cases, which ``make test`` reads.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What strangers hand to nelbo, as bytes: one function for each kind of file, and some good ones to begin with."""
+"""Untrusted inputs as bytes: one function for each kind of file, and good files to start from."""
 
 from __future__ import annotations
 
@@ -23,9 +23,8 @@ from nelbo.data.arrays import read_npz
 from nelbo.data.decode import AVIF, BadImageError, quiet_decoding
 from nelbo.data.folder import read_folder
 from nelbo.data.idx import read_idx
-from nelbo.data.options import Options
 from nelbo.errors import InputError
-from nelbo.options import DataOptions, TrainingOptions
+from nelbo.options import DataOptions, RunDataOptions, TrainingOptions
 from nelbo.training.checkpoint import FILES, Checkpoint, fit, read_checkpoint, write_checkpoint
 
 CLEAR = (InputError, BadImageError)
@@ -72,7 +71,7 @@ def images(data: bytes, folder: Path) -> None:
     """A folder of one image, whatever it is called."""
     (folder / "x.png").write_bytes(data)
     with quiet_decoding():
-        read_folder(folder, Options())
+        read_folder(folder, RunDataOptions())
 
 
 TARGETS: dict[str, Callable[[bytes, Path], None]] = {

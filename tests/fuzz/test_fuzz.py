@@ -1,4 +1,4 @@
-"""Bytes that were good, spoilt: each ends in a result or in a clear error. ``make fuzz`` looks for worse ones."""
+"""Mutated files: each gives a result or a clear error. ``make fuzz`` searches for more."""
 
 from __future__ import annotations
 

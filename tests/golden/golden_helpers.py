@@ -1,7 +1,7 @@
-"""What a golden run gives: the bound of some images in every form, samples by every sampler, and what ``info`` says.
+"""The numbers of a golden run: the bound of some images in every form, samples by every sampler, and ``info``.
 
-A golden run is a tiny trained run of one family and form, as the version that made it wrote it. Every later version has
-to read it and to give the same numbers.
+A golden run is a tiny trained run of one family and form, written by an older version. Every later version must read it
+and give the same numbers.
 """
 
 from __future__ import annotations

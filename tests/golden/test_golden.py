@@ -1,4 +1,4 @@
-"""Golden runs: what earlier versions trained is read, and gives the numbers that it gave then."""
+"""Golden runs: runs of earlier versions load, and give the same numbers as then."""
 
 from __future__ import annotations
 

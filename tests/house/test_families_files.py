@@ -1,4 +1,4 @@
-"""A family's module that is not what CONTRIBUTING says is named, with what it lacks; other packages register theirs."""
+"""Modules that do not define a family are named with what is missing; other packages register their families."""
 
 from __future__ import annotations
 

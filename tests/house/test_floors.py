@@ -1,4 +1,4 @@
-"""The house: a file imports from its own room and from rooms on lower floors, and nothing is imported too early."""
+"""The layout: a file imports from its own room and from lower floors, and slow imports are not at the top."""
 
 import ast
 import re

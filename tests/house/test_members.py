@@ -1,4 +1,4 @@
-"""A model is ``loss``, ``sample`` and ``bound``: no class of models/ has more than a few public members."""
+"""No class of models/ has more than ten public members."""
 
 import importlib
 import inspect

@@ -1,4 +1,4 @@
-"""The pages with code in them run, and print what they say."""
+"""Pages with doctests: the code runs and prints the output on the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Python on pages for people: every block runs, page by page, and has right types."""
+"""Python blocks on pages: every block runs, page by page, and type-checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The package as a user installs it: a wheel in a fresh environment, with what it depends on and nothing else."""
+"""The wheel in a fresh environment, with its dependencies and nothing else."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def extended(installed: Installed) -> Installed:
 
 
 def test_a_family_of_another_package_trains_samples_and_scores(extended: Installed) -> None:
-    assert "Every pixel by itself" in extended.run("train", "--help").stdout
+    assert "Independent pixels" in extended.run("train", "--help").stdout
     assert "--smoothing" in extended.run("train", "independent", "--help").stdout
     recipe = ("--steps", "300", "--batch-size", "256", "--lr", "0.1", "--weight-decay", "0", "--smoothing", "0")
     run = extended.run("train", "independent", *recipe, "--device", "cpu", "--out", "theirs").stdout.strip()

@@ -1,4 +1,4 @@
-"""What the tests of the machine room share: a command line called in this process, and very small runs."""
+"""Helpers of the machine tests: a command line in this process, and very small runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes on one machine, told by the environment what a launcher would tell them."""
+"""Several processes on one machine, with the environment of a launcher."""
 
 from __future__ import annotations
 

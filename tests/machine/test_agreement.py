@@ -1,4 +1,4 @@
-"""The agreement table (``make agreement``), small: on the oracle and on digits."""
+"""The agreement table (``make agreement``) at small size: for the exact denoiser and on digits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where in t the bits are, and telling images apart by it: ``nelbo score --profile`` and ``--against``."""
+"""Profiles over t and anomaly detection: ``nelbo score --profile`` and ``--against``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scripts of bench/ that are for GPUs, at small size on the CPU."""
+"""The scripts of bench/ for GPUs, at small size on the CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fields in errors become options where the command that runs has them, and options are known to their commands."""
+"""Fields in errors become options of the command, and every command knows its options."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def test_a_field_is_an_option_where_the_command_has_it() -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("score RUN --samples 30", "--samples: is no option of 'nelbo score', but of 'nelbo evaluate'"),
-        ("score RUN --neighbours=near.png", "--neighbours: is no option of 'nelbo score', but of 'nelbo evaluate'"),
-        ("evaluate RUN --form iw", "--form: is no option of 'nelbo evaluate', but of 'nelbo score'"),
+        ("score RUN --samples 30", "--samples: is not an option of 'nelbo score', but of 'nelbo evaluate'"),
+        ("score RUN --neighbours=near.png", "--neighbours: is not an option of 'nelbo score', but of 'nelbo evaluate'"),
+        ("evaluate RUN --form iw", "--form: is not an option of 'nelbo evaluate', but of 'nelbo score'"),
         ("score RUN --nonsense", "Unknown option: --nonsense"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The examples run as they stand, and their bounds agree: parts from Python can be trained, loaded and scored."""
+"""The examples run, and their bounds agree: parts from Python are trained, loaded and scored."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_run_of_ones_own_says_what_it_needs(here: Path) -> None:
     assert call("info", "mine").code == 0
     with pytest.raises(InputError, match="own_diffusion"):
         nelbo.load("mine", network=mine.MyNet())
-    with pytest.raises(InputError, match="is no part"):
+    with pytest.raises(InputError, match="is not a part"):
         nelbo.load("mine", **parts_of(mine), encoder=mine.MyNet())
     with pytest.raises(InputError, match="does not fit"):
         nelbo.load("mine", **(parts_of(mine) | {"network": torch.nn.Conv2d(1, 1, 1)}))
@@ -139,7 +139,7 @@ class TakesOne(torch.nn.Conv2d):
     [
         ({"network": TakesOne}, "network: is the class TakesOne"),
         ({"network": TakesOne()}, "model: cannot compute its loss: TypeError"),
-        ({"schedule": lambda t: -t}, "schedule: .* must rise"),
+        ({"schedule": lambda t: -t}, "schedule: .* must increase"),
         ({"schedule": lambda t: float(t)}, "schedule: cannot be called"),
         ({"objective": lambda gamma: -gamma.exp()}, "objective: .* at least 0"),
     ],
@@ -169,9 +169,9 @@ def test_a_sampler_of_ones_own_may_compute_in_float64_and_has_to_give_a_law() ->
             return super().step(z_t, denoised, gamma_t, gamma_s, before).mean
 
     assert model.sample(2, sampler=InDouble(), steps=3).shape == (2, 1, 8, 8)
-    with pytest.raises(InputError, match=r"NoLaw.step gives a Tensor; return Gaussian"):
+    with pytest.raises(InputError, match=r"NoLaw.step returns a Tensor; return Gaussian"):
         model.sample(2, sampler=NoLaw(), steps=3)
-    with pytest.raises(InputError, match="give a name, or an instance"):
+    with pytest.raises(InputError, match="pass a name or a Sampler instance"):
         model.sample(2, sampler=InDouble, steps=3)
-    with pytest.raises(InputError, match=r"^eta: is ddim's by name"):
+    with pytest.raises(InputError, match=r"^eta: applies only to the name ddim"):
         model.sample(2, sampler=InDouble(), eta=0.5, steps=3)

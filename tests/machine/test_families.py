@@ -1,4 +1,4 @@
-"""What every family owes a user: it trains, resumes to the bit, samples, scores and describes itself."""
+"""Every family trains, resumes bit by bit, samples, scores and describes itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run whose config.toml or state.json was changed by hand: used, or refused in one line, never a traceback."""
+"""A run whose config.toml or state.json was edited: used, or refused in one line, without a traceback."""
 
 from __future__ import annotations
 
@@ -142,10 +142,10 @@ def change(run: Path, old: str, new: str) -> None:
 @pytest.mark.parametrize(
     ("family", "old", "new", "said"),
     [
-        ("vdm", "levels = 17", "levels = 16", "[images] levels: is 16, and step-00000002 was trained with 17"),
-        ("vdm", "gamma_max = 8.0", "gamma_max = 2.0", "[model] gamma_max: is 2.0, and step-00000002 was trained with"),
-        ("ddpm", 'schedule = "sigmoid"', 'schedule = "linear"', "[model] schedule: is 'linear', and step-00000002"),
-        ("student", "steps = 4", "steps = 2", "[distillation] steps: is 2, and step-00000001 was trained with 4"),
+        ("vdm", "levels = 17", "levels = 16", "[images] levels: is 16, but step-00000002 was trained with 17"),
+        ("vdm", "gamma_max = 8.0", "gamma_max = 2.0", "[model] gamma_max: is 2.0, but step-00000002 was trained with"),
+        ("ddpm", 'schedule = "sigmoid"', 'schedule = "linear"', "[model] schedule: is 'linear', but step-00000002"),
+        ("student", "steps = 4", "steps = 2", "[distillation] steps: is 2, but step-00000001 was trained with 4"),
     ],
 )
 def test_what_the_weights_were_not_trained_with_is_named(
@@ -172,7 +172,7 @@ def test_an_older_run_whose_levels_are_not_those_of_its_data_is_refused(trained:
     change(run, "levels = 17", "levels = 16")
     answer = call("score", run, "--limit", "3")
     assert (answer.code, answer.out) == (2, "")
-    assert "[images] levels: is 16, and the data of that hash have 17" in answer.err
+    assert "[images] levels: is 16, but the data with that hash have 17" in answer.err
 
 
 def test_how_long_to_train_may_change(trained: dict[str, Path], here: Path) -> None:

@@ -1,4 +1,4 @@
-"""What cannot be used: exit code 2, one line that names the field or file and means something, and nothing written."""
+"""Unusable input: exit code 2, one meaningful line with the field or file, and nothing written."""
 
 from __future__ import annotations
 
@@ -263,7 +263,7 @@ ROWS: dict[str, Row] = {
     "sample out kind": row("sample run -n 1 --out a.jpg", ("--out", ".jpg", ".png")),
     "sample out below a file": row("sample run -n 1 --out a.txt/b.png", ("--out", "a.txt"), write("a.txt", "mine")),
     "sample sampler": row("sample run --sampler ddmi", ("--sampler", "did you mean 'ddim'")),
-    "sample temperature": row("sample run --temperature 0.5", ("--temperature", "none")),
+    "sample temperature": row("sample run --temperature 0.5", ("--temperature", "does not have")),
     "sample temperature below 0": row("sample run --temperature -1", ("--temperature",)),
     "sample eta": row("sample run --eta 2", ("--eta", "2")),
     "sample eta nan": row("sample run --eta nan", ("--eta",)),

@@ -1,4 +1,4 @@
-"""Bad values made from the schema: every setting of every family mistyped and out of its range, typed and in a file."""
+"""Bad values from the schema: every setting of every family mistyped and out of range, as option and in a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A data set that is no longer what a run was begun with: said, and refused unless told otherwise."""
+"""Data that have changed since the run started: reported, and refused by default."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_told_otherwise_it_says_what_has_changed_and_goes_on(changed: Path) -> N
     ):
         said = call_well(*words)
         assert warning in said.out + said.err, words
-        assert "images of val and test may have been in train before" in said.out + said.err
+        assert "images of val and test may be former training images" in said.out + said.err
     assert Run(changed / "run").config.trained_on == run.config.trained_on
 
 
@@ -58,7 +58,7 @@ def test_images_of_another_size_need_a_new_run(changed: Path) -> None:
         Image.open(picture).resize((6, 6)).save(picture)
     answer = call("train", "ddpm", *AGAIN, "--changed-data")
     assert answer.code == 2
-    assert "begin a new run" in answer.err
+    assert "start a new run" in answer.err
 
 
 def test_it_is_for_a_run_that_is_resumed(here: Path) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or refused, never a pickle, and a run that goes on from one is the run that never stopped."""
+"""Checkpoints: complete or refused, never a pickle, and a resumed run equals an uninterrupted one."""
 
 from __future__ import annotations
 

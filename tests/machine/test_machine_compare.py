@@ -97,7 +97,7 @@ def test_the_page_needs_nothing_else_and_is_the_same_again(runs: dict[str, Path]
     assert sum(tag == "svg" for tag, _ in tags.found) == 3  # terms, bits over t, training
     titles = [attributes["alt"] or "" for tag, attributes in tags.found if tag == "img"]
     assert sum(title.startswith("samples of") for title in titles) == 3
-    for kind in ("reconstructions", "straight lines", "one dimension", "on the way from noise"):
+    for kind in ("reconstructions", "straight lines", "one dimension", "from noise"):
         assert any(kind in title for title in titles)
     shown = json.loads(call_well("compare", runs["vae"], "--out", "three", "--json").out)
     assert [run["family"] for run in shown["runs"]] == ["vae"]
@@ -209,7 +209,7 @@ def test_scores_of_other_images_are_neither_ranked_nor_subtracted(pair: tuple[Pa
     page = Path("compare/index.html").read_text()
     assert said in answer.err
     assert said in page
-    assert "under one protocol" not in page
+    assert "with the same settings" not in page
     assert "digits 1×8×8, test, 10" in page
 
 
@@ -220,7 +220,7 @@ def test_the_widest_images_in_common_are_shown(pair: tuple[Path, Path]) -> None:
     assert [run["score"]["n"] for run in found["runs"]] == [20, 20]
     assert found["unlike"] is None
     assert len(found["differences"]) == 1
-    assert "under one protocol" in Path("compare/index.html").read_text()
+    assert "with the same settings" in Path("compare/index.html").read_text()
 
 
 @pytest.mark.parametrize(("more", "n"), [((), 30), (("--limit", "15"), 15)])
@@ -243,7 +243,7 @@ def test_runs_of_different_data_are_not_ranked(pair: tuple[Path, Path], colour_r
     for more in ((), ("--score", "--limit", "1")):
         found = json.loads(call_well("compare", pair[0], colour, *more, "--json").out)
         assert "colour 3×10×14, 256 levels, test" in found["unlike"]
-        assert "different data do not compare" in found["unlike"]
+        assert "different data cannot be compared" in found["unlike"]
         assert found["differences"] == []
 
 

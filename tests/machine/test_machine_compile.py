@@ -1,4 +1,4 @@
-"""torch.compile: where it is used, that it changes nothing else, and what is said where it cannot be."""
+"""torch.compile: when it is used, that results stay the same, and the errors where it is impossible."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_where_compiling_fails_training_goes_on_without(
     with_backend(monkeypatch, fails)
     plain, compiled = trained(tmp_path / "plain"), trained(tmp_path / "compiled", compile="on")
     (line,) = compiled.news
-    assert line.startswith("torch.compile cannot be used here")
+    assert line.startswith("torch.compile fails here")
     assert why in line
     for name, value in plain.model.state_dict().items():
         assert torch.equal(compiled.model.state_dict()[name], value)
@@ -117,7 +117,7 @@ def test_what_cannot_be_compiled_is_refused_only_if_asked_for() -> None:
     asked, not_asked = TrainingOptions(minutes=10, compile="on"), TrainingOptions(minutes=10)
     assert compile_networks(Toy(), not_asked, CUDA, True) == ()
     require_compilable(Toy(), not_asked, 1)
-    with pytest.raises(InputError, match=r"^compile: only the network of a ddpm or vdm"):
+    with pytest.raises(InputError, match=r"^compile: supports only the network of a ddpm or vdm"):
         require_compilable(Toy(), asked, 1)
     model = DDPM.from_options(DDPMOptions(widths=(8,), timesteps=20).resolved(SHAPE), SHAPE, 17)
     require_compilable(model, asked, 1)

@@ -1,4 +1,4 @@
-"""``nelbo distill``: a run made of a run, that draws in few steps what the first draws in many."""
+"""``nelbo distill``: a run whose student samples in a few steps."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_what_cannot_be_done_is_said_and_nothing_is_written(
 def test_what_was_distilled_is_not_distilled_again(student: Path) -> None:
     answer = call("distill", student, "--out", "again")
     assert answer.code == 2
-    assert "was distilled itself" in answer.err
+    assert "is itself distilled" in answer.err
 
 
 def test_a_family_that_walks_in_no_steps_is_refused(here: Path) -> None:

@@ -1,4 +1,4 @@
-"""Results are whole or not there at all, and what cannot be written is named."""
+"""Results are complete or absent, and write errors name the file."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_a_directory_deleted_under_the_run_is_made_anew(at: int, here: Path, mon
         patch.setattr(Monitor, "see", see)
         answer = call(*words, "--steps", "24")
     assert answer.code == 0
-    assert answer.err.count("was deleted under the run") == 1
+    assert answer.err.count("was deleted during the run") == 1
     assert call("sample", "run", "-n", "1", "--device", "cpu").code == 0
     assert call(*words, "--steps", "26", "--resume").code == 0
     assert step_of(latest_checkpoint(here / "run")) == 26  # type: ignore[arg-type]
@@ -146,7 +146,7 @@ def test_a_disk_that_is_full_for_a_while_is_said_once(here: Path, monkeypatch: p
     assert answer.code == 0
     said = [line for line in answer.err.splitlines() if line.startswith("step ")]
     assert said == [
-        "step 4: grid.png: No space left on device; training goes on",
+        "step 4: grid.png: No space left on device; training continues",
         "step 8: can be written again",
     ]
     assert step_of(latest_checkpoint(here / "run")) == 12  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The front door: help and its examples, what is imported when, and the two ways to stop."""
+"""Help texts and their examples, lazy imports, and the exit codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signs of life: who is missed, and who is not."""
+"""Heartbeats: which processes are reported as silent."""
 
 from __future__ import annotations
 

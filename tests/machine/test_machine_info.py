@@ -55,7 +55,7 @@ def test_a_run_of_another_version_says_which(own_run: Path) -> None:
     """Whether its settings or its weights cannot be read; and nothing is said where both can."""
     config = own_run / "config.toml"
     text = config.read_text().replace(f'nelbo = "{nelbo.__version__}"', 'nelbo = "9.1.0"')
-    hint = f"made by nelbo 9.1.0, and this is {nelbo.__version__}: pip install nelbo==9.1.0"
+    hint = f"made by nelbo 9.1.0, but this is {nelbo.__version__}: pip install nelbo==9.1.0"
     config.write_text(text)
     call_well("info", own_run)
     config.write_text(text.replace("timesteps = 30", "timesteps = 30\nwarp = 3"))

@@ -1,4 +1,4 @@
-"""``nelbo import`` and ``export``: diffusers' own folders, its own outputs, and its own way to load what is written."""
+"""``nelbo import`` and ``export``: diffusers' own folders, outputs and loader."""
 
 from __future__ import annotations
 
@@ -282,7 +282,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "not JSON": (written(UNET, "{"), "not JSON"),
     "a list": (written(SCHEDULER, "[]"), "scheduler_config.json"),
     "deep": (written(SCHEDULER, "[" * 200_000), "scheduler_config.json"),
-    "large": (written(SCHEDULER, " " * 4_000_001), "too many"),
+    "large": (written(SCHEDULER, " " * 4_000_001), "too large"),
     "zero SNR": (edited(SCHEDULER, rescale_betas_zero_snr=True), "rescale_betas_zero_snr"),
     "learned": (edited(SCHEDULER, variance_type="learned"), "variance_type"),
     "prediction": (edited(SCHEDULER, prediction_type="flow"), "prediction_type"),
@@ -319,5 +319,5 @@ def test_what_diffusers_has_no_class_for_is_not_exported(tmp_path: Path) -> None
     code, _, error = call("export", run, tmp_path / "out")
     assert code == 2
     assert "diffusers has no class" in error
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="already exists"):
         export_run(run, tmp_path)

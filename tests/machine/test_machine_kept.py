@@ -1,4 +1,4 @@
-"""What RUN/scores keeps is of the very weights, settings and images that are there now."""
+"""Results in RUN/scores are reused only for the same weights, settings and images."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""SIGKILL at any moment: the run goes on from its last whole checkpoint, and ends in the weights of one never stopped.
+"""SIGKILL at any moment: the run resumes from its last complete checkpoint, with the weights of an uninterrupted run.
 
-``make test`` kills 5 times; ``make test-kill`` 100 times (NELBO_KILLS), and prints what was hit.
+``make test`` kills 5 times; ``make test-kill`` kills 100 times (NELBO_KILLS), and prints when.
 """
 
 from __future__ import annotations

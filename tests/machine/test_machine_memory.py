@@ -1,4 +1,4 @@
-"""Settings from a stranger that describe more than a machine holds: refused by name, before anything is allocated."""
+"""Settings that need more memory than the machine has are refused before anything is allocated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images in a new place, and splits of runs that were made before: the same images, on the same sides."""
+"""Moved images, and splits of older runs: the same images in the same splits."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_images_that_are_gone(moved: Path, words: tuple[str, ...]) -> None:
     before = listing(moved)
     answer = call(*words)
     assert (answer.code, answer.err.count("\n")) == (2, 1), answer.err
-    assert f"{moved / 'pictures'}, where the run's images were, is gone" in answer.err
+    assert f"{moved / 'pictures'}, the path of the run's images, is missing" in answer.err
     assert "nelbo train ddpm --out run --resume --data NEW" in answer.err
     assert listing(moved) == before
 

@@ -1,4 +1,4 @@
-"""Autoencoders, hierarchies and games of networks from Python: trained, stopped, gone on with, loaded, scored."""
+"""AE, HVAE and GAN with networks from Python: trained, interrupted, resumed, loaded, scored."""
 
 from __future__ import annotations
 

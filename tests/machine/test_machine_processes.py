@@ -1,7 +1,7 @@
-"""Many processes give what one gives: weights, samples, scores; and where one of them is lost, the others stop.
+"""Several processes give the results of one: weights, samples, scores; if one is lost, the others stop.
 
-Shares of a batch change only the order in which float64 numbers are added, so weights differ by rounding: 1e-16 a step,
-which 200 steps of training may amplify some thousand times. 1e-8 is far above that, and far below any other difference.
+The division of a batch only changes the order of float64 sums, so weights differ by rounding: 1e-16 per step, which 200
+steps of training can amplify some thousand times. 1e-8 is far above that, and far below any other difference.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def test_a_share_is_a_share(here: Path) -> None:
         assert all(answer.code == 0 for answer in answers), answers
         lines = [next(line for line in answer.err.splitlines() if line.startswith("share")) for answer in answers]
         kept[name] = np.array([[int(number) for number in line.split()[1:]] for line in lines])
-        assert ("sharing the weights" in answers[0].err) == (count > 1)
+        assert ("sharded" in answers[0].err) == (count > 1)
     assert (kept["shares"].sum(0)[[0, 2]] == kept["alone"][0][[0, 2]]).all()
     assert (kept["shares"] / kept["alone"]).max() < 0.6
 
@@ -284,7 +284,7 @@ def test_a_run_that_changes_its_processes_ends_as_one_that_does_not(here: Path) 
     processes[1].send_signal(signal.SIGTERM)  # a machine is about to go: all of them stop, and the main one keeps
     main, other = ended(processes)
     assert (main.code, other.code) == (143, 143), (main, other)
-    assert "go on with --resume" in main.err
+    assert "continue with --resume" in main.err
     assert other.err == ""
     step = json.loads(call_well("info", "run", "--json").out)["step"]
     assert 0 < step < 200
@@ -377,7 +377,7 @@ def test_launchers(here: Path, name: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "run\n"
-    assert f"3 steps on 2 processes, {'sharing the weights, ' * ('--use_fsdp' in launcher)}cpu" in done.stderr
+    assert f"3 steps on 2 processes, {'sharded, ' * ('--use_fsdp' in launcher)}cpu" in done.stderr
     assert call("sample", "run", "-n", "4", "--out", "four.png").code == 0
 
 

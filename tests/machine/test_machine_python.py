@@ -1,4 +1,4 @@
-"""nelbo from Python: what is public, and how it is called."""
+"""nelbo from Python: the public names, and their calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``nelbo features`` and ``nelbo evaluate``: what samples are beside images."""
+"""``nelbo features`` and ``nelbo evaluate``: samples compared with images."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_what_cannot_be_measured_is_said(run: Path, learnt: Path, here: Path) ->
         (weights / "features.json").write_text(json.dumps(found))
         answer = call("evaluate", run, "--samples", "50", "--features", weights)
         assert (answer.code, len(answer.err.strip().splitlines())) == (2, 1)
-        assert "does not hold the network" in answer.err
+        assert "does not contain the network" in answer.err
 
 
 class FewImages(GAN):

@@ -1,4 +1,4 @@
-"""What ``score`` and ``evaluate`` give in Python: typed, as --json has it, and read back as it was kept."""
+"""Results of ``score`` and ``evaluate`` in Python: typed, as in --json, and as stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``nelbo score``: what it prints, what it keeps, and that its numbers hang together."""
+"""``nelbo score``: its output, its stored results, and the consistency of its numbers."""
 
 from __future__ import annotations
 

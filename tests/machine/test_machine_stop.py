@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C, wherever they come: the command stops within seconds, and the run goes on with --resume."""
+"""SIGTERM and Ctrl-C at any time: the command stops within seconds, and the run continues with --resume."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_signal_stops_it_within_seconds(here: Path, place: str) -> None:
     folder = latest_checkpoint(out) if out.exists() else None
     if place == "a_look":
         assert folder is not None
-        assert f"at step {step_of(folder)}; go on with --resume" in lines[0]
+        assert f"at step {step_of(folder)}; continue with --resume" in lines[0]
     elif place == "a_checkpoint":
         assert folder is None
         assert "was given up, there is none yet" in lines[0]

@@ -1,4 +1,4 @@
-"""What nelbo prints survives every encoding, a narrow terminal, and whoever reads it going away."""
+"""Output in every encoding, in a narrow terminal, and to a closed pipe."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def test_names_that_are_no_text(here: Path) -> None:
     assert r'<td data-label="run">o\xe9<br>' in Path("page/index.html").read_text(encoding="utf-8")
     answer = call("train", "vae", "--data", data / strange, *SMALL, "--out", "s")
     assert answer.code == 2
-    assert "no text in UTF-8" in answer.err
+    assert "not valid UTF-8" in answer.err
     assert not Path("s").exists()
 
 

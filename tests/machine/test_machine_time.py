@@ -1,4 +1,4 @@
-"""Where the time goes: looks have a share of it, runs by the clock end on time, long work says how long it takes."""
+"""Times: previews have a fraction of the time, runs with --minutes end on time, long work prints its progress."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_looks_of_a_run_by_steps(tmp_path: Path, slow_disk: Clock, step: float) 
 def test_what_looks_took_is_said(tmp_path: Path, slow_disk: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     watcher = watched(tmp_path / "run", Slow(slow_disk, 0.5, 0.01), minutes=5)
     said = capsys.readouterr().err
-    assert f"looks at val and samples took {watcher.previews.budget.spent:.1f} s of" in said
+    assert f"previews (val and samples) took {watcher.previews.budget.spent:.1f} s of" in said
     assert "a step takes" not in said, "600 steps are enough"
 
 
@@ -152,7 +152,7 @@ def test_too_slow_for_any_sense_is_said_after_the_first_step(
     assert first.startswith("a step takes 76 s here, so 5 minutes are about 3 steps")
     for way in ("`size`", "`minutes` 380", "`batch_size`", "GPU"):
         assert way in first
-    assert "there was no look" in said
+    assert "there were no previews" in said
     assert "nelbo score" in said
 
 

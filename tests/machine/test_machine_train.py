@@ -1,4 +1,4 @@
-"""``nelbo train``: the run directory, resuming, signals, and what is said where."""
+"""``nelbo train``: the run directory, resuming, signals, and messages."""
 
 from __future__ import annotations
 
@@ -278,22 +278,22 @@ def test_a_longer_run_says_that_the_learning_rate_goes_up(here: Path) -> None:
     shutil.copytree(here / "low", here / "high")
     words = ("train", "ddpm", "--resume", "--steps", "20", "--out")
     said = call_well(*words, "high").err
-    assert "come down to 0.01, goes back up to 0.05" in said
+    assert "decayed to 0.01 and increases to 0.05" in said
     assert rates(here / "high")[-1] == pytest.approx(0.1 / 20)
     assert "--lr 0.01 would go on at the low rate" in said
     said = call_well(*words, "low", "--lr", "0.01").err
-    assert "goes back up" not in said
+    assert "increases to" not in said
     assert rates(here / "low")[-1] == pytest.approx(0.01 / 20)
     assert tomllib.loads((here / "low" / "config.toml").read_text())["training"]["lr"] == 0.01
-    assert "goes back up" not in call_well(*words, "low").err, "the run is done"
+    assert "increases to" not in call_well(*words, "low").err, "the run is done"
 
 
 def test_nothing_is_said_of_a_rate_that_did_not_come_down(here: Path) -> None:
     """Resumed as it was in its warm-up, or at a rate that was asked for."""
     train_tiny(here / "r", "--warmup", "30", steps=5)
     words = ("train", "ddpm", "--resume", "--out", "r")
-    assert "goes back up" not in call_well(*words, "--steps", "8").err
-    assert "goes back up" not in call_well(*words, "--steps", "12", "--lr", "0.01").err
+    assert "increases to" not in call_well(*words, "--steps", "8").err
+    assert "increases to" not in call_well(*words, "--steps", "12", "--lr", "0.01").err
 
 
 def test_a_run_by_the_clock_that_has_ended_stays_as_it_is(here: Path) -> None:
@@ -392,7 +392,7 @@ def test_a_run_that_diverged_at_once_begins_anew_with_another_recipe(here: Path)
     assert not list((here / "r").glob("checkpoints/step-*"))
     answer = call("train", "ddpm", *TINY, "--steps", "12", "--lr", "1e-3", "--out", "r")
     assert answer.code == 2
-    assert "add --resume to begin anew in it" in answer.err
+    assert "add --resume to start again in it" in answer.err
     answer = call("train", "ddpm", "--timesteps", "31", "--out", "r", "--resume")
     assert answer.code == 2
     assert "delete r, which has no checkpoint" in answer.err

@@ -1,4 +1,4 @@
-"""One thread: the networks here are tiny, and other work shares the machine."""
+"""One thread, because the networks are tiny and the machine is shared."""
 
 from collections.abc import Iterator
 

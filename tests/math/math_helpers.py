@@ -1,4 +1,4 @@
-"""What the tests of the mathematics share: schedules to run over, random matrices, and means with their errors."""
+"""Helpers of the tests in math: schedules, random matrices, and means with their errors."""
 
 from __future__ import annotations
 

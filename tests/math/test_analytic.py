@@ -1,4 +1,4 @@
-"""The oracle itself, for it will test the rest: against numpy's conditioning, torch, quadrature and sampling."""
+"""The exact results of theory.exact, against numpy's conditioning, torch, quadrature and sampling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention, in each of its ways, beside its definition in float64, with gradients."""
+"""Attention, in each implementation, against its definition in float64, with gradients."""
 
 from __future__ import annotations
 

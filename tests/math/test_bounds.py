@@ -1,4 +1,4 @@
-"""The pieces of the bound, each against the divergence that it stands for."""
+"""Each term of the bound, against the divergence that it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every public Python entry that takes images or numbers refuses what they are not, in a line that names the field."""
+"""Every public Python function refuses wrong images and numbers in a line that names the field."""
 
 from __future__ import annotations
 
@@ -86,18 +86,18 @@ NOT_IMAGES = {
     "whole floats": (images().float(), "not integer levels 0 … 16; they are made by images.to(torch.uint8)"),
     "NaN": (torch.full((2, *SHAPE), torch.nan), "not all finite"),
     "NumPy floats": ((images() / 16).numpy(), "is float32 from 0 to 1"),
-    "booleans": (images() > 8, "is of True and False"),
+    "booleans": (images() > 8, "is boolean"),
     "complex": (images().to(torch.complex64), "is complex64, not integer levels"),
-    "too high": (changed(255), "holds the level 255, and this"),
-    "one too high": (changed(17).numpy().astype(np.uint16), "holds the level 17"),
-    "negative": (changed(-1), "holds the level -1"),
-    "one image": (images()[0], "has shape (1, 8, 8), and this"),
-    "no channel": (images()[:, 0], "the channel is images[:, None]"),
-    "channels last": (images().permute(0, 2, 3, 1), "channels come first"),
+    "too high": (changed(255), "contains the level 255, but this"),
+    "one too high": (changed(17).numpy().astype(np.uint16), "contains the level 17"),
+    "negative": (changed(-1), "contains the level -1"),
+    "one image": (images()[0], "has shape (1, 8, 8), but this"),
+    "no channel": (images()[:, 0], "add the channel with images[:, None]"),
+    "channels last": (images().permute(0, 2, 3, 1), "put the channels first"),
     "3 channels": (images().repeat(1, 3, 1, 1), "takes (n, 1, 8, 8)"),
     "another size": (images().repeat(1, 1, 2, 1), "has shape (4, 1, 16, 8)"),
-    "none": (images(0), "there is no image in it"),
-    "a list": (images().tolist(), "is a list; give a tensor or a NumPy array"),
+    "none": (images(0), "it contains no image"),
+    "a list": (images().tolist(), "is a list; pass a tensor or a NumPy array"),
     "strings": (np.array(["a"]), "is a ndarray of <U1"),
 }
 

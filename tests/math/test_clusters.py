@@ -1,4 +1,4 @@
-"""Clusters: k-means against scikit-learn's, coarse pixels against numpy's, shares against counts."""
+"""Clusters: k-means against scikit-learn's, averaged pixels against numpy's, frequencies against counts."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Any schedule with any prediction and decoder, in steps and in continuous time: every term is its integral.
+"""Any schedule with any prediction and decoder, for chains and in continuous time: every term equals its integral.
 
-The truth is written out for an image of one pixel from the network's output alone: x̂_0, the decoder, the steps' KL and,
-in continuous time, ½ ∫ E‖ε − ε̂‖² dγ, which no schedule changes; over ε on a grid and over γ by Gauss–Legendre.
+For an image of one pixel, the test computes x̂_0, the decoder, the steps' KL and, in continuous time, ½ ∫ E‖ε − ε̂‖² dγ
+(equal for all schedules) from the network's output alone, with ε on a grid and γ by Gauss–Legendre.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The DDPM itself, with tiny random networks: against the exact likelihood of a one-pixel model, and by its laws.
+"""The DDPM with tiny random networks, against the exact likelihood of a one-pixel model.
 
-A one-pixel model is small enough to be solved: p_θ(x_{t−1}) = ∫ p_θ(x_{t−1}|x_t) p_θ(x_t) dx_t on a grid, down to
-p_θ(x_0) over the levels; and each term of the bound is an integral over one ε.
+A one-pixel model can be solved exactly: p_θ(x_{t−1}) = ∫ p_θ(x_{t−1}|x_t) p_θ(x_t) dx_t on a grid, down to p_θ(x_0)
+over the levels; and each term of the bound is an integral over one ε.
 """
 
 from __future__ import annotations

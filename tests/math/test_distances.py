@@ -1,4 +1,4 @@
-"""Distances between sets of features, against closed forms, other libraries, and their own spread."""
+"""Distances between sets of features, against closed forms, other libraries, and their standard deviations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Consistency distillation against the walk that it imitates, whose every step is known on Gaussian data."""
+"""Consistency distillation, against its teacher's trajectory, which is known exactly on Gaussian data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""KL against torch.distributions, quadrature, sums, laws of Monte Carlo, and 50 digits."""
+"""KL, against torch.distributions, quadrature, sums, Monte Carlo, and 50 digits."""
 
 from __future__ import annotations
 
@@ -238,12 +238,12 @@ def test_unequal_supports_cost_their_ratio_one_way_and_are_refused_the_other() -
     for around in ((0.0,), (0.0, 1.0, 3.0)):
         value = kl_density(log_uniform(0, 1), log_uniform(0, 3), around=around)
         assert float(value) == pytest.approx(math.log(3), abs=1e-8)
-        with pytest.raises(ValueError, match="what p gives none"):
+        with pytest.raises(ValueError, match="where p has none"):
             kl_density(log_uniform(0, 3), log_uniform(0, 1), around=around)
     inside, outside = Uniform(*f64(0.0, 1.0)), Uniform(*f64(0.0, 3.0))
     assert float(kl(inside, outside)) == pytest.approx(math.log(3), abs=1e-14)
     for q, p in ((outside, inside), (NORMAL, inside), (NORMAL, LOG_NORMAL)):
-        with pytest.raises(ValueError, match="what p gives none"):
+        with pytest.raises(ValueError, match="where p has none"):
             kl(q, p)
 
 
@@ -336,9 +336,9 @@ def test_samples_that_give_no_estimate_are_refused(estimator) -> None:
     good, none = torch.zeros(3), torch.tensor([0.0, -math.inf, 0.0])
     with pytest.raises(ValueError, match="infinite"):
         estimator(good, none)
-    with pytest.raises(ValueError, match="no samples"):
+    with pytest.raises(ValueError, match="not from a density"):
         estimator(none, good)
-    with pytest.raises(ValueError, match="no density"):
+    with pytest.raises(ValueError, match="not a density"):
         estimator(good, good * math.nan)
     with pytest.raises(ValueError, match="at least 2"):
         estimator(good[:1], good[:1])

@@ -1,4 +1,4 @@
-"""The estimators that ``bench/run.py estimators`` compares have one expectation."""
+"""The estimators of ``bench/run.py estimators`` have the same expectation."""
 
 from __future__ import annotations
 

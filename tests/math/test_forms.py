@@ -1,7 +1,7 @@
-"""One number, several ways: the forms of the bound agree on the Gaussian oracle and on a network.
+"""The forms of the bound agree for the exact denoiser of Gaussian data and for a network.
 
-The decoder of the oracle is p(x_0|x_1) = N(x̂_0(x_1), β_1 I), and its denoiser is exact, so that every expectation of
-the denoising and of the consistency form is known.
+The decoder is p(x_0|x_1) = N(x̂_0(x_1), β_1 I) and the denoiser is exact, so every expectation of the denoising and of
+the consistency form is known.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The GAN: each player's gradient by itself, penalties by finite differences, what a discriminator proves by sums."""
+"""The GAN: each player's gradient, penalties by finite differences, and the discriminator's bound by sums."""
 
 from __future__ import annotations
 

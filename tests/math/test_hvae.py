@@ -1,4 +1,4 @@
-"""The hierarchical VAE: its terms by quadrature over every latent, both orders of inference, and diffusion as one."""
+"""The hierarchical VAE: terms by quadrature over every latent, both orders of inference, and diffusion as a case."""
 
 from __future__ import annotations
 
@@ -261,7 +261,7 @@ def test_silent_levels_are_named() -> None:
     x = torch.arange(3, dtype=torch.uint8).reshape(3, 1, 1, 1)
     assert model.inspector.diagnostics(x) == {"silent_levels": []}
     assert model.inspector.warnings(model.inspector.diagnostics(x)) == []
-    for level, words in ((1, "levels [1] say nothing"), (2, "no level says anything")):
+    for level, words in ((1, "levels [1] carry none"), (2, "no level carries information")):
         head = model.encoder.meet[level - 1][-1][-1]
         head.weight.zero_()
         head.bias.zero_()

@@ -1,4 +1,4 @@
-"""The importance-weighted bound: against the exact likelihood of a linear-Gaussian chain, and on images."""
+"""The importance-weighted bound, against the exact likelihood of a linear-Gaussian chain, and on images."""
 
 from __future__ import annotations
 

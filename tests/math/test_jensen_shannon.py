@@ -1,6 +1,6 @@
-"""Jensen–Shannon divergence and total variation, and what a discriminator knows of them.
+"""Jensen–Shannon divergence, total variation, and their bounds by a discriminator.
 
-Every law here can be enumerated, or its integral is known by scipy.
+Every distribution here can be enumerated, or scipy knows its integral.
 """
 
 from __future__ import annotations

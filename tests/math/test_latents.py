@@ -1,4 +1,4 @@
-"""What families with latents share when they draw: the temperature."""
+"""Sampling of families with latents: the temperature."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_temperature_without_a_meaning_is_refused(family: str) -> None:
         with pytest.raises(InputError, match="temperature"):
             model.inspector.describe_sampling(SampleSettings(temperature=value))
     if family in ("ddpm", "vdm"):
-        with pytest.raises(InputError, match="has none"):
+        with pytest.raises(InputError, match="does not have"):
             model.inspector.describe_sampling(SampleSettings(temperature=0.5))
     if family == "gan":
         with pytest.raises(InputError, match="chain"):

@@ -1,4 +1,4 @@
-"""Laws over pixel levels: they sum to one, agree with scipy where scipy is accurate, and never underflow."""
+"""Distributions over pixel levels: they sum to 1, agree with scipy where scipy is accurate, and never underflow."""
 
 from __future__ import annotations
 

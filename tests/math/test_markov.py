@@ -1,4 +1,4 @@
-"""Markov chains against matrix powers, enumeration, and the law of their simulations; noise against Bayes' rule."""
+"""Markov chains, against matrix powers, enumeration, and simulations; noising chains against Bayes' rule."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_what_no_chain_can_start_from_is_refused() -> None:
         with pytest.raises(ValueError, match=words):
             chain.law(torch.tensor(start, dtype=torch.float64), n)
     for state in (-1, 3):
-        with pytest.raises(ValueError, match="states are"):
+        with pytest.raises(ValueError, match="states must be"):
             chain.simulate(torch.tensor([state]), 1, draws(1))
 
 
@@ -371,16 +371,16 @@ def test_what_is_no_schedule_is_refused(beta: list[float]) -> None:
 def test_what_cannot_be_is_refused() -> None:
     noise = absorbing_noise(BETA, L)
     zero, one, t = torch.tensor([0]), torch.tensor([1]), torch.tensor([3])
-    with pytest.raises(ValueError, match="cannot come"):
+    with pytest.raises(ValueError, match="cannot become"):
         noise.posterior(zero, one, t)
     for states in (torch.tensor([L + 1]), torch.tensor([-1])):
         for call in (noise.jump, noise.step):
-            with pytest.raises(ValueError, match="states are"):
+            with pytest.raises(ValueError, match="states must be"):
                 call(states, t)
-        with pytest.raises(ValueError, match="states are"):
+        with pytest.raises(ValueError, match="states must be"):
             noise.posterior(zero, states, t)
     for wrong_t, s in ((6, 1), (3, 3), (2, 3), (3, -1)):
-        with pytest.raises(ValueError, match="steps are"):
+        with pytest.raises(ValueError, match="steps must"):
             noise.posterior(zero, zero, torch.tensor([wrong_t]), torch.tensor([s]))
     with pytest.raises(ValueError, match="sum to 1"):
         NoisingChain(BETA, torch.tensor([0.5, 0.6], dtype=torch.float64))

@@ -1,4 +1,4 @@
-"""Muon: against PyTorch's own, against the singular value decomposition, and what its step is worth."""
+"""Muon, against PyTorch's implementation and the singular value decomposition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Learned reverse variances, and weights that are not the bound's."""
+"""Learned reverse variances, and weights other than the bound's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Autoencoders, hierarchies and games of networks from Python: linear ones, whose laws are known in closed form."""
+"""AE, HVAE and GAN with linear networks from Python, whose distributions are known in closed form."""
 
 from __future__ import annotations
 

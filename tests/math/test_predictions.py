@@ -1,4 +1,4 @@
-"""Every prediction of a network, in one list: the laws that make them the same model."""
+"""Every prediction of a network: the identities that make them the same model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The forward process and its posterior: two ways to the same law, and Bayes' rule by linear algebra."""
+"""The forward process and its posterior: two derivations, and Bayes' rule by linear algebra."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A reconstruction that few draws of x_1 hold: its estimate against exact integrals, and its claimed error."""
+"""Importance sampling of the reconstruction: its estimate against exact integrals, and its standard error."""
 
 from __future__ import annotations
 

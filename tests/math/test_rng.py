@@ -59,7 +59,7 @@ def test_the_words_are_those_of_whole_numbers_without_end(numbers: list[int]) ->
 
 
 def test_an_example_walks_through_its_blocks() -> None:
-    """Word 4b + j is word j of block b; the seed is the key; index, step and stream have their places in the counter."""
+    """Word 4b + j is word j of block b; the seed is the key; index, step and stream are the counter."""
     seed, step, index = 2**40 + 5, 2**35 + 7, 2**33 + 3
     found = words(seed, Stream.SCORE_NOISE, step, [index], (3, 4))[0]
     tag = int(Stream.SCORE_NOISE) | (index >> 32) << 8 | (step >> 32) << 20

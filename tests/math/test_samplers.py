@@ -1,4 +1,4 @@
-"""Samplers against exact laws: with Gaussian data every sampler is affine, so its output's law is known."""
+"""Samplers, against exact distributions: on Gaussian data every sampler is affine, so its output is known."""
 
 from __future__ import annotations
 

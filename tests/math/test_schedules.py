@@ -195,7 +195,7 @@ def test_a_table_of_betas_is_its_grid_and_rises_between() -> None:
     torch.testing.assert_close(gamma[[0, 1, 3, 4]], table.grid(4), rtol=0, atol=1e-14)
     torch.testing.assert_close(gamma[2], 0.5 * (table.grid(4)[1] + table.grid(4)[2]), rtol=0, atol=1e-14)
     torch.testing.assert_close(slope[2], 4 * (table.grid(4)[2] - table.grid(4)[1]), rtol=0, atol=1e-13)
-    with pytest.raises(InputError, match="holds 4 numbers, and timesteps is 5"):
+    with pytest.raises(InputError, match="holds 4 numbers, but timesteps is 5"):
         table.grid(5)
 
 
@@ -250,7 +250,7 @@ def test_a_function_of_ones_own_is_a_schedule() -> None:
     assert (float(gamma), float(slope)) == pytest.approx((-7 + 1.5 + 11 / 8, 3 + 33 / 4))
     assert len(schedule.grid(10)) == 11
     for wrong in (lambda t: -t, lambda t: (t - 0.5) ** 2, lambda t: 0 * t):
-        with pytest.raises(InputError, match="must rise"):
+        with pytest.raises(InputError, match="must increase"):
             as_schedule(wrong)
 
 

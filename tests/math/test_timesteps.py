@@ -1,4 +1,4 @@
-"""Which t to evaluate: every estimate is unbiased, exactly, by integrating over the uniform numbers."""
+"""The choice of t: every estimate is exactly unbiased, by integration over the uniform numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The U-Net: any size, gradients everywhere, nothing random in evaluation."""
+"""The U-Net: any size, gradients everywhere, and no randomness in evaluation."""
 
 from __future__ import annotations
 

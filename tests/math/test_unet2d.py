@@ -1,4 +1,4 @@
-"""The network of diffusers' UNet2DModel: outputs and gradients beside its own, over its options."""
+"""The network of diffusers' UNet2DModel: outputs and gradients against diffusers', over its options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The VAE: its two terms by quadrature, its objective by hand, and its importance-weighted bound by enumeration."""
+"""The VAE: its two terms by quadrature, its objective, and its importance-weighted bound by enumeration."""
 
 from __future__ import annotations
 

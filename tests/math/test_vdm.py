@@ -1,4 +1,4 @@
-"""Variational diffusion: against exact denoisers, DDPM's own code, and models small enough to be enumerated."""
+"""Variational diffusion, against exact denoisers, DDPM's code, and enumerable models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies of the package with an error in them, and tests run on a copy in a process of its own."""
+"""Copies of the package with a planted error, and tests that run on a copy in its own process."""
 
 from __future__ import annotations
 

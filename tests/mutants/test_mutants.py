@@ -1,7 +1,7 @@
-"""Errors that tools which print bits/dim have made, planted one at a time: for each, the tests that see it.
+"""Planted errors that tools for bits/dim have had, one at a time, and the tests that detect each.
 
-A row is one error. The package is copied, the error is written into the copy, and the tests that are named run on it in
-a process of their own: every one must fail, by its own assertion. Without an error all of them pass.
+A row is one error. The package is copied, the error is written into the copy, and the named tests run on it in their
+own process: every test must fail by its own assertion. Without an error all of them pass.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Runs that are killed every 30 seconds for 20 minutes, against ones that never are: the same weights to the bit.
+"""Runs that are killed every 30 seconds for 20 minutes, compared bit by bit with uninterrupted runs.
 
     make soak
 
-The straight run goes on beside the sessions that are killed, each a little sooner or later than 30 seconds. A run that
-is done before the time is up is begun again from there, and must stay as it is.
+The uninterrupted run goes on in parallel with the killed sessions, whose lengths vary around 30 seconds. A run that is
+done early is started again from there, and must not change.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The commands, and how each ends: 0 done, 2 the input cannot be used (one line), 130 or 143 stopped by a signal."""
+"""The commands and their exit codes: 0 done, 2 unusable input (one line), 1 other errors, 130 or 143 a signal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from nelbo.processes import GO_ON, ElsewhereError, ProcessLostError, count, leav
 from nelbo.streams import Speaker, close_quietly
 
 SHARED = {"train", "distill", "sample", "score", "evaluate", "compare"}
-"""The commands whose work is shared by all processes that a launcher has started."""
+"""Commands that divide their work between the processes of a launcher."""
 PATIENCE = 2.0
 HELP = """Train, sample and score images with generative models whose bounds you can check.
 
@@ -40,7 +40,7 @@ Every command has a --help with examples. RUN is the directory that 'train' made
 
 
 def build_app(argv: Sequence[str]) -> App:
-    """All commands. What a command needs is imported when it is asked for, so ``--help`` waits for little."""
+    """All commands. A command imports its modules when it runs, so that ``--help`` is fast."""
     options = Parameter(consume_multiple=True, negative_iterable=(), name_transform=option_word)
     app = App(
         name="nelbo",
@@ -59,11 +59,11 @@ def build_app(argv: Sequence[str]) -> App:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run one command line; returns the exit code.
+    """Run a command line; returns the exit code.
 
-    Of the processes that a launcher has started, the main one speaks. What is not shared among them is its alone.
+    Of a launcher's processes, only the main one prints, and only it runs commands that are not shared.
     """
-    if count() > 1:  # else torch.distributed thinks aloud
+    if count() > 1:  # hide messages of torch.distributed
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     Speaker.wording.append(in_options)
     try:
@@ -78,14 +78,14 @@ def run(argv: Sequence[str]) -> int:
 
 
 def answered(argv: Sequence[str]) -> int:
-    """Run one command line in this process; returns the exit code."""
+    """Run a command line in this process; returns the exit code."""
     app = App()
     try:
         app = build_app(argv)
         with stopping():
             app(list(argv), exit_on_error=False, print_error=False)
         leave()
-        sys.stdout.flush()  # here, where a closed pipe and a full disk can still be answered for
+        sys.stdout.flush()  # here, so that a closed pipe or a full disk is handled below
     except InputError as error:
         return complain(on_the_command_line(error, options_of(app, argv)))
     except cyclopts.CycloptsError as error:
@@ -104,13 +104,13 @@ def answered(argv: Sequence[str]) -> int:
     except Exception as error:
         if type(error).__name__ == "Interrupted":
             if rank() == 0:
-                say(f"{error}; go on with --resume")
+                say(f"{error}; continue with --resume")
             return 128 + int(error.signum)  # type: ignore[attr-defined]
         if isinstance(error, ElsewhereError):
             return error.code
         if isinstance(error, ProcessLostError):
             return complain(in_options(f"{error}{GO_ON}"), 1)
-        if isinstance(error, FloatingPointError):  # training has diverged, and says what to try
+        if isinstance(error, FloatingPointError):  # training has diverged; the message has a remedy
             return complain(in_options(str(error)), 1)
         if os.environ.get("NELBO_TRACEBACK"):
             raise
@@ -121,7 +121,8 @@ def answered(argv: Sequence[str]) -> int:
 def complain(message: str, code: int = 2) -> int:
     """Print one line on stderr; returns the exit code.
 
-    What all processes have to complain of, the main one says: the others give it time to, and their launcher ends them.
+    All processes may have the same error. The others wait, so that the main process prints first and the launcher ends
+    them.
     """
     if rank():
         time.sleep(PATIENCE)
@@ -131,7 +132,7 @@ def complain(message: str, code: int = 2) -> int:
 
 
 def say(line: str) -> None:
-    """Print one line on stderr, if it can be written."""
+    """Print one line on stderr, if possible."""
     try:
         print(f"nelbo: {line}", file=sys.stderr, flush=True)
     except OSError:
@@ -139,14 +140,14 @@ def say(line: str) -> None:
 
 
 def complain_of_file(error: OSError) -> int:
-    """Name the file and what the system said, on one line; returns 1 where the disk is at fault, else 2."""
+    """Print the file and the system's message on one line; returns 1 for an error of the disk, else 2."""
     place = f"{error.filename}: " if error.filename else ""
     code = 1 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) or not place else 2
     return complain(f"{place}{error.strerror or error}", code)
 
 
 def one_line(error: cyclopts.CycloptsError) -> str:
-    """What is wrong with a command line, naming the option."""
+    """The error of a command line, with its option."""
     cause = error.__cause__
     if isinstance(error, cyclopts.ValidationError) and type(cause).__name__ == "ValidationError":
         from nelbo.check import first_problem
@@ -156,5 +157,5 @@ def one_line(error: cyclopts.CycloptsError) -> str:
     text = str(error)
     unused = re.match(r"Unused Tokens: \[(.*)\]", text)
     if unused:
-        return f"{unused[1]}: nothing here takes this; see --help"
+        return f"{unused[1]}: is not an argument of this command; see --help"
     return text

@@ -1,4 +1,4 @@
-"""Every command but ``train``."""
+"""All commands but ``train``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group, Parameter
 from cyclopts.validators import Number
 
-from nelbo.options import DataOptions, EvaluateOptions, SampleOptions, ScoreOptions
+from nelbo.options import DataOptions, DistillOptions, EvaluateOptions, FeaturesOptions, SampleOptions, ScoreOptions
 
 if TYPE_CHECKING:
     from nelbo.report.results import Result
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 READING = Parameter(name="*", group=Group("How to read --data"))
 AtLeastOne = Annotated[int, Parameter(validator=Number(gte=1))]
 Json = Annotated[bool, Parameter(negative="")]
-Seed = Annotated[int, Parameter(validator=Number(gte=0, lt=2**63))]
 
 
 def sample(
@@ -32,9 +31,9 @@ def sample(
     Parameters
     ----------
     run
-        The directory that 'train' made.
+        The directory made by 'train'.
     n
-        How many images.
+        Number of images.
     """
     from nelbo.jobs.sample import draw
     from nelbo.report.progress import console
@@ -57,7 +56,7 @@ def score(
     Parameters
     ----------
     run
-        The directory that 'train' made.
+        The directory made by 'train'.
     json
         Print one JSON object and nothing else.
     """
@@ -74,7 +73,7 @@ def evaluate(
     Parameters
     ----------
     run
-        The directory that 'train' made.
+        The directory made by 'train'.
     json
         Print one JSON object and nothing else.
     """
@@ -84,7 +83,7 @@ def evaluate(
 
 
 def show(result: Result, json: bool) -> None:
-    """Print a result: as JSON, or as a table that no narrow terminal cuts a number off."""
+    """Print a result as JSON, or as a table that is wide enough for every number."""
     from nelbo.streams import Speaker
 
     if json:
@@ -96,28 +95,13 @@ def show(result: Result, json: bool) -> None:
 def features(
     *,
     data: Annotated[DataOptions, READING] = DataOptions(),
-    out: Path | None = None,
-    epochs: AtLeastOne = 8,
-    seed: Seed = 0,
-    device: str = "auto",
+    options: Annotated[FeaturesOptions, Parameter(name="*")] = FeaturesOptions(),
 ) -> None:
-    """Run ``nelbo features``.
-
-    Parameters
-    ----------
-    out
-        A new folder for them; one in your cache, where the other commands look, if left out.
-    epochs
-        How often to go through the training images.
-    seed
-        Of the first weights and of the order.
-    device
-        cpu, cuda, cuda:1, …; auto takes CUDA where there is one.
-    """
+    """Run ``nelbo features``."""
     from nelbo.jobs.features import features as learn
     from nelbo.report.progress import console
 
-    where, about = learn(data, out=out, epochs=epochs, seed=seed, device=device)
+    where, about = learn(data, options=options)
     right = about["accuracy"]
     console().print(
         f"right on {right['val']:.2%} of val and {right['test']:.2%} of test, sha256 {about['sha256'][:12]}…"
@@ -138,34 +122,28 @@ def compare(
     Parameters
     ----------
     runs
-        The directories that 'train' made, each scored before by 'nelbo score', or now with --score.
+        The directories made by 'train', scored before by 'nelbo score', or now with --score.
     out
-        The folder that gets index.html and compare.json.
+        The folder for index.html and compare.json.
     split
-        Whose scores to show.
+        The split of the scores.
     score
-        Score what is missing, so that all runs of the same data are measured on the same images.
+        Compute missing scores, so that all runs of the same data are scored on the same images.
     limit
-        With --score: the first so many images; as many as any of the runs was scored on before, if left out.
+        With --score: the number of images; default: the largest number of any earlier score.
     json
-        Print what compare.json holds, and nothing else.
+        Print the contents of compare.json, and nothing else.
     """
     from nelbo.jobs.compare import compare as put
     from nelbo.report.progress import console
 
     found = put(runs, out, split=split, score=score, limit=limit)
-    if found["unlike"]:
-        console().print(found["unlike"])
-    print(dumps(found) if json else out / "index.html")
+    if found.unlike:
+        console().print(found.unlike)
+    print(found.to_json() if json else out / "index.html")
 
 
-def info(
-    what: str,
-    /,
-    *,
-    reading: Annotated[DataOptions, READING] = DataOptions(),
-    json: Json = False,
-) -> None:
+def info(what: str, /, *, reading: Annotated[DataOptions, READING] = DataOptions(), json: Json = False) -> None:
     """Run ``nelbo info``.
 
     Parameters
@@ -179,7 +157,7 @@ def info(
     from nelbo.jobs.describe import info as describe
 
     if "data" in reading.model_fields_set:
-        raise InputError("data", "'info' takes what it describes as WHAT; leave --data out")
+        raise InputError("data", "'info' describes its argument WHAT; leave --data out")
     facts = describe(what, reading)
     if json:
         print(dumps(facts))
@@ -188,7 +166,7 @@ def info(
 
 
 def lines(facts: dict[str, Any], indent: str = "") -> list[str]:
-    """``name  value`` for each fact, tables in one line, sentences one below the other."""
+    """``name  value`` for each fact; a table is one line, notes have a line each."""
     width = max(len(name) for name in facts)
     below = "\n" + " " * (len(indent) + width + 2)
     return [
@@ -198,7 +176,7 @@ def lines(facts: dict[str, Any], indent: str = "") -> list[str]:
 
 
 def shown(value: Any) -> str:
-    """A value as a person reads it."""
+    """A value as text."""
     if isinstance(value, dict):
         return ", ".join(f"{name} = {shown(part)}" for name, part in value.items() if part is not None)
     if isinstance(value, list):
@@ -208,61 +186,17 @@ def shown(value: Any) -> str:
     return str(value)
 
 
-def distill(
-    run: Path,
-    /,
-    *,
-    steps: AtLeastOne = 4,
-    teacher_steps: AtLeastOne | None = None,
-    out: Path | None = None,
-    resume: bool = False,
-    minutes: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
-    train_steps: AtLeastOne | None = None,
-    lr: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
-    seed: Seed | None = None,
-    device: str | None = None,
-) -> None:
+def distill(run: Path, /, *, options: Annotated[DistillOptions, Parameter(name="*")] = DistillOptions()) -> None:
     """Run ``nelbo distill``.
 
     Parameters
     ----------
     run
-        The run to learn from, a ddpm that predicts v or x0, or a vdm.
-    steps
-        Steps from noise to image: network evaluations per image.
-    teacher_steps
-        The steps that are learned from, a multiple of --steps; about 64 if left out.
-    out
-        The run directory, which must not exist yet; runs/NAME-4-steps if left out.
-    resume
-        Go on with the student in --out from its last checkpoint.
-    minutes
-        How long to train; 5 if neither this nor --train-steps is given.
-    train_steps
-        How many steps to train instead.
-    lr
-        Highest learning rate; that of the run if left out, as everything else of its recipe.
-    seed
-        Of every random number; that of the run if left out.
-    device
-        cpu, cuda, cuda:1, …; auto takes CUDA where there is one.
+        The teacher: a ddpm that predicts v or x0, or a vdm.
     """
     from nelbo.jobs.distill import distill as put
 
-    print(
-        put(
-            run,
-            steps=steps,
-            teacher_steps=teacher_steps,
-            out=out,
-            resume=resume,
-            minutes=minutes,
-            train_steps=train_steps,
-            lr=lr,
-            seed=seed,
-            device=device,
-        )
-    )
+    print(put(run, options=options))
 
 
 def import_(
@@ -278,12 +212,12 @@ def import_(
     Parameters
     ----------
     folder
-        With unet/ and scheduler/, as save_pretrained of a pipeline makes it; or of the network alone, with
+        A folder with unet/ and scheduler/, made by save_pretrained of a pipeline; or of the network alone, with
         scheduler_config.json beside config.json.
     run
-        The run directory to make; it must not exist.
+        The new run directory.
     label
-        The class whose images are drawn and scored, where the network has to be told one.
+        The class to sample and score, for a class-conditional network.
     """
     from nelbo.jobs.interchange import import_folder
 
@@ -296,9 +230,9 @@ def export(run: Path, folder: Path, /, *, weights: str = "ema") -> None:
     Parameters
     ----------
     run
-        Of a ddpm with diffusers' network: one that 'nelbo import' made, or that was trained from one by --config.
+        A run of a ddpm with diffusers' network: from 'nelbo import', or trained from such a run by --config.
     folder
-        The folder to make; it must not exist.
+        The new folder.
     weights
         ema (the moving average) or raw.
     """

@@ -1,4 +1,4 @@
-"""Errors in the words of the command line: what the code below calls the field ``eta`` is the option ``--eta`` here."""
+"""Errors for the command line: a field such as ``eta`` becomes the option ``--eta``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nelbo.errors import InputError
 
 
 def option_word(field: str) -> str:
-    """What follows the dashes in the option of a field. T stays T."""
+    """The option of a field, without dashes. T stays T."""
     return field.strip("_").replace("_", "-")
 
 
@@ -22,7 +22,7 @@ def option(field: str) -> str:
 
 
 def in_options(text: str) -> str:
-    """The same text with fields, which stand in backticks, as options.
+    """The text with fields in backticks as options.
 
     >>> in_options("add `skip_bad`")
     'add --skip-bad'
@@ -31,29 +31,29 @@ def in_options(text: str) -> str:
 
 
 def options_of(app: App, argv: Sequence[str]) -> set[str]:
-    """Every option of the command that these words call; none where they call none."""
+    """All options of the command in ``argv``; empty if there is no command."""
     _, apps, _ = app.parse_commands(list(argv))
     if apps[-1].default_command is None:
         return set()
-    with app.app_stack(apps):  # whose settings say how a field becomes an option
+    with app.app_stack(apps):  # its settings map fields to options
         return {name for argument in apps[-1].assemble_argument_collection() for name in argument.names}
 
 
 def others_option(app: App, error: CycloptsError) -> str | None:
-    """One line where an option is unknown to its command and known to others; else None."""
+    """A line about an option that belongs to another command; else None."""
     if not isinstance(error, UnknownOptionError) or not error.command_chain:
         return None
     word = (error.token.keyword or error.token.value).split("=")[0]
     known = " and ".join(f"'nelbo {name}'" for name in COMMANDS if word in options_of(app, [name]))
-    return f"{word}: is no option of 'nelbo {' '.join(error.command_chain)}', but of {known}" if known else None
+    return f"{word}: is not an option of 'nelbo {' '.join(error.command_chain)}', but of {known}" if known else None
 
 
 def on_the_command_line(error: InputError, options: set[str]) -> str:
-    """The error in one line, with fields that the command has an option for as these options.
+    """The error in one line, with fields as options if the command has them.
 
     Args:
         error: the error.
-        options: every option of the command.
+        options: all options of the command.
     """
     fields = error.where.split(", ")
     if all(option(field) in options for field in fields):

@@ -1,4 +1,4 @@
-"""``nelbo train``: a command per family, of which only the one that is asked for is imported."""
+"""``nelbo train``: a command per family; only the requested family is imported."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ nelbo train ddpm --data mnist
 nelbo train ddpm --data photos/ --size 64x48 --fit crop --minutes 60
 ```
 
-Ctrl-C writes a checkpoint; the same command with --resume goes on. 'nelbo train FAMILY --help' lists every option.
+Ctrl-C writes a checkpoint; the same command with --resume continues. 'nelbo train FAMILY --help' lists every option.
 """
 
 
 def train_app(argv: Sequence[str]) -> App:
-    """``train``, with a command per family. Only the one that is asked for imports its family's module."""
+    """``train``, with a command per family. Only the requested family's module is imported."""
     app = App(name="train", help=HELP, help_format="markdown")
     asked = asked_family(argv)
     for family in family_names():
@@ -38,5 +38,5 @@ def asked_family(argv: Sequence[str]) -> str | None:
     if list(argv[:1]) != ["train"] or len(argv) < 2 or argv[1] in ("--help", "-h", "--version"):
         return None
     if argv[1].startswith("-"):
-        raise InputError("FAMILY", f"stands before the options: nelbo train FAMILY {argv[1]} …")
+        raise InputError("FAMILY", f"must precede the options: nelbo train FAMILY {argv[1]} …")
     return family_word(argv[1])

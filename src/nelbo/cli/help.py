@@ -1,7 +1,7 @@
-"""What the --help of every command but ``train`` says above its options; ``nelbo --help`` lists the first lines."""
+"""The --help texts of all commands but ``train``; ``nelbo --help`` lists their first lines."""
 
 COMMANDS = {
-    "sample": """Draw images from a run. Prints where they are.
+    "sample": """Sample images from a run. Prints their path.
 
 ```
 nelbo sample runs/mnist -n 100 --out digits.png
@@ -16,33 +16,33 @@ nelbo score runs/mnist --split val --limit 1000 --timesteps 32 --json
 nelbo score runs/mnist --data photos/ --against test
 ```
 """,
-    "evaluate": """Measure a run's samples beside held-out images: FD and KD, precision and recall, classes, copies.
+    "evaluate": """Compare a run's samples with held-out images: FD and KD, precision and recall, classes, copies.
 
 ```
 nelbo evaluate runs/mnist
 nelbo evaluate runs/mnist --samples 500 --neighbours copies.png
 ```
 """,
-    "features": """Train the features in which 'evaluate' measures: a small classifier of the data's labels.
+    "features": """Train the features for 'evaluate': a small classifier of the data's labels.
 
 ```
 nelbo features --data mnist
 ```
 """,
-    "compare": """Put runs side by side on one page: bits/dim and terms, samples from the same seeds, training curves.
+    "compare": """Compare runs on one page: bits/dim and terms, samples from the same seeds, training curves.
 
 ```
 nelbo compare runs/vae runs/ddpm runs/vdm --out report
 ```
 """,
-    "info": """Say what a run or a data set is, and everything that decided it.
+    "info": """Describe a run or a data set, with all its settings.
 
 ```
 nelbo info runs/mnist
 nelbo info photos/ --size 64x48 --fit crop
 ```
 """,
-    "distill": """Train a student that draws in a few steps what a ddpm or vdm draws in many. Prints its run.
+    "distill": """Train a student of a ddpm or vdm that samples in a few steps. Prints its run.
 
 ```
 nelbo distill runs/mnist --out runs/mnist-4-steps
@@ -50,16 +50,16 @@ nelbo distill runs/mnist --steps 1 --minutes 20
 nelbo sample runs/mnist-4-steps -n 100
 ```
 
-By consistency distillation, on the run's own data. The student is a map from noise to images, so it has no bound.
+It uses consistency distillation on the run's own data. The student maps noise to images, so it has no bound.
 """,
-    "import": """Make a run of a diffusers folder, a UNet2DModel and its scheduler in JSON and safetensors. Prints it.
+    "import": """Convert a diffusers folder (UNet2DModel and scheduler, JSON and safetensors) to a run. Prints the run.
 
 ```
 nelbo import ddpm-cifar10-32/ runs/theirs --data cifar10
 nelbo score runs/theirs --limit 100
 ```
 
-Outputs, β and predictions are those of diffusers; pickled weights are not opened.
+Outputs, β and predictions equal those of diffusers. Pickled weights are not read.
 """,
     "export": """Write a run as a diffusers folder, which DDPMPipeline.from_pretrained loads. Prints the folder.
 

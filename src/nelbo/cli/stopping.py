@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM outside of training, which has its own way: nothing is to be kept, so the command ends at once."""
+"""Ctrl-C and SIGTERM outside of training: nothing needs to be saved, so the command ends at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from nelbo.processes import count
 
 PATIENCE = 5.0
-"""Seconds for what is being written to be taken back, and for threads that read; then the process ends as it is."""
+"""Seconds for the removal of partial files and for reading threads; then the process ends."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -35,11 +35,10 @@ def leave(signum: int) -> None:
 
 @contextmanager
 def stopping() -> Iterator[None]:
-    """Raise :class:`Stopped` where a signal comes, and end the process where that leads to nothing in some seconds.
+    """Raise :class:`Stopped` at a signal, and end the process if that has no effect within some seconds.
 
-    A signal that the shell has had ignored stays ignored. Where a launcher has started several processes, a signal ends
-    each of them as it does any program: one that waits for the others could not raise. Outside the main thread signals
-    cannot be caught, and none are.
+    A signal that the shell ignores stays ignored. With several processes of a launcher, a signal has its usual effect,
+    because a process that waits for others cannot raise. Outside the main thread signals cannot be caught.
     """
     old: dict[signal.Signals, object] = {}
     timers: list[threading.Timer] = []

@@ -1,4 +1,4 @@
-"""``nelbo train FAMILY``: the command of a family, made of the options that the family declares."""
+"""``nelbo train FAMILY``: the command of a family, from its options."""
 
 from copy import copy
 from pathlib import Path
@@ -22,7 +22,7 @@ nelbo train {family} --minutes 20 --out runs/mnist --resume
 
 
 def on_the_command_line(kind: type[FamilyOptions]) -> Any:
-    """The settings of a family without those that only a file can hold, described in options."""
+    """The family's settings without those for files only, with options in the descriptions."""
     shown = {}
     for name, field in kind.model_fields.items():
         if not field.json_schema_extra:  # see nelbo.options.IN_FILES
@@ -53,15 +53,15 @@ def family_command(family: str) -> App:
         Parameters
         ----------
         out
-            The run directory, which must not exist yet; runs/FAMILY-DATA if left out.
+            The run directory; default: runs/FAMILY-DATA.
         config
-            A TOML file with tables [data], [model] and [training]; the command line wins over it.
+            A TOML file with tables [data], [model] and [training]; the command line has priority.
         resume
-            Go on with the run in --out from its last checkpoint; if there is none, start it.
+            Continue the run in --out from its last checkpoint; start it if it does not exist.
         init
-            Begin with the weights of this run.
+            A run whose weights are the initial weights.
         changed_data
-            With --resume: go on though the data are no longer what the run was begun with.
+            With --resume: continue although the data have changed since the run was started.
         """
         from nelbo.jobs.settings import Request
         from nelbo.jobs.train import carry_out

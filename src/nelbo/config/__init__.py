@@ -1,1 +1,1 @@
-"""What a run is made of: its settings, read, checked, resolved and written."""
+"""The settings of a run: read, checked, resolved and written."""

@@ -1,4 +1,4 @@
-"""The families there are, by name: nelbo's own, and those that other packages register.
+"""The families by name: nelbo's own, and those of other packages.
 
 A family is a module with ``OPTIONS`` (its settings, with a ``resolved(shape)``) and ``MODEL`` (built from options,
 shape and levels). Another package registers its module as an entry point:
@@ -6,7 +6,7 @@ shape and levels). Another package registers its module as an entry point:
     [project.entry-points."nelbo.families"]
     name = "package.module"
 
-None is imported before it is asked for.
+A family is imported when it is used.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MODELS = Path(__file__).parent.parent / "models"
 
 
 class Family(NamedTuple):
-    """Where a family comes from.
+    """The source of a family.
 
     Attributes:
         module: its module.
@@ -40,22 +40,22 @@ class Family(NamedTuple):
 
 @cache
 def families() -> dict[str, Family]:
-    """Every family by name, in the order of the names. No other package's family takes the name of one of nelbo's."""
+    """Every family by name, sorted by name. Another package's family cannot replace one of nelbo's."""
     theirs = {entry.name: Family(entry.value, entry.dist) for entry in entry_points(group=GROUP)}
     ours = {name: Family(f"nelbo.models.{name}") for name in OURS}
     return dict(sorted((theirs | ours).items()))
 
 
 def family_names() -> list[str]:
-    """Every family, by name."""
+    """The names of all families."""
     return list(families())
 
 
 def family_word(name: str, where: str = "FAMILY") -> str:
-    """The name itself, if there is such a family.
+    """The name, if there is such a family.
 
     Raises:
-        InputError: there is none.
+        InputError: the family is unknown.
     """
     known = family_names()
     if name not in known:
@@ -64,7 +64,7 @@ def family_word(name: str, where: str = "FAMILY") -> str:
 
 
 def family_summary(name: str) -> str:
-    """One line on a family: the first of its module's docstring, or the summary of the package that registers it."""
+    """One line about a family: the first line of its module's docstring, or its package's summary."""
     package = families()[family_word(name)].package
     if package is not None:
         return f"{package.metadata['Summary'] or name} (from {package.name} {package.version})"
@@ -73,18 +73,12 @@ def family_summary(name: str) -> str:
     return (ast.get_docstring(tree) or name).splitlines()[0]
 
 
-def family_versions(name: str) -> dict[str, str]:
-    """The package that a family comes from, and its version; nothing of nelbo's own."""
-    package = families()[name].package
-    return {} if package is None else {package.name: package.version}
-
-
 def family_module(name: str) -> ModuleType:
     """The family's module.
 
     Raises:
-        InputError: there is no such family, or its package cannot be imported.
-        TypeError: its module is not what a family's has to be.
+        InputError: the family is unknown, or its package cannot be imported.
+        TypeError: the module does not define a family.
     """
     place, package = families()[family_word(name)]
     try:

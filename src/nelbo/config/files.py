@@ -1,4 +1,4 @@
-"""Settings in TOML: what a user hands to ``config``, and ``RUN/config.toml``, from which a run is rebuilt."""
+"""Settings in TOML: a user's ``config`` file, and ``RUN/config.toml``, from which a run is rebuilt."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pydantic import Field
 from nelbo import __version__
 from nelbo.check import checked
 from nelbo.config.convert import FORMAT, converted
-from nelbo.config.families import family_module, family_names, family_versions, family_word
+from nelbo.config.families import families, family_module, family_names, family_word
 from nelbo.errors import InputError, nearest
 from nelbo.files import replace_text
 from nelbo.models._distilled import DistillationOptions
@@ -26,11 +26,11 @@ SECTIONS = ("data", "model", "training")
 RECORDED = ("format", "images", "trained_on", "versions", "machine", "distillation", "parts")
 KNOWN_VERSIONS = ("nelbo", "torch", "numpy", "python")
 YOUNGER = {"optimizer": "adamw"}
-"""Settings of training that older runs do not record, and how those were trained."""
+"""The training settings of older runs that do not record them."""
 
 
 class ImagesConfig(Options):
-    """What the data turned out to be."""
+    """A record of the data."""
 
     name: str
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -41,7 +41,7 @@ class ImagesConfig(Options):
 
 
 class TrainedOn(Options):
-    """One of several data sets that a run has been trained on."""
+    """One of several data sets that a run was trained on."""
 
     from_step: Annotated[int, Field(ge=0)]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -49,7 +49,7 @@ class TrainedOn(Options):
 
 
 class RunConfig(Options):
-    """Everything that was resolved when a run was made: enough to rebuild its model."""
+    """The complete settings of a run, enough to rebuild its model."""
 
     format: Literal[2] = 2
     family: str
@@ -58,22 +58,24 @@ class RunConfig(Options):
     training: TrainingOptions
     images: ImagesConfig
     trained_on: tuple[TrainedOn, ...] = ()
-    "Every data set of a run whose data have changed, in order, the last being ``images``; else none."
+    "Every data set of a run whose data have changed, in order, the last as ``images``; else empty."
     distillation: DistillationOptions | None = None
     parts: dict[str, str] | None = None
-    "What of the model came from Python: the name of the argument → that of its class or function."
+    "Parts of the model from Python: argument name → name of the class or function."
     versions: dict[str, str]
     machine: dict[str, str] = Field(default_factory=dict)
 
 
 def versions(family: str) -> dict[str, str]:
-    """What a run of this family is made with; the package that brings the family too, if it is not nelbo."""
+    """The versions for a run of this family, including another package's family."""
+    package = families()[family].package
+    theirs = {} if package is None else {package.name: package.version}
     libraries = {name: version(name) for name in ("torch", "numpy")}
-    return {"nelbo": __version__, **libraries, "python": platform.python_version(), **family_versions(family)}
+    return {"nelbo": __version__, **libraries, "python": platform.python_version(), **theirs}
 
 
 def run_config_text(config: RunConfig) -> str:
-    """What RUN/config.toml holds."""
+    """The contents of RUN/config.toml."""
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True, serialize_as_any=True))
 
 
@@ -86,16 +88,16 @@ def read_run_config(run: Path) -> RunConfig:
     """Read RUN/config.toml.
 
     Raises:
-        InputError: it is not there, not TOML, or not a run's settings.
+        InputError: the file does not exist, is not TOML, or is not a run's settings.
     """
     path = run / CONFIG
     if not path.is_file():
-        raise InputError(str(run), f"is not a run: it has no {CONFIG}; give a directory that 'nelbo train' made")
+        raise InputError(str(run), f"is not a run: it has no {CONFIG}; give a directory made by 'nelbo train'")
     return run_config(read_toml(path), path)
 
 
 def run_config(values: dict[str, Any], path: Path) -> RunConfig:
-    """The settings that a RUN/config.toml holds.
+    """The settings in a RUN/config.toml.
 
     Raises:
         InputError: they are not a run's settings.
@@ -109,37 +111,37 @@ def run_config(values: dict[str, Any], path: Path) -> RunConfig:
 
 
 def require_format(values: Mapping[str, Any], path: Path) -> None:
-    """See to it that the settings, converted, are in the format of this nelbo.
+    """Check that the converted settings have this nelbo's format.
 
     Raises:
-        InputError: they are not; it names the version that reads them, if they do.
+        InputError: they do not; the message names the version that reads them, if known.
     """
     if values.get("format") != FORMAT:
         needed = made_by(values.get("versions")) or "; it is of another version"
-        raise InputError(str(path), f"has format {values.get('format')}, and this nelbo reads 1 to {FORMAT}{needed}")
+        raise InputError(str(path), f"has format {values.get('format')}, but this nelbo reads 1 to {FORMAT}{needed}")
 
 
 def made_by(recorded: Any) -> str:
-    """Which version a run needs, as the end of a message, if it was made by another than this."""
+    """The version that a run needs, as the end of a message, if another version made it."""
     theirs, ours = recorded.get("nelbo") if isinstance(recorded, dict) else None, __version__
     if not isinstance(theirs, str) or theirs == ours:
         return ""
-    return f"; the run was made by nelbo {theirs}, and this is {ours}: pip install nelbo=={theirs} reads it"
+    return f"; the run was made by nelbo {theirs}, but this is {ours}: pip install nelbo=={theirs} reads it"
 
 
 def brought_by(values: Mapping[str, Any]) -> str:
-    """Which other package brought the family of a run, as the end of a message, if the run says so."""
+    """The package of a run's family, as the end of a message, if the run records one."""
     recorded = values.get("versions")
     others = recorded.items() if isinstance(recorded, dict) else ()
     needed = [f"{name}=={number}" for name, number in others if name not in KNOWN_VERSIONS]
-    return f"; it comes with another package: pip install {' '.join(needed)}" if needed else ""
+    return f"; it is from another package: pip install {' '.join(needed)}" if needed else ""
 
 
 def settings(values: dict[str, Any], path: Path) -> RunConfig:
-    """The settings, each of them checked.
+    """The settings, each checked.
 
     Raises:
-        InputError: one cannot be used.
+        InputError: a setting cannot be used.
     """
     family = values.get("family")
     if family not in family_names():
@@ -154,13 +156,13 @@ def settings(values: dict[str, Any], path: Path) -> RunConfig:
 
 
 def read_user_config(path: Path) -> dict[str, dict[str, Any]]:
-    """Read a ``config`` file: tables [data], [model] and [training], each optional; a RUN/config.toml will do.
+    """Read a ``config`` file: tables [data], [model] and [training], each optional; or a RUN/config.toml.
 
     Returns:
-        section → field → value, plus ``family`` → {"family": name} where the file names one.
+        section → field → value, and ``family`` → {"family": name} if the file has a family.
 
     Raises:
-        InputError: it cannot be read, or has a key at the top that is not one of these.
+        InputError: the file cannot be read, or has an unknown key at the top level.
     """
     values = converted(read_toml(path))
     if "format" in values:
@@ -169,7 +171,7 @@ def read_user_config(path: Path) -> dict[str, dict[str, Any]]:
     for key in values:
         if key not in known:
             hint = nearest(key, known) or f"; settings belong in a table, [{'], ['.join(SECTIONS)}]"
-            raise InputError(f"{path}: {key}", f"there is no such setting here{hint}")
+            raise InputError(f"{path}: {key}", f"is not a setting{hint}")
     sections = {name: table(values, name, path) for name in SECTIONS}
     if "family" in values:
         sections["family"] = {"family": family_word(str(values["family"]), f"{path}: family")}
@@ -177,7 +179,7 @@ def read_user_config(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def table(values: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
-    """One table of a TOML file, empty if it is not there."""
+    """One table of a TOML file, or an empty one."""
     found = values.get(name, {})
     if not isinstance(found, dict):
         raise InputError(f"{path}: {name}", f"must be a table, [{name}]")
@@ -206,17 +208,17 @@ def merged(
     from_file: Mapping[str, Any],
     file: Path | None,
 ) -> Any:
-    """Settings from what the user gave, over what the file says, over the defaults.
+    """Settings from the user's values, then the file's, then the defaults.
 
     Args:
         kind: the class of the settings.
         section: their table in the file.
         given: field → value from the command line or a Python call.
         from_file: field → value from ``config``.
-        file: that file, for errors.
+        file: that file, for messages.
 
     Raises:
-        InputError: a field that is unknown or out of range, named where it was written.
+        InputError: a field is unknown or out of range; the message names its source.
     """
 
     def name(field: str) -> str:

@@ -23,9 +23,9 @@ def read_cifar(source: Source, spots: Places, archive: Callable[[], Path]) -> tu
     """Read the set.
 
     Args:
-        source: what it should be.
-        spots: where extracted files may lie.
-        archive: gives the path of the archive, when there are no extracted files.
+        source: the expected files.
+        spots: folders that may contain extracted files.
+        archive: gives the path of the archive, if there are no extracted files.
 
     Returns:
         ``train`` and ``test``, and notes.
@@ -37,7 +37,7 @@ def read_cifar(source: Source, spots: Places, archive: Callable[[], Path]) -> tu
     if folder is not None:
         files = {name: read_file(folder / name, sizes(source)[name]) for name in (*TRAIN, TEST)}
         where = {name: str(folder / name) for name in files}
-        notes = [f"{folder}: sizes and labels checked, contents not (the published sum is of the archive)"]
+        notes = [f"{folder}: sizes and labels checked, contents not (the published checksum is the archive's)"]
     else:
         path = archive()
         files, notes = read_archive(path, source), []
@@ -48,7 +48,7 @@ def read_cifar(source: Source, spots: Places, archive: Callable[[], Path]) -> tu
 
 
 def sizes(source: Source) -> Mapping[str, int]:
-    """How many bytes each of the six files has."""
+    """The size of each of the six files, in bytes."""
     record = 1 + int(np.prod(source.shape))
     return {**dict.fromkeys(TRAIN, source.train // len(TRAIN) * record), TEST: source.test * record}
 
@@ -62,7 +62,7 @@ def extracted(source: Source, spots: Places) -> Path | None:
 
 
 def read_file(path: Path, size: int) -> bytes:
-    """One extracted file, whose size must be right before it is read."""
+    """The contents of one extracted file, after a check of its size."""
     try:
         found = path.stat().st_size
         if found != size:
@@ -73,11 +73,11 @@ def read_file(path: Path, size: int) -> bytes:
 
 
 def read_archive(path: Path, source: Source) -> dict[str, bytes]:
-    """The six files straight out of the archive; nothing is extracted, and other members are passed over."""
+    """The six files, read from the archive without extraction; other members are ignored."""
     file = source.files[0]
     found = md5_of(path, contents=False)
     if found != file.md5:
-        fix = "move it away to have it downloaded, or get the published archive"
+        fix = "remove it to download it again, or get the published archive"
         raise InputError(str(path), f"is not the archive of {source.name}: MD5 {found}, not {file.md5}; {fix}")
     wanted = sizes(source)
     files: dict[str, bytes] = {}
@@ -90,7 +90,7 @@ def read_archive(path: Path, source: Source) -> dict[str, bytes]:
                     assert stream is not None
                     files[name] = stream.read(member.size)
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise InputError(str(path), f"is damaged ({error}); get it again") from None
+        raise InputError(str(path), f"is damaged ({error}); download it again") from None
     missing = [name for name in wanted if name not in files]
     if missing:
         raise InputError(str(path), f"lacks {', '.join(missing)} of the right size; get the published archive")
@@ -98,11 +98,11 @@ def read_archive(path: Path, source: Source) -> dict[str, bytes]:
 
 
 def records(data: bytes, source: Source, where: str) -> Part:
-    """Labels and images of one file."""
+    """The labels and images of one file."""
     rows = np.frombuffer(data, dtype=np.uint8).reshape(-1, 1 + int(np.prod(source.shape)))
     labels = rows[:, 0].astype(np.int64)
     if labels.max() >= len(source.classes):
-        raise InputError(where, f"has a label {labels.max()} beyond the {len(source.classes)} classes; get it again")
+        raise InputError(where, f"has a label {labels.max()} beyond {len(source.classes)} classes; download it again")
     return Part(rows[:, 1:].reshape(-1, *source.shape), labels)
 
 

@@ -1,4 +1,4 @@
-"""One image file: what its header says, and its pixels without loss."""
+"""One image file: its header, and its pixels without loss."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ EXTENSIONS = frozenset(
 MODES = {"1": "L", "L": "L", "LA": "LA", "RGB": "RGB", "RGBA": "RGBA", "P": "RGB", "PA": "RGBA"}
 WITH_ALPHA = {"L": "LA", "RGB": "RGBA"}
 SIGNATURES = ((0, b"\x89PNG\r\n\x1a\n"), (0, b"\xff\xd8\xff"), (0, b"GIF87a"), (0, b"GIF89a"), (8, b"WEBPVP8"))
-"""Bytes that nothing else begins with, and where they stand. Not TIFF's: raw photographs begin like it."""
+"""Signatures at their offsets. TIFF's is not among them, because raw photographs share it."""
 GREY_LEVELS = {"L;2": 4, "L;4": 16}
 CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 
 LONGEST = 65_535
-"""Pixels of a side, as in JPEG. Pillow keeps a pointer for every row: of a thin image, most of what it takes."""
+"""The longest side in pixels, as in JPEG. Pillow's pointer for every row dominates the memory of a thin image."""
 
 ORIENTATION, WIDTH, HEIGHT, BITS_PER_SAMPLE = 0x0112, 256, 257, 258
 TURNS = {
@@ -48,17 +48,17 @@ TURNS = {
 
 
 class BadImageError(Exception):
-    """An image cannot be used; the message says what it is and, where there is one, the mend."""
+    """An image cannot be used; the message gives the reason and, if possible, a remedy."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says about its image before it is decoded.
+    """The header of an image file.
 
     Args:
         channels: 1 to 4.
-        size: (H, W) as it is looked at, with its EXIF orientation applied.
-        levels: the number of values a pixel can take; decoding stretches them over 0 … 255.
+        size: (H, W) after its EXIF orientation.
+        levels: the number of values a pixel can take; decoding scales them to 0 … 255.
     """
 
     channels: int
@@ -72,7 +72,7 @@ class Header:
 
 
 def looks_like_image(path: Path) -> bool:
-    """Whether a file is to be read as an image: by its extension, or else by its first bytes."""
+    """Whether a file is an image, by its extension or its first bytes."""
     if path.suffix.lower() in EXTENSIONS:
         return True
     try:
@@ -87,9 +87,9 @@ def looks_like_image(path: Path) -> bool:
 
 @contextmanager
 def quiet_decoding() -> Iterator[None]:
-    """Hold Pillow's warnings back, except that of an image too large to be honest, which is an error.
+    """Suppress Pillow's warnings, except for an implausibly large image, which becomes an error.
 
-    Warnings are a setting of the whole process: enter this once around all threads.
+    Warnings are a setting of the whole process, so enter this once around all threads.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -98,7 +98,7 @@ def quiet_decoding() -> Iterator[None]:
 
 
 def read_header(path: Path) -> Header:
-    """Read what is needed to plan; nothing is decoded. Raises BadImageError."""
+    """The header of a file, without decoding. Raises BadImageError."""
     with opened(path) as image:
         return header_of(image)
 
@@ -110,28 +110,27 @@ def read_pixels(path: Path) -> Pixels:
         path: the file.
 
     Returns:
-        uint8, ``(C, H, W)``: fewer levels stretched over 0 … 255, palettes as colours, alpha kept, EXIF orientation
-        applied.
+        uint8, ``(C, H, W)``: fewer levels scaled to 0 … 255, palettes as colours, alpha kept, EXIF orientation applied.
 
     Raises:
-        BadImageError: it cannot be used.
+        BadImageError: the file cannot be used.
     """
     with opened(path) as image:
         return pixels_of(image)
 
 
 def header_of(image: Image.Image) -> Header:
-    """What an image that is open says about itself. Raises BadImageError if it is of a kind that is not read."""
+    """The header of an open image. Raises BadImageError if its kind is not supported."""
     mode = usable_mode(image)
     width, height = image.size
     if image.format == "TIFF" and hasattr(image, "tag_v2"):
-        width, height = image.tag_v2[WIDTH], image.tag_v2[HEIGHT]  # some versions of Pillow have turned size already
+        width, height = image.tag_v2[WIDTH], image.tag_v2[HEIGHT]  # some versions of Pillow have already turned size
     size = (width, height) if orientation(image) >= 5 else (height, width)
     return Header(CHANNELS[mode], size, levels_of(image))
 
 
 def pixels_of(image: Image.Image) -> Pixels:
-    """The pixels of an image that is open; uint8, ``(C, H, W)``."""
+    """The pixels of an open image; uint8, ``(C, H, W)``."""
     mode = usable_mode(image)
     image.load()
     turn = TURNS.get(orientation(image))
@@ -142,13 +141,13 @@ def pixels_of(image: Image.Image) -> Pixels:
 
 @contextmanager
 def opened(file: Path | bytes) -> Iterator[Image.Image]:
-    """Open a file, or what is in one, as one of the formats that are read.
+    """Open a file, or a file's contents, in one of the supported formats.
 
     Raises:
-        BadImageError: for whatever a damaged file raises, here or in the body.
+        BadImageError: for any exception that a damaged file causes, here or in the body.
     """
     try:
-        # A stream, not a path: Pillow maps uncompressed files that have a path, and some versions garble TIFF then.
+        # A stream, not a path: Pillow memory-maps uncompressed files with a path, and some versions garble such TIFFs.
         stream = BytesIO(file) if isinstance(file, bytes) else file.open("rb")
         with stream, Image.open(stream, formats=FORMATS) as image:
             if image.format == "AVIF":
@@ -162,14 +161,14 @@ def opened(file: Path | bytes) -> Iterator[Image.Image]:
         raise BadImageError("has implausibly many pixels") from None
     except PermissionError:
         raise BadImageError("cannot be read: permission denied") from None
-    except Exception as error:  # a damaged file can make a decoder raise almost anything
+    except Exception as error:  # a damaged file can cause almost any exception
         lines = str(error).splitlines()
         raise BadImageError(f"is truncated or corrupt ({lines[0] if lines else type(error).__name__})") from None
 
 
 def usable_mode(image: Image.Image) -> str:
-    """The mode to read an image in without loss: L, LA, RGB or RGBA. Raises BadImageError if there is none."""
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # MPO: a photograph and its previews
+    """The mode that keeps all information: L, LA, RGB or RGBA. Raises BadImageError if there is none."""
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # MPO is a photograph with previews
         raise BadImageError("is animated or has several pages; save the frames as single images")
     if has_deep_samples(image) or image.mode not in MODES:
         what = "more than 8 bits per channel" if has_deep_samples(image) else f"pixels of mode {image.mode}"
@@ -177,15 +176,13 @@ def usable_mode(image: Image.Image) -> str:
     if 0 in image.size:
         raise BadImageError("has no pixels")
     if max(image.size) > LONGEST:
-        raise BadImageError(
-            f"has a side of {max(image.size):,} pixels, and {LONGEST:,} is the most; cut it, or scale it"
-        )
+        raise BadImageError(f"has a side of {max(image.size):,} pixels; the maximum is {LONGEST:,}: crop or scale it")
     mode = MODES[image.mode]
     return WITH_ALPHA.get(mode, mode) if image.has_transparency_data else mode
 
 
 def has_deep_samples(image: Image.Image) -> bool:
-    """Whether samples have more than 8 bits, also where Pillow would quietly halve them."""
+    """Whether samples have more than 8 bits, including those that Pillow would silently halve."""
     if image.mode.startswith(("I", "F")):
         return True
     if image.format == "TIFF" and hasattr(image, "tag_v2"):
@@ -197,13 +194,13 @@ def has_deep_samples(image: Image.Image) -> bool:
 
 
 def decoder_arguments(image: Image.Image) -> list[object]:
-    """What Pillow tells its decoder: the packing of a PNG's samples, the greatest value of a PPM's."""
+    """The arguments of Pillow's decoder: the packing of a PNG's samples, or the largest value of a PPM's."""
     arguments = [tile[3] for tile in getattr(image, "tile", [])]
     return [each for some in arguments for each in (some if isinstance(some, tuple) else (some,))]
 
 
 def levels_of(image: Image.Image) -> int:
-    """The number of values a pixel can take: by the bit depth of a grey PNG, the greatest value of a PGM or PPM."""
+    """The number of values a pixel can take: from the bit depth of a grey PNG, or the largest value of a PGM or PPM."""
     if image.mode == "1":
         return 2
     arguments = decoder_arguments(image)
@@ -215,7 +212,7 @@ def levels_of(image: Image.Image) -> int:
 
 
 def check_avif_depth(file: Path | bytes) -> None:
-    """Pillow halves deeper AVIF in silence; the box av1C says in its third byte what it has. Raises BadImageError."""
+    """Refuse AVIF with more than 8 bits (third byte of av1C), which Pillow silently halves. Raises BadImageError."""
     if isinstance(file, bytes):
         data = file
     else:
@@ -227,10 +224,10 @@ def check_avif_depth(file: Path | bytes) -> None:
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 if there is none or it cannot be read."""
+    """The EXIF orientation, 1 to 8; 1 if it is missing or unreadable."""
     try:
-        # Not image.getexif(): for PNG that would decode the pixels.
+        # image.getexif() would decode the pixels of a PNG.
         found = Image.Image.getexif(image).get(ORIENTATION, 1)
-    except Exception:  # damaged EXIF data leave the pixels as they are
+    except Exception:  # with damaged EXIF data the pixels stay as they are
         return 1
     return found if found in TURNS else 1

@@ -1,6 +1,6 @@
-"""Fetch one file over HTTP: resumed if interrupted, bounded in size, checked before it gets its name.
+"""Download one file over HTTP: resumable, with a size limit, and renamed only after a check.
 
-By hand, as the standard library does none of the three, and a library that does would be a dependency of every user.
+Written by hand because the standard library does none of these, and a library would be a dependency for every user.
 """
 
 from __future__ import annotations
@@ -23,49 +23,48 @@ from nelbo.errors import InputError
 
 CHUNK = 1 << 16
 TIMEOUT = 30.0
-"""Seconds to wait for an answer, and for each piece of it."""
+"""Seconds to wait for a response, and for each piece of it."""
 SLOWEST = 1000
-"""Bytes a second; a server that sends fewer is given up."""
+"""Bytes per second; a slower server is abandoned."""
 TRIES = 3
 
 
 class MirrorError(Exception):
-    """One address did not give the file; the message says why, in a few words."""
+    """A URL did not provide the file; the message gives the reason."""
 
 
-def download(file: SourceFile, target: Path, progress: bool | None) -> None:
-    """Fetch a file from the first of its addresses that gives it whole.
+def download(file: SourceFile, target: Path) -> None:
+    """Download a file from the first of its URLs that provides it completely.
 
-    The bytes go to ``target`` with ``.part`` appended, which a later call continues, and get their name only when
-    their digest is right. Processes that want the same file at once take turns.
+    The bytes go to ``target`` with ``.part`` appended, which a later call resumes. The file is renamed to ``target``
+    after its digest has been checked. Processes that want the same file take turns.
 
     Args:
-        file: what to fetch.
-        target: where it shall be.
-        progress: show a bar on stderr; None: if stderr is a terminal.
+        file: the file to download.
+        target: its path.
 
     Raises:
-        InputError: the folder cannot be written to, or the bytes are wrong.
-        MirrorError: no address gave the file.
+        InputError: the folder is not writable, or the contents are wrong.
+        MirrorError: no URL provided the file.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with alone(target.parent):
             if not target.exists():
-                fetch_from_any(file, target, progress)
+                fetch_from_any(file, target)
     except OSError as error:
         raise InputError(str(target), f"cannot be written: {error.strerror or error}") from None
 
 
-def fetch_from_any(file: SourceFile, target: Path, progress: bool | None) -> None:
-    """Try the addresses in order; what is wrong with a file outweighs an address that does not answer."""
+def fetch_from_any(file: SourceFile, target: Path) -> None:
+    """Try the URLs in order; an error about the file has priority over one about a URL."""
     part = target.with_name(f"{target.name}.part")
     reasons: list[str] = []
     damage: InputError | None = None
-    # What an earlier call left may not be a beginning of this file: the first address gets a second, fresh try.
+    # The partial file may not be a beginning of this file, so the first URL is tried again without it.
     for url in (*file.urls[: part.exists()], *file.urls):
         try:
-            fetch_whole(url, part, file.limit, progress)
+            fetch_whole(url, part, file.limit)
             check_digest(file, part, target.name)
         except MirrorError as error:
             reasons.append(str(error))
@@ -81,36 +80,36 @@ def fetch_from_any(file: SourceFile, target: Path, progress: bool | None) -> Non
 
 
 def check_digest(file: SourceFile, path: Path, name: str) -> None:
-    """Compare a download with its published sum."""
+    """Compare a download with its published digest."""
     try:
         found = md5_of(path, contents=file.md5_of == "contents")
     except InputError as error:
-        raise InputError(name, f"what was downloaded {error.problem}") from None
+        raise InputError(name, f"the downloaded file {error.problem}") from None
     if found != file.md5:
-        raise InputError(name, f"what was downloaded has the MD5 {found}, not {file.md5}; try again later")
+        raise InputError(name, f"the downloaded file has the MD5 {found}, not {file.md5}; try again later")
 
 
-def fetch_whole(url: str, part: Path, limit: int, progress: bool | None) -> None:
-    """Fetch one address into ``part``, continuing a few times where the connection broke."""
+def fetch_whole(url: str, part: Path, limit: int) -> None:
+    """Download one URL to ``part``, resuming a few times after broken connections."""
     for attempt in range(TRIES):
         before = part.stat().st_size if part.exists() else 0
         try:
-            if fetch_once(url, part, limit, progress):
+            if fetch_once(url, part, limit):
                 return
         except urllib.error.HTTPError as error:
             error.close()
             if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE or before == 0:
                 raise MirrorError(f"{error.code} {error.reason} from {url}") from None
-            part.unlink()  # what was there is not a beginning of this file
+            part.unlink()  # it was not a beginning of this file
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
             reason = getattr(error, "reason", None) or error
             if attempt == TRIES - 1 or not isinstance(error, ConnectionError | http.client.HTTPException):
                 raise MirrorError(f"{reason} at {url}") from None
-    raise MirrorError(f"the connection to {url} kept breaking")
+    raise MirrorError(f"the connection to {url} broke repeatedly")
 
 
-def fetch_once(url: str, part: Path, limit: int, progress: bool | None) -> bool:
-    """One request. Returns whether the file is whole."""
+def fetch_once(url: str, part: Path, limit: int) -> bool:
+    """Make one request. Returns whether the file is complete."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "nelbo", "Accept-Encoding": "identity"})
     if have:
@@ -118,24 +117,24 @@ def fetch_once(url: str, part: Path, limit: int, progress: bool | None) -> bool:
     with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
         start, total = extent(answer, have)
         if total is not None and total > limit:
-            raise MirrorError(f"{url} offers {total} bytes, more than the {limit} that are plausible")
-        with part.open("r+b" if start else "wb") as sink, progress_bar(part.stem, total, progress, bytes_=True) as step:
+            raise MirrorError(f"{url} offers {total} bytes, more than the limit of {limit}")
+        with part.open("r+b" if start else "wb") as sink, progress_bar(part.stem, total, bytes_=True) as step:
             sink.seek(start)
             step(start)
             stop = copy(answer, sink, start, limit, step)
     if stop > limit:
         part.unlink()
-        raise MirrorError(f"{url} sends more than the {limit} bytes that are plausible")
+        raise MirrorError(f"{url} sends more than the limit of {limit} bytes")
     return total is None or stop == total
 
 
 def extent(answer: http.client.HTTPResponse, have: int) -> tuple[int, int | None]:
-    """Where the answer's bytes begin in the file, and how long the file is, if that is said."""
+    """The offset of the response in the file, and the length of the file, if the response states it."""
     ranged = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.headers.get("Content-Range", ""))
     if answer.status == http.client.PARTIAL_CONTENT and ranged and int(ranged[1]) == have:
         return have, int(ranged[2])
     if answer.status == http.client.PARTIAL_CONTENT:
-        raise MirrorError("the server answered with another range than was asked for")
+        raise MirrorError("the server sent a different range than requested")
     length = answer.headers.get("Content-Length", "")
     return 0, int(length) if length.isdigit() else None
 
@@ -144,7 +143,7 @@ def copy(source: http.client.HTTPResponse, sink: BinaryIO, start: int, limit: in
     """Copy until the end, or just past the limit. Returns the position reached.
 
     Raises:
-        TimeoutError: nothing comes, or next to nothing.
+        TimeoutError: the server sends nothing, or too slowly.
     """
     position, looked = start, (time.monotonic(), start)
     while position <= limit and (piece := source.read1(CHUNK)):
@@ -154,14 +153,14 @@ def copy(source: http.client.HTTPResponse, sink: BinaryIO, start: int, limit: in
         since = time.monotonic() - looked[0]
         if since > TIMEOUT:
             if position - looked[1] < SLOWEST * since:
-                raise TimeoutError(f"fewer than {SLOWEST} bytes a second")
+                raise TimeoutError(f"fewer than {SLOWEST} bytes per second")
             looked = (time.monotonic(), position)
     return position
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold a folder that other processes wait for; where the system has no such locks, hold nothing."""
+    """Lock a folder against other processes, if the system has such locks."""
     try:
         import fcntl
     except ImportError:

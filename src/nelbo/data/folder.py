@@ -1,4 +1,4 @@
-"""A folder of images: scan, look at every header, then decode into one array."""
+"""A folder of images: scan it, read every header, then decode into one array."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from typing import TypeVar
 import numpy as np
 
 from nelbo.data.decode import BadImageError, Header, quiet_decoding, read_header, read_pixels
-from nelbo.data.options import Options
 from nelbo.data.progress import progress_bar
 from nelbo.data.raw import ALL, Part, Pixels, Raw
 from nelbo.data.scan import Found, scan
 from nelbo.data.shaping import require_fit, shape_pixels, shaping_notes
 from nelbo.data.storage import allocate, picked
 from nelbo.errors import InputError
+from nelbo.options import RunDataOptions
 
 Result = TypeVar("Result")
 WORKERS = 8
-NAMED_BAD = 5  # how many of the files that were left out are named
+NAMED_BAD = 5  # at most this many skipped files are named
 
 
-def read_folder(folder: Path, options: Options) -> Raw:
+def read_folder(folder: Path, options: RunDataOptions) -> Raw:
     """Read a folder of images.
 
     Args:
-        folder: the folder; its layout is described at :func:`nelbo.data.scan.scan`.
-        options: size, fit, channels, and whether to leave bad images out.
+        folder: the folder; :func:`nelbo.data.scan.scan` describes its layout.
+        options: size, fit, channels, and whether to skip bad images.
 
     Returns:
         its images, with labels if it has class folders.
 
     Raises:
-        InputError: there are no images, one cannot be used, or they differ in size or channels.
+        InputError: there are no images, an image cannot be used, or they differ in size or channels.
     """
     found, passed = scan(folder)
     paths = [path for each in found.values() for path in each.paths]
@@ -48,7 +48,7 @@ def read_folder(folder: Path, options: Options) -> Raw:
     levels, mixed = common_levels(Counter(headers[path].levels for path in kept))
     if options.levels == 256:
         levels, mixed = 256, []
-    if levels < 256:  # fewer levels were read as 0 to 255; scaling may have made others of them
+    if levels < 256:  # fewer levels were read as 0 to 255; scaling may have added others
         for image in images:
             image[...] = (image.astype(np.uint16) * (levels - 1) + 127) // 255
     classes, notes = classes_of(found)
@@ -63,9 +63,9 @@ def read_folder(folder: Path, options: Options) -> Raw:
 
 
 def for_each(
-    paths: Sequence[Path], work: Callable[[Path], Result], title: str, options: Options, bad: dict[Path, str]
+    paths: Sequence[Path], work: Callable[[Path], Result], title: str, options: RunDataOptions, bad: dict[Path, str]
 ) -> dict[Path, Result]:
-    """Do some work on every file, in threads. Bad ones go to ``bad``, or stop everything unless they may be skipped."""
+    """Apply ``work`` to every file, in threads. Bad files go to ``bad`` if they may be skipped; else an InputError."""
 
     def attempt(path: Path) -> Result | BadImageError:
         try:
@@ -75,7 +75,7 @@ def for_each(
 
     done: dict[Path, Result] = {}
     workers = min(WORKERS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool, progress_bar(title, len(paths), options.progress) as step:
+    with ThreadPoolExecutor(workers) as pool, progress_bar(title, len(paths)) as step:
         for path, result in zip(paths, pool.map(attempt, paths), strict=True):
             step(1)
             if not isinstance(result, BadImageError):
@@ -84,38 +84,38 @@ def for_each(
                 bad[path] = str(result)
             else:
                 pool.shutdown(wait=False, cancel_futures=True)
-                raise InputError(str(path), f"{result}; or give `skip_bad` to leave such files out")
+                raise InputError(str(path), f"{result}; or add `skip_bad` to skip such files")
     return done
 
 
 def common_levels(counts: Mapping[int, int]) -> tuple[int, list[str]]:
-    """The levels that images of these levels share: the most that any has, if it holds the values of all, else 256.
+    """The common number of levels: the largest if it contains the values of all others, else 256.
 
     Args:
         counts: number of levels → number of images.
 
     Returns:
-        the levels, and a note if the images differ in them.
+        the levels, and a note if the images differ.
     """
     most = max(counts)
     levels = most if all((most - 1) % (each - 1) == 0 for each in counts) else 256
     if len(counts) == 1:
         return levels, []
     shares = ", ".join(f"{count} of {each} levels" for each, count in sorted(counts.items()))
-    return levels, [f"images differ in bit depth ({shares}): all are read as {levels} levels, the fewer stretched"]
+    return levels, [f"images differ in bit depth ({shares}): all are read as {levels} levels, by scaling"]
 
 
-def check_alike(folder: Path, headers: Mapping[Path, Header], options: Options) -> None:
-    """All images must have one size and one number of channels, unless the user says how to bring them there."""
+def check_alike(folder: Path, headers: Mapping[Path, Header], options: RunDataOptions) -> None:
+    """Check that all images have one size and one number of channels, unless options convert them."""
     if not headers:
-        raise InputError("skip_bad", f"no image of {folder} can be read, so nothing is left; mend the files")
+        raise InputError("skip_bad", f"no image of {folder} can be read; repair the files")
     sizes: dict[tuple[int, int], Path] = {}
     counts: dict[int, Path] = {}
     for path, header in headers.items():
         sizes.setdefault(header.size, path)
         counts.setdefault(header.channels, path)
     require_fit(sizes, options)
-    if len(sizes) > 1 and options.size is None:
+    if len(sizes) > 1 and options.height_width is None:
         (first, second), (one, two) = list(sizes)[:2], list(sizes.values())[:2]
         differ = f"{name(one, folder)} is {first[0]}x{first[1]} and {name(two, folder)} is {second[0]}x{second[1]}"
         raise InputError(str(folder), f"images differ in size: {differ}; add `size` HxW `fit` crop|pad|resize")
@@ -125,23 +125,23 @@ def check_alike(folder: Path, headers: Mapping[Path, Header], options: Options) 
 
 
 def name(path: Path, folder: Path) -> str:
-    """A file's name as seen from the folder."""
+    """A file's path relative to the folder."""
     return path.relative_to(folder).as_posix()
 
 
 def decode(
-    folder: Path, headers: Mapping[Path, Header], options: Options, bad: dict[Path, str]
+    folder: Path, headers: Mapping[Path, Header], options: RunDataOptions, bad: dict[Path, str]
 ) -> tuple[list[Path], Pixels]:
-    """Decode all files into one array. Returns those that could be, and their images, ``(N, C, H, W)``."""
+    """Decode all files into one array. Returns the readable ones, and their images, ``(N, C, H, W)``."""
     channels, height, width = next(iter(headers.values())).shape
-    target = (options.channels or channels, *(options.size or (height, width)))
+    target = (options.channels or channels, *(options.height_width or (height, width)))
     images = allocate((len(headers), *target), str(folder))
     rows = {path: row for row, path in enumerate(headers)}
 
     def work(path: Path) -> int:
         pixels = read_pixels(path)
         if pixels.shape != headers[path].shape:
-            raise BadImageError("has another shape than its header states; save it anew")
+            raise BadImageError("has another shape than its header states; save it again")
         images[rows[path]] = shape_pixels(pixels, options, 256)
         return rows[path]
 
@@ -153,20 +153,20 @@ def decode(
 
 
 def classes_of(found: Mapping[str, Found]) -> tuple[tuple[str, ...], list[str]]:
-    """The names of the classes, sorted, and a note where subfolders were not taken for classes."""
+    """The sorted names of the classes, and a note if subfolders are not classes."""
     if all(each.classes is not None for each in found.values()):
         return tuple(sorted({label for each in found.values() for label in each.classes or ()})), []
     if any(each.mixed for each in found.values()):
-        return (), ["no labels: there are images beside the subfolders as well as in them"]
+        return (), ["no labels: there are images beside subfolders and in them"]
     if any(each.classes is not None for each in found.values()):
-        return (), ["no labels: only some of the splits have class folders"]
+        return (), ["no labels: only some splits have class folders"]
     return (), []
 
 
 def parts_of(
     folder: Path, found: Mapping[str, Found], paths: Sequence[Path], images: Pixels, classes: tuple[str, ...]
 ) -> dict[str, Part]:
-    """Cut the images into splits, whose files lie one split after another, and give them their labels."""
+    """Cut the images into splits, in the order of the files, and add their labels."""
     index = {label: number for number, label in enumerate(classes)}
     usable = set(paths)
     parts, start = {}, 0
@@ -174,7 +174,7 @@ def parts_of(
         kept = [row for row, path in enumerate(each.paths) if path in usable]
         if not kept:
             what = "no image" if split == ALL else f"no image of {split}"
-            raise InputError("skip_bad", f"{what} can be read, so nothing is left; mend the files")
+            raise InputError("skip_bad", f"{what} can be read; repair the files")
         labels = [index[each.classes[row]] for row in kept] if classes and each.classes else None
         part = images[start : start + len(kept)]
         sources = [name(each.paths[row], folder) for row in kept]
@@ -184,12 +184,12 @@ def parts_of(
 
 
 def notes_on(
-    folder: Path, headers: Mapping[Path, Header], bad: Mapping[Path, str], total: int, options: Options
+    folder: Path, headers: Mapping[Path, Header], bad: Mapping[Path, str], total: int, options: RunDataOptions
 ) -> list[str]:
-    """What was done to the images, and which were left out."""
+    """Notes on how the images were converted, and which were skipped."""
     notes = shaping_notes((header.shape for header in headers.values()), options)
     if bad:
         shown = [f"{name(path, folder)} {reason}" for path, reason in list(bad.items())[:NAMED_BAD]]
         more = f"; and {len(bad) - NAMED_BAD} more" if len(bad) > NAMED_BAD else ""
-        notes.append(f"left out {len(bad)} of {total} images: {'; '.join(shown)}{more}")
+        notes.append(f"skipped {len(bad)} of {total} images: {'; '.join(shown)}{more}")
     return notes

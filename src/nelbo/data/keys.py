@@ -1,4 +1,4 @@
-"""Which arrays of an archive are images, and which are their labels: by their keys, or else by their shapes."""
+"""Which arrays of an archive are images and labels, by their keys, or else by their shapes."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from nelbo.data.words import IMAGES, LABELS, split_and_role
 from nelbo.errors import InputError
 
 LEVELS = "levels"
-"""The key under which 'nelbo sample' writes the number of levels."""
+"""The key of the number of levels in archives of 'nelbo sample'."""
 Keys = dict[str, tuple[str, str | None]]
 
 
 def choose(shapes: Mapping[str, tuple[int, ...] | None], where: str) -> Keys:
-    """Which keys are images and which their labels.
+    """The keys of the images and labels.
 
     Args:
-        shapes: the shape of each array by its key; None where its header cannot be read.
-        where: what to name in an error.
+        shapes: key → shape of the array; None if its header cannot be read.
+        where: the archive, for messages.
 
     Returns:
-        split → (images, labels or None); the split is ``all`` where the keys name none.
+        split → (images, labels or None); the split is ``all`` if the keys name none.
 
     Raises:
-        InputError: two keys mean the same, or there is none or more than one way to read them.
+        InputError: two keys have the same meaning, or the meaning of the keys is missing or ambiguous.
     """
     meant: dict[tuple[str, str], str] = {}
     for key in sorted(shapes):
@@ -45,11 +45,11 @@ def choose(shapes: Mapping[str, tuple[int, ...] | None], where: str) -> Keys:
         key = images[0] if images else next(iter(shapes))
         return {ALL: (key, meant.get((ALL, LABELS)) or unnamed_labels(key, shapes))}
     listed = ", ".join(sorted(shapes)) or "no arrays"
-    raise InputError(where, f"has {listed}; name them images (and labels), or x_train, y_train, x_test, y_test")
+    raise InputError(where, f"has {listed}; rename them to images (and labels), or x_train, y_train, x_test, y_test")
 
 
 def unnamed_labels(images: str, shapes: Mapping[str, tuple[int, ...] | None]) -> str | None:
-    """``arr_1`` beside the images ``arr_0`` (what ``numpy.savez`` calls them) if it has one value for each image."""
+    """``arr_1`` for the images ``arr_0`` (numpy.savez's default names), if it has one value for each image."""
     count, shape = shapes[images], shapes.get("arr_1")
     if images != "arr_0" or len(shapes) != 2 or not count or not shape:
         return None

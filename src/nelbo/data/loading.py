@@ -1,10 +1,12 @@
-"""From what a user writes after ``data`` to a Dataset."""
+"""From a SPEC to a Dataset."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from nelbo.check import checked
 from nelbo.data.arrays import read_npy, read_npz
 from nelbo.data.assemble import assemble
 from nelbo.data.axes import as_images
@@ -15,53 +17,30 @@ from nelbo.data.folder import read_folder
 from nelbo.data.hub import PREFIX, read_hub
 from nelbo.data.idx import read_idx
 from nelbo.data.named import DIGITS, read_named
-from nelbo.data.options import Fit, Layout, Options, SplitBy
 from nelbo.data.raw import ALL, Part, Raw
 from nelbo.data.readers import read_registered, reader_of, readers
 from nelbo.data.shaping import shape_part, shaping_notes
 from nelbo.data.sources import SOURCES
 from nelbo.errors import InputError, nearest
+from nelbo.options import DataOptions, Layout, RunDataOptions
 
 NAMES = (DIGITS, *SOURCES)
 
 
-def load(
-    spec: str,
-    *,
-    size: tuple[int, int] | None = None,
-    fit: Fit | None = None,
-    channels: int | None = None,
-    levels: int | None = None,
-    holdout: float = 0.1,
-    skip_bad: bool = False,
-    binarize: bool = False,
-    split_by: SplitBy = "hash",
-    root: Path | None = None,
-    progress: bool | None = None,
-    layout: Layout | None = None,
-) -> Dataset:
+def load(spec: str, *, root: Path | None = None, **how: Any) -> Dataset:
     """Load images.
 
     Args:
         spec: a name in ``NAMES``; a path to a folder of images, a ``.npy``, ``.npz`` or IDX file; ``hf:NAME``; or
-            ``NAME:rest`` for a reader of another package. A name wins over a path: ``./mnist`` is a folder.
-        size: (H, W) in pixels that every image shall have; None keeps what they have.
-        fit: how an image of another size gets there: ``crop``, ``pad`` or ``resize``.
-        channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha; None keeps what they have.
-        levels: the number of values a pixel can take, 2 to 256; None: what the source says.
-        holdout: about the share of the distinct images for each split that the source lacks, in (0, 0.5).
-        skip_bad: leave out images of a folder that cannot be used, and say so in ``notes``.
-        binarize: draw every pixel as 0 or 1 with its level as probability, see :mod:`nelbo.data.binarize`.
-        split_by: ``hash``, or ``rank`` to split as runs of format 1 did, see :func:`nelbo.data.splits.by_content`.
-        root: the folder in which named sets are looked for and kept; None: ``$NELBO_DATA``, then the user's cache.
-        progress: show bars on stderr; None: if stderr is a terminal.
-        layout: the axes of an array, where its shape does not say: ``nhw``, ``nhwc``, ``nchw``, ``hwc`` or ``chw``.
+            ``NAME:rest`` for a reader of another package. A name has priority over a path: ``./mnist`` is a folder.
+        root: the folder of named sets; None: ``$NELBO_DATA``, then the user's cache.
+        how: any other fields of :class:`~nelbo.options.RunDataOptions`: ``size=(64, 48), fit="crop"``.
 
     Returns:
         the images with their splits.
 
     Raises:
-        InputError: the images cannot be had or used as asked; one line says why and what to do.
+        InputError: the images cannot be loaded or converted; the message gives the reason and a remedy.
 
     Example:
         >>> digits = load("digits")
@@ -70,15 +49,28 @@ def load(
         >>> {name: len(digits.split(name)) for name in digits.bounds}
         {'train': 1259, 'val': 179, 'test': 359}
     """
-    options = Options(size, fit, channels, levels, holdout, skip_bad, progress, layout, split_by)
-    dataset = assemble(read(spec, root, options), spec, options)
-    return binarised(dataset) if binarize else dataset
+    return load_described(checked(RunDataOptions, {"data": spec, **how}), root)
 
 
-def read(spec: str, root: Path | None, options: Options) -> Raw:
-    """Read the source that a SPEC names, shaped as asked."""
+def load_described(options: DataOptions, root: Path | None = None) -> Dataset:
+    """Load the images that options describe, as :func:`load` does.
+
+    Raises:
+        InputError: the images cannot be loaded or converted.
+    """
+    if options.fit is not None and options.size is None:
+        raise InputError("fit", f"{options.fit} needs a size to fit to; add `size` HxW")
+    if not isinstance(options, RunDataOptions):
+        options = RunDataOptions(**options.model_dump())
+    dataset = assemble(read(root, options), options.data, options)
+    return binarised(dataset) if options.binarize else dataset
+
+
+def read(root: Path | None, options: RunDataOptions) -> Raw:
+    """Read the source of a SPEC, with sizes and channels converted."""
+    spec = options.data
     if spec == DIGITS or spec in SOURCES:
-        return shaped(read_named(spec, root, options.progress), options)
+        return shaped(read_named(spec, root), options)
     if spec.startswith(PREFIX):
         return read_hub(spec.removeprefix(PREFIX), options)
     if (entry := reader_of(spec)) is not None:
@@ -87,7 +79,7 @@ def read(spec: str, root: Path | None, options: Options) -> Raw:
     try:
         if not spec or not path.exists():
             prefixes = ", ".join(f"{name}:NAME" for name in dict.fromkeys(("hf", *readers())))
-            known = f"the names are {', '.join(NAMES)}; for your own images give a path that exists, or {prefixes}"
+            known = f"names: {', '.join(NAMES)}; for your own images give an existing path, or {prefixes}"
             raise InputError("data", f"{spec!r} is neither a name nor a path{nearest(spec, NAMES)} ({known})")
         return read_folder(path, options) if path.is_dir() else shaped(read_file(path, options.layout), options)
     except OSError as error:
@@ -95,12 +87,12 @@ def read(spec: str, root: Path | None, options: Options) -> Raw:
 
 
 def is_source(spec: str) -> bool:
-    """Whether a SPEC names a known set, or one that a reader finds by its name, and no file or folder."""
+    """Whether a SPEC is a known name, or that of a reader, rather than a file or folder."""
     return spec in NAMES or spec.startswith(PREFIX) or reader_of(spec) is not None
 
 
 def read_file(path: Path, layout: Layout | None) -> Raw:
-    """Read a file by what its first bytes say it is."""
+    """Read a file of the kind that its first bytes show."""
     with path.open("rb") as stream:
         start = stream.read(8)
     if start.startswith(b"\x93NUMPY"):
@@ -110,21 +102,21 @@ def read_file(path: Path, layout: Layout | None) -> Raw:
     if start.startswith((b"\x1f\x8b", b"\0\0\x08")):
         return read_idx_file(path, layout)
     if looks_like_image(path):
-        raise InputError(str(path), "is a single image; give the folder that holds the images")
-    raise InputError(str(path), "is of no known kind; give a folder of images, or a .npy, .npz or IDX file")
+        raise InputError(str(path), "is a single image; use the folder that contains the images")
+    raise InputError(str(path), "is of an unknown kind; use a folder of images, or a .npy, .npz or IDX file")
 
 
 def read_idx_file(path: Path, layout: Layout | None) -> Raw:
     """Read a single IDX file of images, without labels."""
     values = read_idx(path).values
     if values.ndim < 3:
-        raise InputError(str(path), f"has {values.ndim} axis, so it holds labels; give the file of images")
+        raise InputError(str(path), f"has {values.ndim} axis, so it contains labels; use the file of images")
     name = path.name.removesuffix(".gz")
     return Raw(name, str(path), {ALL: Part(as_images(values, str(path), "nhw" if values.ndim == 3 else layout))})
 
 
-def shaped(raw: Raw, options: Options) -> Raw:
-    """The same source with every image at the size and channels that were asked for."""
+def shaped(raw: Raw, options: RunDataOptions) -> Raw:
+    """The same source with every image converted to the given size and channels."""
     shapes = [part.images.shape[1:] for part in raw.parts.values()]
     levels = raw.levels if options.levels is None else options.levels
     parts = {name: shape_part(part, options, levels, raw.where) for name, part in raw.parts.items()}

@@ -1,4 +1,4 @@
-"""The named sets: digits, which comes with scikit-learn, and those that are downloaded."""
+"""The named sets: digits, which is part of scikit-learn, and those that are downloaded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DIGITS = "digits"
 
 
 def read_digits() -> Raw:
-    """The 1,797 handwritten digits of scikit-learn: 8x8, 17 levels, split once within each class (70/10/20 %)."""
+    """The 1,797 handwritten digits of scikit-learn: 8x8, 17 levels, a fixed split within each class (70/10/20 %)."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -30,25 +30,26 @@ def read_digits() -> Raw:
     return Raw(DIGITS, DIGITS, parts, classes=tuple("0123456789"), levels=17, published=True)
 
 
-def read_named(name: str, root: Path | None, progress: bool | None) -> Raw:
+def read_named(name: str, root: Path | None) -> Raw:
     """A set by its name.
 
     Args:
         name: ``digits`` or one of ``SOURCES``.
-        root: the folder of data sets to use instead of the usual places.
-        progress: show a bar on stderr; None: if stderr is a terminal.
+        root: the folder of data sets, instead of the default ones.
 
     Returns:
         its published train and test images; ``val`` is the last of the training images.
 
     Raises:
-        InputError: its files are not to be had, or are not what they should be.
+        InputError: its files cannot be found or downloaded, or are not the published ones.
     """
     if name == DIGITS:
         return read_digits()
     source, spots = SOURCES[name], places(root)
-    read = {"idx": read_idx_set, "cifar": read_cifar_set}[source.layout]
-    parts, notes = read(source, spots, progress)
+    if source.layout == "cifar":
+        parts, notes = read_cifar(source, spots, lambda: obtain(source, source.files[0], spots))
+    else:
+        parts, notes = read_idx_set(source, spots)
     train = parts["train"]
     assert train.labels is not None
     cut = source.train - source.held
@@ -60,31 +61,31 @@ def read_named(name: str, root: Path | None, progress: bool | None) -> Raw:
     return Raw(name, name, parts, classes=source.classes, notes=tuple(notes), published=True)
 
 
-def obtain(source: Source, file: SourceFile, spots: Places, progress: bool | None) -> Path:
-    """A file of the set: found, or else downloaded into the store."""
+def obtain(source: Source, file: SourceFile, spots: Places) -> Path:
+    """The path of a file of the set, which is downloaded if it is not found."""
     found = find(source, file, spots)
     if found is not None:
         return found
     folder = spots.store / source.name
     try:
-        download(file, folder / file.published, progress)
+        download(file, folder / file.published)
     except MirrorError as error:
         names = ", ".join(each.published for each in source.files)
         raise InputError(
             source.name,
-            f"cannot be downloaded ({error}); put {names} into {folder}, or set {VARIABLE} to a folder that has them",
+            f"cannot be downloaded ({error}); put {names} into {folder}, or set {VARIABLE} to a folder with them",
         ) from None
     return folder / file.published
 
 
-def read_idx_set(source: Source, spots: Places, progress: bool | None) -> tuple[dict[str, Part], list[str]]:
+def read_idx_set(source: Source, spots: Places) -> tuple[dict[str, Part], list[str]]:
     """A set of four IDX files."""
     arrays: list[Pixels] = []
     notes: list[str] = []
     _, height, width = source.shape
     shapes = [(source.train, height, width), (source.train,), (source.test, height, width), (source.test,)]
     for file, shape in zip(source.files, shapes, strict=True):
-        path = obtain(source, file, spots, progress)
+        path = obtain(source, file, spots)
         idx = read_idx(path)
         notes += check_idx(source, file, path, idx, shape)
         arrays.append(idx.values)
@@ -96,28 +97,23 @@ def read_idx_set(source: Source, spots: Places, progress: bool | None) -> tuple[
 
 
 def check_idx(source: Source, file: SourceFile, path: Path, idx: Idx, shape: tuple[int, ...]) -> list[str]:
-    """Compare a file with what is published about it. Returns a note if its digest could not be checked."""
+    """Compare a file with its published facts. Returns a note if its digest could not be checked."""
     where = str(path)
     if file.md5_of == "contents" or idx.gzipped:
         found = idx.md5 if file.md5_of == "contents" else md5_of(path, contents=False)
         if found != file.md5:
-            fix = "move it away to have it downloaded, or get the published file"
+            fix = "remove it to download it again, or get the published file"
             raise InputError(where, f"is not the file of {source.name}: its MD5 is {found}, not {file.md5}; {fix}")
     elif not is_own_folder(path.parent, source):
         fix = f"put the published {file.published} there, or move it into a folder {source.name}"
-        raise InputError(where, f"may be of {source.name} or of another set, which cannot be told; {fix}")
+        raise InputError(where, f"may be of {source.name} or of another set; {fix}")
     if idx.values.shape != shape:
         stated, wanted = (" x ".join(map(str, each)) for each in (idx.values.shape, shape))
-        raise InputError(where, f"holds {stated} values where {source.name} has {wanted}; get the published file")
+        raise InputError(where, f"has {stated} values, but {source.name} has {wanted}; get the published file")
     if len(shape) == 1 and idx.values.max() >= len(source.classes):
         raise InputError(
-            where, f"has a label {idx.values.max()} beyond the {len(source.classes)} classes; get it again"
+            where, f"has a label {idx.values.max()} beyond {len(source.classes)} classes; download it again"
         )
     if file.md5_of == "archive" and not idx.gzipped:
-        return [f"{where}: sizes checked, contents not (the published sum is of {file.published})"]
+        return [f"{where}: sizes checked, contents not (the published checksum is that of {file.published})"]
     return []
-
-
-def read_cifar_set(source: Source, spots: Places, progress: bool | None) -> tuple[dict[str, Part], list[str]]:
-    """A set in CIFAR-10's binary version: six extracted files, or else the archive."""
-    return read_cifar(source, spots, lambda: obtain(source, source.files[0], spots, progress))

@@ -1,4 +1,4 @@
-"""Where named sets are looked for, and where they are kept once downloaded."""
+"""The folders of named sets, for reading and for downloads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Places:
 
     Args:
         search: where to look, in order.
-        store: where a download goes, in a folder of the set's name.
+        store: where a download goes, in a folder with the set's name.
     """
 
     search: tuple[Path, ...]
@@ -30,10 +30,10 @@ def places(root: Path | None) -> Places:
     """The folders to use: ``root`` alone, or ``$NELBO_DATA`` and then the user's cache.
 
     Args:
-        root: replaces both, for looking and for keeping.
+        root: replaces both, for reading and for downloads.
 
     Returns:
-        the places.
+        the folders.
 
     Raises:
         InputError: ``root`` or ``$NELBO_DATA`` is not a folder.
@@ -53,27 +53,27 @@ def places(root: Path | None) -> Places:
 
 
 def check_folder(folder: Path, where: str) -> None:
-    """Complain if a folder that the user named is none."""
+    """Check that a folder given by the user exists."""
     if folder.exists() and not folder.is_dir():
-        raise InputError(where, f"{folder} is a file; give the folder that holds the data sets")
+        raise InputError(where, f"{folder} is a file; use the folder of the data sets")
     if not folder.exists():
-        raise InputError(where, f"there is no folder {folder}; create it or give another")
+        raise InputError(where, f"the folder {folder} does not exist; create it or use another")
 
 
 def is_own_folder(folder: Path, source: Source) -> bool:
-    """Whether a folder bears the set's name, so that what lies there is meant to be that set."""
+    """Whether a folder has the set's name, so that its files are meant to be that set."""
     return any(folder.parts[-len(parts) :] == parts for parts in (Path(name).parts for name in source.folders))
 
 
 def candidates(source: Source, spots: Places) -> Iterator[Path]:
-    """Every folder in which the set may lie."""
+    """Every folder that may contain the set."""
     for root in spots.search:
         yield from (root / folder for folder in source.folders)
         yield root
 
 
 def find(source: Source, file: SourceFile, spots: Places) -> Path | None:
-    """The first copy of a file, gzipped or not, under any of its usual names; None if there is none."""
+    """The first copy of a file, gzipped or not, under any of its usual names, or None."""
     for folder in candidates(source, spots):
         for name in file.names:
             for suffix in ("", ".gz") if file.suffix else ("",):
@@ -84,8 +84,8 @@ def find(source: Source, file: SourceFile, spots: Places) -> Path | None:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is such a file; a folder that may not be entered is an InputError."""
+    """Whether the file exists; an InputError if the folder's permissions do not allow the check."""
     try:
         return path.is_file()
     except PermissionError:
-        raise InputError(str(path.parent), "may not be entered: permission denied; change its permissions") from None
+        raise InputError(str(path.parent), "cannot be entered: permission denied; change its permissions") from None

@@ -1,4 +1,4 @@
-"""A progress bar on stderr, if someone is there to see it."""
+"""A progress bar on stderr, if it is a terminal."""
 
 from __future__ import annotations
 
@@ -10,21 +10,18 @@ from nelbo.processes import rank
 
 
 @contextmanager
-def progress_bar(
-    title: str, total: int | None, show: bool | None, *, bytes_: bool = False
-) -> Iterator[Callable[[int], None]]:
-    """Show how far a task has come.
+def progress_bar(title: str, total: int | None, *, bytes_: bool = False) -> Iterator[Callable[[int], None]]:
+    """Show the progress of a task on stderr, if it is a terminal.
 
     Args:
-        title: what is being done.
-        total: how many steps, or bytes, there are; None if unknown.
-        show: whether to show it; None: if stderr is a terminal.
-        bytes_: the steps are bytes.
+        title: the task.
+        total: the number of steps or bytes; None if unknown.
+        bytes_: whether the steps are bytes.
 
     Yields:
         a function to call with the number of steps just done.
     """
-    if rank() or not (sys.stderr.isatty() if show is None else show):
+    if rank() or not sys.stderr.isatty():
         yield lambda _: None
         return
     from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -1,4 +1,4 @@
-"""What a reader hands over: images as they were found, in the splits that the source itself names."""
+"""A reader's result: unconverted images, in the splits of the source."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ ALL = "all"
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Some images that belong together.
+    """Images of one split.
 
     Args:
         images: uint8, ``(N, C, H, W)``.
         labels: int64, ``(N,)``, or None.
-        sources: of each image, its path in the folder or its row in the array; None: its row here.
+        sources: each image's path in the folder or row in the array; None: its row here.
     """
 
     images: Pixels
@@ -30,16 +30,16 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Raw:
-    """A source that has been read.
+    """The contents of a source.
 
     Args:
         name: a short name for it.
-        where: the file, folder or option to name when something is wrong.
+        where: the file, folder or option, for messages.
         parts: ``{"all": part}``, or parts by the names of splits, ``train`` among them.
         classes: the names of the classes, ``()`` without labels.
         levels: the number of values a pixel can take.
-        notes: what a user should know.
-        published: the splits are the set's own; what they have in common is not worth a note.
+        notes: notes for the user.
+        published: whether the splits are the set's own, so that images that they share need no note.
     """
 
     name: str
@@ -52,6 +52,6 @@ class Raw:
 
 
 def named_labels(values: NDArray[np.generic]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Labels of any kind as indices into their sorted distinct values, and those values' names."""
+    """Labels of any kind as indices into their sorted distinct values, and the names of these values."""
     distinct, index = np.unique(values, return_inverse=True)
     return index.astype(np.int64).reshape(-1), tuple(str(value) for value in distinct)

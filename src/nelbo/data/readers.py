@@ -1,11 +1,11 @@
-"""Readers that other packages register: the SPEC ``NAME:rest`` goes to the reader NAME.
+"""Readers of other packages: the SPEC ``NAME:rest`` goes to the reader NAME.
 
     [project.entry-points."nelbo.readers"]
     NAME = "package.module:function"
 
-The function is called with the rest and an :class:`~nelbo.data.options.Options`, and returns a
-:class:`~nelbo.data.raw.Raw`. It raises InputError where there is nothing to read. nelbo itself brings the images to the
-size and the channels that are asked for. No reader is imported before it is asked for.
+The function is called with the rest and an :class:`~nelbo.options.RunDataOptions`, and returns a
+:class:`~nelbo.data.raw.Raw`. It raises InputError if it cannot read the rest. nelbo converts the images to the given
+size and channels. A reader is imported when it is used.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from __future__ import annotations
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
-from nelbo.data.options import Options
 from nelbo.data.raw import Raw
 from nelbo.errors import InputError
+from nelbo.options import RunDataOptions
 
 GROUP = "nelbo.readers"
 
@@ -27,22 +27,22 @@ def readers() -> dict[str, EntryPoint]:
 
 
 def reader_of(spec: str) -> EntryPoint | None:
-    """The reader that a SPEC names; None if it names none."""
+    """The reader of a SPEC, or None."""
     name, colon, _ = spec.partition(":")
     return readers().get(name) if colon else None
 
 
-def read_registered(entry: EntryPoint, rest: str, options: Options) -> Raw:
-    """What a registered reader reads.
+def read_registered(entry: EntryPoint, rest: str, options: RunDataOptions) -> Raw:
+    """The result of a registered reader.
 
     Args:
         entry: the reader.
         rest: the SPEC after the colon.
-        options: what is asked of the images.
+        options: the data options.
 
     Raises:
-        InputError: its package cannot be imported, or the reader's own.
-        TypeError: it returns no images in uint8, shape (N, C, H, W).
+        InputError: its package cannot be imported, or the reader raises it.
+        TypeError: the reader does not return images in uint8, shape (N, C, H, W).
     """
     try:
         reader = entry.load()
@@ -51,9 +51,9 @@ def read_registered(entry: EntryPoint, rest: str, options: Options) -> Raw:
         raise InputError("data", f"the reader {entry.name!r}{package} cannot be imported: {error}") from None
     raw = reader(rest, options)
     if not isinstance(raw, Raw):
-        raise TypeError(f"{entry.value} must return a nelbo.data.Raw, and gave a {type(raw).__name__}")
+        raise TypeError(f"{entry.value} must return a nelbo.data.Raw, not a {type(raw).__name__}")
     for name, part in raw.parts.items():
         if part.images.dtype != "uint8" or part.images.ndim != 4:
             found = f"{part.images.dtype} of shape {part.images.shape}"
-            raise TypeError(f"{entry.value} must give images in uint8, shape (N, C, H, W); its {name} is {found}")
+            raise TypeError(f"{entry.value} must return images in uint8, shape (N, C, H, W); its {name} is {found}")
     return raw

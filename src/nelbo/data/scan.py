@@ -1,4 +1,4 @@
-"""What a folder holds: images, classes and splits, by its layout and the first bytes of its files."""
+"""The contents of a folder: images, classes and splits, from its layout and the first bytes of its files."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ NOT_DATA = frozenset(
         *(".thumbnails", ".ds_store", ".ipynb_checkpoints", ".trash", ".git", ".cache"),
     )
 )
-"""Files and folders that systems and programs leave among images, in lower case."""
+"""Files and folders that systems and programs create among images, in lower case."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """The images of a folder, or of one split of it.
+    """The images of a folder, or of one of its splits.
 
     Args:
         paths: the files, in natural order.
         classes: the class of each, the name of a direct subfolder; None if the folder has no class folders.
-        mixed: there are images both beside and in subfolders, so that none are classes.
+        mixed: whether there are images both beside and in subfolders, so that subfolders are not classes.
     """
 
     paths: tuple[Path, ...]
@@ -49,12 +49,12 @@ class Found:
 
 @dataclass(frozen=True)
 class Tree:
-    """A folder and what is below it.
+    """A folder and its subfolders.
 
     Args:
         images: the images directly in it, in natural order.
         below: its subfolders by name, in natural order.
-        passed: how many of its entries were passed over, by kind.
+        passed: how many of its entries were ignored, by kind.
     """
 
     images: list[Path]
@@ -68,7 +68,7 @@ class Tree:
             yield from tree.walk()
 
     def all_passed(self) -> Counter[str]:
-        """What was passed over, here and below."""
+        """The ignored entries, here and below."""
         return sum((tree.all_passed() for tree in self.below.values()), start=self.passed)
 
     def classes(self) -> dict[str, Tree]:
@@ -80,36 +80,36 @@ def scan(folder: Path) -> tuple[dict[str, Found], list[str]]:
     """Find the images of a folder.
 
     Subfolders whose names mean train, val or test (:mod:`nelbo.data.words`) are splits. Otherwise each direct subfolder
-    with images, at any depth, is a class. Files are taken for images by their extension or their first bytes.
+    with images, at any depth, is a class. The extension or the first bytes of a file show whether it is an image.
 
     Args:
-        folder: where to look.
+        folder: the folder.
 
     Returns:
-        ``{"all": found}``, or found by split; and notes on what was passed over.
+        ``{"all": found}``, or found by split; and notes on ignored files.
 
     Raises:
-        InputError: a folder cannot be read, there are no images, or its names can be read as splits and as classes.
+        InputError: a folder cannot be read, there are no images, or its names can mean splits and classes.
     """
     tree = look(folder, frozenset())
     below, passed = tree.classes(), listed(tree.all_passed())
     if not tree.images and not below:
         kinds = ", ".join(sorted(extension[1:] for extension in EXTENSIONS))
-        seen = f" (passed over: {passed})" if passed else ""
+        seen = f" (ignored: {passed})" if passed else ""
         raise InputError(str(folder), f"has no images; files ending in {kinds} are read, also in subfolders{seen}")
     splits = split_folders(folder, tree, below)
     groups = [tree, *(below[name] for name in splits.values())]
     empty = {name: each for group in groups for name, each in group.below.items() if not any(each.walk())}
     notes = [f"no images in the folder {name} ({listed(each.all_passed()) or 'empty'})" for name, each in empty.items()]
     if passed:
-        notes.append(f"passed over: {passed}")
+        notes.append(f"ignored: {passed}")
     if not splits:
         return {ALL: classify(tree)}, notes
     return {split: classify(below[name]) for split, name in splits.items()}, notes
 
 
 def split_folders(folder: Path, tree: Tree, below: Mapping[str, Tree]) -> dict[str, str]:
-    """Which subfolder is which split; none if no name means one. Raises InputError if they can be read both ways."""
+    """Split → subfolder; empty if no name means a split. Raises InputError if the meaning is ambiguous."""
     meant = {name: split for name in below if (split := split_of(name)) is not None}
     for split in dict.fromkeys(meant.values()):
         same = [name for name in meant if meant[name] == split]
@@ -133,17 +133,17 @@ def split_folders(folder: Path, tree: Tree, below: Mapping[str, Tree]) -> dict[s
 
 
 def check_not_deeper(folder: Path, below: Mapping[str, Tree]) -> None:
-    """Splits inside a class folder, or one folder too deep, would be mixed: an InputError."""
+    """Raise an InputError for splits inside a class folder, which would be mixed."""
     for name, tree in below.items():
         meant = {split_of(each): each for each in tree.classes() if split_of(each) is not None}
         if len(meant) > 1:
             names = " and ".join(meant.values())
-            fix = f"give {folder / name}, or put {names} on top with the classes in them"
+            fix = f"use {folder / name}, or move {names} to the top, with the classes in them"
             raise InputError(str(folder), f"has {names} inside {name}, which would be mixed; {fix}")
 
 
 def look(folder: Path, above: frozenset[str]) -> Tree:
-    """A folder and what is below it; a link that leads back up is not followed."""
+    """A folder and its subfolders; a link to a parent folder is not followed."""
     tree = Tree([], {}, Counter())
     real = os.path.realpath(folder)
     if real in above:
@@ -173,13 +173,13 @@ def listed(passed: Mapping[str, int]) -> str:
 
 
 def classify(tree: Tree) -> Found:
-    """Images in subfolders have classes, unless others lie beside the subfolders."""
+    """The images of a folder; subfolders are classes unless images lie beside them."""
     below = tree.classes()
     names = [name for name, each in below.items() for _ in each.walk()]
     return Found(tuple(tree.walk()), None if tree.images else tuple(names), mixed=bool(tree.images and below))
 
 
 def natural(path: Path) -> tuple[list[tuple[int, int, str]], str]:
-    """A key by which ``image2`` comes before ``image10``."""
+    """A sort key that puts ``image2`` before ``image10``."""
     pieces = re.split(r"([0-9]+)", path.name)
     return [(0, int(piece), "") if piece.isdecimal() else (1, 0, piece) for piece in pieces if piece], path.name

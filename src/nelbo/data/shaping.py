@@ -1,4 +1,4 @@
-"""Bring one image to a size and a number of channels, only when the user asked for it."""
+"""Convert images to a size and a number of channels, if the user asks for it."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image, ImageOps
 
-from nelbo.data.options import Fit, Options
 from nelbo.data.raw import Part, Pixels
 from nelbo.data.storage import allocate
 from nelbo.errors import InputError
+from nelbo.options import Fit, RunDataOptions
 
 
 def fit_pixels(pixels: Pixels, size: tuple[int, int], fit: Fit, *, alpha: bool = True) -> Pixels:
     """One image at another size.
 
-    ``crop`` scales it until it covers the size and keeps the centre; ``pad`` scales it down if it is too big and
-    centres it on zeros; ``resize`` scales each axis on its own. Scaling is an antialiased Lanczos filter.
+    ``crop`` scales it to cover the size and keeps the centre. ``pad`` scales it down if it is too large and centres it
+    on zeros. ``resize`` scales each axis separately. Scaling uses an antialiased Lanczos filter.
 
     Args:
         pixels: uint8, ``(C, h, w)``.
         size: (H, W).
-        fit: one of the three.
-        alpha: a last channel of 2 or 4 is opacity from 0 to 255, so hidden colours do not bleed into visible ones.
+        fit: ``crop``, ``pad`` or ``resize``.
+        alpha: whether the last of 2 or 4 channels is opacity from 0 to 255, so that hidden colours do not bleed into
+            visible ones.
 
     Returns:
         uint8, ``(C, H, W)``.
@@ -46,7 +47,7 @@ def fit_pixels(pixels: Pixels, size: tuple[int, int], fit: Fit, *, alpha: bool =
 
 
 def pad(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Centre on zeros, after scaling down if it is too big."""
+    """Centre on zeros, after scaling down if it is too large."""
     scale = min(1.0, height / image.height, width / image.width)
     if scale < 1.0:
         small = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -65,12 +66,12 @@ def to_planes(image: Image.Image) -> Pixels:
 def to_channels(pixels: Pixels, channels: int, levels: int) -> Pixels:
     """One image with another number of channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha.
 
-    RGB becomes grey by the luma of ITU-R BT.601. Alpha that is dropped is not blended; alpha that is added is opaque.
+    RGB becomes grey by the luma of ITU-R BT.601. Removed alpha is not blended; added alpha is opaque.
 
     Args:
         pixels: uint8, ``(C, H, W)``.
-        channels: how many are wanted.
-        levels: the number of values a pixel can take; opaque is the highest.
+        channels: the number of channels.
+        levels: the number of values a pixel can take; the highest is opaque.
 
     Returns:
         uint8, ``(channels, H, W)``.
@@ -90,17 +91,17 @@ def to_channels(pixels: Pixels, channels: int, levels: int) -> Pixels:
     return np.concatenate([colour, np.full_like(colour[:1], levels - 1) if alpha is None else alpha])
 
 
-def shape_pixels(pixels: Pixels, options: Options, levels: int) -> Pixels:
-    """One image at the size and with the channels that were asked for; uint8, ``(C, H, W)`` in and out."""
-    if options.size is not None and options.fit is not None:
-        pixels = np.minimum(fit_pixels(pixels, options.size, options.fit, alpha=levels == 256), levels - 1)
+def shape_pixels(pixels: Pixels, options: RunDataOptions, levels: int) -> Pixels:
+    """One image with the given size and channels; uint8, ``(C, H, W)`` in and out."""
+    if options.height_width is not None and options.fit is not None:
+        pixels = np.minimum(fit_pixels(pixels, options.height_width, options.fit, alpha=levels == 256), levels - 1)
     return pixels if options.channels is None else to_channels(pixels, options.channels, levels)
 
 
-def shape_part(part: Part, options: Options, levels: int, where: str) -> Part:
-    """Every image of a part at the size and with the channels that were asked for."""
+def shape_part(part: Part, options: RunDataOptions, levels: int, where: str) -> Part:
+    """Every image of a part with the given size and channels."""
     _, channels, height, width = part.images.shape
-    target = (options.channels or channels, *(options.size or (height, width)))
+    target = (options.channels or channels, *(options.height_width or (height, width)))
     if target == (channels, height, width) or 0 in part.images.shape:
         return part
     require_fit({(height, width)}, options)
@@ -110,23 +111,23 @@ def shape_part(part: Part, options: Options, levels: int, where: str) -> Part:
     return replace(part, images=images)
 
 
-def require_fit(sizes: Iterable[tuple[int, int]], options: Options) -> None:
-    """Images of another size than the one asked for need a way to get there."""
-    other = [size for size in sizes if options.size is not None and size != options.size]
-    if other and options.fit is None and options.size is not None:
-        wanted, found = (f"{height}x{width}" for height, width in (options.size, other[0]))
+def require_fit(sizes: Iterable[tuple[int, int]], options: RunDataOptions) -> None:
+    """Check that images of another size have a ``fit``."""
+    other = [size for size in sizes if options.height_width is not None and size != options.height_width]
+    if other and options.fit is None and options.height_width is not None:
+        wanted, found = (f"{height}x{width}" for height, width in (options.height_width, other[0]))
         raise InputError("fit", f"images of {found} do not have the size {wanted}; add `fit` crop, pad or resize")
 
 
-def shaping_notes(shapes: Iterable[tuple[int, int, int]], options: Options) -> list[str]:
-    """What will be done to images of these shapes (C, H, W), in one line each."""
+def shaping_notes(shapes: Iterable[tuple[int, int, int]], options: RunDataOptions) -> list[str]:
+    """Notes on how images of these shapes (C, H, W) are converted."""
     found = sorted(set(shapes))
     notes = []
-    if options.size is not None and any(shape[1:] != options.size for shape in found):
-        notes.append(f"sizes brought to {options.size[0]}x{options.size[1]} by `fit` {options.fit}")
+    if options.height_width is not None and any(shape[1:] != options.height_width for shape in found):
+        notes.append(f"sizes converted to {options.height_width[0]}x{options.height_width[1]} by `fit` {options.fit}")
     have = sorted({shape[0] for shape in found} - {options.channels})
     if options.channels is not None and have:
         lost = options.channels % 2 == 1 and any(count % 2 == 0 for count in have)
-        what = f"channels brought from {' and '.join(map(str, have))} to {options.channels}"
-        notes.append(f"{what}; alpha dropped" if lost else what)
+        what = f"channels converted from {' and '.join(map(str, have))} to {options.channels}"
+        notes.append(f"{what}; alpha removed" if lost else what)
     return notes

@@ -1,4 +1,4 @@
-"""The named sets that are downloaded: which files they consist of, where they are, and how they are recognised."""
+"""The named sets that are downloaded: their files, URLs and digests."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ class SourceFile:
     """One published file.
 
     Args:
-        names: its usual names, uncompressed, the first being the one under which it is published.
-        suffix: what is appended to the name when it is downloaded: ``.gz`` or nothing.
-        urls: where it can be had, tried in order.
+        names: its usual names, uncompressed; the first is the published one.
+        suffix: appended to the name of the download: ``.gz`` or nothing.
+        urls: its URLs, tried in order.
         md5: its digest.
-        md5_of: whether the digest is of the decompressed ``contents`` or of the ``archive`` as published.
-        limit: a download larger than this, in bytes, is refused.
+        md5_of: whether the digest is of the decompressed ``contents`` or of the published ``archive``.
+        limit: the largest size of a download, in bytes.
     """
 
     names: tuple[str, ...]
@@ -28,7 +28,7 @@ class SourceFile:
 
     @property
     def published(self) -> str:
-        """The file's name as it is downloaded."""
+        """The name of the published file."""
         return self.names[0] + self.suffix
 
 
@@ -37,15 +37,15 @@ class Source:
     """A named set with published train and test images; ``val`` is the last ``held`` training images.
 
     Args:
-        name: what the user writes.
-        layout: how its files are laid out: ``idx`` (four files) or ``cifar`` (an archive of six).
-        folders: where it is usually put, below a folder of data sets.
+        name: its name in a SPEC.
+        layout: ``idx`` (four files) or ``cifar`` (an archive of six).
+        folders: its usual folders, relative to a folder of data sets.
         files: for ``idx``: train images, train labels, test images, test labels; for ``cifar``: the archive.
         classes: the names of its labels.
         shape: (C, H, W).
         train: the number of training images.
         test: the number of test images.
-        held: how many of the training images, from the end, are ``val``.
+        held: the number of training images, from the end, that are ``val``.
     """
 
     name: str
@@ -79,7 +79,7 @@ def idx_files(
     )
 
 
-# MNIST: Y. LeCun, C. Cortes, C. Burges, CC BY-SA 3.0. The sums are of the contents: any honest copy is accepted.
+# MNIST: Y. LeCun, C. Cortes, C. Burges, CC BY-SA 3.0. The digests are of the contents, so any correct copy is accepted.
 MNIST = Source(
     name="mnist",
     layout="idx",
@@ -102,7 +102,7 @@ MNIST = Source(
     held=5_000,
 )
 
-# Fashion-MNIST: H. Xiao, K. Rasul, R. Vollgraf, MIT licence. Its authors publish the sums of the compressed files.
+# Fashion-MNIST: H. Xiao, K. Rasul, R. Vollgraf, MIT licence. Its authors publish the digests of the compressed files.
 FASHION_MNIST = Source(
     name="fashion-mnist",
     layout="idx",
@@ -131,7 +131,7 @@ FASHION_MNIST = Source(
     held=5_000,
 )
 
-# CIFAR-10: A. Krizhevsky. The binary version; the Python version is pickled, and nothing here reads pickles.
+# CIFAR-10: A. Krizhevsky. The binary version, because the Python version is pickled.
 CIFAR10 = Source(
     name="cifar10",
     layout="cifar",

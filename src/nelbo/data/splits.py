@@ -1,4 +1,4 @@
-"""Which image belongs to which split: by content, so that renaming a file moves nothing."""
+"""Which image belongs to which split: by content, so that renaming a file changes nothing."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nelbo.data.options import SplitBy
 from nelbo.data.raw import Pixels
 from nelbo.errors import InputError
+from nelbo.options import SplitBy
 
 Rows = NDArray[np.intp]
 
@@ -24,20 +24,20 @@ def marks(images: Pixels) -> list[bytes]:
 def by_content(
     found: Sequence[bytes], held: Sequence[str], holdout: float, where: str, split_by: SplitBy = "hash"
 ) -> tuple[dict[str, Rows], list[str]]:
-    """Hold about a share of the distinct images out for each split in ``held``; the rest is ``train``.
+    """Hold out about a fraction ``holdout`` of the distinct images for each split in ``held``; the rest is ``train``.
 
-    Equal images always land in the same split.
+    Equal images are always in the same split.
 
     Args:
-        found: the mark of each image.
+        found: the hash of each image.
         held: the splits to make besides ``train``, in order.
-        holdout: the share of the distinct images for each, at least one image.
-        where: what to name when there are too few images.
-        split_by: ``hash``: an image stays in its split whatever images come or go (:func:`by_hash`). ``rank``: the
-            rule of runs of format 1 (:func:`by_rank`).
+        holdout: the fraction of the distinct images for each, at least one image.
+        where: the source, for messages.
+        split_by: ``hash``: an image stays in its split when other images are added or removed (:func:`by_hash`).
+            ``rank``: the rule of runs of format 1 (:func:`by_rank`).
 
     Returns:
-        split → the rows that belong to it, ordered by mark; and notes.
+        split → its rows, ordered by hash; and notes.
 
     Raises:
         InputError: there are fewer distinct images than splits.
@@ -55,22 +55,22 @@ def by_content(
 
 
 def by_hash(distinct: Sequence[bytes], names: Sequence[str], holdout: float) -> tuple[dict[bytes, str], list[str]]:
-    """Split k has the images whose hash, a number in [0, 1), lies in [k·holdout, (k + 1)·holdout), ``train`` the rest.
+    """Split k has the images whose hash, a number in [0, 1), is in [k·holdout, (k + 1)·holdout); the rest is ``train``.
 
-    A split that would be empty gets the image with the nearest hash, of those whose split has another image.
+    An empty split gets the image with the nearest hash, from a split with another image.
 
     Args:
-        distinct: the marks, sorted, at least one for each split.
+        distinct: the hashes, sorted, at least one for each split.
         names: the splits, ``train`` the last.
-        holdout: the share of each but the last.
+        holdout: the fraction of each but the last.
 
     Returns:
-        mark → its split, and a note for each split that would have been empty.
+        hash → its split, and a note for each split that would have been empty.
     """
     place = {mark: int.from_bytes(mark[:8].ljust(8, b"\0")) / 2**64 for mark in distinct}
     last = len(names) - 1
     ends = [(k * holdout, (k + 1) * holdout) for k in range(last)] + [(last * holdout, 1.0)]
-    # An image above the last threshold is in train: sum the thresholds that it has passed.
+    # The index of the split is the number of thresholds below the hash.
     side = {mark: names[sum(place[mark] >= stop for _, stop in ends[:-1])] for mark in distinct}
     notes = []
     for name, (start, stop) in zip(names, ends, strict=True):
@@ -78,14 +78,14 @@ def by_hash(distinct: Sequence[bytes], names: Sequence[str], holdout: float) -> 
         if not count[name]:
             free = (mark for mark in distinct if count[side[mark]] > 1)
             side[min(free, key=lambda mark: max(start - place[mark], place[mark] - stop))] = name
-            notes.append(f"{name} would be empty, and has the one image whose hash is nearest; more images would help")
+            notes.append(f"{name} would be empty, so it has the one image with the nearest hash; use more images")
     return side, notes
 
 
 def by_rank(distinct: Sequence[bytes], names: Sequence[str], holdout: float) -> tuple[dict[bytes, str], list[str]]:
-    """The rule of format 1: the first share of the sorted marks is the first split, the next the next.
+    """The rule of format 1: the sorted hashes are cut into consecutive splits.
 
-    Images change sides when others come or go. Arguments and result are those of :func:`by_hash`.
+    Adding images can change the split of others. Arguments and result are those of :func:`by_hash`.
     """
     held = len(names) - 1
     count = max(1, min(round(holdout * len(distinct)), (len(distinct) - 1) // held))
@@ -93,19 +93,19 @@ def by_rank(distinct: Sequence[bytes], names: Sequence[str], holdout: float) -> 
 
 
 def copies(found: Sequence[bytes]) -> NDArray[np.int64]:
-    """For each image the number of its distinct image, from 0: copies of one image have the same number."""
+    """For each image the index of its distinct image; copies of an image have the same index."""
     numbers: dict[bytes, int] = {}
     return np.asarray([numbers.setdefault(mark, len(numbers)) for mark in found], dtype=np.int64)
 
 
 def stratified(labels: NDArray[np.int64], test: float, val: float, seed: int) -> dict[str, Rows]:
-    """Split within each class, by a permutation whose algorithm is frozen (:class:`numpy.random.RandomState`).
+    """Split within each class, by a permutation with a frozen algorithm (:class:`numpy.random.RandomState`).
 
     Args:
         labels: ``(N,)``.
-        test: the share of each class for ``test``.
-        val: the share of each class for ``val``.
-        seed: of the permutations, which are drawn class after class.
+        test: the fraction of each class for ``test``.
+        val: the fraction of each class for ``val``.
+        seed: the seed of the permutations, drawn class after class.
 
     Returns:
         split → its rows, ascending.

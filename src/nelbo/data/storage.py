@@ -1,7 +1,7 @@
-"""Room for images: in memory, or, where they are too many for it, in a file that is mapped into it.
+"""Memory for images: in RAM, or in a memory-mapped file if there are too many.
 
-A mapped array is used like any other. The system reads what is asked for, and gives the memory back when it is short of
-it. The file has no name: it is gone when the process ends, however it ends.
+A mapped array behaves like any other. The system reads its pages on demand and can drop them. The file has no name, so
+it is deleted when the process ends.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from nelbo.data.raw import Pixels
 from nelbo.errors import InputError
 
 SHARE = 4
-"""What is larger than this part of the memory goes to the disk: while it is put in order there are two of it."""
+"""An array larger than this fraction (1/4) of the memory goes to disk, because building it needs two copies."""
 CHUNK = 1024
-"""Images that are copied at a time."""
+"""Images copied at a time."""
 OWN_GROUPS, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def memory() -> int:
-    """Bytes of memory that this process may have: the machine's, or its container's."""
+    """Bytes of memory available to this process: the machine's or its container's."""
     sizes = [2**40]
     with contextlib.suppress(AttributeError, ValueError, OSError):
         sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -37,7 +37,7 @@ def memory() -> int:
 
 
 def limits(kinds: str, place: str) -> list[Path]:
-    """The files that limit the memory of a control group and of those that it is in."""
+    """The files with the memory limits of a control group and its parents."""
     if kinds not in ("", "memory"):
         return []
     root, name = (GROUPS / "memory", "memory.limit_in_bytes") if kinds else (GROUPS, "memory.max")
@@ -46,7 +46,7 @@ def limits(kinds: str, place: str) -> list[Path]:
 
 
 def limit(file: Path) -> int | None:
-    """The number in this file, if there is one."""
+    """The number in this file, or None."""
     try:
         return int(file.read_text())
     except (OSError, ValueError):
@@ -54,13 +54,13 @@ def limit(file: Path) -> int | None:
 
 
 def allocate(shape: tuple[int, ...], where: str) -> Pixels:
-    """An array of zeros or anything else, uint8; in memory, or in a file if it is large and there is room for one.
+    """An uninitialised array, uint8; in memory, or in a file if it is large and the disk has space.
 
     Raises:
-        InputError: it fits into neither; ``where`` is what it is for.
+        InputError: it fits into neither; the message names ``where``.
     """
     size = math.prod(shape)
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes on this machine, each with an array of its own
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes on this machine, each with its own array
     try:
         if size <= memory() // (SHARE * beside):
             return np.empty(shape, dtype=np.uint8)
@@ -74,21 +74,21 @@ def allocate(shape: tuple[int, ...], where: str) -> Pixels:
         why = f" ({error.strerror} in {folder()})" if isinstance(error, OSError) else ""
         listed = "x".join(str(length) for length in shape)
         fix = "use a smaller `size` or fewer images"
-        raise InputError(where, f"{listed} bytes do not fit into memory, nor on the disk{why}; {fix}") from None
+        raise InputError(where, f"{listed} bytes fit neither into memory nor on the disk{why}; {fix}") from None
 
 
 def folder() -> Path:
-    """Where mapped files are made."""
+    """The folder of mapped files."""
     from platformdirs import user_cache_dir
 
     return Path(user_cache_dir("nelbo")) / "mapped"
 
 
 def mapped(shape: tuple[int, ...]) -> Pixels:
-    """An array in a file without a name, whose room on the disk is taken at once.
+    """An array in a file without a name, whose disk space is allocated at once.
 
     Raises:
-        OSError: there is no such room.
+        OSError: the disk does not have the space.
     """
     folder().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder()) as file:
@@ -98,7 +98,7 @@ def mapped(shape: tuple[int, ...]) -> Pixels:
 
 
 def picked(images: Pixels, rows: np.ndarray, into: Pixels) -> Pixels:
-    """``into`` with these rows of ``images``; not all at once, as picking rows copies them."""
+    """Copy these rows of ``images`` to ``into``, in pieces, because indexing makes a copy."""
     for first in range(0, len(rows), CHUNK):
         some = rows[first : first + CHUNK]
         into[first : first + len(some)] = images[some]

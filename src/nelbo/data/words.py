@@ -1,4 +1,4 @@
-"""The words by which people name splits, in folders, in the keys of archives and on the hub."""
+"""Common names of splits, in folders, in the keys of archives and on the hub."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ ROLE_OF = {
 
 
 def split_of(name: str) -> str | None:
-    """The split that a name means, without regard to case: ``train``, ``val``, ``test``, or None.
+    """The split that a name means, in any case: ``train``, ``val``, ``test``, or None.
 
-    What it holds may stand in the name: ``Test_Set`` and ``train images`` are splits, ``test tube`` is none.
+    The name may also describe the contents: ``Test_Set`` and ``train images`` are splits, ``test tube`` is not.
     """
     words = [word for word in re.split(r"[^a-z]+", name.lower()) if word and word not in FILLERS]
     return SPLIT_OF.get(words[0]) if len(words) == 1 else None
 
 
 def split_and_role(key: str) -> tuple[str | None, str] | None:
-    """What the key of an array says: ``x_train`` and ``Train_Images`` give ``("train", "images")``.
+    """The meaning of an array's key: ``x_train`` and ``Train_Images`` give ``("train", "images")``.
 
     Args:
         key: the name of an array in an archive.

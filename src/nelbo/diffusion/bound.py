@@ -4,10 +4,10 @@
              + Σ_t E KL(q(z_s|z_t,x) ‖ p_θ(z_s|z_t)),  or  ½ ∫ γ′(t) E‖ε − ε̂(z_t)‖² dt          diffusion
              + KL(q(z_1|x) ‖ N(0, I))                                                            prior
 
-This is the denoising form, of a chain in T steps (DDPM (5), VDM (14)) or in continuous time (VDM (17)). A chain has the
-other forms too: :mod:`~nelbo.diffusion.consistency`, :mod:`~nelbo.diffusion.trajectory`,
-:mod:`~nelbo.theory.importance`, :mod:`~nelbo.diffusion.entropy`. All have the same expectation for each image, but for
-the entropy form. The network is asked in the default dtype, all else is computed in float64.
+This is the denoising form, for a chain of T steps (DDPM (5), VDM (14)) or in continuous time (VDM (17)). A chain also
+has the forms of :mod:`~nelbo.diffusion.consistency`, :mod:`~nelbo.diffusion.trajectory`,
+:mod:`~nelbo.theory.importance` and :mod:`~nelbo.diffusion.entropy`. All forms but the entropy form have the same
+expectation for each image. The network computes in the default dtype, everything else in float64.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from nelbo.theory.normal import Gaussian
 
 
 class Place(NamedTuple):
-    """Where the diffusion term is evaluated once.
+    """One evaluation of the diffusion term.
 
     Attributes:
         gamma: γ of z, shape (B,).
-        term: (what the denoiser says of z, ε) → its share of the diffusion term, in nats, float64, shape (B,).
+        term: (the denoiser's result at z, ε) → a part of the diffusion term, in nats, float64, shape (B,).
     """
 
     gamma: Tensor
@@ -52,10 +52,10 @@ class Place(NamedTuple):
 
 
 class DiffusionBound(ABC):
-    """The denoising form, and what every form shares.
+    """The denoising form, and what all forms share.
 
     Args:
-        denoiser: for z in the default dtype.
+        denoiser: takes z in the default dtype.
         decoder: p(x|z) at the first γ.
         first, last: γ of the least and of the most noisy latent.
         levels: L.
@@ -71,7 +71,7 @@ class DiffusionBound(ABC):
     # The network
 
     def denoise(self, z: Tensor, gamma: Tensor) -> Denoised:
-        """x̂_0 and ε̂ of z in float64, and the rest of what the network says of it."""
+        """x̂_0 and ε̂ of z in float64, and the fraction of a learned variance."""
         found = self.denoiser(to_default_dtype(z), gamma)
         fraction = None if found.fraction is None else found.fraction.double()
         return Denoised(found.x_0.double(), found.eps.double(), fraction)
@@ -86,29 +86,29 @@ class DiffusionBound(ABC):
         return self.pixel_nll(x, z).flatten(1).sum(1)
 
     def at(self, gamma: float, x: Tensor) -> Tensor:
-        """This γ for each image, float64, shape (B,)."""
+        """``gamma`` for each image, float64, shape (B,)."""
         return torch.full((len(x),), gamma, dtype=torch.float64, device=x.device)
 
     # The denoising form
 
     def start(self, x: Tensor, draws: Draws) -> tuple[Tensor, Iterator[Tensor], Tensor]:
-        """x_0 in float64, the noise of this estimate, and the reconstruction."""
+        """x_0 in float64, the noise of this estimate, and the reconstruction term."""
         x_0 = to_unit(x, self.levels).double()
         noise = (row.double() for row in draws.normal_iter(Stream.SCORE_NOISE, self.shape))
         return x_0, noise, self.reconstruction(x, x_0, diffuse(x_0, self.at(self.first, x), next(noise)), draws)
 
     @property
     def rare_draws(self) -> int:
-        """How many more latents a reconstruction is estimated from, where few hold it: :mod:`~nelbo.diffusion.rare`."""
+        """The number of extra latents for the reconstruction term, or 0: :mod:`~nelbo.diffusion.rare`."""
         low, high = RARE
         rare = self.decoder.rare_crossings and low <= crossing(self.first, self.levels) <= high
         return RARE_DRAWS if rare else 0
 
     def reconstruction(self, x: Tensor, x_0: Tensor, z: Tensor, draws: Draws) -> Tensor:
-        """E[−ln p(x|z)] of each image, from one z; where few of them hold it, from weighed ones beside it.
+        """E[−ln p(x|z)] of each image, from one z, and from weighted extra latents if :attr:`rare_draws` > 0.
 
-        The estimate is b + mean of w (cost − b). What it starts from, b, is the cost at z with no pixel paying more
-        than ln L, so that the weights bear on little of a cost that is paid in every draw.
+        The estimate is b + mean of w (cost − b). The baseline b is the cost at z with each pixel's cost capped at ln L.
+        It keeps the weights from multiplying the part of the cost that every sample has.
         """
         if not self.rare_draws:
             return self.decode(x, z)
@@ -123,14 +123,14 @@ class DiffusionBound(ABC):
 
     @abstractmethod
     def places(self, draws: Draws, timesteps: int) -> Iterator[Place]:
-        """So many stratified places for each image, whose terms' sum is the diffusion term on average."""
+        """Stratified places for each image, as many as ``timesteps``; the mean of their sum is the diffusion term."""
 
     @abstractmethod
     def pieces(self, draws: Draws, count: int) -> tuple[Tensor, Iterator[Place]]:
-        """The edges of so many pieces of t, and a random place in each, with the term of its whole piece."""
+        """The edges of ``count`` pieces of t, and a random place in each piece, with the term of the whole piece."""
 
     def evaluations(self, timesteps: int) -> int:
-        """One for the reconstruction, or several, and one for each place."""
+        """Network evaluations per image: the reconstruction's, and one for each place."""
         return 1 + self.rare_draws + timesteps
 
     def denoising(self, x: Tensor, draws: Draws, timesteps: int) -> Bound:
@@ -145,10 +145,15 @@ class DiffusionBound(ABC):
         return Bound(terms, evaluations=self.evaluations(timesteps))
 
     def diffusion_profile(self, x: Tensor, draws: Draws, pieces: int) -> tuple[Tensor, Tensor]:
-        """The denoising form's diffusion term piece by piece of t: one random t in each, for its whole piece.
+        """The denoising form's diffusion term for each piece of t, from one random t per piece.
+
+        Args:
+            x: integer levels, shape (B, C, H, W).
+            draws: the images' random numbers.
+            pieces: K, the number of pieces.
 
         Returns:
-            The K + 1 edges of the pieces, float64, and their nats, float64, shape (B, K).
+            The K + 1 edges of the pieces, float64, and their terms in nats, float64, shape (B, K).
         """
         x_0 = to_unit(x, self.levels).double()
         noise = draws.normal_iter(Stream.SCORE_NOISE, self.shape)
@@ -166,8 +171,8 @@ class ContinuousBound(DiffusionBound):
 
     Args:
         schedule: γ(t) and γ′(t), without gradient.
-        profile: where in t the loss has been, over pieces of [0, 1].
-        others: as of :class:`DiffusionBound`.
+        profile: the root mean square of the loss over pieces of [0, 1], which places the samples of t.
+        others: as in :class:`DiffusionBound`.
     """
 
     def __init__(
@@ -185,7 +190,7 @@ class ContinuousBound(DiffusionBound):
         self.schedule, self.profile = schedule, profile
 
     def place(self, t: Tensor, share: Tensor | float) -> Place:
-        """The place at t, standing for this share of [0, 1]."""
+        """The place at t, with a weight for its share of [0, 1]."""
         gamma, slope = self.schedule(t)
         weight = share * 0.5 * slope
         return Place(gamma, lambda denoised, eps: weight * squared_error(eps, denoised.eps).double())
@@ -195,7 +200,7 @@ class ContinuousBound(DiffusionBound):
         return (self.place(t[:, k], share[:, k]) for k in range(timesteps))
 
     def times(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """t where the profile has the loss, stratified, and what each stands for, from uniforms (B, K, 2).
+        """Stratified t from the profile, and the weight of each, from uniforms of shape (B, K, 2).
 
         E[Σ_k share_k f(t_k)] is the integral of f over [0, 1].
         """
@@ -214,10 +219,10 @@ class ChainBound(DiffusionBound):
     """The bound of a chain x_T → … → x_0.
 
     Args:
-        gammas: −∞, γ_1, …, γ_T, rising, float64.
+        gammas: −∞, γ_1, …, γ_T, increasing, float64.
         variance: σ² of the reverse steps.
-        uniform: whether the t of the sum are drawn evenly; else more often at small t.
-        others: as of :class:`DiffusionBound`.
+        uniform: whether to draw the t of the sum uniformly; by default small t are drawn more often.
+        others: as in :class:`DiffusionBound`.
     """
 
     def __init__(
@@ -235,7 +240,7 @@ class ChainBound(DiffusionBound):
 
     @property
     def T(self) -> int:  # noqa: N802
-        """The number of steps, the decoder's included."""
+        """The number of steps, including the decoder's."""
         return len(self.gammas) - 1
 
     def gamma(self, t: Tensor) -> Tensor:
@@ -243,13 +248,13 @@ class ChainBound(DiffusionBound):
         return self.gammas.to(t.device)[t]
 
     def reverse(self, z_t: Tensor, gamma_s: Tensor, gamma_t: Tensor) -> Gaussian:
-        """p_θ(z_s|z_t), γ_s finite."""
+        """p_θ(z_s|z_t) for finite γ_s."""
         return self.variance.step(self.denoise(z_t, gamma_t), z_t, gamma_s, gamma_t)
 
     def steps(self, draws: Draws, timesteps: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """``timesteps`` stratified t among 2 … T for each image, each with the number of terms that it stands for.
+        """``timesteps`` stratified t among 2 … T for each image, each with the number of terms that it represents.
 
-        They come more often where the bound is made, or each once if all are asked for.
+        Small t, where most of the bound lies, are drawn more often. With ``timesteps`` = T − 1, each t comes once.
         """
         count = self.T - 1
         if count:
@@ -261,7 +266,7 @@ class ChainBound(DiffusionBound):
             yield from zip((index + 2).unbind(1), weight.unbind(1), strict=True)
 
     def place(self, t: Tensor, weight: Tensor | float) -> Place:
-        """The place of the step from t ≥ 2 to t − 1, standing for so many steps."""
+        """The place of the step from t ≥ 2 to t − 1, with the weight of ``weight`` steps."""
         before, here = self.gamma(t - 1), self.gamma(t)
         return Place(here, lambda d, eps: weight * self.variance.diffusion_term(d, eps, before, here))
 
@@ -269,7 +274,7 @@ class ChainBound(DiffusionBound):
         return (self.place(t, weight) for t, weight in self.steps(draws, timesteps))
 
     def pieces(self, draws: Draws, count: int) -> tuple[Tensor, Iterator[Place]]:
-        """Piece k holds t = e_{k−1} + 1 … e_k; they are narrow at small t, where the bits are."""
+        """Piece k holds t = e_{k−1} + 1 … e_k. Pieces are narrow at small t, where most of the bound lies."""
         count = min(count, self.T - 1)
         place = torch.arange(count + 1, dtype=torch.float64)
         edges = 1 + torch.maximum(place, ((self.T - 1) * (place / max(1, count)) ** 2).ceil()).long()
@@ -286,7 +291,7 @@ class ChainBound(DiffusionBound):
     # The other forms
 
     def consistency(self, x: Tensor, draws: Draws, timesteps: int) -> Bound:
-        """The consistency form, x_t integrated out: stratified t for the sum."""
+        """The consistency form with x_t integrated out, and stratified t for the sum."""
         x_0, noise, reconstruction = self.start(x, draws)
         diffusion = torch.zeros_like(reconstruction)
         for after, weight in self.steps(draws, timesteps):
@@ -303,22 +308,22 @@ class ChainBound(DiffusionBound):
         return Bound(self.one_trajectory(x, noise), evaluations=self.T)
 
     def one_trajectory(self, x: Tensor, noise: Iterator[Tensor]) -> dict[str, Tensor]:
-        """ln q(x_{1:T}|x_0) − ln p_θ(x_{0:T}) by terms, from the next T of the noise."""
+        """The terms of ln q(x_{1:T}|x_0) − ln p_θ(x_{0:T}), from the next T tensors of the noise."""
         x_0 = to_unit(x, self.levels).double()
         return trajectory_terms(self.gammas, self.reverse, partial(self.decode, x), x_0, noise)
 
     def importance_weighted(self, x: Tensor, draws: Draws, k: int) -> Bound:
         """−ln (1/k) Σ_j p_θ(x_{0:T}^j)/q(x_{1:T}^j|x_0) over k whole trajectories  [Burda et al. 2016 (8)].
 
-        Never more than the bound in expectation, falling with k; t is never subsampled, or the logarithm of a mean
-        would be that of something else. As a sum over trajectories inside a logarithm has no terms, it is one itself.
+        Its expectation is at most the bound, and decreases with k. It uses every t, because the logarithm of a mean
+        over sampled t would be biased. A sum inside the logarithm cannot be split into terms, so there is one term.
         """
         noise = draws.normal_iter(Stream.SCORE_NOISE, self.shape)
         costs = torch.stack([torch.stack(list(self.one_trajectory(x, noise).values())).sum(0) for _ in range(k)])
         return Bound({"importance_weighted": importance_weighted(costs)}, evaluations=k * self.T)
 
     def entropy(self, x: Tensor, draws: Draws, timesteps: int) -> Bound:
-        """The entropy form, and beside it ``difference``, Δ: what it lacks of the bound with the same noise."""
+        """The entropy form, with the extra ``difference``, Δ: the bound minus this form, for the same noise."""
         bound, x_0 = self.denoising(x, draws, timesteps), to_unit(x, self.levels)
         terms = {"diffusion": bound.terms["diffusion"], **entropy_terms(self.gammas, x_0)}
         return Bound(

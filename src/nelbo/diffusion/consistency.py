@@ -1,16 +1,16 @@
-"""The bound in its consistency form: the two directions must agree on every x_t.
+"""The bound in its consistency form: the forward and the reverse step must agree on every x_t.
 
     −ln p(x_0) ≤ E KL(q(x_T|x_{T−1}) ‖ p(x_T))                                                    prior
                + Σ_{t=1}^{T−1} E_q[ln q(x_t|x_{t−1}) − ln p_θ(x_t|x_{t+1})]                        diffusion
                + E[−ln p_θ(x_0|x_1)]                                                              reconstruction
 
-The expectation is over q(x_{t−1}, x_t, x_{t+1}|x_0). With x_t integrated out its summand is
+The expectation is over q(x_{t−1}, x_t, x_{t+1}|x_0). With x_t integrated out, the summand is
 
     E KL(q(x_t|x_{t−1},x_{t+1}) ‖ p_θ(x_t|x_{t+1})) − (D/2) ln(1 + α_{t+1} β_t/β_{t+1})
 
-and not E KL(q(x_t|x_{t−1}) ‖ p_θ(x_t|x_{t+1})), which is often written: x_t and x_{t+1} are not independent given
-x_{t−1}. A summand may be negative. The prior costs more than that of the denoising form, since q(x_T|x_{T−1}) is
-narrow, and the diffusion term as much less.
+The often-written E KL(q(x_t|x_{t−1}) ‖ p_θ(x_t|x_{t+1})) is wrong, because x_t and x_{t+1} are not independent given
+x_{t−1}. A summand can be negative. The prior term is larger than in the denoising form, since q(x_T|x_{T−1}) is narrow;
+the diffusion term is smaller by the same amount.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class Three(NamedTuple):
 
 
 def neighbours(x_0: Tensor, gamma: Three, noise: tuple[Tensor, Tensor, Tensor]) -> list[Tensor]:
-    """x_{t−1}, x_t and x_{t+1} of one trajectory: one from x_0, then two single steps.
+    """x_{t−1}, x_t and x_{t+1} of one trajectory: x_{t−1} from x_0, then two single steps.
 
     Args:
         x_0: clean examples, shape (B, …).
-        gamma: of the three.
-        noise: standard normal, three of the shape of x_0.
+        gamma: γ_{t−1}, γ_t and γ_{t+1}.
+        noise: three standard normal tensors of the shape of x_0.
     """
     x_prev = diffuse(x_0, gamma.prev, noise[0])
     x_t = transition(x_prev, gamma.prev, gamma.here).sample(noise[1])
@@ -51,17 +51,17 @@ def consistency_log_ratio(reverse: Gaussian, x_prev: Tensor, x_t: Tensor, gamma:
     Args:
         reverse: p_θ(x_t|x_{t+1}) at x_{t+1}.
         x_prev, x_t: x_{t−1} and x_t, float64, shape (B, …).
-        gamma: of the three.
+        gamma: γ_{t−1}, γ_t and γ_{t+1}.
     """
     forward = transition(x_prev, gamma.prev, gamma.here)
     return (forward.log_prob(x_t) - reverse.log_prob(x_t)).flatten(1).sum(1)
 
 
 def consistency_term(reverse: Gaussian, x_prev: Tensor, x_next: Tensor, gamma: Three) -> Tensor:
-    """The same with x_t integrated out, equal on average over x_{t+1} given x_{t−1}; in nats, shape (B,).
+    """The summand with x_t integrated out; the same mean over x_{t+1} given x_{t−1}; in nats, shape (B,).
 
-    = KL(q(x_t|x_{t−1},x_{t+1}) ‖ p_θ(x_t|x_{t+1})) − (D/2) ln(1 + α_{t+1} β_t/β_{t+1}); the arguments are those of
-    :func:`consistency_log_ratio`, with x_{t+1} in the place of x_t.
+    = KL(q(x_t|x_{t−1},x_{t+1}) ‖ p_θ(x_t|x_{t+1})) − (D/2) ln(1 + α_{t+1} β_t/β_{t+1}). The arguments are those of
+    :func:`consistency_log_ratio`, with x_{t+1} instead of x_t.
     """
     q, p = bridge(x_prev, x_next, *gamma), reverse
     signal, var = step_signal(gamma.here, gamma.next), step_var(gamma.prev, gamma.here)
@@ -70,7 +70,7 @@ def consistency_term(reverse: Gaussian, x_prev: Tensor, x_next: Tensor, gamma: T
 
 
 def consistency_prior_term(gammas: Tensor, x_0: Tensor) -> Tensor:
-    """E KL(q(x_T|x_{T−1}) ‖ N(0, I)) of each example, in nats, shape (B,); no network is asked.
+    """E KL(q(x_T|x_{T−1}) ‖ N(0, I)) of each example, in nats, shape (B,), without a network evaluation.
 
     = ½ Σ [α_T E x_{T−1}² + (β_T − 1) − ln β_T] with E x_{T−1}² = ᾱ_{T−1} x_0² + 1 − ᾱ_{T−1}.
 

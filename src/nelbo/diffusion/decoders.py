@@ -1,7 +1,7 @@
-"""p(x|z) at the first γ, over the levels of every pixel: what turns the least noisy latent into an image.
+"""p(x|z) at the first γ, over the levels of every pixel: the step from the least noisy latent to an image.
 
 Gaussian      N(x̂_0(z), σ²) integrated over each level's bin, σ² = 1 − ᾱ, or learned for each pixel      DDPM (13)
-categorical   P(k|z) ∝ P(k) N(z; √ᾱ x_k, 1 − ᾱ), P(k) the network's law over levels, or even              VDM (8)
+categorical   P(k|z) ∝ P(k) N(z; √ᾱ x_k, 1 − ᾱ), P(k) the network's law over levels, or uniform           VDM (8)
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class Decoder(Protocol):
     """p(x|z), pixel by pixel.
 
     Attributes:
-        extras: what of :data:`nelbo.diffusion.denoiser.EXTRAS` the network gives for it.
-        rare_crossings: whether few draws of z may hold its cost: :mod:`nelbo.diffusion.rare`.
-        learned: whether it has something to learn of its own.
+        extras: names of :data:`nelbo.diffusion.denoiser.EXTRAS` that the network must output.
+        rare_crossings: whether rare samples of z can hold most of its cost: :mod:`nelbo.diffusion.rare`.
+        learned: whether a part of the network's output is for the decoder.
     """
 
     extras: tuple[str, ...]
@@ -35,7 +35,7 @@ class Decoder(Protocol):
 
         Args:
             x: integer levels 0 … L−1, shape (B, C, H, W).
-            denoised: what the denoiser says of z.
+            denoised: the denoiser's result at z.
             z: shape (B, C, H, W).
             gamma: shape (B,).
         """
@@ -56,7 +56,7 @@ class GaussianDecoder:
         self.extras: tuple[str, ...] = ("log_std",) if learned else ()
 
     def nll(self, x: Tensor, denoised: Denoised, z: Tensor, gamma: Tensor) -> Tensor:
-        """As :class:`Decoder` says."""
+        """As in :class:`Decoder`."""
         log_std = per_image(noise_rate(gamma).log(), denoised.x_0)
         if denoised.log_std is not None:
             log_std = log_std + denoised.log_std
@@ -64,11 +64,11 @@ class GaussianDecoder:
 
 
 class CategoricalDecoder:
-    """A law over all levels of each pixel: what the network's law becomes once z is seen; without one, from z alone.
+    """A distribution over all levels of each pixel: the posterior of the network's law given z, or of a uniform law.
 
     Args:
         levels: L.
-        learned: whether there is a network's law.
+        learned: whether the network predicts a law over levels.
     """
 
     rare_crossings = False
@@ -78,7 +78,7 @@ class CategoricalDecoder:
         self.levels, self.learned = levels, learned
 
     def nll(self, x: Tensor, denoised: Denoised, z: Tensor, gamma: Tensor) -> Tensor:
-        """As :class:`Decoder` says."""
+        """As in :class:`Decoder`."""
         if denoised.law is not None:
             log_p = denoised.law.log_probs()
         else:
@@ -93,4 +93,4 @@ DECODERS: dict[str, Callable[[int, bool], Decoder]] = {
     "learned_gaussian": lambda levels, law: GaussianDecoder(levels, learned=True),
     "categorical": lambda levels, law: CategoricalDecoder(levels, learned=law),
 }
-"""Every decoder by name: made of L, and whether the network predicts a law over levels."""
+"""Every decoder by name: a function of L and of whether the network predicts a law over levels."""

@@ -1,17 +1,17 @@
-"""What a denoiser says of z at γ, and what a network may predict of it: ε, x_0, the mean μ, v, or a law over levels.
+"""The result of a denoiser at (z, γ), and what a network can predict: ε, x_0, the mean μ, v, or a law over levels.
 
-Each of the first four is a row (a, b): it stands for the number a x_0 + b ε. With z = √ᾱ x_0 + √(1 − ᾱ) ε that makes
-two equations for (x_0, ε), whose determinant is d = a √(1 − ᾱ) − b √ᾱ:
+Each of the first four is a row (a, b): the network predicts a x_0 + b ε. With z = √ᾱ x_0 + √(1 − ᾱ) ε there are two
+equations for (x_0, ε), with determinant d = a √(1 − ᾱ) − b √ᾱ:
 
     x_0 = (√(1 − ᾱ) · output − b z)/d          ε = (a z − √ᾱ · output)/d
 
 | predicts | a          | b                          | d                   | source
 | ε        | 0          | 1                          | −√ᾱ                 | DDPM (11)
 | x_0      | 1          | 0                          | √(1 − ᾱ)            | DDPM (8)
-| μ        | √ᾱ_s       | √α (1 − ᾱ_s)/√(1 − ᾱ)      | √ᾱ_s β/√(1 − ᾱ)     | DDPM (7), s being the step before
+| μ        | √ᾱ_s       | √α (1 − ᾱ_s)/√(1 − ᾱ)      | √ᾱ_s β/√(1 − ᾱ)     | DDPM (7), s is the step before
 | v        | −√(1 − ᾱ)  | √ᾱ                         | −1                  | Salimans & Ho 2022, appendix D
 
-A law over levels says P(k|z) of every pixel, and x̂_0 is its mean: :mod:`nelbo.diffusion.levels`.
+A law over levels is P(k|z) of every pixel, and x̂_0 is its mean: :mod:`nelbo.diffusion.levels`.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from nelbo.errors import InputError
 from nelbo.theory.likelihoods import to_default_dtype
 
 LOG_STD_RANGE = 10.0
-"""How far ln σ of a learned decoder may go from that of the noise."""
+"""The largest difference between ln σ of a learned decoder and ln of the noise's standard deviation."""
 
 
 class Denoised(NamedTuple):
-    """What a denoiser says of z.
+    """A denoiser's result at z.
 
     Attributes:
-        x_0, eps: both views of it, x̂_0 and ε̂, with z = √ᾱ x̂_0 + √(1 − ᾱ) ε̂.
-        fraction: where the reverse variance is learned, how far ln σ² lies from ln β̃ towards ln β.
-        log_std: where the decoder's standard deviation is learned, ln of it over that of the noise.
-        law: where the network gives a law over levels, P(k|z) of every pixel.
+        x_0, eps: x̂_0 and ε̂, with z = √ᾱ x̂_0 + √(1 − ᾱ) ε̂.
+        fraction: v of a learned reverse variance, ln σ² = v ln β + (1 − v) ln β̃; else None.
+        log_std: ln(σ/√(1 − ᾱ)) of a learned decoder; else None.
+        law: P(k|z) of every pixel, if the network predicts a law over levels; else None.
     """
 
     x_0: Tensor
@@ -50,11 +50,11 @@ class Denoised(NamedTuple):
 
 
 Denoiser = Callable[[Tensor, Tensor], Denoised]
-"""(z of shape (B, …), γ of shape (B,)) → :class:`Denoised`: what bounds, losses and samplers need of a model."""
+"""(z of shape (B, …), γ of shape (B,)) → :class:`Denoised`: what bounds, losses and samplers use of a model."""
 
 
 def from_x_0(x_0: Tensor, z: Tensor, gamma: Tensor) -> Denoised:
-    """Both views of z at γ from x̂_0: ε̂ = (z − √ᾱ x̂_0)/√(1 − ᾱ)."""
+    """x̂_0 and ε̂ of z at γ from x̂_0: ε̂ = (z − √ᾱ x̂_0)/√(1 − ᾱ)."""
     signal, noise = rates(gamma, z)
     return Denoised(x_0, (z - signal * x_0) / noise)
 
@@ -65,7 +65,7 @@ def denoiser_of(x_0: Callable[[Tensor, Tensor], Tensor]) -> Denoiser:
 
 
 def clipped(denoised: Denoised, z: Tensor, gamma: Tensor) -> Denoised:
-    """The same view of z with x̂_0 clamped to [−1, 1], and the ε̂ that belongs to it."""
+    """The same result with x̂_0 clamped to [−1, 1], and the ε̂ that follows from it."""
     both = from_x_0(denoised.x_0.clamp(-1.0, 1.0), z, gamma)
     return denoised._replace(x_0=both.x_0, eps=both.eps)
 
@@ -84,7 +84,7 @@ class Row(NamedTuple):
 
 
 class Prediction(ABC):
-    """What the network predicts."""
+    """The quantity that the network predicts."""
 
     outputs = 1
     """Numbers per pixel and channel."""
@@ -101,14 +101,14 @@ class Prediction(ABC):
 
 
 class LinearPrediction(Prediction):
-    """One row of the table above, and the conversions that follow from it. All are exact up to round-off."""
+    """A row of the module's table, and the conversions that follow from it. All are exact up to round-off."""
 
     @abstractmethod
     def row(self, gamma: Tensor) -> Row:
-        """a, b and d."""
+        """a, b and d at γ."""
 
     def target(self, x_0: Tensor, eps: Tensor, gamma: Tensor) -> Tensor:
-        """What the network should have said: a x_0 + b ε."""
+        """The training target a x_0 + b ε."""
         row = self.row(gamma)
         return per_image(row.a, x_0) * x_0 + per_image(row.b, x_0) * eps
 
@@ -145,10 +145,10 @@ class Velocity(LinearPrediction):
 
 
 class Mean(LinearPrediction):
-    """The network predicts the mean μ of the reverse step; at the first γ that is x_0.
+    """The network predicts the mean μ of the reverse step; at the first γ, μ is x_0.
 
     Args:
-        gammas: −∞, γ_1, …, γ_T: the chain whose steps are meant; it is asked at these alone.
+        gammas: −∞, γ_1, …, γ_T, the chain of the steps; γ must be one of them.
     """
 
     def __init__(self, gammas: Tensor) -> None:
@@ -166,7 +166,7 @@ class Mean(LinearPrediction):
 
 
 class LevelLaw(Prediction):
-    """The network gives a law over the levels of every pixel, before z is seen.
+    """The network predicts a law over the levels of every pixel, before the likelihood of z is applied.
 
     Args:
         levels: L.
@@ -189,26 +189,26 @@ PREDICTIONS: dict[str, Callable[[int, Tensor | None], Prediction]] = {
     "v": lambda levels, gammas: Velocity(),
     "levels": lambda levels, gammas: LevelLaw(levels),
 }
-"""Every prediction by name: made of L and the grid of γ, None in continuous time."""
+"""Every prediction by name: a function of L and the grid of γ, which is None in continuous time."""
 
 
 def chained(gammas: Tensor | None) -> Tensor:
-    """The grid itself.
+    """The grid, if there is one.
 
     Raises:
-        InputError: there is none.
+        InputError: the model is in continuous time.
     """
     if gammas is None:
-        raise InputError("predict", "the mean of a step needs steps, and this is continuous time; predict v")
+        raise InputError("predict", "the mean of a step does not exist in continuous time; predict v")
     return gammas
 
 
 Conditioning = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""(network, z, γ) → the network's output: how it is told the noise."""
+"""(network, z, γ) → the network's output: how the network receives γ."""
 
 
 def by_gamma(network: nn.Module, z: Tensor, gamma: Tensor) -> Tensor:
-    """network(z, γ), γ in the dtype of z, shape (B,)."""
+    """network(z, γ), with γ in the dtype of z, shape (B,)."""
     output: Tensor = network(z, gamma.to(z))
     return output
 
@@ -217,17 +217,17 @@ EXTRAS: dict[str, Callable[[Tensor], Tensor]] = {
     "log_std": lambda output: output.clamp(-LOG_STD_RANGE, LOG_STD_RANGE),
     "fraction": lambda output: 0.5 * (output + 1.0),
 }
-"""What a network may be asked for beside its prediction, from the numbers that it gives."""
+"""Further outputs of a network, by name: the function from the raw output to the value."""
 
 
 class NetworkDenoiser:
     """A denoiser made of any network: (z, γ) → :class:`Denoised`.
 
     Args:
-        network: gives ``outputs`` · C channels for images of C.
-        prediction: what the first of them are.
-        extras: what stands behind them, C channels each: names of :data:`EXTRAS`.
-        condition: how the network is told γ.
+        network: outputs ``outputs`` · C channels for images of C channels.
+        prediction: the meaning of the first channels.
+        extras: the meaning of the following channels, C each: names of :data:`EXTRAS`.
+        condition: how the network receives γ.
     """
 
     def __init__(
@@ -242,7 +242,7 @@ class NetworkDenoiser:
 
     @property
     def outputs(self) -> int:
-        """Numbers that the network gives per pixel and channel."""
+        """Outputs of the network per pixel and channel."""
         return self.prediction.outputs + len(self.extras)
 
     def __call__(self, z: Tensor, gamma: Tensor) -> Denoised:
@@ -252,17 +252,17 @@ class NetworkDenoiser:
         """The network's output, shape (B, outputs · C, H, W).
 
         Raises:
-            InputError: it has another shape.
+            InputError: the output has another shape.
         """
         output = to_default_dtype(self.condition(self.network, z, gamma))
         wanted = (len(z), self.outputs * z.shape[1], *z.shape[2:])
         if output.shape != wanted:
             kind = type(self.network).__name__
-            raise InputError("network", f"{kind} gives the shape {tuple(output.shape)}, and the model needs {wanted}")
+            raise InputError("network", f"{kind} outputs the shape {tuple(output.shape)}, but the model needs {wanted}")
         return output
 
     def to_denoised(self, output: Tensor, z: Tensor, gamma: Tensor) -> Denoised:
-        """x̂_0, ε̂ and what else the output stands for."""
+        """x̂_0, ε̂ and the extras from the network's output."""
         channels = z.shape[1]
         first, *rest = torch.split(output, [self.prediction.outputs * channels, *[channels] * len(self.extras)], dim=1)
         extras: dict[str, Any] = {name: EXTRAS[name](part) for name, part in zip(self.extras, rest, strict=True)}

@@ -1,4 +1,4 @@
-"""The probability-flow ODE and its likelihood (Song et al. 2021, section 4.3 and appendix D), through γ = −ln SNR.
+"""The probability-flow ODE and its likelihood (Song et al. 2021, section 4.3 and appendix D), with γ = −ln SNR as time.
 
 The SDE with q(z_γ|x) = N(√ᾱ x, (1 − ᾱ) I), ᾱ = sigmoid(−γ), has drift f z and diffusion g² with
 
@@ -9,8 +9,8 @@ and its flow dz/dγ = f z − ½ g² ∇ln p has the same marginals. With ∇ln 
     dz/dγ = ½ √ᾱ √(1 − ᾱ) v̂,    v̂ = √ᾱ ε̂ − √(1 − ᾱ) x̂_0
     ln p(z at γ_min) = ln p(z at γ_max) + ∫_{γ_min}^{γ_max} div(dz/dγ) dγ    along the path
 
-For any denoiser that is the density of a model: the flow, which is not the diffusion model with that denoiser. The two
-are one only where the denoiser is exact, and nothing says which of them is the more likely elsewhere.
+For any denoiser this is the density of the flow, which differs from the diffusion model with the same denoiser. The
+two are equal only if the denoiser is exact. Otherwise either can have the higher likelihood.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from nelbo.theory.hierarchy import Decoder
 from nelbo.theory.normal import Gaussian
 
 FIRST_STEP = 0.01
-"""The solver's first step, as a share of the whole way. Left to itself it may probe the denoiser beyond the end."""
+"""The solver's first step, as a fraction of γ_max − γ_min. A step chosen by the solver can leave this interval."""
 MOST_STEPS = 2000
-"""The solver's steps before it gives up: a smooth path takes some tens, and a rough one would take them for ever."""
+"""The solver's limit of steps; a smooth path needs some tens."""
 
 State = tuple[Tensor, ...]
 Field = Callable[[Tensor], Tensor]
-"""z, shape (B, …) → a vector of z's shape, that of each example from that example alone."""
+"""z, shape (B, …) → a vector of z's shape; each example's vector depends only on that example."""
 
 
 class Divergence(Protocol):
-    """A field and its divergence ∇·f at z."""
+    """Computes a vector field f and its divergence ∇·f at z."""
 
     def __call__(self, field: Field, z: Tensor) -> tuple[Tensor, Tensor]:
-        """f(z), shape (B, …), and ∇·f(z) of each example, shape (B,); both without gradient, from one call of f."""
+        """f(z), shape (B, …), and ∇·f(z), shape (B,), both without gradient, from one evaluation of f."""
 
 
 class ExactDivergence:
-    """∇·f = Σ_i ∂f_i/∂z_i, by one backward pass for each of the D dimensions: for small D."""
+    """∇·f = Σ_i ∂f_i/∂z_i, by one backward pass for each of the D dimensions; for small D."""
 
     def __call__(self, field: Field, z: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
@@ -61,7 +61,7 @@ class ExactDivergence:
 class HutchinsonDivergence:
     """∇·f ≈ ηᵀ (∂f/∂z) η, by one backward pass: unbiased, with variance Σ_{i<j} (J_ij + J_ji)² (Hutchinson 1989).
 
-    One η serves the whole path, so that the flow stays an ODE and its integral an unbiased estimate.
+    The same η is used along the whole path, so that the flow stays an ODE and its integral is unbiased.
 
     Args:
         probe: η, independent signs ±1 for each example, shape (B, …) of z; see :func:`signs`.
@@ -106,17 +106,17 @@ def standard_normal(z: Tensor) -> Tensor:
 
 
 def worst_example(parts: State) -> Tensor:
-    """max over examples and parts of the root mean square over one example's part, each part of shape (B, …)."""
+    """max over examples and parts of the root mean square of one example's part; each part has shape (B, …)."""
     return torch.stack([part.flatten(1).square().mean(1).sqrt().amax() for part in parts]).amax()
 
 
 class Density(NamedTuple):
-    """What the flow says of z.
+    """The flow's density at z.
 
     Attributes:
         log_prob: ln p(z at γ_min) of each example, in nats, float64, shape (B,).
         latent: z at γ_max, float64, shape (B, …).
-        evaluations: how often the denoiser was asked, for the whole batch.
+        evaluations: the number of denoiser evaluations for the whole batch.
     """
 
     log_prob: Tensor
@@ -126,17 +126,17 @@ class Density(NamedTuple):
 
 @dataclass(frozen=True)
 class ProbabilityFlow:
-    """The model that a denoiser's ODE makes of a law at γ_max.
+    """The model defined by a denoiser's ODE and a distribution at γ_max.
 
-    The state is float64, and dopri5 chooses its steps so that the local error of *every* example is within tolerance:
-    its norm is the largest over examples, of the RMS of z and of ln p in nats per dimension. So an example's company
-    changes its steps, and its answer within the tolerance only. (The mean over the batch, the solver's default, would
-    let many easy examples hide a hard one.)
+    The state is float64. dopri5 chooses its steps so that the local error of *every* example is within tolerance: the
+    norm is the maximum over examples of the RMS of z and of ln p in nats per dimension. The other examples of a batch
+    therefore change an example's result only within the tolerance. (The solver's default norm is a mean over the batch,
+    in which many easy examples hide a hard one.)
 
     Args:
-        denoiser: (z of shape (B, …) in float64, γ of shape (B,) in float64) → x̂_0 and ε̂, differentiable in z, each
-            example on its own (no statistics of the batch). A float32 network casts z itself.
-        gamma_min, gamma_max: the ends of the way, γ_min < γ_max; the denoiser is never asked outside of them.
+        denoiser: (z of shape (B, …) in float64, γ of shape (B,) in float64) → x̂_0 and ε̂, differentiable in z, with each
+            example independent of the others. A float32 network must cast z.
+        gamma_min, gamma_max: the ends of the path, γ_min < γ_max; the denoiser is only evaluated between them.
         terminal: z at γ_max → ln p(z) in nats, shape (B,).
         rtol, atol: the solver's local tolerances, relative and absolute, for z and for nats per dimension.
     """
@@ -153,7 +153,7 @@ class ProbabilityFlow:
         return torch.full((len(x),), self.gamma_min, dtype=torch.float64, device=x.device)
 
     def field(self, gamma: Tensor) -> Field:
-        """z ↦ dz/dγ at one γ, a single number."""
+        """z ↦ dz/dγ at one γ, a scalar."""
 
         def at(z: Tensor) -> Tensor:
             each = gamma.expand(len(z))
@@ -163,11 +163,11 @@ class ProbabilityFlow:
 
     @torch.no_grad()
     def log_prob(self, z: Tensor, divergence: Divergence) -> Density:
-        """ln p(z at γ_min) = ln p(z at γ_max) + ∫ div(dz/dγ) dγ  [Song et al. 2021, D.2]; no gradient flows through.
+        """ln p(z at γ_min) = ln p(z at γ_max) + ∫ div(dz/dγ) dγ  [Song et al. 2021, D.2], without gradient.
 
         Args:
             z: at γ_min, shape (B, …).
-            divergence: exact, or unbiased with a probe of z's shape; then so is the result.
+            divergence: exact, or an unbiased estimate with a probe of z's shape, which makes the result unbiased too.
         """
         dims = z[0].numel()
 
@@ -181,17 +181,17 @@ class ProbabilityFlow:
 
     @torch.no_grad()
     def sample(self, latent: Tensor) -> Tensor:
-        """z at γ_min, float64, from z at γ_max, shape (B, …): of the flow's law, if ``latent`` is of ``terminal``."""
+        """z at γ_min, float64, from z at γ_max, shape (B, …): a sample of the flow from a sample of ``terminal``."""
         (z,), _ = self.solve(lambda gamma, state: (self.field(gamma)(state[0]),), (latent.double(),), down=True)
         return z
 
     def solve(self, derivative: Callable[[Tensor, State], State], start: State, down: bool) -> tuple[State, int]:
-        """The state at the other end of the way, from γ_min or ``down`` from γ_max, and the number of derivatives.
+        """The state at the other end of the path (from γ_max if ``down``), and the number of derivatives.
 
         Raises:
-            ArithmeticError: the path is not finite, or too rough to follow.
+            ArithmeticError: the path is not finite, or needs too many steps.
         """
-        from torchdiffeq import odeint  # a third of a second that only this pays
+        from torchdiffeq import odeint  # a slow import, 0.3 s
 
         ends = torch.tensor([self.gamma_min, self.gamma_max], dtype=torch.float64, device=start[0].device)
         ends = ends.flip(0) if down else ends
@@ -205,20 +205,20 @@ class ProbabilityFlow:
         options = {
             "norm": worst_example,
             "first_step": FIRST_STEP * (self.gamma_max - self.gamma_min),
-            "step_t": ends[1:],  # land on the end: by default the solver steps past it and interpolates back
+            "step_t": ends[1:],  # end exactly there: by default the solver steps past the end and interpolates
             "max_num_steps": MOST_STEPS,
         }
         try:
             path = odeint(counted, start, ends, rtol=self.rtol, atol=self.atol, method="dopri5", options=options)
-        except AssertionError as fault:  # the solver's only way to say so
-            raise ArithmeticError(f"the flow cannot be followed at tolerance {self.rtol:g}: {fault}") from fault
+        except AssertionError as fault:  # the solver reports failure by assertions
+            raise ArithmeticError(f"the flow cannot be solved at tolerance {self.rtol:g}: {fault}") from fault
         return tuple(part[-1] for part in path), count
 
 
 class Estimate(NamedTuple):
     """An estimate of −ln P(x) over integer levels under the flow: the sum of its terms, in nats, float64, shape (B,).
 
-    Its expectation is no less than the flow's own −ln P(x). It is no bound on the diffusion model's, nor the other way.
+    Its expectation is at least the flow's −ln P(x). It is not a bound of the diffusion model's −ln P(x).
     """
 
     terms: dict[str, Tensor]
@@ -226,18 +226,18 @@ class Estimate(NamedTuple):
 
 
 def uniform_dequantised(flow: ProbabilityFlow, x_0: Tensor, levels: int, u: Tensor, divergence: Divergence) -> Estimate:
-    """−ln P(x) of the flow, an estimate of another model's likelihood, by uniform dequantisation (Theis et al. 2016).
+    """−ln P(x) of the flow by uniform dequantisation (Theis et al. 2016): an estimate for the diffusion model.
 
-    L levels on [−1, 1] stand Δ = 2/(L − 1) apart, and P(x) is p over the cube of side Δ around x_0. With
-    z = √ᾱ_min (x_0 + Δ (u − ½)), a map from the unit cube with Jacobian (√ᾱ_min Δ)^D,
+    L levels on [−1, 1] have the spacing Δ = 2/(L − 1), and P(x) is p integrated over the cube of side Δ around x_0.
+    With z = √ᾱ_min (x_0 + Δ (u − ½)), a map from the unit cube with Jacobian (√ᾱ_min Δ)^D,
 
         −ln P(x) ≤ E_u[−ln p(z)] − D ln(√ᾱ_min Δ)
 
-    where the first term is ``flow`` and the second ``dequantisation``. The outermost cubes end half a level beyond ±1,
-    so P sums to less than one by what the flow has outside.
+    The first term is ``flow``, the second ``dequantisation``. The outermost cubes end half a level beyond ±1, so P sums
+    to 1 minus the flow's mass outside.
 
     Args:
-        flow: the flow, whose γ_min says how much noise z should have.
+        flow: the flow, whose γ_min is the noise level of z.
         x_0: on the grid of levels in [−1, 1], shape (B, …).
         levels: L.
         u: uniform in [0, 1), of x_0's shape.
@@ -255,18 +255,18 @@ def uniform_dequantised(flow: ProbabilityFlow, x_0: Tensor, levels: int, u: Tens
 def noise_dequantised(
     flow: ProbabilityFlow, x_0: Tensor, eps: Tensor, divergence: Divergence, decoder: Decoder
 ) -> Estimate:
-    """−ln P(x) of the flow with a decoder, an estimate of another model's likelihood, by the diffusion's first noise.
+    """−ln P(x) of the flow with a decoder, where the diffusion's first noise dequantises; an estimate as above.
 
     With z = √ᾱ_min x_0 + √(1 − ᾱ_min) ε, a sample of q(z|x), and P(x) = ∫ p(z) p(x|z) dz,
 
         −ln P(x) ≤ E_q[−ln p(z) + ln q(z|x) − ln p(x|z)]
 
-    are the terms ``flow``, ``dequantisation`` and ``reconstruction``. ln q(z|x) is taken at the same z, not as its mean
-    −(D/2) ln(2πe (1 − ᾱ_min)): by Bayes' rule p(x|z) = P(x) q(z|x)/p(z) for a denoiser and decoder that are right, and
-    the sum is then −ln P(x) at *every* z, with no variance; its mean would leave ½ ‖ε‖², a variance of D/2.
+    The terms are ``flow``, ``dequantisation`` and ``reconstruction``. ln q(z|x) is evaluated at the same z instead of
+    its mean −(D/2) ln(2πe (1 − ᾱ_min)), to reduce the variance: for an exact denoiser and decoder, Bayes' rule gives
+    p(x|z) = P(x) q(z|x)/p(z), and the sum is −ln P(x) at *every* z. The mean would leave ½ ‖ε‖², with variance D/2.
 
     Args:
-        flow: the flow, whose γ_min says how much noise z has.
+        flow: the flow, whose γ_min is the noise level of z.
         x_0: on the grid of levels in [−1, 1], shape (B, …).
         eps: ε, standard normal, of x_0's shape.
         divergence: exact, or with a probe of x_0's shape.

@@ -1,18 +1,18 @@
-"""A head that knows what pixels are: from a law over the levels, and the exact likelihood of z, to x̂_0.
+"""A prediction for discrete pixels: x̂_0 from a law over the levels and the exact likelihood of z.
 
-The network gives, for each pixel, a law over its L levels: two Gaussians over the inner ones, a broad one and one that
-starts narrow and near the brightest, where a stroke's inside is, and a logit for each of the two outermost, where real
-pixels crowd. z = √ᾱ x + √(1−ᾱ) ε has the likelihood N(y; x, 1/SNR) in y = z/√ᾱ; times the law and normalised it is a
-posterior over levels, near whose mean x̂_0 is:
+For each pixel, the network outputs a law over its L levels: two Gaussians over the inner levels, one broad and one that
+starts narrow near the brightest level, and a logit for each of the two outermost levels, which are frequent in real
+images. z = √ᾱ x + √(1−ᾱ) ε has the likelihood N(y; x, 1/SNR) in y = z/√ᾱ. The posterior over levels is the normalised
+product, and x̂_0 is about its mean:
 
     P(k|z) ∝ P(k) exp(−½ SNR (y − x_k)²),   x̂_0 ≈ Σ_k x_k P(k|z)
 
-Inside, a Gaussian times a Gaussian is a Gaussian with precision A = 1/s² + SNR and mean m = (μ/s² + SNR y)/A. Where it
-is wider than the spacing of the levels, its sum over levels is its integral; where it is narrower, only the nearest
-seven count, about m clamped to [−1, 1]: so x̂_0 costs a few operations per pixel and no sum over all levels. Where a
-Gaussian reaches past the ends, that is not the mean: trained networks put it there, and x̂_0 is up to 0.25 off E[x|z]
-(docs/forms.md). The bound does not rest on it: any function of z may be x̂_0, and the law of the decoder is normalised
-over every level.
+For inner levels, the product of two Gaussians is a Gaussian with precision A = 1/s² + SNR and mean
+m = (μ/s² + SNR y)/A. If it is wider than the spacing of the levels, the sum over levels is replaced by its integral;
+if it is narrower, only the seven levels nearest to m clamped to [−1, 1] are summed. So x̂_0 needs a few operations per
+pixel instead of a sum over all levels. A Gaussian that extends beyond the outermost levels makes x̂_0 differ from
+E[x|z]: up to 0.25 for trained networks (docs/forms.md). The bound stays valid, because any function of z may be x̂_0
+and the decoder's law is normalised over all levels.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ import torch
 from torch import Tensor
 
 GAUSSIANS = ((0.0, -1.2), (0.98, -3.0))
-"""μ and ln s of each Gaussian where the network gives zeros."""
+"""μ and ln s of each Gaussian for an output of zeros."""
 OUTPUTS = 3 * len(GAUSSIANS) + 2
-"""Numbers per pixel and channel: every μ, every ln s and every ln weight, then the logits of the outermost levels."""
+"""Outputs per pixel and channel: every μ, every ln s, every ln weight, and the logits of the two outermost levels."""
 
 
 class Law(NamedTuple):
-    """A law over the levels of every pixel, not normalised.
+    """An unnormalised law over the levels of every pixel.
 
     Attributes:
         mu, inv_var, weight: μ, 1/s² and the logit of each Gaussian, shape (B, 2, C, H, W).
@@ -46,9 +46,9 @@ class Law(NamedTuple):
 
     @classmethod
     def of(cls, output: Tensor, L: int) -> Self:
-        """The law that a network's output, shape (B, 8·C, H, W), stands for.
+        """The law given by a network's output of shape (B, 8·C, H, W).
 
-        s is between a hundredth of the levels' spacing, 2/(L − 1), and e³.
+        s is clamped between a hundredth of the levels' spacing, 2/(L − 1), and e³.
         """
         channels, n = output.shape[1] // OUTPUTS, len(GAUSSIANS)
         outputs = output.contiguous().reshape(len(output), OUTPUTS, channels, *output.shape[2:])
@@ -58,8 +58,8 @@ class Law(NamedTuple):
         return cls(mu + mu_0, torch.exp(-2 * log_s), weight, outputs[:, -2], outputs[:, -1])
 
     def inner(self, x: Tensor, L: int) -> Tensor:
-        """ln of what the Gaussians give the level at x, shape (B, C, H, W), their densities times the spacing."""
-        # One Gaussian after the other: with every level beside it, x is what fills the memory.
+        """ln of the Gaussians' mass at the level x, shape (B, C, H, W): their densities times the spacing."""
+        # One Gaussian at a time: x holds every level and dominates the memory.
         parts = (
             weight + 0.5 * torch.log(inv_var / (2 * torch.pi)) - 0.5 * inv_var * (x - mu).square()
             for mu, inv_var, weight in zip(*(part.unbind(1) for part in self[:3]), strict=True)
@@ -68,10 +68,10 @@ class Law(NamedTuple):
 
 
 class Posterior(NamedTuple):
-    """P(k|z) of every pixel, in four parts: the two Gaussians, the lowest level and the highest.
+    """P(k|z) of every pixel, in four parts: the two Gaussians, the lowest level and the highest level.
 
     Attributes:
-        law: before z was seen.
+        law: the law before z.
         y, snr: z/√ᾱ, shape (B, C, H, W), and the precision of x's likelihood there, shape (B, 1, 1, 1).
         logits, means: ln of each part's sum over its levels, and its mean, shape (B, 4, C, H, W).
         L: the number of levels.
@@ -86,7 +86,7 @@ class Posterior(NamedTuple):
 
     @classmethod
     def of(cls, output: Tensor, z: Tensor, signal: Tensor, noise: Tensor, L: int) -> Self:
-        """The posterior under the law that the network gives.
+        """The posterior under the network's law.
 
         Args:
             output: the network's output, shape (B, 8·C, H, W).
@@ -101,7 +101,7 @@ class Posterior(NamedTuple):
         share = law.inv_var / precision
         inner = law.weight + log_sum + 0.5 * torch.log(share) - 0.5 * (law.mu - at).square() * share * seen
         if L == 2:
-            inner = torch.full_like(inner, -torch.inf)  # there is no level inside
+            inner = torch.full_like(inner, -torch.inf)  # no inner levels
         ends = [law.low - 0.5 * snr * (y + 1).square(), law.high - 0.5 * snr * (y - 1).square()]
         logits = torch.cat([inner, torch.stack(ends, 1)], 1)
         return cls(
@@ -109,11 +109,11 @@ class Posterior(NamedTuple):
         )
 
     def mean(self) -> Tensor:
-        """x̂_0, shape (B, C, H, W): E[x|z] where the Gaussians lie within the levels, else near it."""
+        """x̂_0, shape (B, C, H, W): E[x|z] if the Gaussians lie within the levels, else an approximation."""
         return (self.logits.softmax(1) * self.means).sum(1)
 
     def nll(self, x: Tensor) -> Tensor:
-        """−ln P(x|z) summed over each image's pixels, in nats, shape (B,): what a decoder at this z would cost.
+        """−ln P(x|z) summed over each image's pixels, in nats, shape (B,): the cost of a decoder at this z.
 
         Args:
             x: the levels of the image, shape (B, C, H, W).
@@ -133,11 +133,12 @@ class Posterior(NamedTuple):
 
 
 def inner_levels(m: Tensor, precision: Tensor, L: int) -> tuple[Tensor, Tensor]:
-    """The mean of exp(−½ A (x_k − m)²) over the levels x_k, and ln of its sum over its integral by the spacing.
+    """The mean of exp(−½ A (x_k − m)²) over the levels x_k, and ln of (spacing · its sum/its integral).
 
-    Where it is broad these are m and 0; where narrow, the nearest seven levels give both. With a = A spacing² and f of
-    a spacing from the nearest level to m, the one j places up has exp(a (j f − ½ j²)) times the nearest one's share: of
-    u = exp(a (f − ½)) and d = exp(−a (f + ½)), one place up and down, that is u^j (u d)^(j(j−1)/2).
+    If the Gaussian is broad, these are m and 0; if narrow, the seven nearest levels give both. With a = A spacing² and
+    f the distance from the nearest level to m in spacings, the level j places up has exp(a (j f − ½ j²)) times the
+    weight of the nearest level. With u = exp(a (f − ½)) and d = exp(−a (f + ½)), one place up and down, this is u^j (u
+    d)^(j(j−1)/2).
     """
     spacing = 2.0 / (L - 1)
     nearest = torch.round((m.detach() + 1) / spacing) * spacing - 1

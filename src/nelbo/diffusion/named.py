@@ -1,4 +1,4 @@
-"""Schedules and objectives in words: ``cosine``, or with what differs from the default, ``cosine(s=0.01)``."""
+"""Schedules and objectives as text: ``cosine``, or with other parameters than the default, ``cosine(s=0.01)``."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from nelbo.errors import InputError, nearest
 
 
 def from_words(words: str, kinds: Mapping[str, Callable[..., Any]], where: str) -> Any:
-    """What the words say.
+    """The object that the text names.
 
     >>> from nelbo.diffusion.schedules import SCHEDULES
     >>> from_words("cosine(s=0.01)", SCHEDULES, "schedule").s
     0.01
 
     Args:
-        words: a name, with numbers in brackets if they are not the default's.
-        kinds: every name and what makes it.
+        words: a name, with parameters in brackets if they differ from the defaults.
+        kinds: every name and its constructor.
         where: the field, for a message.
 
     Raises:
-        InputError: no such name, or numbers that it does not take.
+        InputError: the name is unknown, or does not take these parameters.
     """
     name, bracket, _ = words.partition("(")
     if name not in kinds:
@@ -41,7 +41,7 @@ def from_words(words: str, kinds: Mapping[str, Callable[..., Any]], where: str) 
 
 
 def in_words(thing: object, kinds: Mapping[str, Callable[..., Any]]) -> str | None:
-    """The words for it; None if it is none of these kinds.
+    """The text that names an object, or None if its class is not in ``kinds``.
 
     >>> from nelbo.diffusion.objectives import OBJECTIVES, MinSNR
     >>> in_words(MinSNR(5.0), OBJECTIVES), in_words(MinSNR(3.0), OBJECTIVES)

@@ -1,16 +1,16 @@
-"""What training lowers: each objective is a weight w(γ) on the bound's own integrand (Kingma & Gao 2023).
+"""Training objectives: each is a weight w(γ) on the integrand of the bound (Kingma & Gao 2023).
 
     L_w = ½ ∫ w(γ) E‖ε − ε̂(z_γ)‖² dγ = E_{t ~ U(0, 1)}[½ w(γ(t)) γ′(t) E‖ε − ε̂‖²]
 
-w = 1 is the diffusion term of the bound. An objective that is written as a mean of weighted ‖ε − ε̂‖² over t has the
-density of γ there, p(γ) = 1/γ′(t), in its w. Where w never falls as γ grows, L_w is a bound too, up to a constant: of
-images with noise added, whose level is drawn from dw/dγ (theorem 1 there). Where w falls, it is a bound of nothing.
+w = 1 gives the diffusion term of the bound. An objective defined as a mean of weighted ‖ε − ε̂‖² over t has the density
+of γ, p(γ) = 1/γ′(t), in its w. If w is non-decreasing in γ, L_w is, up to a constant, a bound of images with added
+noise, whose level is drawn from dw/dγ (theorem 1 there). If w decreases anywhere, L_w is not such a bound.
 
 | name           | w(γ)                                    | t, γ drawn from              | monotone
-| bound          | 1                                       | any: it does not matter      | yes
-| hybrid         | 1 + 2λ p(γ), λ = 5                      | the schedule's p(γ), and any | where p never falls
-| simple         | 2 p(γ)                                  | the schedule's p(γ)          | where p never falls
-| min_snr        | 2 p(γ) min(1, k e^γ), k = 5             | the schedule's p(γ)          | where p never falls
+| bound          | 1                                       | any                          | yes
+| hybrid         | 1 + 2λ p(γ), λ = 5                      | the schedule's p(γ), and any | if p is non-decreasing
+| simple         | 2 p(γ)                                  | the schedule's p(γ)          | if p is non-decreasing
+| min_snr        | 2 p(γ) min(1, k e^γ), k = 5             | the schedule's p(γ)          | if p is non-decreasing
 | max_snr        | 2 p(γ) max(1, e^γ)                      | the schedule's p(γ)          | on most schedules
 | sigmoid        | sigmoid(γ + k), k = 2                   | any                          | yes
 | edm            | 2 N(γ; 2μ, (2s)²) (e^γ + σ_d²)/σ_d²     | N(2μ, (2s)²), μ, s = −1.2, 1.2 | no
@@ -34,8 +34,8 @@ class Objective(ABC):
     """A weight w(γ).
 
     Attributes:
-        trains_bound: whether the bound's own terms, decoder and all, are what is lowered, plus what w adds to 1.
-        uniform_share: the share of t in steps that is drawn uniformly, and not where the loss is.
+        trains_bound: whether the loss contains the bound's own terms, including the decoder, plus the part w − 1.
+        uniform_share: the fraction of t that a chain draws uniformly; the rest follows the size of the loss.
     """
 
     trains_bound = False
@@ -47,17 +47,17 @@ class Objective(ABC):
 
         Args:
             gamma: γ, shape (B,).
-            slope: γ′(t) of the schedule there, 1/p(γ), shape (B,); in steps, T times the step of γ.
+            slope: γ′(t) of the schedule, 1/p(γ), shape (B,); in a chain, T times the step of γ.
         """
 
     def is_monotone(self, gamma: Tensor, slope: Tensor) -> bool:
-        """Whether w never falls on these rising γ, so that L_w is a bound of noised images."""
+        """Whether w is non-decreasing on these increasing γ, so that L_w is a bound of noised images."""
         w = self.weight(gamma, slope)
         return bool((w[1:] >= w[:-1] * (1 - 1e-9)).all())
 
 
 class Bound(Objective):
-    """The bound itself: w(γ) = 1, from any density, as the integral does not depend on it. Monotone: it is a bound."""
+    """The bound: w(γ) = 1, with any density of t, since the integral does not depend on it. Monotone."""
 
     trains_bound, uniform_share = True, 0.1
 
@@ -66,16 +66,19 @@ class Bound(Objective):
 
 
 class Simple(Objective):
-    """L_simple = E_t‖ε − ε̂‖² (DDPM (14)): w(γ) = 2 p(γ), p(γ) = 1/γ′(t) being the schedule's own density, from which
-    it draws. Monotone only where γ′(t) never grows; with the cosine schedule w = sech(γ/2)/π, which is not."""
+    """L_simple = E_t‖ε − ε̂‖² (DDPM (14)): w(γ) = 2 p(γ), with t drawn from the schedule's density p(γ) = 1/γ′(t).
+
+    Monotone only if γ′(t) is non-increasing. The cosine schedule has w = sech(γ/2)/π, which is not monotone.
+    """
 
     def weight(self, gamma: Tensor, slope: Tensor) -> Tensor:
         return 2.0 / slope.double()
 
 
 class Hybrid(Objective):
-    """The bound plus λ L_simple: w(γ) = 1 + 2λ p(γ), after L_hybrid of Nichol & Dhariwal 2021 (16), which has x̂_0
-    trained by L_simple alone. Monotone where p(γ) is.
+    """The bound plus λ L_simple: w(γ) = 1 + 2λ p(γ). Monotone if p(γ) is.
+
+    It follows L_hybrid of Nichol & Dhariwal 2021 (16), where x̂_0 is trained by L_simple alone.
 
     Args:
         share: λ, on nats per dimension.
@@ -91,8 +94,9 @@ class Hybrid(Objective):
 
 
 class MinSNR(Objective):
-    """min-SNR-k: ‖x_0 − x̂_0‖² counts min(SNR, k) (Hang et al. 2023), w(γ) = 2 p(γ) min(1, k e^γ), t from the schedule's
-    p(γ). Monotone only where p never falls: at less noise than SNR = k it is L_simple.
+    """min-SNR-k: ‖x_0 − x̂_0‖² has the weight min(SNR, k) (Hang et al. 2023): w(γ) = 2 p(γ) min(1, k e^γ), t from p(γ).
+
+    Monotone only if p is non-decreasing: for SNR ≤ k it equals L_simple.
 
     Args:
         k: the largest weight of ‖x_0 − x̂_0‖².
@@ -106,18 +110,20 @@ class MinSNR(Objective):
 
 
 class MaxSNR(Objective):
-    """Truncated SNR: ‖x_0 − x̂_0‖² counts max(SNR, 1) (Salimans & Ho 2022 (9)), w(γ) = 2 p(γ) max(1, e^γ), t from the
-    schedule's p(γ). Monotone where p(γ) falls more slowly than e^γ grows, and does not fall below γ = 0."""
+    """Truncated SNR: ‖x_0 − x̂_0‖² has the weight max(SNR, 1) (Salimans & Ho 2022 (9)), so w(γ) = 2 p(γ) max(1, e^γ).
+
+    t comes from the schedule's p(γ). Monotone if p(γ) e^γ is non-decreasing for γ > 0, and p(γ) for γ < 0.
+    """
 
     def weight(self, gamma: Tensor, slope: Tensor) -> Tensor:
         return 2.0 * gamma.double().exp().clamp(min=1.0) / slope.double()
 
 
 class SigmoidWeight(Objective):
-    """w(γ) = sigmoid(γ + k), from any density (Kingma & Gao 2023, sigmoid weighting). Monotone.
+    """w(γ) = sigmoid(γ + k), with any density of t (Kingma & Gao 2023, sigmoid weighting). Monotone.
 
     Args:
-        k: where it is one half, at SNR = e^k.
+        k: w is one half at SNR = e^k.
     """
 
     def __init__(self, k: float = 2.0) -> None:
@@ -128,9 +134,9 @@ class SigmoidWeight(Objective):
 
 
 class EDM(Objective):
-    """EDM: ln σ ~ N(μ, s²) and ‖x_0 − x̂_0‖² times (σ² + σ_d²)/(σ σ_d)² (Karras et al. 2022, table 1).
+    """EDM: ln σ ~ N(μ, s²) and ‖x_0 − x̂_0‖² with the weight (σ² + σ_d²)/(σ σ_d)² (Karras et al. 2022, table 1).
 
-    γ = 2 ln σ, so its density is N(2μ, (2s)²), and w(γ) = 2 N(γ; 2μ, (2s)²) (e^γ + σ_d²)/σ_d². Not monotone.
+    γ = 2 ln σ has the density N(2μ, (2s)²), so w(γ) = 2 N(γ; 2μ, (2s)²) (e^γ + σ_d²)/σ_d². Not monotone.
 
     Args:
         mean, std: μ and s.
@@ -148,15 +154,17 @@ class EDM(Objective):
 
 
 class FlowMatching(Objective):
-    """Flow matching, E_t‖u − û‖² with u = ε − x and t uniform in x_t = (1 − t) x + t ε (Lipman et al. 2022; Liu et al.
-    2022): w(γ) = e^{γ/2}, as ‖u − û‖² = ‖ε − ε̂‖²/(1 − t)² and γ′ = 2/(t (1 − t)) there. Monotone."""
+    """Flow matching: E_t‖u − û‖², u = ε − x, t uniform in x_t = (1 − t) x + t ε (Lipman et al. 2022; Liu et al. 2022).
+
+    w(γ) = e^{γ/2}, because ‖u − û‖² = ‖ε − ε̂‖²/(1 − t)² and γ′ = 2/(t (1 − t)) there. Monotone.
+    """
 
     def weight(self, gamma: Tensor, slope: Tensor) -> Tensor:
         return (0.5 * gamma.double()).exp()
 
 
 class Weighted(Objective):
-    """Any weight, written with torch.
+    """A weight given by a function of torch operations.
 
     Args:
         function: γ, float64, shape (B,) → w(γ) ≥ 0.
@@ -183,10 +191,10 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
 
 
 def as_objective(given: str | Objective | Callable[[Tensor], Tensor]) -> Objective:
-    """An objective from its name, from an objective, or from a function w(γ).
+    """An objective from a name, an objective, or a function w(γ).
 
     Raises:
-        InputError: no objective has that name.
+        InputError: no objective has this name, or the function fails or is negative somewhere.
     """
     if isinstance(given, Objective):
         return given

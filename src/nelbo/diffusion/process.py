@@ -5,10 +5,10 @@
     q(z_t | z_s)    = N(√α z_s, β I),  γ_s < γ_t                                   DDPM (2)
     q(z_s | z_t, x) = N(μ̃, β̃ I)                                                    DDPM (6), (7)
 
-with α = ᾱ_t/ᾱ_s and β = 1 − α = (1 − ᾱ_t)(1 − e^{γ_s − γ_t}). At γ = −∞ there is no noise: z is the image x itself.
+with α = ᾱ_t/ᾱ_s and β = 1 − α = (1 − ᾱ_t)(1 − e^{γ_s − γ_t}). At γ = −∞ there is no noise, and z is the image x.
 DDPM's x_t is z at γ_t, and its α_t and β_t are those of a single step. VDM writes α_t for √ᾱ_t, DDIM α_t for ᾱ_t.
 
-Every γ has the shape (B,) and is float64: coefficients are computed so, and used in the dtype of the images.
+Every γ has shape (B,) and is float64. Coefficients are computed in float64 and used in the dtype of the images.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from nelbo.theory.normal import Gaussian, kl_normal
 
 CLEAN = -math.inf
-"""γ of the image itself."""
+"""γ of an image without noise."""
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def noise_var(gamma: Tensor) -> Tensor:
 
 
 def step_share(gamma_s: Tensor, gamma_t: Tensor) -> Tensor:
-    """1 − e^{γ_s − γ_t} = β/(1 − ᾱ_t), the share of the noise at t that the step from s to t adds."""
+    """1 − e^{γ_s − γ_t} = β/(1 − ᾱ_t), the fraction of the noise at t that the step from s to t adds."""
     return -torch.expm1(gamma_s.double() - gamma_t.double())
 
 
@@ -61,12 +61,12 @@ def step_signal(gamma_s: Tensor, gamma_t: Tensor) -> Tensor:
 
 
 def posterior_var(gamma_s: Tensor, gamma_t: Tensor) -> Tensor:
-    """β̃ = β (1 − ᾱ_s)/(1 − ᾱ_t), float64; zero at γ_s = −∞  [DDPM (7)]."""
+    """β̃ = β (1 − ᾱ_s)/(1 − ᾱ_t), float64; 0 at γ_s = −∞  [DDPM (7)]."""
     return noise_var(gamma_s) * step_share(gamma_s, gamma_t)
 
 
 def rates(gamma: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """√ᾱ and √(1 − ᾱ), shaped (B, 1, …, 1) to multiply ``like``, in its dtype."""
+    """√ᾱ and √(1 − ᾱ), of shape (B, 1, …, 1) to multiply ``like``, in its dtype."""
     return per_image(signal_rate(gamma), like), per_image(noise_rate(gamma), like)
 
 
@@ -102,7 +102,7 @@ def posterior(x: Tensor, z_t: Tensor, gamma_s: Tensor, gamma_t: Tensor) -> Gauss
     μ̃ = √ᾱ_s (1 − e^{γ_s−γ_t}) x + √α (1 − ᾱ_s)/(1 − ᾱ_t) z_t,   β̃ = (1 − ᾱ_s)(1 − e^{γ_s−γ_t})
 
     Args:
-        x: the image, or what a denoiser says of it, shape (B, …).
+        x: the image, or a denoiser's x̂_0, shape (B, …).
         z_t: shape (B, …).
         gamma_s, gamma_t: shape (B,), γ_s < γ_t.
     """
@@ -113,14 +113,14 @@ def posterior(x: Tensor, z_t: Tensor, gamma_s: Tensor, gamma_t: Tensor) -> Gauss
 
 
 def bridge(z_prev: Tensor, z_next: Tensor, gamma_prev: Tensor, gamma: Tensor, gamma_next: Tensor) -> Gaussian:
-    """q(z | z_prev, z_next): what is known of a latent from both its neighbours.
+    """q(z | z_prev, z_next), the distribution of a latent given both its neighbours.
 
-    N(μ, v I) with α, β of the step to z, α′, β′ of the step from it and b = β′ + α′β, that of both steps:
+    It is N(μ, v I) with α, β of the step to z, α′, β′ of the step from z, and b = β′ + α′β of both steps together:
     μ = (√α β′ z_prev + √α′ β z_next)/b,   v = ββ′/b
 
     Args:
         z_prev, z_next: shape (B, …).
-        gamma_prev, gamma, gamma_next: γ of the three, rising, shape (B,).
+        gamma_prev, gamma, gamma_next: γ of the three, increasing, shape (B,).
     """
     var, var_next = step_var(gamma_prev, gamma), step_var(gamma, gamma_next)
     both = step_var(gamma_prev, gamma_next)
@@ -130,13 +130,11 @@ def bridge(z_prev: Tensor, z_next: Tensor, gamma_prev: Tensor, gamma: Tensor, ga
 
 
 def prior_term(x: Tensor, gamma_last: Tensor) -> Tensor:
-    """KL(q(z | x) ‖ N(0, I)) at the last γ, in nats, shape (B,): what the schedule's end costs; no network is asked.
-
-    [DDPM (5), VDM (11)]
+    """KL(q(z | x) ‖ N(0, I)) at the last γ, in nats, shape (B,), without a network evaluation  [DDPM (5), VDM (11)].
 
     Args:
         x: images, shape (B, …).
-        gamma_last: a single number.
+        gamma_last: a scalar.
     """
     q = marginal(x.double(), gamma_last.reshape(1))
     one = torch.ones_like(q.var)

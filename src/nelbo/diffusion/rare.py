@@ -1,13 +1,13 @@
-"""Draws of x_1 for a reconstruction that is paid in few of them.
+"""Importance sampling of x_1 for a reconstruction term whose cost lies in rare samples.
 
-Where x_1 all but tells the level, a decoder's cost is near zero unless some pixel's noise takes x_1 across the middle
-between two levels, a = (half a spacing)/√((1 − ᾱ_1)/ᾱ_1) standard deviations away: a few draws in a thousand hold the
-whole term, and a sample that has none of them claims no error. So ε is drawn from a law in which each of the D pixels
-is shifted by ±a with probability p = 1/D, and weighed (Hesterberg 1995):
+If x_1 nearly determines the level, a decoder's cost is near 0 unless some pixel's noise moves x_1 past the midpoint
+between two levels, a = (half a spacing)/√((1 − ᾱ_1)/ᾱ_1) standard deviations away. A few samples in a thousand then
+hold the whole term, and a batch without them shows no error. So ε is drawn from a distribution in which each of the D
+pixels is shifted by ±a with probability p = 1/D, and weighted (Hesterberg 1995):
 
     E f(ε) = E_shifted[w(ε) f(ε)],   1/w(ε) = ∏_i (1 − p + p e^{−a²/2} cosh(a ε_i)),   w ≤ (1 − p)^{−D} ≈ e
 
-The weights are bounded, E w = 1, and what is subtracted inside the expectation and added outside leaves no bias.
+The weights are bounded and E w = 1. The baseline subtracted inside the expectation and added outside causes no bias.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ import torch
 from torch import Tensor
 
 RARE = (2.0, 6.0)
-"""The a for which ε is drawn so: less is not rare, and more than 6 has a chance of 1e-9 for each pixel."""
+"""The range of a for importance sampling: below it the cost is not rare; above it P(crossing) < 1e-9 per pixel."""
 RARE_DRAWS = 4
-"""How many draws are weighed for one estimate."""
+"""The number of weighted samples for one estimate."""
 
 
 def crossing(gamma: float, levels: int) -> float:
-    """a, how many standard deviations of the noise at γ reach half way to the next level."""
+    """a, the distance to the midpoint of the next level, in standard deviations of the noise at γ."""
     return math.exp(-0.5 * gamma) / (levels - 1)
 
 
 def shifted(noise: Tensor, u: Tensor, a: float) -> tuple[Tensor, Tensor]:
-    """ε, one pixel in D of it shifted by a or −a, and ln w(ε) of each example.
+    """ε, where about one pixel in D is shifted by a or −a, and ln w(ε) of each example.
 
     Args:
         noise: standard normal, shape (B, …).

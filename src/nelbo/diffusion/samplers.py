@@ -1,6 +1,6 @@
-"""From noise to images: one ``step`` from z_t to z_s per sampler, and one loop for all of them.
+"""From noise to images: each sampler has one ``step`` from z_t to z_s, and one loop runs all samplers.
 
-A sampler sees x̂_0 and ε̂, never a network. Where it is, it knows by γ; γ_s = −∞ is the image.
+A sampler receives x̂_0 and ε̂ instead of a network, and γ as its time; γ_s = −∞ is the image.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ __all__ = [
 ]
 
 POINTS = 24
-"""Of Gauss's rule, for integrals over one step."""
+"""Points of the Gauss–Legendre rule for integrals over one step."""
 
 
 class Before(NamedTuple):
-    """The step before this one: its γ, shape (B,), what the denoiser said there, and of what; and the one before it."""
+    """An earlier step: its γ, shape (B,), the denoiser's result there, its z, and the step before it."""
 
     gamma: Tensor
     denoised: Denoised
@@ -48,24 +48,24 @@ class Before(NamedTuple):
 
 
 class Sampler(ABC):
-    """One rule to go from z_t to z_s, γ_s < γ_t."""
+    """A rule for the step from z_t to z_s, γ_s < γ_t."""
 
     def corrected(self, z_t: Tensor, denoised: Denoised, gamma_t: Tensor, before: Before | None) -> Tensor:
-        """z_t in the light of what the denoiser says of it; as it is, unless a rule says otherwise."""
+        """z_t after a correction by the denoiser's result at z_t; by default unchanged."""
         return z_t
 
     @abstractmethod
     def step(
         self, z_t: Tensor, denoised: Denoised, gamma_t: Tensor, gamma_s: Tensor, before: Before | None = None
     ) -> Gaussian:
-        """p(z_s | z_t), given what the denoiser says of z_t.
+        """p(z_s | z_t), given the denoiser's result at z_t.
 
         Args:
             z_t: shape (B, …), in the dtype of the network.
-            denoised: x̂_0, clipped already where that is asked for, and ε̂, each of z_t's shape and dtype.
-            gamma_t, gamma_s: float64, shape (B,), γ_s < γ_t; −∞ is the image. √ᾱ and √(1 − ᾱ), shaped to multiply z_t,
-                are :func:`~nelbo.diffusion.process.rates` of γ and z_t.
-            before: the step before, for a rule that looks back; None at the first.
+            denoised: x̂_0, clipped if sampling clips, and ε̂, each of z_t's shape and dtype.
+            gamma_t, gamma_s: float64, shape (B,), γ_s < γ_t; −∞ is the image. :func:`~nelbo.diffusion.process.rates` of
+                γ and z_t gives √ᾱ and √(1 − ᾱ), of a shape to multiply z_t.
+            before: the previous step, for multistep rules; None at the first step.
 
         Returns:
             Mean and variance of z_s, of shapes that broadcast with z_t; variance 0 is a point.
@@ -75,7 +75,7 @@ class Sampler(ABC):
 class Ancestral(Sampler):
     """Algorithm 2 of Ho et al. 2020: z_s ~ N(μ̃(x̂_0, z_t), σ²), with no noise at the last step.
 
-    Over all T steps it is the model whose bound is scored; over fewer, the same rule on the coarser chain.
+    With all T steps this samples the model whose bound is scored; with fewer, it is the same rule on the coarser chain.
 
     Args:
         variance: σ².
@@ -87,7 +87,7 @@ class Ancestral(Sampler):
     def step(
         self, z_t: Tensor, denoised: Denoised, gamma_t: Tensor, gamma_s: Tensor, before: Before | None = None
     ) -> Gaussian:
-        """N(μ̃(x̂_0, z_t), σ²), a point at γ_s = −∞; it does not look back."""
+        """N(μ̃(x̂_0, z_t), σ²), a point at γ_s = −∞; ``before`` is not used."""
         return self.variance.step(denoised, z_t, gamma_s, gamma_t)
 
 
@@ -98,8 +98,8 @@ class DPMSolver(Sampler):
 
         z_s = √(1−ᾱ_s)/√(1−ᾱ_t) z_t − √ᾱ_s (e^{−h} − 1) D,   D = x̂_0 + (x̂_0 − x̂_0^before)/(2r)
 
-    The first step, and the last to the image, where λ is infinite and z_s is x̂_0 itself, are of first order: DDIM with
-    η = 0.
+    Two steps are of first order, DDIM with η = 0: the first step, and the last step to the image, where λ_s = ∞ and
+    z_s = x̂_0.
     """
 
     def step(
@@ -126,7 +126,7 @@ class DDIM(Sampler):
         eta: η in [0, 1].
 
     Raises:
-        InputError: another η.
+        InputError: η is outside [0, 1].
     """
 
     def __init__(self, eta: float = 0.0) -> None:
@@ -145,18 +145,18 @@ class DDIM(Sampler):
 
 
 class UniPC(Sampler):
-    """UniPC-2, a predictor of second order and a corrector of third (Zhao et al. 2023), with every integral exact.
+    """UniPC-2, a predictor of second order and a corrector of third order (Zhao et al. 2023), with exact integrals.
 
-    With λ = ½ ln SNR = −γ/2 and D the polynomial in λ through x̂_0 at some places:
+    With λ = ½ ln SNR = −γ/2 and D the polynomial in λ that interpolates x̂_0 at some nodes:
 
         z_s = √(1−ᾱ_s)/√(1−ᾱ_t) z_t + √ᾱ_s ∫_{λ_t}^{λ_s} e^{λ − λ_s} D(λ) dλ
 
-    The predictor's places are t and the one before. Once x̂_0 is known at s, which the next step needs anyway, the
-    corrector walks from t to s again with that among its places. The last step, to the image, gives x̂_0.
+    The predictor's nodes are t and the previous step. The next step needs x̂_0 at s; with it as an additional node, the
+    corrector repeats the step from t to s. The last step, to the image, gives x̂_0.
     """
 
     def corrected(self, z_t: Tensor, denoised: Denoised, gamma_t: Tensor, before: Before | None) -> Tensor:
-        """The step that led to t, walked again."""
+        """The step that led to t, repeated with x̂_0 at t as a node."""
         if before is None or before.z is None:
             return z_t
         return self.walk(before.z, before.gamma, gamma_t, [Before(gamma_t, denoised), before, before.earlier])
@@ -166,13 +166,13 @@ class UniPC(Sampler):
     ) -> Gaussian:
         """A point: the rule adds no noise."""
         latent = gamma_s.isfinite()
-        end = torch.where(latent, gamma_s, gamma_t - 1.0)  # any that is finite: at the image it is not used
+        end = torch.where(latent, gamma_s, gamma_t - 1.0)  # any finite value: not used at the image
         walked = self.walk(z_t, gamma_t, end, [Before(gamma_t, denoised), before])
         mean = torch.where(per_image(latent, z_t).bool(), walked, denoised.x_0)
         return Gaussian(mean, torch.zeros_like(mean[:, :1]))
 
     def walk(self, z_t: Tensor, gamma_t: Tensor, gamma_s: Tensor, known: list[Before | None]) -> Tensor:
-        """z_s from z_t, with x̂_0 the polynomial through what is known of it."""
+        """z_s from z_t, with x̂_0 interpolated through the known nodes."""
         nodes = [node for node in known if node is not None]
         places = torch.stack([-0.5 * node.gamma for node in nodes], 1)
         weights = exponential_weights(places, -0.5 * gamma_t, -0.5 * gamma_s)
@@ -182,16 +182,16 @@ class UniPC(Sampler):
 
 
 def exponential_weights(times: Tensor, start: Tensor, end: Tensor) -> Tensor:
-    """w_k = ∫ e^{λ − end} ℓ_k(λ) dλ from start to end, ℓ_k being Lagrange's polynomials at these times.
+    """w_k = ∫ e^{λ − end} ℓ_k(λ) dλ from start to end, with ℓ_k the Lagrange polynomials of these nodes.
 
-    By Gauss's rule with so many points that nothing is left but round-off.
+    A Gauss–Legendre rule computes it to round-off.
 
     Args:
-        times: λ_k, different from each other, float64, shape (B, K).
+        times: λ_k, all different, float64, shape (B, K).
         start, end: float64, shape (B,).
 
     Returns:
-        float64, shape (B, K).
+        The weights, float64, shape (B, K).
     """
     nodes, weights = (torch.from_numpy(part).to(times) for part in np.polynomial.legendre.leggauss(POINTS))
     half = 0.5 * (end - start)[:, None]
@@ -208,10 +208,10 @@ def exponential_weights(times: Tensor, start: Tensor, end: Tensor) -> Tensor:
 
 
 class Heun(Sampler):
-    """Heun's method of second order for the probability flow (Karras et al. 2022, algorithm 1, no noise added).
+    """Heun's method of second order for the probability flow (Karras et al. 2022, algorithm 1, without added noise).
 
-    In z̄ = z/√ᾱ and σ = √((1 − ᾱ)/ᾱ) = e^{γ/2} the flow is dz̄/dσ = ε̂. A step takes the mean slope of both its ends, and
-    so two evaluations; the last one, to σ = 0, takes one.
+    In z̄ = z/√ᾱ and σ = √((1 − ᾱ)/ᾱ) = e^{γ/2} the flow is dz̄/dσ = ε̂. A step uses the mean slope of its two ends, hence
+    two evaluations; the last step, to σ = 0, uses one.
 
     Args:
         denoiser: (z_s, γ_s) → x̂_0 and ε̂ at the other end.
@@ -234,7 +234,7 @@ class Heun(Sampler):
 
 
 class State(NamedTuple):
-    """Where a sampling run stands: z at γ, and what the denoiser said that led there."""
+    """The state of sampling: z at γ, and the denoiser's result that led to it."""
 
     gamma: float
     z: Tensor
@@ -249,15 +249,21 @@ def trajectory(
     noise: Callable[[int], Tensor],
     clip: bool = False,
 ) -> Iterator[State]:
-    """Walk from the last γ down to the image, yielding the state after every step.
+    """Step from the first γ of ``gammas`` to the image, and yield the state after every step.
 
     Args:
         sampler: the rule of one step.
         denoiser: (z, γ) → x̂_0 and ε̂.
         z: the start, standard normal, shape (B, …).
-        gammas: γ_1 > γ_2 > … > −∞, float64, shape (K + 1,): where to stop.
-        noise: step number (0, 1, …) → standard normal noise of z's shape; asked only where a step adds noise.
-        clip: clamp x̂_0 to [−1, 1].
+        gammas: γ_1 > γ_2 > … > −∞, float64, shape (K + 1,).
+        noise: step number (0, 1, …) → standard normal noise of z's shape; called only if a step adds noise.
+        clip: whether to clamp x̂_0 to [−1, 1].
+
+    Yields:
+        The state after each step.
+
+    Raises:
+        InputError: ``sampler.step`` does not return a Gaussian.
     """
     before = None
     for number, (now, then) in enumerate(pairwise(gammas.tolist())):
@@ -269,7 +275,7 @@ def trajectory(
         law = sampler.step(z, denoised, gamma_t, gamma_s, before)
         if not isinstance(law, Gaussian):
             kind = type(sampler).__name__
-            raise InputError("sampler", f"{kind}.step gives a {type(law).__name__}; return Gaussian(mean, variance)")
+            raise InputError("sampler", f"{kind}.step returns a {type(law).__name__}; return Gaussian(mean, variance)")
         before = Before(gamma_t, denoised, z, before and before._replace(earlier=None))
         z = (law.sample(noise(number)) if bool((law.var > 0).any()) else law.mean).to(z.dtype)
         yield State(then, z, denoised)

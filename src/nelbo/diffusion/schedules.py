@@ -1,4 +1,4 @@
-"""Noise schedules: γ(t) = −ln SNR(t) for t in [0, 1], rising, and the grids of γ that are chains in T steps.
+"""Noise schedules: γ(t) = −ln SNR(t), increasing for t in [0, 1], and the grids of γ that define chains of T steps.
 
 | name         | γ(t), or ᾱ(t) = sigmoid(−γ)                          | source
 | linear_beta  | ln ᾱ = −(β_0 t + ½ (β_1 − β_0) t²), β_0, β_1 = 0.1, 20 | Ho et al. 2020; Song et al. 2021 (32)
@@ -6,11 +6,11 @@
 | sigmoid      | ᾱ ∝ sigmoid(3) − sigmoid(6t − 3)                      | Jabri et al. 2022, τ = 1
 | linear_gamma | γ = γ_0 + (γ_1 − γ_0) t                               | Kingma et al. 2021, appendix H
 | learned      | γ = γ_0 + (γ_1 − γ_0) n(t), n monotone and learned    | Kingma et al. 2021, appendix H
-| karras       | γ = 2 ln σ, σ^{1/ρ} even in t                         | Karras et al. 2022 (5)
+| karras       | γ = 2 ln σ, σ^{1/ρ} linear in t                       | Karras et al. 2022 (5)
 | rectified_flow | γ = 2 ln(t/(1 − t)): x_t = (1 − t) x + t ε, rescaled | Liu et al. 2022; Lipman et al. 2022
 
-Where γ(0) = −∞, t = 0 is the image itself. A chain in T steps is the grid γ(1/T), …, γ(1) of its latents, with −∞
-before it; where γ(0) is finite, z at t = 0 is a latent too, and the grid has T + 1 of them.
+If γ(0) = −∞, t = 0 is the image, and a chain of T steps is the grid −∞, γ(1/T), …, γ(1). If γ(0) is finite, z at t = 0
+is a latent too, and the grid has T + 1 latents.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from nelbo.diffusion.process import CLEAN
 from nelbo.errors import InputError
 
 CROSSING = 3.03
-"""Standard deviations of the least noise to half way between two levels: with 256 levels γ_0 = −13.3, as VDM has it."""
+"""Standard deviations of the least noise from a level to the next midpoint: VDM's γ_0 = −13.3 for 256 levels."""
 BETA_CAP = 0.999
 """The largest β_t of a grid (Nichol & Dhariwal 2021, section 3.2)."""
 LEARNING_RATE_SCALE = 10.0
-"""How many times faster than a weight ln h of a learned γ moves."""
+"""Learning rate of ln h of a learned γ, relative to a weight's."""
 LINEAR_PART = 0.2
 """Weight of the linear part of a learned γ, so that γ′ > 0 everywhere."""
 
 Curve = tuple[Tensor, Tensor]
-"""γ at some t, and γ′ there."""
+"""γ and γ′ at some t."""
 
 
 @runtime_checkable
@@ -49,15 +49,15 @@ class Schedule(Protocol):
         """γ(t) and γ′(t), float64, for t in [0, 1], float64, shape (B,)."""
 
     def grid(self, T: int) -> Tensor:
-        """γ of the latents of a chain in T steps, rising, float64, shape (T,), or (T + 1,) where γ(0) is finite."""
+        """γ of the latents of a chain of T steps, increasing, float64, shape (T,), or (T + 1,) if γ(0) is finite."""
 
 
 class FixedSchedule(ABC):
-    """A schedule with nothing to learn, given by γ(t) alone; γ′ is computed by autograd."""
+    """A schedule without parameters, given by γ(t); autograd computes γ′."""
 
     @abstractmethod
     def gamma(self, t: Tensor) -> Tensor:
-        """γ(t), differentiable; may be −∞ at 0 and ∞ at 1."""
+        """γ(t), differentiable; can be −∞ at 0 and ∞ at 1."""
 
     def __call__(self, t: Tensor) -> Curve:
         with torch.enable_grad():
@@ -67,10 +67,10 @@ class FixedSchedule(ABC):
         return gamma.detach(), slope
 
     def grid(self, T: int) -> Tensor:
-        """γ at t = 1/T, …, 1, and at 0 if it is finite there, with β_t capped at 0.999.
+        """γ at t = 1/T, …, 1, and at 0 if γ(0) is finite, with β_t capped at 0.999.
 
         Raises:
-            InputError: T < 1, or γ does not rise.
+            InputError: T < 1, or γ is not increasing.
         """
         require_steps(T)
         gamma = self.gamma(torch.arange(T + 1, dtype=torch.float64) / T)
@@ -78,9 +78,9 @@ class FixedSchedule(ABC):
 
 
 class LinearBeta(FixedSchedule):
-    """ln ᾱ = −(β_0 t + ½ (β_1 − β_0) t²); in T steps DDPM's table, β_t from β_0/T to β_1/T, evenly spaced.
+    """ln ᾱ = −(β_0 t + ½ (β_1 − β_0) t²); a chain of T steps has DDPM's table, β_t linear from β_0/T to β_1/T.
 
-    At T = 1000 the table is that of Ho et al. 2020, section 4; the factor 1/T is Nichol & Dhariwal's.
+    At T = 1000 this is the table of Ho et al. 2020, section 4; the factor 1/T is Nichol & Dhariwal's.
 
     Args:
         first, last: β_0 and β_1.
@@ -93,10 +93,10 @@ class LinearBeta(FixedSchedule):
         return gamma_of(-(self.first * t + 0.5 * (self.last - self.first) * t.square()))
 
     def grid(self, T: int) -> Tensor:
-        """The table's γ, T of them.
+        """γ of the table, shape (T,).
 
         Raises:
-            InputError: T so small that β_T ≥ 1.
+            InputError: T is so small that β_T ≥ 1.
         """
         require_steps(T)
         if self.last / T >= 1.0:
@@ -109,7 +109,7 @@ class Cosine(FixedSchedule):
     """ᾱ(t) = cos²(π/2 · (t + s)/(1 + s))/cos²(π/2 · s/(1 + s))  [Nichol & Dhariwal 2021 (17)].
 
     Args:
-        s: keeps the first steps from being too small.
+        s: an offset that prevents very small first steps.
     """
 
     def __init__(self, s: float = 0.008) -> None:
@@ -129,10 +129,10 @@ class Sigmoid(FixedSchedule):
 
 
 class Karras(FixedSchedule):
-    """γ = 2 ln σ with σ^{1/ρ} even in t from σ_0 to σ_1  [Karras et al. 2022 (5)].
+    """γ = 2 ln σ with σ^{1/ρ} linear in t from σ_0 to σ_1  [Karras et al. 2022 (5)].
 
     Args:
-        first, last: σ_0 and σ_1, standard deviations of the noise where the image is not scaled down.
+        first, last: σ_0 and σ_1, standard deviations of the noise relative to the unscaled image.
         rho: ρ.
     """
 
@@ -152,7 +152,7 @@ class RectifiedFlow(FixedSchedule):
 
 
 class FunctionSchedule(FixedSchedule):
-    """Any rising function γ(t), written with torch.
+    """Any increasing function γ(t) of torch operations.
 
     Args:
         function: t in [0, 1], float64, shape (B,) → γ.
@@ -166,11 +166,11 @@ class FunctionSchedule(FixedSchedule):
 
 
 class Between(FixedSchedule):
-    """The part of a schedule in which γ is in a range, as a schedule of its own: for continuous time.
+    """The part of a schedule in which γ lies in a range, mapped to t in [0, 1], for continuous time.
 
     Args:
-        schedule: the whole.
-        low, high: γ at t = 0 and t = 1, where the schedule itself goes beyond them.
+        schedule: the whole schedule.
+        low, high: the limits of γ at t = 0 and t = 1.
     """
 
     def __init__(self, schedule: FixedSchedule, low: float, high: float) -> None:
@@ -178,7 +178,7 @@ class Between(FixedSchedule):
         self.start, self.end = (self.place(gamma, at) for gamma, at in ((low, 0.0), (high, 1.0)))
 
     def place(self, gamma: float, end: float) -> float:
-        """The t with this γ by bisection, or ``end`` where the schedule's γ there lies within the range."""
+        """The t with this γ, by bisection, or ``end`` if the schedule's γ there is within the range."""
         at_end = float(self.schedule.gamma(torch.tensor([end], dtype=torch.float64)))
         if (at_end >= gamma) if end == 0.0 else (at_end <= gamma):
             return end
@@ -194,13 +194,13 @@ class Between(FixedSchedule):
 
 
 class BetaTable(FixedSchedule):
-    """β_1 … β_T themselves; between the steps γ is a straight line in t.
+    """A given table β_1 … β_T; γ is linear in t between the steps.
 
     Args:
         beta: each in (0, 1), shape (T,).
 
     Raises:
-        InputError: none, or one that is not strictly between 0 and 1.
+        InputError: the table is empty, or a β_t is not strictly between 0 and 1.
     """
 
     def __init__(self, beta: Tensor | Sequence[float]) -> None:
@@ -213,31 +213,31 @@ class BetaTable(FixedSchedule):
         return low + (high - low) * (t * T - (after - 1))
 
     def grid(self, T: int) -> Tensor:
-        """The table's γ.
+        """γ of the table.
 
         Raises:
-            InputError: T is not its length.
+            InputError: T is not the table's length.
         """
         if len(self.table) != T:
-            raise InputError("betas", f"holds {len(self.table)} numbers, and timesteps is {T}")
+            raise InputError("betas", f"holds {len(self.table)} numbers, but timesteps is {T}")
         return self.table
 
 
 class EndsSchedule(nn.Module):
-    """A schedule from γ_0 to γ_1, both finite and kept with the weights."""
+    """A schedule from a finite γ_0 to a finite γ_1, which are saved with the weights."""
 
     ends: Tensor
 
     @torch.no_grad()
     def grid(self, T: int) -> Tensor:
-        """γ at t = 0, 1/T, …, 1, on the CPU: z_0 is a latent too."""
+        """γ at t = 0, 1/T, …, 1, on the CPU; z_0 is a latent too."""
         require_steps(T)
         gamma: Tensor = self(torch.linspace(0, 1, T + 1, dtype=torch.float64, device=self.ends.device))[0]
         return gamma.cpu()
 
 
 class LinearGamma(EndsSchedule):
-    """γ(t) = γ_0 + (γ_1 − γ_0) t, with nothing to learn.
+    """γ(t) = γ_0 + (γ_1 − γ_0) t, without parameters.
 
     Args:
         first, last: γ_0 < γ_1.
@@ -255,15 +255,15 @@ class LinearGamma(EndsSchedule):
 
 
 class LearnedGamma(EndsSchedule):
-    """γ(t) = γ_0 + (γ_1 − γ_0) n(t), with n monotone from 0 to 1 and both ends learned.
+    """γ(t) = γ_0 + (γ_1 − γ_0) n(t), with n monotone from 0 to 1, and n, γ_0 and γ_1 learned.
 
     n is 0.2 t + Σ_j h_j sigmoid(s_j (t − ½) + b_j) with positive h_j and s_j, normalised by its values at 0 and 1. The
-    sigmoids stand evenly over [0, 1], each some 0.05 wide, so it starts near the straight line. What is trained is
-    ln h, scaled: a step of Adam is as large as the learning rate, and heights must be able to change by orders of
-    magnitude while a network that needs small steps is trained.
+    sigmoids are evenly spaced over [0, 1], each about 0.05 wide, so n starts near a straight line. The parameter is a
+    scaled ln h: a step of Adam has the size of the learning rate, which the network needs to be small, while h must be
+    able to change by orders of magnitude.
 
     Args:
-        first, last: γ_0 < γ_1 at the start.
+        first, last: the initial γ_0 < γ_1.
         hidden: the number of sigmoids.
     """
 
@@ -276,7 +276,7 @@ class LearnedGamma(EndsSchedule):
         self.height = nn.Parameter(torch.full((hidden,), -math.log(hidden) / LEARNING_RATE_SCALE, dtype=torch.float64))
 
     def raw(self, t: Tensor) -> Curve:
-        """The monotone curve before it is normalised."""
+        """The monotone curve before its normalisation."""
         steepness, height = F.softplus(self.steepness), (LEARNING_RATE_SCALE * self.height).exp()
         s = torch.sigmoid(steepness * (t[..., None] - 0.5) + self.place)
         slope = LINEAR_PART + (height * steepness * s * (1 - s)).sum(-1)
@@ -304,26 +304,27 @@ SCHEDULES: dict[str, Callable[[], Schedule]] = {
     "karras": Karras,
     "rectified_flow": RectifiedFlow,
 }
-"""Every schedule by name. What is added here is tested by being here."""
+"""Every schedule by name. Tests run over this table."""
 
 
 def gamma_range(levels: int) -> tuple[float, float]:
-    """γ_0 and γ_1 for images of L levels in continuous time: at γ_0 half a spacing is 3 standard deviations, γ_1 = 8.
+    """γ_0 and γ_1 for images of L levels in continuous time: γ_0 from :data:`CROSSING`, γ_1 = 8.
 
-    VDM's −13.3 is that of 256 levels. With less noise than that z tells the levels, and nothing is left to learn.
+    VDM's −13.3 is γ_0 for 256 levels. With less noise z determines the levels, and there is nothing left to learn.
     """
     return -2 * math.log(CROSSING * (levels - 1)), 8.0
 
 
 def as_schedule(given: str | Schedule | Callable[[Tensor], Tensor], levels: int = 256) -> Schedule:
-    """A schedule from its name, from a schedule, or from a function γ(t).
+    """A schedule from a name, a schedule, or a function γ(t).
 
     Args:
-        given: any of them; ``linear_gamma`` and ``learned`` without numbers get the ends of :func:`gamma_range`.
+        given: a name, schedule or function; ``linear_gamma`` and ``learned`` without parameters use
+            :func:`gamma_range`.
         levels: L.
 
     Raises:
-        InputError: no schedule has that name, or the function does not rise.
+        InputError: no schedule has this name, or the function fails or is not increasing.
     """
     if isinstance(given, str):
         if given in ("linear_gamma", "learned"):
@@ -357,27 +358,27 @@ def gamma_of_betas(beta: Tensor) -> Tensor:
     require_steps(len(beta))
     if not bool(((beta > 0) & (beta < 1)).all()):
         wrong = next(float(each) for each in beta if not 0 < each < 1)
-        raise InputError("schedule", f"every β_t must lie strictly between 0 and 1, and one is {wrong:.4g}")
+        raise InputError("schedule", f"every β_t must be strictly between 0 and 1, but one is {wrong:.4g}")
     return gamma_of(torch.log1p(-beta.double()).cumsum(0))
 
 
 def betas_of(gammas: Tensor) -> Tensor:
-    """β_1 … β_n of the chain with its latents at these γ, float64, shape (n,)."""
+    """β_1 … β_n of the chain with these γ, float64, shape (n,)."""
     log_alpha_bar = F.logsigmoid(-gammas.double())
     before = torch.cat([log_alpha_bar.new_zeros(1), log_alpha_bar[:-1]])
     return -torch.expm1(log_alpha_bar - before)
 
 
 def chain_of(gammas: Tensor) -> Tensor:
-    """−∞, γ_1, …, γ_n: the grid of a chain, with the image itself at index 0."""
+    """−∞, γ_1, …, γ_n: the grid of a chain, with the image at index 0."""
     return torch.cat([gammas.new_tensor([CLEAN]), gammas])
 
 
 def capped(gamma: Tensor) -> Tensor:
-    """The grid with every β_t at most 0.999, which keeps its end finite.
+    """The grid with every β_t at most 0.999, which keeps the last γ finite.
 
     Raises:
-        InputError: γ does not rise.
+        InputError: γ is not increasing.
     """
     require_rising(gamma)
     if float(betas_of(gamma).max()) <= BETA_CAP:
@@ -386,37 +387,37 @@ def capped(gamma: Tensor) -> Tensor:
 
 
 def require_rising(gamma: Tensor) -> None:
-    """See to it that γ rises.
+    """Check that γ is increasing.
 
     Raises:
-        InputError: it does not.
+        InputError: γ is not increasing.
     """
     if not bool((gamma[1:] > gamma[:-1]).all()):
-        raise InputError("schedule", "γ(t) must rise from t = 0, the image, to t = 1, the noise")
+        raise InputError("schedule", "γ(t) must increase from t = 0, the image, to t = 1, the noise")
 
 
 def require_steps(T: int) -> None:
-    """See to it that T is a number of steps.
+    """Check that T is at least 1.
 
     Raises:
-        InputError: it is less than 1.
+        InputError: T < 1.
     """
     if T < 1:
         raise InputError("timesteps", f"{T} is not a number of steps; it must be at least 1")
 
 
 def split_gradient(gamma: LearnedGamma, t: Tensor) -> tuple[Curve, Callable[[Tensor], None]]:
-    """γ(t) and γ′(t), such that the ends get the gradient of the loss and the shape that of its square.
+    """γ(t) and γ′(t), where the ends γ_0, γ_1 receive the gradient of the loss and n(t) the gradient of loss².
 
-    The square of an unbiased estimate has the variance as its only part that the shape can change. As each image's loss
-    depends on its own t alone, the gradient of loss² is 2 · loss times that of the loss: one backward pass serves both.
+    The loss is an unbiased estimate, so n(t) changes only the variance in E[loss²]. Each image's loss depends only on
+    its own t, hence ∇loss² = 2 · loss · ∇loss, and one backward pass computes both.
 
     Args:
-        gamma: the curve.
+        gamma: the learned schedule.
         t: one per image, shape (B,).
 
     Returns:
-        The curve at t, and a function to be given each image's loss, shape (B,), before the backward pass.
+        The curve at t, and a function that must receive each image's loss, shape (B,), before the backward pass.
     """
     scale = torch.ones_like(t)
 

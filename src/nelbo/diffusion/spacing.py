@@ -1,4 +1,4 @@
-"""Where to stop on the way down: some of a chain's latents, as γ_1 > γ_2 > … > −∞."""
+"""The steps of a sampler: a part of a chain's latents, as γ_1 > γ_2 > … > −∞."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def even_steps(T: int, steps: int) -> list[int]:
 
 
 def descending(gammas: Tensor, steps: int | None = None) -> Tensor:
-    """Steps of a chain that are even in t, all of them if None, float64, shape (steps + 1,).
+    """Steps of a chain that are evenly spaced in t, float64, shape (steps + 1,).
 
     Args:
-        gammas: −∞, γ_1, …, γ_T, rising.
-        steps: how many.
+        gammas: −∞, γ_1, …, γ_T, increasing.
+        steps: the number of steps; None for all T.
 
     Raises:
         InputError: steps < 1 or steps > T.
@@ -39,31 +39,31 @@ def descending(gammas: Tensor, steps: int | None = None) -> Tensor:
 
 
 def karras_steps(gammas: Tensor, steps: int, rho: float = 7.0) -> Tensor:
-    """Those of a chain nearest to equal steps in σ^{1/ρ}, σ = e^{γ/2}  [Karras et al. 2022 (5)].
+    """The steps of a chain nearest to equal steps in σ^{1/ρ}, σ = e^{γ/2}  [Karras et al. 2022 (5)].
 
     Args:
-        gammas: −∞, γ_1, …, γ_T, rising.
-        steps: how many; fewer where two would meet in one γ.
-        rho: ρ; the larger, the more of the steps are at low noise.
+        gammas: −∞, γ_1, …, γ_T, increasing.
+        steps: the number of steps; the result has fewer if two would have the same γ.
+        rho: ρ; a larger ρ puts more steps at low noise.
 
     Raises:
         InputError: steps < 1 or steps > T.
     """
-    even_steps(len(gammas) - 1, steps)  # refuses what cannot be
+    even_steps(len(gammas) - 1, steps)  # raises if steps is out of range
     low, high = (math.exp(float(end) / (2 * rho)) for end in (gammas[1], gammas[-1]))
     roots = torch.linspace(high, low, steps, dtype=torch.float64)
     return nearest_steps(gammas, 2 * rho * roots.log())
 
 
 def cosine_steps(gammas: Tensor, steps: int) -> Tensor:
-    """Those of a chain nearest to equal steps of u in γ = 2 ln tan(π u/2), where ᾱ is cos²(π u/2).
+    """The steps of a chain nearest to equal steps of u in γ = 2 ln tan(π u/2), where ᾱ = cos²(π u/2).
 
     Args:
-        gammas: −∞, γ_1, …, γ_T, rising.
-        steps: how many.
+        gammas: −∞, γ_1, …, γ_T, increasing.
+        steps: the number of steps.
 
     Raises:
-        InputError: steps > T, or two of them would meet in one γ.
+        InputError: steps > T, or two steps would have the same γ.
     """
     u = torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1]
     found = nearest_steps(gammas, 2 * (torch.pi / 2 * u).tan().log())
@@ -73,7 +73,7 @@ def cosine_steps(gammas: Tensor, steps: int) -> Tensor:
 
 
 def nearest_steps(gammas: Tensor, wanted: Tensor) -> Tensor:
-    """The last γ, then those nearest to all but the first of the wanted ones, falling, each once, and −∞."""
+    """The last γ, then the latents nearest to the rest of ``wanted``, decreasing and without repetition, and −∞."""
     latents = gammas[1:].double()
     nearest = (latents[None, :] - wanted[1:, None]).abs().argmin(1)
     last = len(latents) - 1

@@ -1,4 +1,4 @@
-"""The γ of a model: a grid, which is a chain, or a schedule in continuous time."""
+"""The values of γ of a model: the grid of a chain, or a schedule in continuous time."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from nelbo.diffusion.schedules import Between, Curve, FixedSchedule, Schedule, c
 from nelbo.diffusion.spacing import descending
 
 FINE_STEPS = 1000
-"""The steps of the chain that is walked where the bound is in continuous time."""
+"""Steps of the chain that a model in continuous time samples with."""
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """Where between image and noise a model can be asked.
+    """The values of γ at which a model can be evaluated.
 
     Attributes:
         schedule: γ(t).
-        gammas: −∞, γ_1, …, γ_T, float64, where the model is a chain; None in continuous time.
-        scored_in: T, where the bound of a model in continuous time is scored in steps.
+        gammas: −∞, γ_1, …, γ_T, float64, if the model is a chain; None in continuous time.
+        scored_in: T, if the bound of a model in continuous time is scored in steps; else None.
     """
 
     schedule: Schedule
@@ -30,10 +30,15 @@ class Timeline:
 
     @classmethod
     def of(cls, schedule: Schedule, timesteps: int | None, levels: int) -> Timeline:
-        """That of a chain in so many steps; in continuous time, within the γ that matter to so many levels, if None.
+        """The timeline of a chain of T steps, or of continuous time with γ within :func:`gamma_range`.
+
+        Args:
+            schedule: γ(t).
+            timesteps: T, or None in continuous time.
+            levels: L.
 
         Raises:
-            InputError: a schedule that T does not allow.
+            InputError: the schedule does not allow this T.
         """
         if timesteps is not None:
             return cls(schedule, chain_of(schedule.grid(timesteps)))
@@ -54,30 +59,30 @@ class Timeline:
         return self.curve(t.to(getattr(self.schedule, "ends", t).device))[0].cpu()
 
     def latents(self, count: int) -> Tensor:
-        """−∞, and γ at so many t, evenly from 0 to 1: a chain in continuous time."""
+        """−∞, and γ at ``count`` evenly spaced t from 0 to 1: a chain for continuous time."""
         return chain_of(self.gamma(torch.linspace(0, 1, count, dtype=torch.float64)))
 
     def chain(self) -> Tensor:
-        """−∞, γ_1, …, γ_T: the chain whose bound is scored, or a fine one in continuous time."""
+        """−∞, γ_1, …, γ_T: the chain whose bound is scored, or a fine chain in continuous time."""
         if self.gammas is not None:
             return self.gammas
         return self.latents(FINE_STEPS if self.scored_in is None else self.scored_in + 1)
 
     def descending(self, steps: int | None = None) -> Tensor:
-        """So many steps down, even in t, or those of :meth:`chain` if None: γ_1 > γ_2 > … > −∞.
+        """γ_1 > γ_2 > … > −∞: ``steps`` steps, evenly spaced in t, or all steps of :meth:`chain` if None.
 
         Raises:
-            InputError: a chain has not so many.
+            InputError: ``steps`` is larger than the chain's T.
         """
         if self.gammas is None and steps is not None:
             return descending(self.latents(steps))
         return descending(self.chain(), steps)
 
     def gamma_at(self, t: Tensor) -> Tensor:
-        """γ at t as it is counted: in [0, 1] in continuous time, else the number of the step; float64, same shape."""
+        """γ at t, float64, same shape; t is in [0, 1] in continuous time, else the number of a step."""
         return self.gamma(t) if self.continuous else self.chain()[t.long().cpu()]
 
     @property
     def has_terms(self) -> bool:
-        """Whether the bound has a diffusion term: not where the only step is the decoder's."""
+        """Whether the bound has a diffusion term; a chain whose only step is the decoder's has none."""
         return len(self.chain()) > 2

@@ -1,4 +1,4 @@
-"""Which t to evaluate: for an estimate of the sum over t, and for training."""
+"""Which t to evaluate: to estimate the sum over t, and to train."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from torch import Tensor, nn
 
 
 def stratified(u: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
-    """K draws from the law p over {0, …, n−1}, one from each of K equal strata of its distribution function.
+    """K samples from the distribution p over {0, …, n−1}, one from each of K equal strata of its distribution function.
 
     E[Σ_k weight_k · f(index_k)] = Σ_i f(i) exactly, for any p > 0; with p uniform and K = n, every index comes once.
 
     Args:
         u: independent uniforms in [0, 1), shape (B, K).
-        p: probabilities, shape (n,), positive, of sum one.
+        p: probabilities, shape (n,), positive, with sum 1.
 
     Returns:
         The indices and their weights 1/(K p), both of shape (B, K).
@@ -26,7 +26,7 @@ def stratified(u: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def harmonic(first: int, last: int) -> Tensor:
-    """A law over t = first … last, half uniform and half ∝ 1/t: the bound is made of its terms at small t.
+    """Probabilities of t = first … last, half uniform and half ∝ 1/t: the bound's terms are largest at small t.
 
     Returns:
         Probabilities in float64, shape (last − first + 1,).
@@ -36,16 +36,16 @@ def harmonic(first: int, last: int) -> Tensor:
 
 
 class LossProfile(nn.Module):
-    """The root mean square of the loss at each t, learned while training, and the law of t that it gives.
+    """The root mean square of the loss at each t, learned while training, and the distribution of t that follows.
 
     p(t) ∝ √E[L_t²] minimises the variance of L_t/p(t) (Nichol & Dhariwal 2021 (18)). Neighbouring t share a bin, and a
-    uniform share keeps every t alive.
+    uniform part keeps p(t) > 0.
 
     Args:
         T: the number of steps.
-        bins: how many bins share them.
-        decay: how much of the old mean square is kept at each visit.
-        floor: the share of draws that stays uniform.
+        bins: the number of bins.
+        decay: the factor of the old mean square at each update.
+        floor: the uniform part of p.
     """
 
     mean_square: Tensor
@@ -89,7 +89,7 @@ class LossProfile(nn.Module):
 
     @torch.no_grad()
     def update(self, t: Tensor, loss: Tensor) -> None:
-        """Let the losses of one batch, each at its t, move the profile; passes over what is not finite. Shape (B,)."""
+        """Update the profile with a batch's losses, shape (B,), each at its t; ignore those that are not finite."""
         loss, bins = loss.detach().double(), self.bin_of(t)
         finite = loss.isfinite()
         count = torch.zeros_like(self.mean_square).index_add_(0, bins, finite.double())

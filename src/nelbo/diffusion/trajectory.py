@@ -5,9 +5,9 @@
                + E_q[Σ_{t=1}^T ln q(x_t|x_{t−1}) − Σ_{t=2}^T ln p_θ(x_{t−1}|x_t)]              diffusion
                + E_q[−ln p_θ(x_0|x_1)]                                                         reconstruction
 
-This is the bottom-up bound of :mod:`nelbo.theory.hierarchy` with a fixed q, its levels summed in another way: every x_t
-comes from x_{t−1} by one step, and the network is asked at each: T evaluations for one estimate. The reconstruction is
-that of the denoising form; prior and diffusion are that form's plus and minus H_q(X_T|X_0).
+This is the bottom-up bound of :mod:`nelbo.theory.hierarchy` with a fixed q and a different grouping of the sum. Every
+x_t comes from x_{t−1} by one step, so one estimate needs T network evaluations. The reconstruction equals that of the
+denoising form; prior and diffusion are those of that form plus and minus H_q(X_T|X_0).
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def trajectory_terms(
     Args:
         gammas: −∞, γ_1, …, γ_T.
         reverse: p_θ(x_{t−1}|x_t) at x_t, t ≥ 2.
-        decoder: −ln p_θ(x_0|x_1) for these x_0.
-        x_0: clean examples, float64, shape (B, …): densities at neighbouring t cancel to a small difference.
+        decoder: x_1 → −ln p_θ(x_0|x_1) for these x_0.
+        x_0: clean examples, shape (B, …), float64 because densities at neighbouring t cancel to a small difference.
         noise: standard normal, of the shape of x_0, for the steps to x_1, x_2, … in turn.
 
     Returns:

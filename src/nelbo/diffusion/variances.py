@@ -23,14 +23,14 @@ def step_weight(gamma_s: Tensor, gamma_t: Tensor) -> Tensor:
 
 
 class ReverseVariance(ABC):
-    """σ², as a reverse step and as a term of the bound."""
+    """σ² of a reverse step, and its term of the bound."""
 
     @abstractmethod
     def var(self, denoised: Denoised, gamma_s: Tensor, gamma_t: Tensor) -> Tensor:
-        """σ² of the step, zero at γ_s = −∞, in the dtype of x̂_0 and shaped to multiply it.
+        """σ² of the step, 0 at γ_s = −∞, in the dtype of x̂_0 and of a shape to multiply it.
 
         Args:
-            denoised: what the denoiser says of z_t.
+            denoised: the denoiser's result at z_t.
             gamma_s, gamma_t: shape (B,), γ_s < γ_t.
         """
 
@@ -43,8 +43,8 @@ class ReverseVariance(ABC):
         """KL(q(z_s|z_t,x_0) ‖ p_θ(z_s|z_t)) of each image, in nats, shape (B,).
 
         Args:
-            denoised: what the denoiser says of z_t.
-            eps: ε, the noise that made z_t, shape (B, …).
+            denoised: the denoiser's result at z_t.
+            eps: ε, the noise in z_t, shape (B, …).
             gamma_s, gamma_t: shape (B,), both finite.
         """
         error = (eps - denoised.eps).square()
@@ -54,7 +54,7 @@ class ReverseVariance(ABC):
 
 
 class PosteriorVariance(ReverseVariance):
-    """σ² = β̃, the posterior's own."""
+    """σ² = β̃, the posterior's variance."""
 
     def var(self, denoised: Denoised, gamma_s: Tensor, gamma_t: Tensor) -> Tensor:
         return per_image(posterior_var(gamma_s, gamma_t), denoised.x_0)
@@ -66,14 +66,14 @@ class PosteriorVariance(ReverseVariance):
 
 
 class ForwardVariance(ReverseVariance):
-    """σ² = β, that of the forward step."""
+    """σ² = β, the forward step's variance."""
 
     def var(self, denoised: Denoised, gamma_s: Tensor, gamma_t: Tensor) -> Tensor:
         return per_image(step_var(gamma_s, gamma_t) * gamma_s.isfinite(), denoised.x_0)
 
 
 class LearnedVariance(ReverseVariance):
-    """ln σ² = v ln β + (1 − v) ln β̃ for each pixel, v being the denoiser's ``fraction``."""
+    """ln σ² = v ln β + (1 − v) ln β̃ for each pixel, where v is the denoiser's ``fraction``."""
 
     def var(self, denoised: Denoised, gamma_s: Tensor, gamma_t: Tensor) -> Tensor:
         """ln σ² = v ln β + (1 − v) ln β̃, exponentiated."""

@@ -1,4 +1,4 @@
-"""Other libraries' formats."""
+"""Formats of other libraries."""
 
 from nelbo.interchange.pipelines import Pipeline, read_pipeline, write_pipeline
 

@@ -1,10 +1,10 @@
-"""diffusers' folders of a ``UNet2DModel`` and a scheduler, as JSON and safetensors, in and out.
+"""Read and write diffusers' folders of a ``UNet2DModel`` and a scheduler, as JSON and safetensors.
 
     DIR/model_index.json
     DIR/unet/config.json, diffusion_pytorch_model.safetensors
     DIR/scheduler/scheduler_config.json
 
-A folder of the network alone has its scheduler_config.json beside config.json. Pickled weights are not opened.
+A folder of the network alone needs scheduler_config.json beside config.json. Pickled weights are not read.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from torch import Tensor
 from nelbo.diffusion import schedules
 from nelbo.errors import InputError
 from nelbo.files import atomic_write, sync_folder, write_synced
+from nelbo.nn.unet2d import NULLS
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 LARGEST_JSON = 4_000_000
-"""Bytes; a thousand β take 20,000."""
+"""In bytes; a thousand β take 20,000."""
 MOST_STEPS = 100_000
 PREDICTS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 VARIANCES = {
@@ -37,19 +38,17 @@ VARIANCES = {
     "learned_range": "learned",
 }
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""What attention's layers were called before diffusers 0.15."""
-NULLS = {"mid_block_type": "none", "attention_head_dim": 0}
-"""What stands here for diffusers' null."""
+"""Names of attention layers before diffusers 0.15."""
 
 
 class Pipeline(NamedTuple):
-    """A network, and how it is to be read.
+    """A network and its scheduler.
 
     Attributes:
         network: diffusers' settings of its ``UNet2DModel``.
-        tensors: its weights, float32, by its own names.
-        betas: β_1 … β_T, float64, each exactly as diffusers has it in float32.
-        predict: what the network gives: ``eps``, ``x0`` or ``v``.
+        tensors: its weights, float32, with its own names.
+        betas: β_1 … β_T, float64, with the exact float32 values of diffusers.
+        predict: the network's prediction: ``eps``, ``x0`` or ``v``.
         reverse_variance: of the reverse step: ``beta``, ``beta_tilde`` or ``learned``.
     """
 
@@ -61,20 +60,20 @@ class Pipeline(NamedTuple):
 
 
 def read_pipeline(folder: Path) -> Pipeline:
-    """A pipeline from its folder.
+    """Read a pipeline from its folder.
 
     Raises:
-        InputError: it is not one, or has something that a ``ddpm`` cannot be.
+        InputError: it is not a pipeline, or a ``ddpm`` cannot represent it.
     """
     if not folder.is_dir():
-        raise InputError(str(folder), "there is no such folder")
+        raise InputError(str(folder), "this folder does not exist")
     unet, scheduler = folder / "unet", folder / "scheduler"
     if not unet.is_dir():
         unet = scheduler = folder
     network = read_json(unet / "config.json")
     name = network.get("_class_name", "UNet2DModel")
     if name != "UNet2DModel":
-        raise InputError(f"{unet / 'config.json'}: _class_name", f"{name!r} is not UNet2DModel, the one that is read")
+        raise InputError(f"{unet / 'config.json'}: _class_name", f"{name!r} is not supported; only UNet2DModel is")
     place = scheduler / "scheduler_config.json"
     config = read_json(place)
     return Pipeline(
@@ -90,15 +89,15 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
-        InputError: it is not there, too large, or not one.
+        InputError: the file does not exist, is too large, or is not a JSON object.
     """
     try:
         if path.stat().st_size > LARGEST_JSON:
-            raise InputError(str(path), f"has more than {LARGEST_JSON:,} bytes, too many for settings")
+            raise InputError(str(path), f"is larger than {LARGEST_JSON:,} bytes, too large for settings")
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         what = "a pipeline with unet/ and scheduler/, or a UNet2DModel with its scheduler_config.json beside it"
-        raise InputError(str(path), f"is not there; give the folder of {what}") from None
+        raise InputError(str(path), f"does not exist; give the folder of {what}") from None
     except OSError as error:
         raise InputError(str(path), f"cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
@@ -109,17 +108,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The network's weights in float32, old names made new.
+    """The network's weights in float32, under their current names.
 
     Raises:
-        InputError: there are none in safetensors, or the file is damaged.
+        InputError: there are no safetensors, or the file is damaged.
     """
     path = folder / WEIGHTS
     if not path.is_file():
         others = {"*.bin": "are pickled, which can run code", "*.safetensors.index.json": "are in several files"}
         why = [f"; those in {folder} {why}" for pattern, why in others.items() if any(folder.glob(pattern))]
         fix = "save it again with save_pretrained(…, safe_serialization=True)" + ", in one file" * bool(why)
-        raise InputError(str(path), f"is not there{''.join(why)}; {fix}")
+        raise InputError(str(path), f"does not exist{''.join(why)}; {fix}")
     try:
         tensors = safetensors.torch.load_file(path)
     except OSError as error:
@@ -130,7 +129,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def new_name(name: str) -> str:
-    """A parameter's name as diffusers has had it since 0.15.
+    """A parameter's name in diffusers since 0.15.
 
     >>> new_name("mid_block.attentions.0.proj_attn.weight")
     'mid_block.attentions.0.to_out.0.weight'
@@ -140,14 +139,14 @@ def new_name(name: str) -> str:
 
 
 def chosen(config: Mapping[str, Any], field: str, known: Mapping[str, str], default: str, place: Path) -> str:
-    """What one of the scheduler's words is here.
+    """nelbo's value for one of the scheduler's settings.
 
     Raises:
-        InputError: there is no such thing here.
+        InputError: nelbo does not have it.
     """
     word = config.get(field) or default
     if not isinstance(word, str) or word not in known:
-        raise InputError(f"{place}: {field}", f"{word!r} is not read; those that are: {', '.join(known)}")
+        raise InputError(f"{place}: {field}", f"{word!r} is not supported; supported are: {', '.join(known)}")
     return known[word]
 
 
@@ -155,10 +154,10 @@ def betas_of(config: Mapping[str, Any], place: Path) -> Tensor:
     """β_1 … β_T of a scheduler, as diffusers computes them in float32, shape (T,), float64.
 
     Raises:
-        InputError: a schedule that is not read, or one whose β are not strictly between 0 and 1.
+        InputError: the schedule is not supported, or a β is not strictly between 0 and 1.
     """
     if config.get("rescale_betas_zero_snr"):
-        raise InputError(f"{place}: rescale_betas_zero_snr", "makes β_T 1, and a bound needs some signal at T")
+        raise InputError(f"{place}: rescale_betas_zero_snr", "makes β_T 1, but a bound needs some signal at T")
     trained = config.get("trained_betas")
     if trained is not None:
         betas = numbers(trained, f"{place}: trained_betas")
@@ -178,20 +177,20 @@ def numbers(values: Any, where: str) -> Tensor:
     """Numbers as float32, shape (n,).
 
     Raises:
-        InputError: they are something else, or none, or too many.
+        InputError: the values are not numbers, or are none or too many.
     """
     if not isinstance(values, list) or not 1 <= len(values) <= MOST_STEPS:
-        raise InputError(where, f"must be from 1 to {MOST_STEPS:,} numbers")
+        raise InputError(where, f"must be a list of 1 to {MOST_STEPS:,} numbers")
     if any(type(value) not in (int, float) for value in values):
         raise InputError(where, "must be numbers")
     return torch.tensor([float(value) for value in values], dtype=torch.float64).float()
 
 
 def named_betas(name: Any, first: float, last: float, T: int, place: Path) -> Tensor:
-    """β by the name of their schedule, float32, shape (T,).
+    """β of a named schedule, float32, shape (T,).
 
     Raises:
-        InputError: an unknown name.
+        InputError: the name is unknown.
     """
     if name == "linear":
         return torch.linspace(first, last, T, dtype=torch.float32)
@@ -202,14 +201,14 @@ def named_betas(name: Any, first: float, last: float, T: int, place: Path) -> Te
     if name == "sigmoid":
         return torch.sigmoid(torch.linspace(-6, 6, T)) * (last - first) + first
     known = "linear, scaled_linear, squaredcos_cap_v2, sigmoid"
-    raise InputError(f"{place}: beta_schedule", f"{name!r} is not read; those that are: {known}")
+    raise InputError(f"{place}: beta_schedule", f"{name!r} is not supported; supported are: {known}")
 
 
 def write_pipeline(folder: Path, pipeline: Pipeline) -> None:
     """Write a pipeline that ``DDPMPipeline.from_pretrained`` loads.
 
     Raises:
-        OSError: it cannot be written; nothing is left then.
+        OSError: it cannot be written; no files remain then.
     """
     network = {key: None if value == NULLS.get(key, ()) else value for key, value in pipeline.network.items()}
     words = {here: theirs for theirs, here in reversed((PREDICTS | VARIANCES).items())}

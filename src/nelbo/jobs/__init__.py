@@ -1,1 +1,1 @@
-"""What nelbo does for a user: train, fit, sample, score, describe. The command line and Python call the same."""
+"""The tasks of nelbo: train, fit, sample, score, describe. The command line and Python call the same functions."""

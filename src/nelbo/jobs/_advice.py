@@ -1,4 +1,4 @@
-"""Command lines for messages: what a user can paste to get what is missing."""
+"""Command lines for messages, which the user can paste."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from nelbo.options import DataOptions
 from nelbo.report.paths import unused
 
 MINUTES = 5
-"""How long an ``ae`` is to be trained for its codes: images of up to 64 × 64 are told apart by then."""
+"""Minutes to train an ``ae`` whose codes serve as features; enough for images of up to 64 × 64."""
 
 
 def data_words(options: DataOptions) -> list[str]:
-    """The options that read these data: ``--data``, and those that are not at their default."""
+    """The options that read these data: ``--data``, and those without their default value."""
     words = []
     for name, field in DataOptions.model_fields.items():  # a run records more than these
         value = getattr(options, name)
@@ -24,13 +24,13 @@ def data_words(options: DataOptions) -> list[str]:
 
 
 def pasteable(words: Iterable[str | Path]) -> str:
-    """A command line of nelbo as a shell takes it."""
+    """A nelbo command line, quoted for a shell."""
     return shlex.join(["nelbo", *map(str, words)])
 
 
 def codes_instead(options: DataOptions, name: str) -> str:
-    """How to get features of images without labels: the command, and how long it takes."""
+    """How to get features of images without labels: the command, and its duration."""
     out = unused(Path("runs"), f"ae-{name}", "")
     command = pasteable(["train", "ae", *data_words(options), "--minutes", str(MINUTES), "--out", out])
     then = f"then add --features {shlex.quote(str(out))} to 'nelbo evaluate'"
-    return f"an ae's codes will do: {command} (it stops after {MINUTES} minutes, by --minutes), {then}"
+    return f"use an ae's codes: {command} (it stops after {MINUTES} minutes, by --minutes), {then}"

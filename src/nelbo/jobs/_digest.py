@@ -1,4 +1,4 @@
-"""What a kept number depends on, as digests: other weights, settings, images or code make another key."""
+"""Digests of what a stored result depends on: weights, settings, images and code."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from nelbo.config.trained import weight_settings
 from nelbo.jobs.run import WEIGHTS, Run
 
 REVISION = 1
-"""Of the code that measures. Raise it by one with every change after which the same weights and images give another
-number: in a bound or its estimator, in the noise of a seed, in a sampler's defaults, in a distance."""
+"""Revision of the measuring code. Increase it with every change after which the same weights and images give another
+result: in a bound or its estimator, in the noise of a seed, in a sampler's defaults, in a distance.
+"""
 
 
 def digest_of(value: Any) -> str:
@@ -21,10 +22,10 @@ def digest_of(value: Any) -> str:
 
 
 def digests(run: Run, weights: str) -> dict[str, str]:
-    """What identifies a run's model and the code that measures it.
+    """The digests of a run's model and of the measuring code.
 
     Args:
-        run: the run; its weights have to be loaded first, which compares them with the hash that state.json has.
+        run: the run, with its weights loaded, which compares them with the hash in state.json.
         weights: ``ema`` or ``raw``.
     """
     return {

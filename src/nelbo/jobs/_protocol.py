@@ -1,30 +1,30 @@
-"""Which kept scores of several runs stand beside each other: those of the same images."""
+"""Comparable stored scores of several runs: those of the same images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from nelbo.jobs._digest import digests
 from nelbo.jobs.kept import read_kept
 from nelbo.jobs.run import Run
 from nelbo.jobs.score import score
 from nelbo.models.base import GenerativeModel, LikelihoodModel
-from nelbo.report.results import Evaluation, Score
+from nelbo.report.results import ComparedRun, Evaluation, Score
 
 R = TypeVar("R", Score, Evaluation)
 ESTIMATE = ("data_sha256", "split", "n", "form", "timesteps", "k", "replicates", "seed")
-"""What tells the scores of one model on its own data from each other."""
+"""The fields that distinguish scores of one model on its own data."""
 
 
 def kept_results(run: Run, split: str, result: type[R], kind: str) -> list[R]:
-    """What RUN/scores holds of this kind on the run's own data, of its latest averaged weights and by this code.
+    """The results in RUN/scores of this kind, on the run's own data, with its latest EMA weights and this code.
 
     Args:
         run: the run.
-        split: of its data.
-        result: the class of what is held.
-        kind: as the result says it.
+        split: the split of its data.
+        result: the class of the results.
+        kind: the value of their field ``kind``.
     """
     own = {"data_sha256": run.config.images.sha256, "weights": "ema", "kind": kind, **digests(run, "ema")}
     found = []
@@ -36,27 +36,26 @@ def kept_results(run: Run, split: str, result: type[R], kind: str) -> list[R]:
 
 
 def widest(scores: Sequence[Score]) -> Score | None:
-    """The score of the most images, and of these the one that took the most evaluations."""
+    """The score of the most images; among equals, the one with the most evaluations."""
     return max(scores, key=lambda each: (each.n, each.evaluations or 0), default=None)
 
 
 def images_of(known: Score) -> tuple[str, str, int]:
-    """Which images a score is of. The hash holds their shape and levels."""
+    """The images of a score. Their hash includes shape and levels."""
     return known.data_sha256, known.split, known.n
 
 
 def scores_of(
     runs: Sequence[Run], models: Sequence[GenerativeModel], split: str, compute: bool, limit: int | None
 ) -> list[Score | None]:
-    """The score to show of each run: of the same images, if there are such scores.
+    """The score to show of each run; of the same images if possible.
 
     Args:
         runs, models: the runs, and their models.
-        split: of the data.
-        compute: measure every bound under one protocol: the same images for runs of the same data, the family's first
-            form, the default number of t and replicates, seed 0. What is kept is not measured again.
-        limit: the first so many images; as many as any run of the same data was scored on before, if None; the whole
-            split if there is none.
+        split: the split of the data.
+        compute: whether to measure every bound with the same settings: the same images for runs of the same data, the
+            family's first form, the default number of t and replicates, seed 0. Stored results are reused.
+        limit: the number of images; None for the largest number of any earlier score on the same data, or else all.
     """
     kinds = [next(iter(m.forms.values())).kind if isinstance(m, LikelihoodModel) else "none" for m in models]
     kept = [kept_results(run, split, Score, kind) for run, kind in zip(runs, kinds, strict=True)]
@@ -79,25 +78,20 @@ def scores_of(
     return [widest(own) for own in kept]
 
 
-def unlike(facts: Sequence[dict[str, Any]], scores: Sequence[Score | None]) -> str | None:
-    """Why the runs are no ranking, in one line; None where all of them are of the same images.
-
-    Args:
-        facts: of each run its name, data, data_sha256, shape, levels and split.
-        scores: of each run, if it has one.
-    """
-    data = {run["data_sha256"] for run in facts}
-    bounds = [None if known is None or known.bits_per_dim is None else known for known in scores]
+def unlike(runs: Sequence[ComparedRun]) -> str | None:
+    """A line that explains why the runs cannot be ranked, or None if all are of the same images."""
+    data = {run.data_sha256 for run in runs}
+    bounds = [None if run.score is None or run.score.bits_per_dim is None else run.score for run in runs]
     if len(data) < 2 and len({images_of(known) for known in bounds if known is not None}) < 2:
         return None
     listed = "; ".join(
-        f"{run['name']}: {run['data']} {'×'.join(map(str, run['shape']))}, {run['levels']} levels, {run['split']}, "
+        f"{run.name}: {run.data} {'×'.join(map(str, run.shape))}, {run.levels} levels, {run.split}, "
         + ("not scored" if known is None else f"{known.n:,} images")
-        for run, known in zip(facts, bounds, strict=True)
+        for run, known in zip(runs, bounds, strict=True)
     )
     fix = (
-        "bits/dim of different data do not compare"
+        "bits/dim of different data cannot be compared"
         if len(data) > 1
-        else "'nelbo compare --score' scores all on the same"
+        else "'nelbo compare --score' scores all on the same images"
     )
-    return f"not of the same images, so neither ranked nor subtracted ({listed}); {fix}"
+    return f"not of the same images, so there is no ranking and no difference ({listed}); {fix}"

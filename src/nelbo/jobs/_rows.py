@@ -1,4 +1,4 @@
-"""A score as a table of images: where each comes from, and what it costs."""
+"""A score as a table with one row per image."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from nelbo.units import bits_per_dim
 
 
 def write_per_image(result: LikelihoodScore, dataset: Dataset, split: str, out: Path, *, sort: bool = False) -> None:
-    """One row per image: what it is, then each term and the total in nats and in bits/dim.
+    """One row per image: its source, then each term and the total in nats and in bits/dim.
 
-    ``image`` is its index in the split that was scored, ``source`` its path in the folder or its row in the array;
-    ``label`` is empty without labels. The file is UTF-8; a path that is not keeps its bytes (``surrogateescape``).
+    ``image`` is its index in the scored split, ``source`` its path in the folder or its row in the array; ``label`` is
+    empty without labels. The file is UTF-8; other bytes of a path are kept (``surrogateescape``).
 
     Args:
         result: the score of the first images of a split.
         dataset: the images.
         split: train, val, test or all.
         out: the file, which must not exist.
-        sort: the highest total first, rather than in the order of the split.
+        sort: whether to put the highest total first, instead of the split's order.
     """
     names = [*result.terms, "total"]
     columns = {name: result.estimates(name).mean(1).tolist() for name in names}

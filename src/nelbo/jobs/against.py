@@ -1,4 +1,4 @@
-"""A model as an anomaly detector: its score of other images against images of its own data."""
+"""A model as an anomaly detector: scores of other images against scores of its own data."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ PIECES, REFERENCE = 16, 1000
 
 
 def against_key(request: ScoreRequest) -> dict[str, Any]:
-    """The fields of a score that say which images of the run's own are to be told from the others.
+    """The fields of a score that name the run's own images for the comparison.
 
     Raises:
-        InputError: the same data twice, or a set of fewer than 2 images.
+        InputError: both data are the same, or a set has fewer than 2 images.
     """
     split, others = request.options.against, request.dataset
     if split is None:
         return {}
     own = chosen_data(request.run, None)
     if others.sha256 == own.sha256:
-        raise InputError("against", f"{others.name} is the run's own data; name others with `data`")
+        raise InputError("against", f"{others.name} is the run's own data; choose other images with `data`")
     for data, name in ((others, request.options.split), (own, split), (own, "val")):
         n = len(data.split(name))
         if n < 2:
-            raise InputError("against", f"the {name} split of {data.name} has {n} images; it takes at least 2")
+            raise InputError("against", f"the {name} split of {data.name} has {n} images, but at least 2 are needed")
     if request.options.limit == 1:
-        raise InputError("limit", "an AUROC takes at least 2 images of each set")
+        raise InputError("limit", "an AUROC needs at least 2 images of each set")
     return {"against_split": split, "against_sha256": own.sha256}
 
 
@@ -46,13 +46,13 @@ def compared(
     of_others: LikelihoodScore,
     measure: Callable[[LikelihoodModel, Tensor, str], LikelihoodScore],
 ) -> Detection:
-    """AUROC of the total, and of the profile over t where there is one; above ½ where the others look stranger.
+    """AUROC of the total, and of the profile over t if there is one; above ½ if the others are more unusual.
 
     Args:
-        request: the images that may be anomalies, and the run, whose ``val`` split says what profiles are usual.
-        model: its model, in as many steps as was asked for.
-        of_others: the score of these images.
-        measure: gives the score of others, with a label for the progress bar.
+        request: the possible anomalies, and the run, whose ``val`` split defines normal profiles.
+        model: the run's model, in the requested number of steps.
+        of_others: the score of the possible anomalies.
+        measure: scores images, with a label for the progress bar.
     """
     run, options = request.run, request.options
     split = str(options.against)

@@ -1,4 +1,4 @@
-"""What a run or a data set is, and everything that decided it, in a few lines."""
+"""A run or a data set in a few lines, with all its settings."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def info(what: str | Path | Run, options: DataOptions | None = None) -> dict[str
         options: how to read a SPEC.
 
     Returns:
-        name → value, for people or for ``json``.
+        name → value, as printed by ``nelbo info``.
 
     Raises:
-        InputError: it is neither.
+        InputError: ``what`` is neither a run nor a SPEC.
     """
     if isinstance(what, Run):
         return describe_run(what)
@@ -62,16 +62,16 @@ def describe_data(options: DataOptions) -> dict[str, Any]:
 
 
 def of_the_model(settings: dict[str, Any], parts: Mapping[str, str]) -> dict[str, Any]:
-    """The settings of a model, without those of nelbo's own network where the network came from Python."""
+    """The settings of a model, without those of nelbo's own network if the network is from Python."""
     hidden = UNetOptions.model_fields if "network" in parts else {}
     return {name: value for name, value in settings.items() if name not in hidden}
 
 
 def describe_run(run: Run) -> dict[str, Any]:
-    """A run: its settings, how far it is, and what its family has to say of itself."""
+    """A run: its settings, its progress, and the facts of its family."""
     config = run.config
     state = read_state(run.checkpoint) if latest_checkpoint(run.path) else {"step": 0, "seconds": 0.0}
-    missing = sorted((config.parts or {}).keys() - run.parts.keys())  # of such a model the settings alone are told
+    missing = sorted((config.parts or {}).keys() - run.parts.keys())  # without them only the settings are shown
     with torch.device("cpu"):
         model = None if missing else build_model(config, **run.parts)
     plain = config.model_dump(mode="json", serialize_as_any=True)

@@ -1,10 +1,11 @@
-"""Distil a diffusion run: another run, whose model draws in a few steps what the first draws in many."""
+"""Distil a diffusion run: a new run, whose model samples in a few steps."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from nelbo.check import checked
 from nelbo.config.families import family_module
 from nelbo.config.files import RunConfig, merged, versions, write_run_config
 from nelbo.config.trained import weight_settings
@@ -16,64 +17,49 @@ from nelbo.jobs.settings import Request, complete_recipe
 from nelbo.jobs.training import Work, fresh_model, require_doable, train_together
 from nelbo.models._distilled import DistillationOptions, Distilled
 from nelbo.models.diffusion import Diffusion
-from nelbo.options import TrainingOptions
+from nelbo.options import DistillOptions, TrainingOptions
 from nelbo.report.paths import free, unused
 from nelbo.training import Trainer, load_weights
-from nelbo.training.machine import conditions, pick_device
+from nelbo.training.machine import conditions
 
 DEFAULT_MINUTES = 5.0
 TEACHER_STEPS = 64
-"""About so many: the least multiple of the student's that is not below."""
+"""The default is the smallest multiple of the student's steps that is at least this."""
 
 
-def distill(
-    path: str | Path,
-    *,
-    steps: int = 4,
-    teacher_steps: int | None = None,
-    out: str | Path | None = None,
-    resume: bool = False,
-    minutes: float | None = None,
-    train_steps: int | None = None,
-    lr: float | None = None,
-    seed: int | None = None,
-    device: str | None = None,
-) -> Path:
-    """Train a student that draws in ``steps`` steps, from the averaged weights of a run, on the run's own data.
+def distill(path: str | Path, *, options: DistillOptions | None = None, **settings: Any) -> Path:
+    """Train a student that samples in a few steps, from the EMA weights of a run, on the run's own data.
 
     Args:
         path: the run to distil, a ``ddpm`` or ``vdm``.
-        steps: K, network evaluations per image of the student.
-        teacher_steps: N, those of the teacher, a multiple of K; about 64 if None.
-        out: the run to make; ``runs/NAME-K-steps`` if None.
-        resume: go on with the run in ``out``.
-        minutes, train_steps: how long to train; 5 minutes if neither is given.
-        lr, seed, device: as of ``train``; the teacher's if None.
+        options: the options; or give
+        settings: any fields of :class:`~nelbo.options.DistillOptions` by name, ``steps=2``.
 
     Returns:
         The student's run directory.
 
     Raises:
-        InputError: anything that cannot be used; nothing has been written then.
-        Interrupted: stopped by a signal, after a checkpoint.
+        InputError: an argument cannot be used; nothing has been written then.
+        Interrupted: a signal stopped the training, after a checkpoint.
     """
-    if minutes is not None and train_steps is not None:
-        raise InputError("minutes, train_steps", "both say how long to train; give one")
-    given = {"minutes": minutes, "steps": train_steps, "lr": lr, "seed": seed, "device": device}
+    options = options or checked(DistillOptions, settings)
+    steps, student = options.steps, options.out
+    if options.minutes is not None and options.train_steps is not None:
+        raise InputError("minutes, train_steps", "both set the length of the training; give only one")
+    given = {"steps": options.train_steps, **options.model_dump(include={"minutes", "lr", "seed", "device"})}
     given = {name: value for name, value in given.items() if value is not None}
-    if resume:
-        if out is None:
-            raise InputError("resume", "needs the run to go on with; add `out` RUN")
-        student = Path(out)
+    if options.resume:
+        if student is None:
+            raise InputError("resume", "needs the run to continue; add `out` RUN")
         return train_together(
             lambda: resume_run(require_student(Run(student), steps), Request(Run(student).config.family, {}, {}, given))
         )
-    how = {"steps": steps, "teacher_steps": teacher_steps or -(-TEACHER_STEPS // steps) * steps}
-    return train_together(lambda: begun(Run(path), how, given, out))
+    how = {"steps": steps, "teacher_steps": options.teacher_steps or -(-TEACHER_STEPS // steps) * steps}
+    return train_together(lambda: begun(Run(path), how, given, student))
 
 
-def begun(source: Run, how: dict[str, Any], given: dict[str, Any], out: str | Path | None) -> Work:
-    """A new run of a student, with its teacher in it."""
+def begun(source: Run, how: dict[str, Any], given: dict[str, Any], out: Path | None) -> Work:
+    """A new run of a student, which includes its teacher."""
     how = {"teacher": str(source.path.resolve()), **how}
     steps = how["steps"]
     config = settings(source, merged(DistillationOptions, "distillation", how, {}, None), given)
@@ -83,8 +69,8 @@ def begun(source: Run, how: dict[str, Any], given: dict[str, Any], out: str | Pa
     load_weights(model.teacher, source.checkpoint, "ema")
     model.begin()
     name = f"{source.path.name}-{steps}-step{'s' * (steps > 1)}"
-    out = unused(Path("runs"), name, "") if out is None else free(Path(out), "out")
-    with atomic_write(out) as aside:  # with a checkpoint from the start: nothing else holds the teacher
+    out = unused(Path("runs"), name, "") if out is None else free(out, "out")
+    with atomic_write(out) as aside:  # with a checkpoint from the start, which contains the teacher
         aside.mkdir()
         write_run_config(aside, config)
         images = source.dataset.for_training[0]
@@ -93,35 +79,34 @@ def begun(source: Run, how: dict[str, Any], given: dict[str, Any], out: str | Pa
 
 
 def settings(source: Run, how: DistillationOptions, given: dict[str, Any]) -> RunConfig:
-    """The settings of the student's run: its teacher's, but for how it is trained.
+    """The settings of the student's run: its teacher's, with other training options.
 
     Raises:
-        InputError: the run is no diffusion model, was distilled already, or its data have changed.
+        InputError: the run is not of a diffusion model, is itself distilled, or its data have changed.
     """
     config = source.config
     if config.distillation is not None:
-        raise InputError(str(source.path), f"was distilled itself; distil {config.distillation.teacher}")
+        raise InputError(str(source.path), f"is itself distilled; distil {config.distillation.teacher}")
     if not issubclass(family_module(config.family).MODEL, Diffusion):
-        raise InputError(str(source.path), f"is a run of {config.family}; only ddpm and vdm walk in steps")
+        raise InputError(str(source.path), f"is a run of {config.family}; only ddpm and vdm can be distilled")
     require_unchanged(source)
     own = {"minutes": None, "steps": None, "compile": "auto", "warmup": TrainingOptions().warmup}
     length = {} if {"minutes", "steps"} & set(given) else {"minutes": DEFAULT_MINUTES}
     recipe = {**config.training.model_dump(), **own, **length, **given}
     training = complete_recipe(merged(TrainingOptions, "training", recipe, {}, None))
-    pick_device(training.device)
     made = {"versions": versions(config.family), "machine": conditions(training)}
     return config.model_copy(update={"training": training, "distillation": how, "trained_on": (), **made})
 
 
 def require_student(run: Run, steps: int) -> Run:
-    """The run itself, if it was distilled to so many steps.
+    """The run, if it is distilled to this number of steps.
 
     Raises:
-        InputError: it was not.
+        InputError: it is not.
     """
     how = run.config.distillation
     if how is None:
-        raise InputError("resume", f"{run.path} was not distilled; go on with it by 'nelbo train'")
+        raise InputError("resume", f"{run.path} is not distilled; continue it with 'nelbo train'")
     if how.steps != steps:
-        raise InputError("steps", f"{run.path} is distilled to {how.steps}; give that to resume")
+        raise InputError("steps", f"{run.path} is distilled to {how.steps} steps; use that number to resume")
     return run

@@ -1,4 +1,4 @@
-"""Evaluate a run by its samples: distances, modes and copies, kept in RUN/scores/ beside its bits/dim."""
+"""Evaluate a run by its samples: distances, modes and copies, stored in RUN/scores/."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ from nelbo.report.results import Evaluation
 SHOWN = 48
 DRAWN_AT_ONCE = 64
 SPREAD = 1000
-"""Samples and images, at most, whose pixels are compared for collapse."""
+"""The largest number of samples and images for the detection of collapse by pixels."""
 LEAST = 20
-"""Images, at least, to compare samples with."""
+"""The smallest number of images to compare samples with."""
 
 
 def evaluate(run: str | Path | Run, *, options: EvaluateOptions | None = None, **settings: Any) -> Evaluation:
-    """Draw images and measure them beside a split, in a feature space; training images are looked at for copies.
+    """Draw samples and compare them with a split in a feature space; also search for copies of training images.
 
     Args:
         run: the run, or its directory.
-        options: which samples, and how to measure; or else
-        settings: any field of :class:`~nelbo.options.EvaluateOptions` by name, ``samples=2000``.
+        options: the samples and the measurement, or
+        settings: fields of :class:`~nelbo.options.EvaluateOptions` by name, such as ``samples=2000``.
 
     Returns:
-        What ``nelbo evaluate --json`` prints, typed.
+        The result of ``nelbo evaluate --json``, typed.
 
     Raises:
-        InputError: anything that cannot be used.
+        InputError: an argument cannot be used.
     """
     options = options or checked(EvaluateOptions, settings, str)
     if options.neighbours is not None:
@@ -82,7 +82,7 @@ def evaluate(run: str | Path | Run, *, options: EvaluateOptions | None = None, *
 
 
 def key_of(run: Run, options: EvaluateOptions, space: Features) -> dict[str, Any]:
-    """The fields of an evaluation that say of which images and samples it is, and in which features."""
+    """The fields of an evaluation that name its images, samples and features."""
     learnt_from = ("data_sha256", "model_sha256")
     return {
         "family": run.config.family,
@@ -100,7 +100,7 @@ def key_of(run: Run, options: EvaluateOptions, space: Features) -> dict[str, Any
 
 
 def measured(space: Features, drawn: Tensor, unseen: Tensor, train: Tensor, step: int) -> dict[str, Any]:
-    """Everything that the feature space says of the samples."""
+    """All measures of the samples in the feature space."""
     sets = {"samples": drawn, "images": unseen, "training images": train}
     features = [
         shared_rows(space.embed, images, f"features of {len(images):,} {name}") for name, images in sets.items()
@@ -125,13 +125,13 @@ def measured(space: Features, drawn: Tensor, unseen: Tensor, train: Tensor, step
 
 
 def warnings(spreads: dict[str, object], step: int) -> list[str]:
-    """What is wrong with samples that differ this much after so many steps of training."""
+    """A warning for samples that have collapsed, after enough steps of training."""
     line = collapse_line(spreads)
-    return [] if line is None or 0 < step < TOO_EARLY else [line]  # an imported run has taken no step here
+    return [] if line is None or 0 < step < TOO_EARLY else [line]  # an imported run has step 0
 
 
 def draw_neighbours(drawn: Tensor, train: Tensor, levels: int, out: Path) -> None:
-    """Samples beside the training images nearest to them, pixel by pixel."""
+    """Samples beside the nearest training images, by pixels."""
     _, index = nearest(drawn.flatten(1).float(), train.flatten(1).float())
     sheet = beside(grid(drawn, levels), "drawn", grid(train[index], levels), "nearest training images")
     with atomic_write(out) as aside:

@@ -1,4 +1,4 @@
-"""Features to compare sets of images in: a small classifier of the data's own labels, or the codes of an ``ae``."""
+"""Feature spaces: a small classifier of the data's labels, or the codes of an ``ae``."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 
+from nelbo.check import checked
 from nelbo.config.files import CONFIG
 from nelbo.data import Dataset
 from nelbo.errors import InputError
 from nelbo.files import naming, replace_text, write_synced
 from nelbo.jobs._advice import codes_instead, data_words, pasteable
 from nelbo.jobs._digest import digests
-from nelbo.jobs.run import Run, read_data
+from nelbo.jobs.run import Run, read_data, scoring_device
 from nelbo.metrics.inception import inception
 from nelbo.models.ae import AE
 from nelbo.nn import default_widths
 from nelbo.nn.classifier import Classifier
-from nelbo.options import DataOptions
+from nelbo.options import DataOptions, FeaturesOptions
 from nelbo.report.paths import free, reachable
 from nelbo.report.progress import bar
 from nelbo.rng import permutation
 from nelbo.theory.likelihoods import to_unit
-from nelbo.training.machine import autocast, pick_device
+from nelbo.training.machine import autocast
 
 WEIGHTS, ABOUT = "features.safetensors", "features.json"
 FORMAT = 1
 INCEPTION = "inception"
 BATCH = 64
-EPOCHS = 8
 SHIFT = 2
-"""Training images are moved by up to so many pixels: a digit is the same a little to the left."""
+"""Training images are shifted by up to this number of pixels."""
 
 
 class Features(NamedTuple):
     """A feature space.
 
     Attributes:
-        name: what stands behind FD- and KD-, which are FID and KID of Inception's features.
+        name: the suffix of FD- and KD-; with Inception's features these are FID and KID.
         sha256: of the weights.
-        about: what else there is to say of it: accuracy, data.
+        about: further facts: accuracy, data.
         embed: integer levels (B, C, H, W) → features (B, d).
-        classify: the same → class probabilities (B, K); None without classes.
+        classify: integer levels (B, C, H, W) → class probabilities (B, K); None without classes.
     """
 
     name: str
@@ -64,28 +64,28 @@ class Features(NamedTuple):
 
 
 def usual_place(name: str, sha256: str) -> Path:
-    """Where the features of a data set are kept unless told."""
+    """The default folder of a data set's features."""
     return Path(user_cache_dir("nelbo")) / "features" / f"{name}-{sha256[:12]}"
 
 
 def features(
-    data: DataOptions, *, out: Path | None = None, epochs: int = EPOCHS, seed: int = 0, device: str = "auto"
+    data: DataOptions, *, options: FeaturesOptions | None = None, **settings: Any
 ) -> tuple[Path, dict[str, Any]]:
-    """Train a classifier on the data's labels, and keep it.
+    """Train a classifier on the data's labels, and store it.
 
     Args:
         data: the images.
-        out: a new folder for it; one in the user's cache, replaced if there, if None.
-        epochs: how often to go through the training images.
-        seed: of the weights and of the order.
-        device: where to compute.
+        options: the options; or give
+        settings: any fields of :class:`~nelbo.options.FeaturesOptions` by name, ``epochs=4``.
 
     Returns:
-        Where it is, and what ``features.json`` holds.
+        Its folder, and the contents of ``features.json``.
 
     Raises:
-        InputError: images without labels, or a folder that exists.
+        InputError: the images have no labels, or the folder exists.
     """
+    options = options or checked(FeaturesOptions, settings)
+    out, epochs, seed = options.out, options.epochs, options.seed
     if out is not None:
         free(out, "out")
         reachable(out, "out")
@@ -93,12 +93,12 @@ def features(
     labels = dataset.split_labels("train")
     if labels is None or not has_classes(dataset):
         fix = codes_instead(data, dataset.name)
-        raise InputError("data", f"{dataset.name} has no labels to learn features from; {fix}")
-    place = pick_device(device)
+        raise InputError("data", f"{dataset.name} has no labels to train a classifier on; {fix}")
+    place = scoring_device(options.device)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         model = fresh(dataset).to(place)
-        with bar("learning features", epochs * steps_of(dataset)) as progress:
+        with bar("training the classifier", epochs * steps_of(dataset)) as progress:
             for done, _ in enumerate(fit(model, dataset, labels, epochs, seed), 1):
                 progress.move(done)
     weights = safetensors.torch.save({name: value.contiguous().cpu() for name, value in model.state_dict().items()})
@@ -123,40 +123,36 @@ def features(
 
 
 def has_classes(dataset: Dataset) -> bool:
-    """Whether there is something to tell apart."""
+    """Whether the data have at least two classes."""
     return dataset.labels is not None and len(dataset.classes) > 1
 
 
 def fresh(dataset: Dataset) -> Classifier:
-    """A classifier that has learnt nothing yet."""
+    """An untrained classifier."""
     return Classifier(dataset.shape[0], default_widths(*dataset.shape[1:]), len(dataset.classes))
 
 
 def learning_seconds(dataset: Dataset, device: str) -> float:
-    """About how long :func:`features` takes here: a few steps are timed, on copies of one image."""
-    place = pick_device(device)
+    """The approximate duration of :func:`features` on this machine, from two timed steps on copies of one image."""
+    place = scoring_device(device)
     with torch.random.fork_rng([]):
         model = fresh(dataset).to(place)
-        few = replace(
-            dataset,
-            images=dataset.images[:1].expand(BATCH, -1, -1, -1),
-            bounds={"train": (0, BATCH)},
-        )
+        few = replace(dataset, images=dataset.images[:1].expand(BATCH, -1, -1, -1), bounds={"train": (0, BATCH)})
         labels, times = torch.zeros(BATCH, dtype=torch.int64), []
-        for _ in range(2):  # the first step waits for memory
+        for _ in range(2):  # the first step includes the allocation of memory
             started = time.monotonic()
             list(fit(model, few, labels, 1, 0))
             times.append(time.monotonic() - started)
-    return times[-1] * EPOCHS * steps_of(dataset)
+    return times[-1] * FeaturesOptions().epochs * steps_of(dataset)
 
 
 def steps_of(dataset: Dataset) -> int:
-    """Steps of an epoch."""
+    """Steps per epoch."""
     return max(1, len(dataset.split("train")) // BATCH)
 
 
 def fit(model: Classifier, dataset: Dataset, labels: Tensor, epochs: int, seed: int) -> Iterator[None]:
-    """Cross-entropy with AdamW, a learning rate that rises and falls once, and images moved by up to two pixels.
+    """Cross-entropy with AdamW, a one-cycle learning rate, and images shifted by up to two pixels.
 
     Yields after each step.
     """
@@ -179,7 +175,7 @@ def fit(model: Classifier, dataset: Dataset, labels: Tensor, epochs: int, seed: 
 
 
 def moved(x: Tensor) -> Tensor:
-    """The batch, every image moved by its own whole number of pixels, what comes in being as its corner."""
+    """The batch, with each image shifted by its own number of pixels and padded by its edge."""
     most = min(SHIFT, min(x.shape[-2:]) // 8)
     padded = F.pad(x, (most,) * 4, mode="replicate")
     dy, dx = torch.randint(0, 2 * most + 1, (2, len(x), 1))
@@ -190,7 +186,7 @@ def moved(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def accuracy(model: Classifier, dataset: Dataset, split: str) -> float:
-    """The share of a split's images that are classified as they are labelled."""
+    """The fraction of a split's images that are classified correctly."""
     labels, device = dataset.split_labels(split), next(model.parameters()).device
     assert labels is not None
     model.eval()
@@ -202,19 +198,19 @@ def accuracy(model: Classifier, dataset: Dataset, split: str) -> float:
 def open_features(
     where: Path | None, dataset: Dataset, device: str = "auto", data: DataOptions | None = None
 ) -> Features:
-    """The features in this folder, of this ``ae``, Inception's, or in the usual place of the data.
+    """The features in this folder, of this ``ae``, Inception's, or in the default folder of the data.
 
     Args:
-        where: the folder, the run, or ``inception``; the usual place if None.
-        dataset: the images to be measured.
-        device: where to compute.
-        data: how the images were read, for the message that says how to make what is missing.
+        where: the folder, the run, or ``inception``; None for the default folder.
+        dataset: the images to measure.
+        device: the device of the network.
+        data: how the images were read, for the message about missing features.
 
     Raises:
-        InputError: there are none, they cannot be read, or are of images of another shape.
+        InputError: there are no features, they cannot be read, or are for images of another shape.
     """
     if where == Path("inception"):
-        embed, digest = inception(dataset.shape[0], dataset.levels, pick_device(device))
+        embed, digest = inception(dataset.shape[0], dataset.levels, scoring_device(device))
         return Features(INCEPTION, digest, {"name": INCEPTION, "sha256": digest}, embed, None)
     folder = where or usual_place(dataset.name, dataset.sha256)
     if (folder / CONFIG).is_file():
@@ -231,12 +227,12 @@ def open_features(
     if hashlib.sha256(weights).hexdigest() != about.get("sha256"):
         raise InputError(str(folder / WEIGHTS), "is damaged: its hash is not the one that features.json records")
     try:
-        with torch.device("meta"):  # takes no memory, whatever features.json claims
+        with torch.device("meta"):  # allocates no memory, whatever the size in features.json
             model = Classifier(shape[0], default_widths(*shape[1:]), classes)
         model.load_state_dict(safetensors.torch.load(weights), assign=True)
     except (RuntimeError, TypeError, SafetensorError):
-        raise InputError(str(folder / WEIGHTS), "does not hold the network that features.json describes") from None
-    model = model.to(pick_device(device), memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        raise InputError(str(folder / WEIGHTS), "does not contain the network of features.json") from None
+    model = model.to(scoring_device(device), memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     def unit(levels_: Tensor) -> Tensor:
         return to_unit(levels_.to(next(model.parameters()).device), levels)
@@ -247,14 +243,14 @@ def open_features(
 
 
 def how_to_make(where: Path | None, dataset: Dataset, device: str, data: DataOptions) -> str:
-    """The command that makes features of these images, and about how long it takes here."""
+    """The command that makes features of these images, and its approximate duration."""
     if not has_classes(dataset):
-        return f"it has no labels to learn them from, and {codes_instead(data, dataset.name)}"
+        return f"it has no labels to train a classifier on; {codes_instead(data, dataset.name)}"
     there = where is not None and os.path.lexists(where)
     words = ["features", *data_words(data), *([] if where is None or there else ["--out", str(where)])]
     seconds = learning_seconds(dataset, device)
     length = f"{max(1, seconds):.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
-    return f"make them with: {pasteable(words)} (about {length} here, by the time of a step)" + (
+    return f"make them with: {pasteable(words)} (about {length} on this machine)" + (
         ", and leave `features` out" if there else ""
     )
 
@@ -263,12 +259,12 @@ def codes(path: Path, dataset: Dataset, device: str) -> Features:
     """The codes of an ``ae`` run as features.
 
     Raises:
-        InputError: another family, or images of another shape.
+        InputError: the run is of another family, or of images of another shape.
     """
     run = Run(path)
     model = run.model(device=device)
     if not isinstance(model, AE):
-        raise InputError("features", f"{path} is a run of {run.config.family!r}; give an ae, or learnt features")
+        raise InputError("features", f"{path} is a run of {run.config.family!r}; use an ae, or a classifier's features")
     if (model.shape, model.levels) != (dataset.shape, dataset.levels):
         raise InputError("features", f"{path} is for {model.shape} images of {model.levels} levels")
     known = digests(run, "ema")

@@ -1,4 +1,4 @@
-"""Train a model that was made in Python, on images from anywhere: the run directory is like any other."""
+"""Train a model that was made in Python, on any images, in an ordinary run directory."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nelbo.check import checked
 from nelbo.config.files import RunConfig, merged, versions, write_run_config
 from nelbo.data import Dataset
 from nelbo.data.assemble import assemble
 from nelbo.data.axes import as_images
-from nelbo.data.options import Options
 from nelbo.data.raw import ALL, Part, Raw, named_labels
 from nelbo.errors import InputError
 from nelbo.files import atomic_write
@@ -26,10 +26,10 @@ from nelbo.options import RunDataOptions, TrainingOptions
 from nelbo.report.paths import free, unused
 from nelbo.rng import Draws
 from nelbo.theory.likelihoods import float_levels
-from nelbo.training.machine import conditions, pick_device
+from nelbo.training.machine import conditions
 
 MOST_KEPT = 4 * 2**30
-"""Bytes of images that a run keeps itself, where they are given as arrays."""
+"""The largest size of arrays, in bytes, that a run stores itself."""
 
 
 def fit(
@@ -43,31 +43,31 @@ def fit(
     resume: bool = False,
     **recipe: Any,
 ) -> Run:
-    """Train a model that was made in Python, and keep it in a run directory, as ``nelbo.train`` does.
+    """Train a model that was made in Python, in a run directory, like ``nelbo.train``.
 
     Args:
-        model: any of nelbo's models, with networks of your own or its; it is trained in place.
-        data: a SPEC, a :class:`~nelbo.data.Dataset`, or images: integer levels in an array or tensor, shape
-            (N, C, H, W), (N, H, W, C) or (N, H, W). Images that are given so are kept in the run, so that every
-            command finds them; a tenth of them each is held out as ``val`` and ``test``, by their contents.
-        labels: the class of each image of an array, integers, shape (N,); kept beside the images.
-        out: the run directory; ``runs/FAMILY-DATA`` if None.
-        minutes, steps: how long; 10 minutes if neither is given.
-        resume: go on with the run in ``out``; if there is none, start it.
-        recipe: any other field of :class:`~nelbo.options.TrainingOptions`, ``lr=1e-3``.
+        model: a model of nelbo, with your own networks or nelbo's; it is trained in place.
+        data: a SPEC, a :class:`~nelbo.data.Dataset`, or images: integer levels as an array or tensor, shape
+            (N, C, H, W), (N, H, W, C) or (N, H, W). The run stores such images, so that every command finds them. A
+            tenth of them each is held out as ``val`` and ``test``, by content.
+        labels: the class of each image of an array, integers, shape (N,), stored with the images.
+        out: the run directory; None for ``runs/FAMILY-DATA``.
+        minutes, steps: the length of the training; 10 minutes if neither is given.
+        resume: whether to continue the run in ``out``; it is started if it does not exist.
+        recipe: other fields of :class:`~nelbo.options.TrainingOptions`, such as ``lr=1e-3``.
 
     Returns:
-        The run. It is opened again by ``nelbo.load(RUN, network=…)``, with the parts that came from Python.
+        The run. ``nelbo.load(RUN, network=…)`` opens it again, with its parts from Python.
 
     Raises:
-        InputError: anything that cannot be used; nothing has been written then.
-        Interrupted: stopped by a signal, after a checkpoint.
+        InputError: an argument cannot be used; nothing has been written then.
+        Interrupted: a signal stopped the training, after a checkpoint.
     """
     given = {"minutes": minutes, "steps": steps} | recipe
     given = {name: value for name, value in given.items() if value is not None}
     unknown = sorted(given.keys() - TrainingOptions.model_fields.keys())
     if unknown:
-        raise InputError(unknown[0], f"is no setting of training ({', '.join(TrainingOptions.model_fields)})")
+        raise InputError(unknown[0], f"is not a training option ({', '.join(TrainingOptions.model_fields)})")
     options, dataset, kept = images_of(data, labels, model.levels)
     require_fitting(model, dataset)
     place = Path(out) if out is not None else None
@@ -83,10 +83,10 @@ def fit(
 def images_of(
     data: str | Path | Dataset | np.ndarray | Tensor, labels: np.ndarray | Tensor | None, levels: int
 ) -> tuple[RunDataOptions, Dataset, bool]:
-    """The settings by which a run finds its images, the images, and whether the run has to keep them itself.
+    """The data options of the run, the images, and whether the run must store them.
 
     Raises:
-        InputError: they are no images, or too many to be kept.
+        InputError: the data are not images of the model's levels.
     """
     if isinstance(data, str | Path):
         options = located(RunDataOptions(data=str(data)))
@@ -100,31 +100,31 @@ def images_of(
         raise InputError("data", float_levels(floats, levels))
 
     if array.size and (int(array.min()) < 0 or int(array.max()) >= levels):
-        raise InputError("data", f"has levels from {array.min()} to {array.max()}, and the model 0 … {levels - 1}")
+        raise InputError("data", f"has levels from {array.min()} to {array.max()}, but the model 0 … {levels - 1}")
     pixels = as_images(array.astype(np.uint8), "data", "nchw" if array.ndim == 4 and array.shape[1] <= 4 else None)
     found, classes = (None, ()) if labels is None else named_labels(np.asarray(labels))
     raw = Raw("images", "data", {ALL: Part(pixels, found)}, classes=classes, levels=levels)
-    return options, assemble(raw, "images", Options(levels=levels)), True
+    return options, assemble(raw, "images", checked(RunDataOptions, {"levels": levels})), True
 
 
 def require_fitting(model: GenerativeModel, dataset: Dataset) -> None:
-    """See to it that the images are of the model's shape and levels.
+    """Check that the images have the model's shape and levels.
 
     Raises:
-        InputError: they are not.
+        InputError: they do not.
     """
     if dataset.shape != model.shape:
         theirs, own = ("×".join(map(str, shape)) for shape in (dataset.shape, model.shape))
-        raise InputError("data", f"its images are {theirs}, and the model's {own} (C×H×W)")
+        raise InputError("data", f"its images are {theirs}, but the model's are {own} (C×H×W)")
     if dataset.levels != model.levels:
-        raise InputError("data", f"has {dataset.levels} levels, and the model {model.levels}; make it with these")
+        raise InputError("data", f"has {dataset.levels} levels, but the model {model.levels}; they must be equal")
 
 
 def require_loss(model: GenerativeModel, dataset: Dataset) -> None:
-    """See to it that the model can compute its loss of two of the images.
+    """Check that the model can compute its loss of two of the images.
 
     Raises:
-        InputError: it cannot; it says why.
+        InputError: it cannot; the message gives the reason.
     """
     images, draws = dataset.for_training[0][:2].to(model.device), Draws(0, 0, range(2), 2, model.device)
     training, images = model.training, images.clamp(max=model.levels - 1)
@@ -139,7 +139,7 @@ def require_loss(model: GenerativeModel, dataset: Dataset) -> None:
     finally:
         model.train(training)
     if loss.shape != (2,) or not bool(loss.isfinite().all()):
-        raise InputError("model", f"its loss of two images is {loss.tolist()}, and two finite numbers are needed")
+        raise InputError("model", f"its loss of two images is {loss.tolist()}, but must be two finite numbers")
 
 
 def begun(
@@ -152,13 +152,12 @@ def begun(
 ) -> Work:
     """A new run."""
     training = complete_recipe(merged(TrainingOptions, "training", given, {}, None))
-    pick_device(training.device)
     require_doable(model, training)
     require_loss(model, dataset)
     size = dataset.images.numel()
     if kept and size > MOST_KEPT:
         fix = "np.save('images.npy', images), and give that path"
-        raise InputError("data", f"is {size / 2**30:.1f} GiB, more than a run keeps itself; {fix}")
+        raise InputError("data", f"is {size / 2**30:.1f} GiB, more than a run stores; {fix}")
     path = unused(Path("runs"), f"{model.family}-{dataset.name}", "") if out is None else free(out, "out")
     config = RunConfig(
         family=model.family,
@@ -178,7 +177,7 @@ def begun(
 
 
 def keep_images(dataset: Dataset, file: Path) -> None:
-    """Write the images with their splits, labels and levels, as a SPEC reads them."""
+    """Write the images with their splits, labels and levels, as a file that a SPEC can name."""
     arrays: dict[str, np.ndarray] = {"levels": np.array(dataset.levels)}
     for split in dataset.bounds:
         arrays[f"x_{split}"] = dataset.split(split).permute(0, 2, 3, 1).numpy()
@@ -190,21 +189,21 @@ def keep_images(dataset: Dataset, file: Path) -> None:
 
 
 def resumed(run: Run, model: GenerativeModel, dataset: Dataset, given: dict[str, Any]) -> Work:
-    """A run that goes on, with this model in the place of one that its settings would make.
+    """A resumed run, with this model instead of one made from the settings.
 
     Raises:
-        InputError: the run is of another model.
+        InputError: the run has another model.
     """
     config, recipe = run.config, model.recipe
     if config.family != model.family:
-        raise InputError("model", f"is a {model.family}, and {run.path} is a run of {config.family}")
+        raise InputError("model", f"is a {model.family}, but {run.path} is a run of {config.family}")
     own, theirs = recipe.parts, config.parts or {}
     for name in sorted({*own, *theirs}):
         if own.get(name, "").rpartition(".")[2] != theirs.get(name, "").rpartition(".")[2]:
             ours = "nelbo's own"
-            raise InputError(name, f"is {own.get(name, ours)}, and {run.path} has {theirs.get(name, ours)}")
+            raise InputError(name, f"is {own.get(name, ours)}, but {run.path} has {theirs.get(name, ours)}")
     for field, value in recipe.options.resolved(model.shape):
         if value != getattr(config.model, field):
-            raise InputError(field, f"the run was begun with {getattr(config.model, field)!r}, and this is {value!r}")
+            raise InputError(field, f"the run was started with {getattr(config.model, field)!r}, but this is {value!r}")
     run.dataset = dataset
     return resume_run(run, Request(config.family, {}, {}, given), model)

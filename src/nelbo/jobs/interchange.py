@@ -1,4 +1,4 @@
-"""A diffusers folder made a run, and a run a diffusers folder."""
+"""Convert a diffusers folder to a run, and a run to a diffusers folder."""
 
 from __future__ import annotations
 
@@ -23,23 +23,25 @@ from nelbo.training import Trainer
 from nelbo.training.checkpoint import fit
 
 UNKNOWN = "0" * 64
-"""The hash of data that nobody named."""
+"""The hash of unknown data."""
 
 
 def import_folder(
     folder: str | Path, out: str | Path, *, data: DataOptions | None = None, label: int | None = None
 ) -> Run:
-    """Make a run of a diffusers pipeline: a ``ddpm`` with the same network, weights, β and predictions.
+    """Convert a diffusers pipeline to a run: a ``ddpm`` with the same network, weights, β and predictions.
 
     Args:
-        folder: of the pipeline, or of its ``UNet2DModel`` with the scheduler's settings beside.
+        folder: of the pipeline, or of its ``UNet2DModel`` together with the scheduler's settings.
         out: the run directory, which must not exist.
-        data: the images that it was trained on, if they are at hand: the run is then scored on them unless told
-            otherwise, and can be trained on.
-        label: the class whose images are drawn and scored, where the network has to be told one.
+        data: its training images, if available; the run is then scored on them by default, and can be trained on them.
+        label: the class to sample and score, for a class-conditional network.
+
+    Returns:
+        The run.
 
     Raises:
-        InputError: the folder cannot be used, or is something that a ``ddpm`` cannot be; nothing has been written then.
+        InputError: the folder cannot be used, or a ``ddpm`` cannot represent it; nothing has been written then.
     """
     folder, out = Path(folder), free(Path(out), "RUN")
     pipeline = read_pipeline(folder)
@@ -66,10 +68,10 @@ def import_folder(
 
 
 def require_shapes(options: DDPMOptions, pipeline: Pipeline, folder: Path) -> None:
-    """See to it that the weights are those that the settings describe, before anything of that size is made.
+    """Check that the weights fit the settings, before any large tensor is allocated.
 
     Raises:
-        InputError: they are not.
+        InputError: they do not fit.
     """
     assert options.unet2d is not None
     require_network(options, options.unet2d.in_channels)
@@ -78,14 +80,14 @@ def require_shapes(options: DDPMOptions, pipeline: Pipeline, folder: Path) -> No
     theirs = {name: value.shape for name, value in pipeline.tensors.items()}
     odd = sorted(name for name in {*own, *theirs} if own.get(name) != theirs.get(name))
     if odd:
-        raise InputError(str(folder), f"its weights are not those that config.json describes (first at {odd[0]!r})")
+        raise InputError(str(folder), f"its weights do not fit its config.json (first difference: {odd[0]!r})")
 
 
 def settings(pipeline: Pipeline, folder: Path, label: int | None) -> DDPMOptions:
     """The settings of the ``ddpm``.
 
     Raises:
-        InputError: one of the network's is unknown, or not one that is read.
+        InputError: a setting of the network is unknown or not supported.
     """
     values = {
         "timesteps": len(pipeline.betas),
@@ -101,10 +103,10 @@ def settings(pipeline: Pipeline, folder: Path, label: int | None) -> DDPMOptions
 
 
 def images(options: DDPMOptions, folder: Path, data: DataOptions | None) -> ImagesConfig:
-    """What the images are: those of the data, or 8-bit ones of the size that the network's settings say.
+    """The description of the images: those of the data, or 8-bit images of the size in the network's settings.
 
     Raises:
-        InputError: they do not say it, or the data are others.
+        InputError: the settings have no size, or the data another one.
     """
     theirs = options.unet2d
     assert theirs is not None
@@ -113,39 +115,37 @@ def images(options: DDPMOptions, folder: Path, data: DataOptions | None) -> Imag
         found = images_config(read_data(data))
         if size is not None and found.shape != (theirs.in_channels, *size):
             own, other = ("×".join(map(str, shape)) for shape in (found.shape, (theirs.in_channels, *size)))
-            raise InputError("data", f"its images are {own}, and the network's {other} (C×H×W); see `size`, `channels`")
+            raise InputError("data", f"its images are {own}, but the network's {other} (C×H×W); see `size`, `channels`")
         return found
     if size is None:
-        raise InputError("data", f"{folder} does not say how large its images are; name a data set of them")
+        raise InputError("data", f"{folder} does not state the size of its images; name a data set of them")
     shape = (theirs.in_channels, *size)
     return ImagesConfig(name=folder.resolve().name, sha256=UNKNOWN, shape=shape, levels=256, counts={})
 
 
 def export_run(path: str | Path, folder: str | Path, weights: str = "ema") -> Path:
-    """Make a diffusers pipeline of a run that has diffusers' network.
+    """Convert a run with diffusers' network to a diffusers pipeline.
 
     Args:
         path: the run directory.
-        folder: where to write it; it must not exist.
+        folder: the pipeline's folder, which must not exist.
         weights: ``ema`` or ``raw``.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: the run is something that diffusers has no class for.
+        InputError: diffusers has no class for the run's model.
     """
     run, folder = Run(path), free(Path(folder), "DIR")
     options = run.config.model
     if not isinstance(options, DDPMOptions) or options.unet2d is None:
-        fix = "of a ddpm whose settings have a [model.unet2d], as 'nelbo import' makes them"
-        raise InputError(
-            str(path), f"has a network of nelbo's own, for which diffusers has no class; export a run {fix}"
-        )
+        fix = "of a ddpm whose settings have [model.unet2d], such as one of 'nelbo import'"
+        raise InputError(str(path), f"has nelbo's own network, for which diffusers has no class; export a run {fix}")
     if options.predict == "mean":
-        raise InputError(str(path), "predicts the mean of the reverse step, and no scheduler of diffusers does")
+        raise InputError(str(path), "predicts the mean of the reverse step, which no scheduler of diffusers supports")
     if options.decoder_variance != "beta_1":
-        raise InputError(str(path), "learned the decoder's variance, for which a UNet2DModel has no output")
+        raise InputError(str(path), "has a learned decoder variance, for which a UNet2DModel has no output")
     model = run.model(weights, "cpu")
     assert isinstance(model, DDPM)
     pipeline = Pipeline(

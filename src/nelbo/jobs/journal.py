@@ -1,4 +1,4 @@
-"""What a training run logs: RUN/metrics.jsonl, and TensorBoard's files if asked."""
+"""The log of a training run: RUN/metrics.jsonl, and optionally TensorBoard's files."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def summary_writer() -> Any:
 
 
 class Journal:
-    """RUN/metrics.jsonl, one object per logged step, and TensorBoard if asked.
+    """RUN/metrics.jsonl, with one object per logged step, and optionally TensorBoard's files.
 
     Args:
         path: the run directory.
         tensorboard: whether to write TensorBoard's files too.
 
     Raises:
-        InputError: TensorBoard is asked for and not installed.
+        InputError: TensorBoard is requested but not installed.
     """
 
     def __init__(self, path: Path, tensorboard: bool) -> None:
@@ -43,7 +43,7 @@ class Journal:
         self.open()
 
     def open(self) -> None:
-        """Open the file, or where it is gone make it."""
+        """Open the file, and create it if needed."""
         self.file = self.place.open("a", encoding="utf-8")
 
     def __enter__(self) -> Journal:
@@ -56,7 +56,7 @@ class Journal:
             self.board.close()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Append what was measured at this step."""
+        """Append the values of this step."""
         with naming(self.place):
             self.file.write(json.dumps({"step": step, **values}) + "\n")
             self.file.flush()

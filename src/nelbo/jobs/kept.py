@@ -1,4 +1,4 @@
-"""RUN/scores: what was measured is kept there, and read back where the very same is asked for again."""
+"""RUN/scores: results are stored there, and reused for the same request."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from nelbo.report.results import Kept
 
 K = TypeVar("K", bound=Kept)
 Answer = tuple[dict[str, Any], Tensor | None]
-"""What was measured, field → value; and the nats of each image, shape (n,), if there are any."""
+"""Field → value of a result; and the nats of each image, shape (n,), if there are any."""
 
 
 def kept(run: Run, kind: type[K], asked: dict[str, Any], answer: Callable[[], Answer], again: bool = False) -> K:
-    """What RUN/scores holds for what was asked, or the answer, kept there.
+    """The stored result of the same request, or the result of ``answer``, which is then stored.
 
-    The nats of each image are kept beside it as .npy, to compare two runs by.
+    The nats of each image are stored as .npy, for comparisons of two runs.
 
     Args:
         run: the run.
         kind: the class of the result.
-        asked: what the answer depends on, field → value, with digests of weights, settings and code; the name of the
-            file is the digest of it all.
-        answer: measures.
-        again: measure even if the answer is known.
+        asked: everything the result depends on, field → value, with digests of weights, settings and code; the name of
+            the file is the digest of ``asked``.
+        answer: computes the result.
+        again: whether to compute it even if it is stored.
     """
     file = run.path / "scores" / f"{asked['split']}-{digest_of(asked)[:12]}.json"
     team = join()
@@ -58,7 +58,7 @@ def kept(run: Run, kind: type[K], asked: dict[str, Any], answer: Callable[[], An
 
 
 def read_kept(file: Path, kind: type[K]) -> K | None:
-    """The result in this file, if it is one of this kind, and whole."""
+    """The result in this file, if it is complete and of this kind."""
     try:
         return kind.model_validate(json.loads(file.read_text()))
     except (OSError, ValueError, ValidationError):

@@ -1,4 +1,4 @@
-"""What a person sees of a model that trains: a log, a bar, what goes wrong, and how ``val`` is doing."""
+"""The output of a training run: log, progress bar, warnings, and the score of ``val``."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from nelbo.config.files import CONFIG, RunConfig, write_run_config
 from nelbo.data import Dataset
 from nelbo.jobs.journal import Journal
 from nelbo.jobs.previews import PIECE_SECONDS, Previews
-from nelbo.report.progress import Bar, console, training_note
+from nelbo.report.progress import Bar, console
 from nelbo.training import Step, Trainer
 
 LOG_STEPS = 10
 FIRST_STEPS = 3
-"""So many steps are timed before a run by the clock is told how far it will come."""
+"""Steps that are timed before the length of a run with ``minutes`` is estimated."""
 FEW_STEPS = 300
-"""Fewer steps than this teach a model next to nothing."""
+"""A run with fewer steps learns almost nothing."""
 
 
 class Monitor:
-    """Watches a training run from outside: logs, moves the bar, and shows previews at milestones."""
+    """Observes a training run: writes the log, moves the bar, and makes previews at milestones."""
 
     def __init__(self, trainer: Trainer, dataset: Dataset, journal: Journal, progress: Bar, config: RunConfig) -> None:
         self.trainer, self.journal, self.progress = trainer, journal, progress
@@ -29,7 +29,7 @@ class Monitor:
         self.said: str | None = None
 
     def see(self, step: Step) -> None:
-        """Take in one step. What cannot be written is said, and training goes on."""
+        """Process one step. A failed write is reported, and training continues."""
         self.tell()
         if len(self.first) < FIRST_STEPS:
             self.expect(step)
@@ -43,19 +43,19 @@ class Monitor:
         self.mark = self.trainer.clock()
 
     def tell(self) -> None:
-        """What the trainer has to say."""
+        """Print the trainer's messages."""
         while self.trainer.news:
-            console().print(self.trainer.news.pop(0), soft_wrap=True)
+            console().print(self.trainer.news.pop(0))
 
     def say(self, trouble: str | None) -> None:
-        """Say what cannot be written, once, and when it can again."""
+        """Report a failed write once, and its end."""
         if trouble != self.said:
-            line = "can be written again" if trouble is None else f"{trouble}; training goes on"
-            console().print(f"step {self.trainer.step:,}: {line}", soft_wrap=True)
+            line = "can be written again" if trouble is None else f"{trouble}; training continues"
+            console().print(f"step {self.trainer.step:,}: {line}")
         self.said = trouble
 
     def note(self, step: Step) -> bool:
-        """Log it, and look where it is time to; returns whether anything was written."""
+        """Log the step, and make previews at a milestone; returns whether anything was written."""
         if step.step % LOG_STEPS and not step.milestone:
             return False
         self.bring_back()
@@ -73,22 +73,22 @@ class Monitor:
             step.step,
             {"loss": loss, "lr": step.lr, "images_per_second": round(rate, 1), "seconds": round(step.seconds, 2)},
         )
-        note = training_note(step, loss, rate) + self.previews.val
+        note = f"step {step.step:,} · loss {loss:.4f} · {rate:,.0f} images/s{self.previews.val}"
         self.progress.move(step.progress, note=note)
         return True
 
     def expect(self, step: Step) -> None:
-        """Time the first steps; say so early where a run by the clock will have too few of them."""
+        """Time the first steps, and warn early if a run with ``minutes`` will have too few steps."""
         options, team = self.trainer.options, self.trainer.team
         float(step.loss)  # waits for the device
         took = self.trainer.clock() - self.mark
         self.first.append(took)
-        if took > PIECE_SECONDS and not self.trainer.compiler_errors:  # what a first step has to prepare is less
+        if took > PIECE_SECONDS and not self.trainer.compiler_errors:  # longer than the overhead of a first step
             self.first += [took] * (FIRST_STEPS - len(self.first))
         if len(self.first) < FIRST_STEPS or options.minutes is None:
             return
         took = min(self.first)
-        self.previews.budget.evaluation = team.count * took / options.batch_size  # the main process looks alone
+        self.previews.budget.evaluation = team.count * took / options.batch_size  # only the main process makes previews
         self.trainer.after = self.previews.last_seconds()
         steps = step.step + int((60 * options.minutes - step.seconds) / took)
         if steps >= FEW_STEPS:
@@ -97,30 +97,30 @@ class Monitor:
         ways += ["a smaller `batch_size`"] * (options.batch_size > 1)
         ways += ["a GPU"] * (self.trainer.model.device.type == "cpu")
         about = f"a step takes {took:.2g} s here, so {options.minutes:g} minutes are about {max(1, steps)} steps"
-        why = f"it takes some hundreds to learn anything; what helps: {', '.join(ways[:-1])}, or {ways[-1]}"
-        console().print(f"{about}; {why}", soft_wrap=True)
+        why = f"a model needs some hundreds to learn anything; possible remedies: {', '.join(ways[:-1])}, or {ways[-1]}"
+        console().print(f"{about}; {why}")
 
     def bring_back(self) -> None:
-        """Where the run directory was deleted under the run, make it anew with what it takes to open it.
+        """Recreate the run directory, if it was deleted during the run, with the files to open it.
 
-        Checkpoints go on being written; what was drawn and logged before is lost.
+        Later checkpoints go there; earlier samples and logs are lost.
         """
         place = self.trainer.run_folder
         if not (place / CONFIG).exists():
             place.mkdir(parents=True, exist_ok=True)
             write_run_config(place, self.config)
             self.journal.open()
-            line = f"{place} was deleted under the run; it is made anew, and training goes on"
-            console().print(f"step {self.trainer.step:,}: {line}", soft_wrap=True)
+            line = f"{place} was deleted during the run; it is recreated, and training continues"
+            console().print(f"step {self.trainer.step:,}: {line}")
 
     def preview(self, step: Step) -> None:
-        """Show previews; where there is no bar, also print a line."""
+        """Make previews; without a bar, also print a line."""
         self.previews.show(step)
         if self.progress.disable:
             done, val = f"{100 * step.progress:.0f}%", self.previews.val
             console().print(f"{done} · step {step.step:,} · {step.seconds:.0f} s{val}")
 
     def sum_up(self) -> None:
-        """Say, at the end, how much of the time went into previews."""
+        """Print, at the end, the time that previews took."""
         if self.first:
-            console().print(self.previews.summary(), soft_wrap=True)
+            console().print(self.previews.summary())

@@ -1,7 +1,7 @@
-"""The previews that fit into a share of the time of training, by what they cost on this machine.
+"""Previews that fit into a fraction of the training time, by their cost on this machine.
 
-Work is counted in evaluations: one image through the network once. Until a preview has been timed, an evaluation is
-taken to cost as much as an image of a training step, which is more than it does, as that has a backward pass too.
+The unit of work is an evaluation: one image through the network once. Until a preview has been timed, an evaluation is
+assumed to cost as much as an image of a training step, an upper bound because a step includes a backward pass.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from typing import NamedTuple
 from nelbo.options import TrainingOptions
 
 SHARE = 0.05
-"""Previews take at most this share of the time of training."""
+"""Largest fraction of the training time for previews."""
 FREE_SECONDS = 20.0
-"""Of a run by steps, which may end in seconds, they may take so long all together in any case."""
+"""Seconds that all previews may take in any run with ``steps``, which may end in seconds."""
 
 
 class TooSlowError(Exception):
-    """A preview takes longer than it may."""
+    """A preview takes too long."""
 
 
 class Size(NamedTuple):
-    """How much is scored or drawn.
+    """The size of a preview.
 
     Attributes:
-        images: how many.
-        each: evaluations per image: of ``val`` timesteps of each replicate, of a grid sampling steps.
-        work: evaluations in all.
+        images: the number of images.
+        each: evaluations per image: timesteps of each replicate for ``val``, sampling steps for a grid.
+        work: evaluations in total.
     """
 
     images: int
@@ -38,29 +38,29 @@ class Size(NamedTuple):
 
 
 def val_sizes(timesteps: int) -> list[Size]:
-    """Sets of ``val`` images to choose from, each scored twice, the largest first."""
+    """Sizes of the score of ``val``, each with two replicates, the largest first."""
     pairs = [(128, timesteps), (64, timesteps), (32, timesteps), (32, 1), (16, 1)]
     return [Size(images, each, 2 * images * each) for images, each in pairs]
 
 
 def grid_sizes(steps: int) -> list[Size]:
-    """Grids of samples to choose from, the largest first."""
+    """Sizes of a grid of samples, the largest first."""
     pairs = [(36, steps), (16, steps), (16, min(steps, 10)), (4, min(steps, 10))]
     return [Size(images, each, images * each) for images, each in pairs]
 
 
 class PreviewBudget:
-    """What previews may cost, and what they have cost.
+    """The allowed and the measured cost of previews.
 
     Args:
-        options: the recipe.
-        clock: seconds from any moment on.
+        options: the training options.
+        clock: a clock in seconds.
 
     Attributes:
-        spent: seconds, all previews of this session.
-        evaluation: seconds of one, by the steps of training.
-        rates: the same of each kind of preview, as measured when there was one.
-        made: how many previews were made, of either kind.
+        spent: seconds of all previews of this session.
+        evaluation: seconds of one evaluation, estimated from training steps.
+        rates: kind of preview → measured seconds of one evaluation.
+        made: the number of previews of both kinds.
     """
 
     def __init__(self, options: TrainingOptions, clock: Callable[[], float] = time.monotonic) -> None:
@@ -70,24 +70,24 @@ class PreviewBudget:
         self.made = 0
 
     def left(self, seconds: float) -> float:
-        """Seconds that previews may still take after so many seconds of training, previews included."""
+        """Seconds that previews may still take after ``seconds`` of training, including previews."""
         free = 0.0 if self.options.steps is None else FREE_SECONDS
         return max(free, SHARE * seconds) - self.spent
 
     def cost(self, kind: str, size: Size) -> float:
-        """Seconds that a preview of this size takes."""
+        """The estimated seconds of a preview of this size."""
         return size.work * self.rates.get(kind, self.evaluation)
 
     def choose(self, kind: str, sizes: Sequence[Size], seconds: float) -> Size | None:
-        """The largest that fits into so many seconds; None if none does."""
+        """The largest size that fits into ``seconds``, or None."""
         return next((size for size in sizes if self.cost(kind, size) <= seconds), None)
 
     @contextmanager
     def timed(self, kind: str, size: Size, limit: float) -> Iterator[Callable[[float], None]]:
-        """Time a preview, which is given up where it takes longer than ``limit`` seconds.
+        """Time a preview, and abandon it after ``limit`` seconds.
 
         Yields:
-            What is to be told, piece by piece, how much of the preview is done, in (0, 1].
+            A function to call with the completed fraction of the preview, in (0, 1].
         """
         began, share = self.clock(), 0.0
 

@@ -1,4 +1,4 @@
-"""Previews of a model while it trains: the score of ``val``, samples from the same noise, and warnings."""
+"""Previews during training: the score of ``val``, samples from the same noise, and warnings."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from nelbo.theory.likelihoods import to_levels
 from nelbo.training import Step, Trainer
 
 PIECE_SECONDS = 1.0
-"""About so long is one batch of ``val``: between two, a preview that takes too long is given up."""
+"""Approximate seconds of one batch of ``val``; a preview can only be abandoned between two batches."""
 
 
 class Previews:
-    """Scores ``val`` and draws samples, by the average of the weights, in a share of the time of training.
+    """Scores ``val`` and draws samples with the EMA weights, in a fraction of the training time.
 
     Args:
         trainer: the run.
         dataset: its data, for ``val``.
-        journal: where scores are logged.
+        journal: the log for scores.
 
     Attributes:
-        budget: what previews may cost.
-        val: the latest score of ``val``, as the end of a line; "" if there is none.
+        budget: the allowed cost of previews.
+        val: the latest score of ``val``, as the end of a line, or "".
     """
 
     def __init__(self, trainer: Trainer, dataset: Dataset, journal: Journal) -> None:
@@ -46,7 +46,7 @@ class Previews:
         self.val = ""
 
     def show(self, step: Step) -> None:
-        """Score the first ``val`` images, each with the same noise every time, and draw a grid, as the time allows."""
+        """Score the first ``val`` images, always with the same noise, and draw a grid, if the time allows."""
         self.val = ""
         minutes, ended = self.trainer.options.minutes, step.progress >= 1.0
         left = self.budget.left((60 * minutes if ended and minutes else step.seconds) - self.begun)
@@ -62,19 +62,19 @@ class Previews:
 
     @property
     def val_sizes(self) -> list[Size]:
-        """How many ``val`` images may be scored, the largest first."""
+        """Possible numbers of ``val`` images, the largest first."""
         model = self.trainer.ema.model
         sizes = val_sizes(model.forms.default_timesteps if isinstance(model, LikelihoodModel) else 1)
         return [size for size in sizes if size.images <= max(16, len(self.dataset.split("val")))] or sizes[-1:]
 
     @property
     def grid_sizes(self) -> list[Size]:
-        """How many images may be drawn, in how many steps, the largest first."""
+        """Possible numbers of samples and steps, the largest first."""
         model = self.trainer.ema.model
         return grid_sizes(model.inspector.preview_settings.steps or 1)
 
     def last_seconds(self) -> float:
-        """Seconds that the previews after the last step will take; 0 for a run by steps."""
+        """Seconds of the previews after the last step; 0 for a run with ``steps``."""
         minutes = self.trainer.options.minutes
         if minutes is None:
             return 0.0
@@ -88,9 +88,9 @@ class Previews:
 
     @torch.no_grad()
     def score_val(self, step: Step, size: Size, limit: float) -> None:
-        """Score so many ``val`` images, and print warnings that are new."""
+        """Score ``val`` images, and print new warnings."""
         model, images = self.trainer.ema.model, self.dataset.split("val")[: size.images]
-        measures: dict[str, Measure] = {}  # none where the time is up before they are known
+        measures: dict[str, Measure] = {}  # stays empty if the time is up before
         with self.budget.timed("val", size, limit) as tell:
             if isinstance(model, LikelihoodModel):
                 image = self.budget.cost("val", size) / (2 * size.images)
@@ -114,7 +114,7 @@ class Previews:
 
     @torch.no_grad()
     def draw_samples(self, step: Step, size: Size, limit: float) -> None:
-        """Draw so many images, always from the same noise, as a grid in RUN/samples."""
+        """Draw images, always from the same noise, as a grid in RUN/samples."""
         model = self.trainer.ema.model
         settings = model.inspector.preview_settings
         if settings.steps is not None:
@@ -127,21 +127,21 @@ class Previews:
                 grid(images, model.levels).save(aside)
 
     def print_warnings(self, step: Step, lines: Sequence[str]) -> None:
-        """Print each warning when it first applies, and when it no longer does; figures may change in between."""
+        """Print each warning when it appears and when it disappears, ignoring changes of its numbers."""
         warnings = {re.sub(r"[\d.,]+", "#", line): line for line in lines}
         for kind, line in warnings.items():
             if kind not in self.warnings:
-                console().print(f"step {step.step:,}: {line}", soft_wrap=True)
+                console().print(f"step {step.step:,}: {line}")
         for kind, line in self.warnings.items():
             if kind not in warnings:
-                console().print(f"step {step.step:,}: no longer so: {re.split('[:,;]', line)[0]}", soft_wrap=True)
+                console().print(f"step {step.step:,}: no longer: {re.split('[:,;]', line)[0]}")
         self.warnings = warnings
 
     def summary(self) -> str:
-        """How much of the time went into previews, in one line."""
+        """The time that previews took, in one line."""
         seconds, spent = max(1e-9, self.trainer.seconds - self.begun), self.budget.spent
         if self.budget.made:
-            return f"looks at val and samples took {spent:.1f} s of {seconds:.0f} s ({100 * spent / seconds:.0f}%)"
+            return f"previews (val and samples) took {spent:.1f} s of {seconds:.0f} s ({100 * spent / seconds:.0f}%)"
         least = sum(self.budget.cost(kind, sizes[-1]) for kind, sizes in self.kinds())
-        line = f"there was no look at val and samples: the least takes about {least:.0f} s, and they may take"
-        return f"{line} a twentieth of the time; 'nelbo score' and 'nelbo sample' do it now"
+        line = f"there were no previews of val and samples: they take at least {least:.0f} s, more than the allowed"
+        return f"{line} twentieth of the time; use 'nelbo score' and 'nelbo sample'"

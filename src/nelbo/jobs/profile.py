@@ -1,4 +1,4 @@
-"""Where in t the bits of a run are, as a picture or as a table."""
+"""bits/dim of a run for each piece of t, as a picture or as a table."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ PIECES = 50
 
 
 def require_profile(model: GenerativeModel, out: Path) -> None:
-    """Check what ``profile`` may get wrong, before anything is computed.
+    """Check the arguments of ``profile`` before anything is computed.
 
     Raises:
-        InputError: a family whose bound has no t, another suffix, or a file that exists.
+        InputError: the family's bound has no t, the suffix is wrong, or the file exists.
     """
     if not isinstance(model, Diffusion) or not model.timeline.has_terms:
         raise InputError("profile", f"the bound of this {model.family} has no t; leave it out")
     if out.suffix.lower() not in (".png", ".csv"):
-        raise InputError("profile", f"{out} ends in neither .png nor .csv")
+        raise InputError("profile", f"{out} must end in .png or .csv")
     free(out, "profile")
 
 
@@ -40,9 +40,9 @@ def write_profile(model: GenerativeModel, images: Tensor, score: Score, seed: in
 
     Args:
         model: a diffusion model.
-        images: what was scored.
-        score: of these images, for the terms beside the curve.
-        seed, batch: of the noise, and images at a time.
+        images: the scored images.
+        score: the score of these images, for the other terms.
+        seed, batch: the seed of the noise, and images per batch.
         out: .png or .csv.
     """
     assert isinstance(model, Diffusion)
@@ -57,7 +57,7 @@ def write_profile(model: GenerativeModel, images: Tensor, score: Score, seed: in
 
 
 def write_table(profile: Profile, out: Path) -> None:
-    """One row per piece: its edges (of steps: t_from < t ≤ t_to), its bits/dim, their standard error over images."""
+    """One row per piece: its edges (for steps: t_from < t ≤ t_to), its bits/dim, and the standard error over images."""
     edges = profile.edges.tolist()
     with out.open("x", newline="", encoding="utf-8") as file:
         table = csv.writer(file)

@@ -1,4 +1,4 @@
-"""Resuming a run: its settings stand, but for what may change, and its data are what they were."""
+"""Resume a run, with its own settings and unchanged data."""
 
 from __future__ import annotations
 
@@ -6,15 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from nelbo.config.families import family_word
-from nelbo.config.files import (
-    RunConfig,
-    TrainedOn,
-    merged,
-    read_user_config,
-    versions,
-)
+from nelbo.config.files import RunConfig, TrainedOn, merged, read_user_config, versions
 from nelbo.errors import InputError
-from nelbo.jobs.journal import summary_writer
 from nelbo.jobs.run import Run, images_config, is_place
 from nelbo.jobs.settings import Request, complete_recipe, located, place_of
 from nelbo.jobs.training import Work, fresh_model, require_doable
@@ -24,28 +17,28 @@ from nelbo.report.progress import console
 from nelbo.training import latest_checkpoint
 from nelbo.training.checkpoint import read_state
 from nelbo.training.learning_rate import learning_rate, progress_at
-from nelbo.training.machine import conditions, pick_device
+from nelbo.training.machine import conditions
 
 EXTENDABLE = {"minutes", "steps", "lr", "device", "compile", "shard", "tensorboard"}
-"""What may change when a run with a checkpoint is resumed; without one, all of the recipe."""
+"""Settings that may change when a run with a checkpoint resumes; without one, all training options may."""
 
 
 def resume_run(run: Run, request: Request, model: GenerativeModel | None = None) -> Work:
-    """Resume a run. Its settings stand, but for those in ``EXTENDABLE``, and all of its recipe if it has no checkpoint.
+    """Resume a run with its own settings, but for those in ``EXTENDABLE`` (without a checkpoint, all training options).
 
     Args:
         run: the run.
-        request: what was asked for.
-        model: the model, where it was made in Python.
+        request: the requested settings.
+        model: the model, if it was made in Python.
 
     Raises:
-        InputError: another setting than the run's was given, or the data have changed.
+        InputError: a setting differs from the run's, or the data have changed.
     """
     config = run.config
     if request.family != config.family:
         raise InputError("FAMILY", f"{run.path} is a run of {config.family!r}, not {family_word(request.family)!r}")
     kind = type(config.model)
-    if request.config is not None:  # its settings count as asked for
+    if request.config is not None:  # its settings count as requested
         file = read_user_config(request.config)
         request = replace(
             request,
@@ -61,38 +54,35 @@ def resume_run(run: Run, request: Request, model: GenerativeModel | None = None)
     ):
         asked = merged(section, "", fields, {}, None)
         for field in fields:
-            if field == "layout" and getattr(own, field) is None:  # whether it reads the same, the hash tells
+            if field == "layout" and getattr(own, field) is None:  # the hash shows whether the images are the same
                 data = config.data.model_copy(update={"layout": getattr(asked, field)})
                 run.config = config = config.model_copy(update={"data": data})
             elif place_of(getattr(asked, field)) != place_of(getattr(own, field)):
                 mine = getattr(own, field)
                 fix = "leave it out to resume" + other_way(run)
-                raise InputError(field, f"the run was begun with {mine!r}; {fix}")
+                raise InputError(field, f"the run was started with {mine!r}; {fix}")
     fresh = {k: v for k, v in request.training.items() if k in changeable}
     if {"minutes", "steps"} & set(fresh):
         fresh = {"minutes": None, "steps": None} | fresh
     training = complete_recipe(merged(TrainingOptions, "training", {**config.training.model_dump(), **fresh}, {}, None))
-    pick_device(training.device)
-    if training.tensorboard:
-        summary_writer()
     if training.steps is not None and training.steps < (done := run.step if latest_checkpoint(run.path) else 0):
         raise InputError("steps", f"{training.steps} is less than the {done} steps that the run has taken")
     spec = request.data.get("data")
     if spec is not None and place_of(spec) != place_of(
         config.data.data
-    ):  # read in the run's own way, wherever they are
+    ):  # read with the run's own options, wherever the images are
         if not is_place(spec) and not request.changed_data:
             raise InputError(
-                "data", f"the run was begun with {config.data.data!r}; leave it out to resume, or add `changed_data`"
+                "data", f"the run was started with {config.data.data!r}; leave it out to resume, or add `changed_data`"
             )
         run.move(located(config.data.model_copy(update={"data": spec})))
     if request.changed_data:
         config = with_changed_data(run)
     else:
-        require_unchanged(run, "; bring it back, or add `changed_data` to go on with what is there now")
+        require_unchanged(run, "; restore the old data, or add `changed_data` to continue with the new data")
         config = run.config
     if (warning := run.changed_data) is not None:
-        console().print(warning, soft_wrap=True)
+        console().print(warning)
     notes = tuple(changed_rate(run, training))
     made = {"versions": versions(config.family), "machine": conditions(training)}
     config = config.model_copy(update={"training": training, **made})
@@ -102,16 +92,16 @@ def resume_run(run: Run, request: Request, model: GenerativeModel | None = None)
 
 
 def other_way(run: Run) -> str:
-    """What else to do where a setting of a run cannot change; nothing that loses a checkpoint."""
-    return "" if latest_checkpoint(run.path) else f", or delete {run.path}, which has no checkpoint, to begin anew"
+    """An alternative for a setting that cannot change, if the run has no checkpoint to lose."""
+    return "" if latest_checkpoint(run.path) else f", or delete {run.path}, which has no checkpoint, to start again"
 
 
 def changed_rate(run: Run, training: TrainingOptions) -> Iterator[str]:
-    """A line if the learning rate jumps up, because a run whose rate had come down is made longer.
+    """A line if the learning rate increases because a run is extended after its decay.
 
     Args:
-        run: as it was.
-        training: the recipe with which it goes on.
+        run: the run before.
+        training: the new training options.
     """
     if latest_checkpoint(run.path) is None:
         return
@@ -123,35 +113,33 @@ def changed_rate(run: Run, training: TrainingOptions) -> Iterator[str]:
     before = learning_rate(old, step - 1, progress_at(old, step - 1, seconds * (step - 1) / step))
     after = learning_rate(training, step, progress)
     if after > 1.1 * before:
-        line = (
-            f"the learning rate, which had come down to {before:.2g}, goes back up to {after:.2g}, as the run is longer"
-        )
-        yield f"{line}; `lr` {before:.2g} would go on at the low rate"
+        line = f"the learning rate had decayed to {before:.2g} and increases to {after:.2g}, because the run is longer"
+        yield f"{line}; `lr` {before:.2g} would keep the low rate"
 
 
 def require_unchanged(run: Run, fix: str = "") -> None:
-    """See to it that the run's data are what it was begun with.
+    """Check that the run's data have not changed.
 
     Raises:
-        InputError: they are not.
+        InputError: they have changed.
     """
     if run.dataset.sha256 != run.config.images.sha256:
         spec = run.config.data.data
-        raise InputError("data", f"{spec} is no longer what the run was begun with (its hash has changed){fix}")
+        raise InputError("data", f"{spec} has changed since the run was started (its hash differs){fix}")
 
 
 def with_changed_data(run: Run) -> RunConfig:
-    """The run's settings with the data as they are now; what has changed is said, and recorded from the first step on.
+    """The run's settings with its current data; the change is printed, and recorded with its step.
 
     Raises:
-        InputError: images of another shape, or with other levels: those are for a new run.
+        InputError: the images have another shape or other levels, which needs a new run.
     """
     old, new = run.config.images, images_config(run.dataset)
     if (old.shape, old.levels) != (new.shape, new.levels):
-        raise InputError("changed_data", "the images now have another size, or other levels; begin a new run")
+        raise InputError("changed_data", "the images now have another size or other levels; start a new run")
     if old.sha256 != new.sha256:
         before, now = (f"{images.counts['train']:,} ({images.sha256[:12]})" for images in (old, new))
-        console().print(f"training images: {before} when the run was begun, now {now}", soft_wrap=True)
+        console().print(f"training images: {before} when the run was started, now {now}")
         done = run.step if latest_checkpoint(run.path) else 0
         first = TrainedOn(from_step=0, sha256=old.sha256, counts=old.counts)
         past = [data for data in run.config.trained_on or (first,) if data.from_step < done]

@@ -1,4 +1,4 @@
-"""A run directory, opened: its settings, its data, its model."""
+"""An opened run directory: its settings, its data, its model."""
 
 from __future__ import annotations
 
@@ -15,79 +15,68 @@ from nelbo.config.families import family_module
 from nelbo.config.files import CONFIG, ImagesConfig, RunConfig, made_by, read_run_config
 from nelbo.config.trained import require_trained
 from nelbo.data import Dataset
-from nelbo.data import load as load_data
-from nelbo.data.loading import is_source
+from nelbo.data.loading import is_source, load_described
 from nelbo.errors import InputError, nearest
 from nelbo.models._distilled import Distilled
 from nelbo.models.base import GenerativeModel
 from nelbo.models.diffusion import Diffusion
 from nelbo.options import DataOptions, RunDataOptions
+from nelbo.report.progress import console
 from nelbo.streams import as_text
 from nelbo.training import latest_checkpoint, load_weights
 from nelbo.training.checkpoint import read_state
 from nelbo.training.folders import step_of
-from nelbo.training.machine import Sizing, keep_memory, pick_device
+from nelbo.training.machine import Sizing, has_float64, keep_memory, pick_device
 
 if TYPE_CHECKING:
     from nelbo.report.results import Evaluation, Score
 
 OWN_IMAGES = "images.npz"
-"""What a run calls the images that it was given as arrays, and keeps itself."""
+"""The file of a run with the images that were given as arrays."""
 NETWORKS = {"network", "encoder", "decoder", "generator", "critic", "ladder"}
-"""Parts of a model that are modules: a run names their classes."""
+"""Parts of a model that are modules; a run records their classes."""
 WEIGHTS = {"ema": "ema", "raw": "model"}
 
 
 def read_data(options: DataOptions) -> Dataset:
-    """The data set that these options describe.
+    """The data set for these options.
 
     Raises:
-        InputError: they name none, or it cannot be used.
+        InputError: the options name no data, or the data cannot be used.
     """
     if not options.data:
-        raise InputError("data", "the run was imported, and names no data; add `data` SPEC")
-    return load_data(
-        options.data,
-        size=options.height_width,
-        fit=options.fit,
-        channels=options.channels,
-        levels=options.levels,
-        holdout=options.holdout,
-        skip_bad=options.skip_bad,
-        binarize=options.binarize,
-        layout=options.layout,
-        split_by=options.split_by if isinstance(options, RunDataOptions) else "hash",
-    )
+        raise InputError("data", "the run was imported without data; add `data` SPEC")
+    return load_described(options)
 
 
 def data_spec(data: object) -> str:
-    """A SPEC as Python is given one: a name or a path.
+    """A SPEC from Python, as text.
 
     Raises:
-        InputError: anything else, such as an array.
+        InputError: ``data`` is not a name or a path, for example an array.
     """
     if isinstance(data, str | Path):
         return str(data)
     fix = "np.save('images.npy', images) and data='images.npy'"
     kind = type(data).__name__
-    raise InputError("data", f"a run records where its images are, and a {kind} is nowhere; {fix} keep it")
+    raise InputError("data", f"a run records the path of its images, but a {kind} has none; {fix} keep it")
 
 
 def own_images(data: RunDataOptions, run: Path) -> RunDataOptions:
-    """The same settings, with the path of the images that the run itself keeps, if these are meant."""
+    """The same settings, with the path of the run's own images if they name these."""
     return data.model_copy(update={"data": str(run / OWN_IMAGES)}) if data.data == OWN_IMAGES else data
 
 
 def is_place(spec: str) -> bool:
-    """Whether this names a file or folder, and no known set."""
+    """Whether a SPEC is a file or folder instead of a known set."""
     return bool(spec) and not is_source(spec)
 
 
 def build_model(config: RunConfig, **parts: Any) -> GenerativeModel:
-    """The model that the settings describe, with fresh weights, unless its networks are among the parts.
+    """The model for the settings, with initial weights, except in networks among ``parts``.
 
     Raises:
-        InputError: parts are missing, or it has no weights, or more than fit into memory.
+        InputError: parts are missing, the model has no weights, or it does not fit into memory.
     """
     require_parts(config, parts)
     kind, images = family_module(config.family).MODEL, config.images
@@ -95,7 +84,7 @@ def build_model(config: RunConfig, **parts: Any) -> GenerativeModel:
         kind.from_options(config.model, images.shape, images.levels, **parts)
     model: GenerativeModel = kind.from_options(config.model, images.shape, images.levels, **parts)
     if next(model.parameters(), None) is None:
-        raise InputError(config.family, "its MODEL has no parameters, so there is nothing to train or to load")
+        raise InputError(config.family, "its MODEL has no parameters to train or load")
     if config.distillation is None:
         return model
     if not isinstance(model, Diffusion):
@@ -104,25 +93,25 @@ def build_model(config: RunConfig, **parts: Any) -> GenerativeModel:
 
 
 def require_parts(config: RunConfig, parts: Mapping[str, Any]) -> None:
-    """See to it that what of the model came from Python is there again, and nothing else.
+    """Check that exactly the model's parts from Python are given.
 
     Raises:
-        InputError: it is not; it names the class or function that is needed.
+        InputError: a part is missing or unknown; the message names the class or function.
     """
     needed = config.parts or {}
     for name in needed.keys() - parts.keys():
         call = ", ".join(
             f"{part}={said.rpartition('.')[2]}{'()' * (part in NETWORKS)}" for part, said in needed.items()
         )
-        why = f"of the run is {needed[name]}, which only Python can give"
-        raise InputError(name, f"{why}; nelbo.load(RUN, {call}) opens it")
+        why = f"of the run is {needed[name]} and must come from Python"
+        raise InputError(name, f"{why}: use nelbo.load(RUN, {call})")
     for name in parts.keys() - needed.keys():
         listed = ", ".join(needed) or "none"
-        raise InputError(name, f"is no part that this {config.family} was given from Python (its parts: {listed})")
+        raise InputError(name, f"is not a part from Python of this {config.family} (its parts: {listed})")
 
 
 def images_config(dataset: Dataset) -> ImagesConfig:
-    """What a run records of its data."""
+    """The record of a run's data."""
     return ImagesConfig(
         name=dataset.name,
         sha256=dataset.sha256,
@@ -133,15 +122,28 @@ def images_config(dataset: Dataset) -> ImagesConfig:
     )
 
 
+def scoring_device(name: str) -> torch.device:
+    """The device of this name to score and sample on: the CPU, said in one line, where that has no float64.
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    device = pick_device(name)
+    if has_float64(device):
+        return device
+    console().print(f"{device.type} has no float64: scoring and sampling on the cpu")
+    return torch.device("cpu")
+
+
 class Run:
     """A run directory.
 
     Args:
-        path: the directory that ``train`` or ``fit`` made.
-        parts: what of the model came from Python, by the name of the argument: ``network=MyNet()``.
+        path: the directory, made by ``train`` or ``fit``.
+        parts: parts of the model from Python, by argument name, such as ``network=MyNet()``.
 
     Raises:
-        InputError: it is not a run, its settings cannot be read, or they are not those of its latest checkpoint.
+        InputError: it is not a run, its settings cannot be read, or they differ from those of its latest checkpoint.
     """
 
     def __init__(self, path: str | Path, **parts: Any) -> None:
@@ -154,7 +156,7 @@ class Run:
             require_trained(self.config, read_state(latest).get("settings", {}), self.path, latest)
 
     def __repr__(self) -> str:
-        """What it is of, and how far it is."""
+        """Its path, family, data and step."""
         folder = latest_checkpoint(self.path)
         how_far = "no checkpoint yet" if folder is None else f"step {step_of(folder):,}"
         return f"<nelbo run {str(self.path)!r}: {self.config.family} on {self.config.images.name}, {how_far}>"
@@ -168,7 +170,7 @@ class Run:
         """
         folder = latest_checkpoint(self.path)
         if folder is None:
-            raise InputError(str(self.path), "has no checkpoint yet; go on with 'nelbo train … --resume'")
+            raise InputError(str(self.path), "has no checkpoint yet; continue with 'nelbo train … --resume'")
         return folder
 
     @property
@@ -183,17 +185,17 @@ class Run:
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The data that the run was trained on, as they are now.
+        """The run's training data, in their current state.
 
         Raises:
-            InputError: they are gone or cannot be read, or they are the same and config.toml says otherwise.
+            InputError: they are missing or cannot be read, or config.toml describes them wrongly.
         """
         options = own_images(self.config.data, self.path)
         spec = options.data
         if is_place(spec) and not Path(spec).expanduser().exists():
             fix = f"nelbo train {self.config.family} --out {self.path} --resume --data NEW"
             raise InputError(
-                "data", f"{spec}, where the run's images were, is gone; give their new place with `data` NEW ({fix})"
+                "data", f"{spec}, the path of the run's images, is missing; give the new path with `data` NEW ({fix})"
             )
         dataset, recorded = read_data(options), self.config.images
         found = images_config(dataset)
@@ -201,21 +203,21 @@ class Run:
             said, real = getattr(recorded, field), getattr(found, field)
             if recorded.sha256 == found.sha256 and said != real:
                 where = f"{self.path / CONFIG}: [images] {field}"
-                raise InputError(where, f"is {said}, and the data of that hash have {real}; set it back")
+                raise InputError(where, f"is {said}, but the data with that hash have {real}; restore it")
         return dataset
 
     def move(self, data: RunDataOptions) -> None:
-        """Read the run's data from another place, and record that place in its settings.
+        """Read the run's data from another path, and record it in the settings.
 
         Raises:
-            InputError: there are no usable images.
+            InputError: the path has no usable images.
         """
         self.dataset = read_data(data)
         self.config = self.config.model_copy(update={"data": data})
 
     @property
     def changed_data(self) -> str | None:
-        """What to know before trusting held-out images, where the run's data have changed; else None."""
+        """A warning about held-out images if the run's data have changed, else None."""
         history = self.config.trained_on
         if not history:
             return None
@@ -223,41 +225,41 @@ class Run:
             f"{data.counts.get('train', 0):,} images ({data.sha256[:12]}) from step {data.from_step:,}"
             for data in history
         )
-        return f"the run was trained on {listed}: images of val and test may have been in train before"
+        return f"the run was trained on {listed}: images of val and test may be former training images"
 
     def sample(self, n: int = 64, **how: Any) -> Tensor:
-        """Draw n images: :func:`nelbo.sample` of this run."""
+        """Sample n images: :func:`nelbo.sample` of this run."""
         from nelbo.jobs.sample import sample
 
         return sample(self, n, **how)
 
     def score(self, **how: Any) -> Score:
-        """Measure it on images: :func:`nelbo.score` of this run."""
+        """Score images: :func:`nelbo.score` of this run."""
         from nelbo.jobs.score import score
 
         return score(self, **how)
 
     def evaluate(self, **how: Any) -> Evaluation:
-        """Measure its samples: :func:`nelbo.evaluate` of this run."""
+        """Measure samples: :func:`nelbo.evaluate` of this run."""
         from nelbo.jobs.evaluate import evaluate
 
         return evaluate(self, **how)
 
     def info(self) -> dict[str, Any]:
-        """What it is and how far it is: :func:`nelbo.info` of this run."""
+        """Settings and progress: :func:`nelbo.info` of this run."""
         from nelbo.jobs.describe import info
 
         return info(self)
 
     def model(self, weights: str = "ema", device: str = "auto") -> GenerativeModel:
-        """The trained model, ready to sample and score.
+        """The trained model, in evaluation mode.
 
         Args:
             weights: ``ema``, the moving average, or ``raw``.
-            device: where to put it.
+            device: the device of the model.
 
         Raises:
-            InputError: no checkpoint, a damaged one, or an unknown device.
+            InputError: there is no checkpoint, it is damaged, or the device is unknown.
         """
         if weights not in WEIGHTS:
             raise InputError("weights", f"{weights!r} is not ema or raw{nearest(weights, WEIGHTS)}")
@@ -267,7 +269,7 @@ class Run:
             load_weights(model, self.checkpoint, WEIGHTS[weights])
         except InputError as error:
             raise InputError(error.where, error.problem + made_by(self.config.versions)) from None
-        return model.to(pick_device(device)).eval()
+        return model.to(scoring_device(device)).eval()
 
 
 def load(run: str | Path, *, weights: str = "ema", device: str = "auto", **parts: Any) -> GenerativeModel:
@@ -276,11 +278,12 @@ def load(run: str | Path, *, weights: str = "ema", device: str = "auto", **parts
     Args:
         run: the run directory.
         weights: ``ema``, the moving average, or ``raw``.
-        device: where to put it; ``auto`` is CUDA where there is one, else the CPU.
-        parts: what of the model came from Python, by the name of the argument: ``network=MyNet()``.
+        device: the device of the model; ``auto`` is CUDA if available, else the CPU. A device without float64 is
+            replaced by the CPU.
+        parts: parts of the model from Python, by argument name, such as ``network=MyNet()``.
 
     Returns:
-        The model: ``model.sample(n)`` draws, ``model.bound(x)`` scores.
+        The model: ``model.sample(n)`` samples images, ``model.bound(x)`` scores images.
 
     Raises:
         InputError: the run, its checkpoint or the device cannot be used.

@@ -1,4 +1,4 @@
-"""Draw images from a run: a grid, a folder, the exact levels, or an animation of the denoising."""
+"""Sample images from a run: a grid, a folder, the exact levels, or an animation."""
 
 from __future__ import annotations
 
@@ -39,51 +39,51 @@ def sample(
     settings: SampleSettings | None = None,
     **chosen: Unpack[SampleKeywords],
 ) -> Tensor:
-    """Draw n images from a run: the same as ``nelbo sample``, as a tensor.
+    """Sample n images from a run, like ``nelbo sample``, as a tensor.
 
     Args:
         run: the run, or its directory.
-        n: how many.
+        n: the number of images.
         seed: image i of a seed is always the same image.
-        batch: how many at a time; changes nothing but speed and memory.
+        batch: images per batch; it affects only speed and memory.
         weights: ``ema``, the moving average, or ``raw``.
-        device: where to compute.
-        settings: how to draw; the family's defaults if None.
-        chosen: any field of :class:`~nelbo.models.base.SampleSettings` by name, ``steps=20``.
+        device: the device of the model.
+        settings: the settings of sampling; None for the family's defaults.
+        chosen: fields of :class:`~nelbo.models.base.SampleSettings` by name, such as ``steps=20``.
 
     Returns:
         Integer levels, uint8, shape (n, C, H, W).
 
     Raises:
-        InputError: anything that cannot be used.
+        InputError: an argument cannot be used.
     """
     model = (run if isinstance(run, Run) else Run(run)).model(weights, device)
     return model.sample(n, seed=seed, batch=batch, settings=settings, **chosen)
 
 
 def settings_of(options: SamplingOptions) -> SampleSettings:
-    """The options of sampling as a model takes them."""
+    """The sampling options as settings for a model."""
     return SampleSettings(**{name: getattr(options, name) for name in SampleSettings._fields})
 
 
 def draw(path: str | Path, n: int, options: SampleOptions) -> tuple[Path, str]:
-    """Draw n images and write them; n ≥ 1.
+    """Sample n ≥ 1 images and write them.
 
     Returns:
-        Where they were written, and how they were drawn.
+        The path of the result, and a description of the sampling.
 
     Raises:
-        InputError: anything that cannot be used.
+        InputError: an argument cannot be used.
     """
     out, seed, settings = options.out, options.seed, settings_of(options)
     if out is not None and out.suffix.lower() in NOT_WRITTEN:
-        raise InputError("out", f"{out.suffix} is not written; give a .png, a .gif, an .npz, or a folder")
+        raise InputError("out", f"{out.suffix} is not supported; use a .png, a .gif, an .npz, or a folder")
     run = opened(path)
     out = free(out, "out") if out is not None else unused(run.path / "samples", f"step-{run.step:08d}-n{n}-seed{seed}")
     if options.real and out.suffix.lower() != ".png":
-        raise InputError("real", "only a .png has room for real images; leave it out, or give `out` a name in .png")
+        raise InputError("real", "needs a .png; leave it out, or give `out` a name that ends in .png")
     if options.real:
-        run.dataset.split("test")  # missing images are said before anything is drawn
+        run.dataset.split("test")  # raises for missing images before sampling
     model = run.model(options.weights, options.device)
     how = model.inspector.describe_sampling(settings)
     images, frames = collect(model, n, seed, settings, options.batch_size, keep_frames=out.suffix.lower() == ".gif")
@@ -98,20 +98,20 @@ def draw(path: str | Path, n: int, options: SampleOptions) -> tuple[Path, str]:
         if not options.real:
             return sheet
         theirs = real_images(run.dataset, "test", n, seed)
-        return beside(grid(theirs, model.levels), "real images", sheet, f"drawn by {model.family}")
+        return beside(grid(theirs, model.levels), "real images", sheet, f"samples of {model.family}")
 
     save_images(images, model.levels, out, render)
     return out, how
 
 
 def real_images(dataset: Dataset, split: str, n: int, seed: int = 0) -> Tensor:
-    """n images of a split in random order, from all its classes as evenly as they allow; all, if there are no more.
+    """n random images of a split, evenly from all its classes; all images if there are fewer.
 
     Args:
         dataset: the images.
-        split: where to take them from.
-        n: how many.
-        seed: which ones.
+        split: the split.
+        n: the number of images.
+        seed: the seed of the choice.
     """
     images, labels = dataset.split(split), dataset.split_labels(split)
     order = torch.from_numpy(permutation(seed, 0, len(images)))
@@ -126,15 +126,15 @@ def real_images(dataset: Dataset, split: str, n: int, seed: int = 0) -> Tensor:
 def collect(
     model: GenerativeModel, n: int, seed: int, settings: SampleSettings, batch: int, keep_frames: bool, of: str = ""
 ) -> tuple[Tensor, list[Tensor]]:
-    """All n images as levels, and if asked about 60 stages of x̂_0 on the way, each of all n images.
+    """All n images as levels, and with ``keep_frames`` about 60 states of x̂_0, each of all n images.
 
-    The bar, whose title ends in ``of``, moves at every step of a batch.
+    The bar's title ends with ``of``; it moves at every step of a batch.
     """
     team = join()
     share = team.share(n)
     done: list[Tensor] = []
     stages: list[list[Tensor]] = []
-    with bar(f"drawing {n:,} images{of}", len(share)) as progress:
+    with bar(f"sampling {n:,} images{of}", len(share)) as progress:
         for first in range(share.start, share.stop, batch):
             indices = range(first, min(first + batch, share.stop))
             shown: list[Tensor] = []

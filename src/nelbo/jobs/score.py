@@ -1,4 +1,4 @@
-"""Score a run: how many bits/dim its model needs, with errors, kept in RUN/scores/."""
+"""Score a run: its bits/dim, with errors, stored in RUN/scores/."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ def score(
     options: ScoreOptions | None = None,
     **settings: Any,
 ) -> Score:
-    """Measure a run on images: the negative ELBO in bits/dim, term by term, with its errors.
+    """Score images with a run: the negative ELBO in bits/dim, term by term, with its errors.
 
     Args:
         run: the run, or its directory.
-        data: other data than the run's own, of the same shape and levels: a SPEC, or with how to read it.
-        options: what is asked for; or else
-        settings: any field of :class:`~nelbo.options.ScoreOptions` by name, ``limit=100``.
+        data: other data of the same shape and levels than the run's own: a SPEC or data options.
+        options: the settings of the score, or
+        settings: fields of :class:`~nelbo.options.ScoreOptions` by name, such as ``limit=100``.
 
     Returns:
-        What ``nelbo score --json`` prints, typed.
+        The result of ``nelbo score --json``, typed.
 
     Raises:
-        InputError: anything that cannot be used.
+        InputError: an argument cannot be used.
     """
     options = options or checked(ScoreOptions, settings, str)
     if data is not None and not isinstance(data, DataOptions):
         data = DataOptions(data=data_spec(data))
     run = opened(run)
     if (warning := run.changed_data) is not None:
-        console().print(warning, soft_wrap=True)
+        console().print(warning)
     request = ScoreRequest.of(run, data, options)
     if isinstance(request.model, LikelihoodModel):
         return score_bound(request, request.model)
@@ -66,7 +66,7 @@ def score(
 
 
 def score_bound(request: ScoreRequest, model: LikelihoodModel) -> Score:
-    """The bound, by the form that was asked for, and what was asked for with it."""
+    """The bound in the requested form, with the requested comparisons."""
     options, images = request.options, request.images
     model, how = Estimation.chosen(model, options)
     if options.profile is not None:
@@ -100,11 +100,11 @@ def estimates(
     """The estimates of the bound of these images, in nats.
 
     Args:
-        request: for the seed and the batch.
-        how: the form, and how many evaluations.
-        model: the run's, or the baseline's.
+        request: provides the seed and the batch size.
+        how: the form, and the number of evaluations.
+        model: the run's or the baseline's.
         images: integer levels, shape (n, C, H, W).
-        label: which images, for the progress bar.
+        label: names the images in the progress bar.
     """
     return shared_score(
         model,

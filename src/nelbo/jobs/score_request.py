@@ -1,4 +1,4 @@
-"""What a score was asked for, checked before anything is computed."""
+"""The request of a score, checked before anything is computed."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ SPLITS = ("train", "val", "test")
 
 
 def require_together(options: ScoreOptions, data: DataOptions | None) -> None:
-    """Check what does not go together, before anything is read.
+    """Check combinations of options before anything is read.
 
     Raises:
-        InputError: an option without what it needs, or a file that exists.
+        InputError: an option lacks another one that it needs, or a file exists.
     """
     against = options.against
     if options.per_image is not None:
         free(options.per_image, "per_image")
     elif options.sort:
-        raise InputError("sort", "orders the rows of `per_image`; add that, or leave it out")
+        raise InputError("sort", "sorts the rows of `per_image`; add that option, or leave it out")
     if against is not None and (data is None or "data" not in data.model_fields_set):
-        raise InputError("against", "compares other data with the run's own; name them with `data`")
+        raise InputError("against", "compares other data with the run's own; name the other data with `data`")
     if against is not None and against not in SPLITS:
         raise InputError("against", f"{against!r} is not a split{nearest(against, SPLITS)} (splits: train, val, test)")
 
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """Which images are to be scored, and by which model.
+    """The images to score, and the model.
 
     Attributes:
         run: the run.
-        options: what was asked for.
+        options: the requested settings.
         dataset: the images.
-        model: the run's.
+        model: the run's model.
     """
 
     run: Run
@@ -59,14 +59,14 @@ class ScoreRequest:
 
     @classmethod
     def of(cls, run: Run, data: DataOptions | None, options: ScoreOptions) -> ScoreRequest:
-        """Read the images, load the model.
+        """Read the images and load the model.
 
         Raises:
-            InputError: one of them cannot be used, or what was asked for does not go together.
+            InputError: one of them cannot be used, or the options cannot be combined.
         """
         require_together(options, data)
         dataset = chosen_data(run, data)
-        dataset.split(options.split)  # refused before the model is loaded
+        dataset.split(options.split)  # raises before the model is loaded
         return cls(run, options, dataset, run.model(options.weights, options.device))
 
     @property
@@ -76,17 +76,17 @@ class ScoreRequest:
 
     @cached_property
     def copies(self) -> Tensor:
-        """The number of each image's distinct image, shape (n,)."""
+        """The index of each image's distinct image, shape (n,)."""
         return self.dataset.copies(self.options.split)[: self.options.limit]
 
     @property
     def batch(self) -> int:
-        """Images at a time."""
+        """Images per batch."""
         return self.options.batch_size or usual_batch(self.model.device)
 
     @property
     def key(self) -> dict[str, Any]:
-        """The fields of a score that say what it is of."""
+        """The fields of a score that identify model and images."""
         return {
             "family": self.run.config.family,
             "data": self.dataset.name,
@@ -104,41 +104,41 @@ class ScoreRequest:
 
 
 def chosen_timesteps(model: LikelihoodModel, asked: int | None, form: Estimator) -> int:
-    """How many t per image: the default for None, all for 0, and all for a form that takes whole trajectories."""
+    """The number of t per image: the default for None; all for 0, and for a form of whole trajectories."""
     if form.counts != "timesteps":
         if asked not in (None, 0):
-            raise InputError("timesteps", "this form leaves no t to choose; leave it out")
+            raise InputError("timesteps", "this form always uses every t; leave it out")
         return model.forms.all_timesteps or 0
     if asked is None:
         return model.forms.default_timesteps
     there_are = model.forms.all_timesteps
     if there_are is None:
         if asked < 1:
-            raise InputError("timesteps", "continuous time has no last t; give a number of at least 1")
+            raise InputError("timesteps", "continuous time has no largest number of t; use at least 1")
         return asked
     if asked > there_are:
-        raise InputError("timesteps", f"{asked} is not between 1 and {there_are} (0 takes them all)")
+        raise InputError("timesteps", f"{asked} is not between 1 and {there_are} (0 means all)")
     return asked or there_are
 
 
 def chosen_k(asked: int | None, form: Estimator) -> int | None:
-    """Trajectories in one logarithm, where the form has one.
+    """k, the trajectories in one logarithm, if the form has it.
 
     Raises:
-        InputError: a form that has none.
+        InputError: k is given, but the form does not have it.
     """
     if form.counts != "k":
         if asked is not None:
-            raise InputError("k", "only the importance-weighted form has a k; add `form` iw, or leave it out")
+            raise InputError("k", "only the importance-weighted form has k; add `form` iw, or leave it out")
         return None
     return asked or 8
 
 
 class Estimation(NamedTuple):
-    """How a bound is to be estimated.
+    """How a bound is estimated.
 
     Attributes:
-        form: how it is written.
+        form: the form.
         timesteps: t per image and replicate, or 0.
         k: samples in one logarithm, or None.
         T: the steps of the bound, or None for the model's own.
@@ -153,10 +153,10 @@ class Estimation(NamedTuple):
 
     @classmethod
     def chosen(cls, model: LikelihoodModel, options: ScoreOptions) -> tuple[LikelihoodModel, Estimation]:
-        """The model, in T steps where that was asked for, and what is left open filled in.
+        """The model, in T steps if requested, and the settings of the estimate with all defaults.
 
         Raises:
-            InputError: what the model does not have, or what does not go together.
+            InputError: the model does not have the form, or the options cannot be combined.
         """
         model = model if options.T is None else in_steps(model, options.T)
         form = options.form or next(iter(model.forms))
@@ -166,15 +166,15 @@ class Estimation(NamedTuple):
 
     @property
     def key(self) -> dict[str, Any]:
-        """The fields of a score that say how it was estimated."""
+        """The fields of a score that identify the estimate."""
         return {name: value for name, value in self._asdict().items() if value is not None}
 
 
 def refuse_for_no_bound(model: GenerativeModel, options: ScoreOptions) -> None:
-    """Refuse options that only a bound has a use for.
+    """Refuse options that apply only to a bound.
 
     Raises:
-        InputError: one of them was given.
+        InputError: such an option is given.
     """
     for name in ("form", "timesteps", "k", "T", "baseline", "per_image", "profile", "against"):
         if getattr(options, name) is not None:
@@ -182,11 +182,11 @@ def refuse_for_no_bound(model: GenerativeModel, options: ScoreOptions) -> None:
 
 
 class Baseline(NamedTuple):
-    """The run to compare with.
+    """The run for a comparison.
 
     Attributes:
         model: its model.
-        key: the fields of a score that say which it is.
+        key: the fields of a score that identify it.
     """
 
     model: LikelihoodModel
@@ -194,10 +194,10 @@ class Baseline(NamedTuple):
 
     @classmethod
     def of(cls, request: ScoreRequest, how: Estimation) -> Baseline | None:
-        """The one that was asked for.
+        """The requested baseline, or None.
 
         Raises:
-            InputError: it is of images of another kind, or has no bound in this form.
+            InputError: its images are of another kind, or it has no bound in this form.
         """
         options, images = request.options, request.run.config.images
         path = options.baseline
@@ -206,7 +206,7 @@ class Baseline(NamedTuple):
         run = opened(path)
         own = run.config.images
         if (own.shape, own.levels) != (images.shape, images.levels):
-            raise InputError("baseline", f"{path} is of images of another size or with other levels")
+            raise InputError("baseline", f"{path} has images of another size or with other levels")
         model = run.model(options.weights, options.device)
         if not isinstance(model, LikelihoodModel):
             raise InputError("baseline", f"{path} has no bound: {model.inspector.why_no_bound}")

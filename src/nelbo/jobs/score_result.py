@@ -1,4 +1,4 @@
-"""The parts of a :class:`~nelbo.report.results.Score`, from estimates."""
+"""Parts of a :class:`~nelbo.report.results.Score`, computed from estimates."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from nelbo.models.forms import Estimator
 from nelbo.report.results import Difference, Measure, Term
 
 AT_LEAST = "_at_least"
-"""How the name of a bound from below ends; what it bounds is a divergence, and never negative."""
+"""Suffix of the name of a lower bound of a divergence, which is never negative."""
 
 
 def summarise(result: LikelihoodScore, form: Estimator) -> dict[str, Any]:
-    """The fields of a score that the estimates decide; extras stand beside them by their own names."""
+    """The fields of a score from its estimates; each extra is a field with its own name."""
 
     def term(name: str) -> Term:
         return Term(nats=result.nats(name), bits_per_dim=result.bits(name), stderr=result.stderr(name))
@@ -37,12 +37,12 @@ def summarise(result: LikelihoodScore, form: Estimator) -> dict[str, Any]:
 
 
 def own_measures(model: GenerativeModel, images: Tensor, copies: Tensor) -> dict[str, Any]:
-    """The fields of a score without a likelihood: why there is none, and what the family measures of itself instead.
+    """The fields of a score without a likelihood: the reason, and the family's own measures.
 
     Args:
         model: the model.
         images: integer levels, shape (n, C, H, W).
-        copies: the number of each image's distinct image, shape (n,).
+        copies: the index of each image's distinct image, shape (n,).
     """
     found = shared_measures(model, images)
     return {
@@ -55,14 +55,14 @@ def own_measures(model: GenerativeModel, images: Tensor, copies: Tensor) -> dict
 
 
 def own_measure(name: str, each: Tensor, copies: Tensor | None = None) -> Measure:
-    """The mean of a measure and its error. A bound from below of what is never negative is at least 0.
+    """The mean of a measure and its error.
 
-    Where its estimate is negative, 0 is all that is proved, and the estimate stands beside it.
+    A lower bound of a divergence with a negative estimate becomes 0; ``estimate`` then has the negative number.
 
     Args:
-        name: of the measure.
-        each: its value of each image, shape (n,).
-        copies: the number of each image's distinct image, shape (n,); None if all are distinct.
+        name: the name of the measure.
+        each: its value for each image, shape (n,).
+        copies: the index of each image's distinct image, shape (n,); None if all are distinct.
     """
     mean = float(each.mean())
     stderr = stderr_of_mean(each.double(), copies)
@@ -72,7 +72,7 @@ def own_measure(name: str, each: Tensor, copies: Tensor | None = None) -> Measur
 
 
 def condition(model: GenerativeModel, images: Tensor, step: int) -> dict[str, Any]:
-    """What else these images show of the model, and, when it is not too early to say, what is wrong with it."""
+    """Diagnostics of the model on these images and, after enough steps, its warnings."""
     found = model.inspector.diagnostics(images)
     warnings = model.inspector.warnings(found) if step >= model.inspector.earliest_warning else []
     return {**({"diagnostics": found} if found else {}), "warnings": warnings}

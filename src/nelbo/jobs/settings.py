@@ -1,4 +1,4 @@
-"""What was asked for, made settings of a run: every default, and everything that the data decide, filled in."""
+"""From a request to the settings of a run, with every default and every value that depends on the data."""
 
 from __future__ import annotations
 
@@ -8,12 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nelbo.config.families import family_module, family_word
-from nelbo.config.files import (
-    RunConfig,
-    merged,
-    read_user_config,
-    versions,
-)
+from nelbo.config.files import RunConfig, merged, read_user_config, versions
 from nelbo.data import Dataset
 from nelbo.errors import InputError
 from nelbo.jobs.journal import summary_writer
@@ -21,14 +16,14 @@ from nelbo.jobs.run import images_config, is_place, read_data
 from nelbo.options import FamilyOptions, RunDataOptions, TrainingOptions
 from nelbo.processes import shares_asked
 from nelbo.streams import as_text
-from nelbo.training.machine import conditions, pick_device
+from nelbo.training.machine import conditions, training_device
 
 DEFAULT_MINUTES = 10.0
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asked ``train`` for: the fields that were given, and no defaults."""
+    """The fields that a user gave to ``train``, without defaults."""
 
     family: str
     data: Mapping[str, Any]
@@ -39,11 +34,11 @@ class Request:
 
 
 def resolve(request: Request) -> tuple[RunConfig, Dataset]:
-    """Settings with every default and everything that the data decide filled in."""
+    """The settings with every default and every value that depends on the data, and the data."""
     family = family_word(request.family)
     file = read_user_config(request.config) if request.config is not None else {}
     if file.get("family", {"family": family})["family"] != family:
-        raise InputError(f"{request.config}: family", f"is {file['family']['family']!r}, and {family!r} was asked for")
+        raise InputError(f"{request.config}: family", f"is {file['family']['family']!r}, but {family!r} was requested")
     kind = family_module(family).OPTIONS
     in_file = {section: file.get(section, {}) for section in ("data", "model", "training")}
     for ours, theirs in (("minutes", "steps"), ("steps", "minutes")):
@@ -57,12 +52,9 @@ def resolve(request: Request) -> tuple[RunConfig, Dataset]:
         None,
         place_of(in_file["data"].get("data", request.data.get("data"))),
     ):
-        # How the file's data were split says nothing of others.
+        # The split rule of the file's data does not apply to other data.
         in_file["data"] = {k: v for k, v in in_file["data"].items() if k != "split_by"}
     data = located(merged(RunDataOptions, "data", request.data, in_file["data"], request.config))
-    pick_device(training.device)
-    if training.tensorboard:
-        summary_writer()
     dataset = read_data(data)
     config = RunConfig(
         family=family,
@@ -77,31 +69,34 @@ def resolve(request: Request) -> tuple[RunConfig, Dataset]:
 
 
 def located(data: RunDataOptions) -> RunDataOptions:
-    """The same settings with a path that leads to the data from any working directory.
+    """The same settings, with an absolute path of the data.
 
     Raises:
-        InputError: a path that no run can record.
+        InputError: the path is not valid UTF-8.
     """
     if as_text(data.data) != data.data:
-        raise InputError("data", f"{data.data}: this name is no text in UTF-8, so no run can record it; rename it")
+        raise InputError("data", f"{data.data}: this name is not valid UTF-8, so a run cannot record it; rename it")
     if not is_place(data.data) or not Path(data.data).expanduser().exists():
         return data
     return data.model_copy(update={"data": str(Path(data.data).expanduser().resolve())})
 
 
 def complete_recipe(training: TrainingOptions) -> TrainingOptions:
-    """The recipe with one of minutes and steps set, and with shares if the launcher wants them.
+    """The options with either minutes or steps, and with sharding if the launcher requests it.
 
     Raises:
-        InputError: both were given.
+        InputError: both minutes and steps are given, or the device cannot train with these options.
     """
     if training.minutes is not None and training.steps is not None:
-        raise InputError("minutes, steps", "both say how long to train; give one")
+        raise InputError("minutes, steps", "both set the length of the training; give only one")
     if training.minutes is None and training.steps is None:
         training = training.model_copy(update={"minutes": DEFAULT_MINUTES})
+    training_device(training)
+    if training.tensorboard:
+        summary_writer()
     return training.model_copy(update={"shard": training.shard or shares_asked()})
 
 
 def place_of(value: Any) -> Any:
-    """A setting, a path as the place that it leads to."""
+    """A setting, with an existing path made absolute."""
     return Path(value).expanduser().resolve() if isinstance(value, str) and Path(value).expanduser().exists() else value

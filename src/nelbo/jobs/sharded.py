@@ -1,4 +1,4 @@
-"""Samples and scores of all images, of which each process computes its share."""
+"""Samples and scores of all images, divided between the processes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from nelbo.processes import join
 from nelbo.report.progress import Bar, bar
 
 ROWS = 512
-"""Images of which features are computed at a time."""
+"""Images per batch of features."""
 
 
 def opened(path: str | Path | Run) -> Run:
-    """A run, at the checkpoint that is the main process's latest: it may be training on."""
+    """A run at the main process's latest checkpoint, since its training may continue."""
     team, run = join(), Run(path) if isinstance(path, str | Path) else Run(path.path, **path.parts)
     name = team.from_main(lambda: run.checkpoint.name.encode()).decode()
     run.checkpoint = run.path / "checkpoints" / name
@@ -32,18 +32,11 @@ def opened(path: str | Path | Run) -> Run:
 
 
 def shared_score(model: LikelihoodModel, images: Tensor, title: str, replicates: int, **how: Any) -> LikelihoodScore:
-    """The score of all images, as :func:`~nelbo.metrics.score_likelihood`, with a progress bar."""
+    """The score of all images, like :func:`~nelbo.metrics.score_likelihood`, with a progress bar."""
     team, n = join(), len(images)
     rows = team.share(n)
     with bar(title, replicates * len(rows)) as progress, inside_batches(model, progress, len(rows), how) as move:
-        own = score_likelihood(
-            model,
-            images,
-            rows=rows,
-            replicates=replicates,
-            progress=move,
-            **how,
-        )
+        own = score_likelihood(model, images, rows=rows, replicates=replicates, progress=move, **how)
         terms, extras = (
             {name: team.together(values, n) for name, values in part.items()} for part in (own.terms, own.extras)
         )
@@ -55,16 +48,16 @@ def shared_score(model: LikelihoodModel, images: Tensor, title: str, replicates:
 def inside_batches(
     model: LikelihoodModel, progress: Bar, n: int, how: Mapping[str, Any]
 ) -> Iterator[Callable[[int], None]]:
-    """Move the bar also while a batch is at work, which may take minutes, by the images that went through the network.
+    """Move the bar also within a batch, which may take minutes, by the images that have passed through the network.
 
     Args:
-        model: its networks, where it names them.
-        progress: of images, those of each replicate one after another.
+        model: the model; its compilable networks are observed.
+        progress: the bar, in images, the replicates one after another.
         n: images of a replicate.
-        how: form, timesteps, k and batch, as :func:`shared_score` is told.
+        how: form, timesteps, k and batch of :func:`shared_score`.
 
     Yields:
-        What is to be told how many images are done.
+        A function to call with the number of images done.
     """
     form = model.forms[how["form"]]
     steps = model.forms.count(form, how["timesteps"], how["k"])
@@ -92,7 +85,7 @@ def inside_batches(
 
 
 def shared_profile(model: Diffusion, images: Tensor, title: str, **how: Any) -> Profile:
-    """The profile of all images, as :func:`~nelbo.metrics.score_profile`, with a progress bar."""
+    """The profile of all images, like :func:`~nelbo.metrics.score_profile`, with a progress bar."""
     team = join()
     rows = team.share(len(images))
     with bar(title, len(rows)) as progress:
@@ -102,7 +95,7 @@ def shared_profile(model: Diffusion, images: Tensor, title: str, **how: Any) -> 
 
 @torch.no_grad()
 def shared_measures(model: GenerativeModel, images: Tensor) -> dict[str, Tensor]:
-    """What a family without a bound measures of each image, as :meth:`GenerativeModel.measures`."""
+    """The measures of each image for a family without a bound, like :meth:`GenerativeModel.measures`."""
     team, n = join(), len(images)
     share = team.share(n)
     with bar(f"measuring {n:,} images", None):
@@ -111,7 +104,7 @@ def shared_measures(model: GenerativeModel, images: Tensor) -> dict[str, Tensor]
 
 
 def shared_rows(function: Callable[[Tensor], Tensor], images: Tensor, title: str) -> Tensor:
-    """What ``function`` makes of each image, as :func:`~nelbo.metrics.quality.in_batches`, with a progress bar."""
+    """``function`` of each image, like :func:`~nelbo.metrics.quality.in_batches`, with a progress bar."""
     team = join()
     share, parts = team.share(len(images)), []
     with bar(title, len(share)) as progress:

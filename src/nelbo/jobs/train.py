@@ -5,17 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nelbo.config.files import (
-    CONFIG,
-    write_run_config,
-)
+from nelbo.config.files import CONFIG, write_run_config
 from nelbo.errors import InputError
 from nelbo.files import is_empty
 from nelbo.jobs.resume import resume_run
 from nelbo.jobs.run import Run, data_spec
 from nelbo.jobs.settings import Request, resolve
 from nelbo.jobs.training import Work, fresh_model, require_doable, train_together
-from nelbo.models.base import GenerativeModel
 from nelbo.options import DataOptions, TrainingOptions
 from nelbo.report.paths import reachable, unused
 from nelbo.report.progress import console
@@ -40,26 +36,26 @@ def train(
     """Train a model.
 
     Args:
-        family: ``ae``, ``vae``, ``hvae``, ``gan``, ``ddpm`` or ``vdm``.
-        data: SPEC: a name, a folder of images, a file; ``digits`` if None.
-        out: the run directory; ``runs/FAMILY-DATA`` if None.
-        minutes, steps: how long; 10 minutes if neither is given.
-        seed: of every random number.
-        device: where to compute.
-        config: a TOML file with tables [data], [model] and [training]; what is given here wins over it.
-        resume: go on with the run in ``out``; if there is none, start it.
-        init: begin with the weights of this run.
-        changed_data: resume though the data are no longer what the run was begun with.
-        options: any other field of :class:`~nelbo.options.DataOptions`, :class:`~nelbo.options.TrainingOptions` or the
-            family's own options.
+        family: ``ae``, ``vae``, ``hvae``, ``gan``, ``ddpm``, ``vdm``, ``diffusion``, or one of another package.
+        data: a SPEC: a name, a folder of images or a file; None for ``digits``.
+        out: the run directory; None for ``runs/FAMILY-DATA``.
+        minutes, steps: the length of the training; 10 minutes if neither is given.
+        seed: the seed of all random numbers.
+        device: the device of the training.
+        config: a TOML file with tables [data], [model] and [training]; arguments here have priority.
+        resume: whether to continue the run in ``out``; it is started if it does not exist.
+        init: a run whose weights are the initial weights.
+        changed_data: whether to resume although the data have changed since the run was started.
+        options: fields of :class:`~nelbo.options.DataOptions`, :class:`~nelbo.options.TrainingOptions` or the family's
+            own options.
 
     Returns:
         The run.
 
     Raises:
-        InputError: anything that cannot be used; nothing has been written then. Also after training, on a process that
-            does not see the disk of the main one: there the run cannot be opened.
-        Interrupted: stopped by a signal, after a checkpoint.
+        InputError: an argument cannot be used; nothing has been written then. Also after training, on a process that
+            cannot access the run directory.
+        Interrupted: a signal stopped the training, after a checkpoint.
     """
     given = {
         "data": None if data is None else data_spec(data),
@@ -78,26 +74,24 @@ def train(
 
 
 def carry_out(request: Request, out: Path | None, resume: bool, init: Path | None) -> Path:
-    """Do what was asked, in this process and in those that were started with it; returns the run directory."""
+    """Carry out the request in all processes; returns the run directory."""
     return train_together(lambda: prepare_run(request, out, resume, init))
 
 
 def prepare_run(request: Request, out: Path | None, resume: bool, init: Path | None) -> Work:
-    """What was asked for: resolve, check, and only then write."""
+    """The work for a request: resolve and check it before anything is written."""
     if resume and out is None:
-        raise InputError("resume", "needs the run to go on with; add `out` RUN")
+        raise InputError("resume", "needs the run to continue; add `out` RUN")
     if resume and init is not None:
-        raise InputError("init", "is for a new run, and `resume` goes on with an old one; leave one out")
+        raise InputError("init", "is for a new run, but `resume` continues an old one; leave one out")
     if request.changed_data and not resume:
-        raise InputError("changed_data", "is for a run that is resumed; leave it out")
+        raise InputError("changed_data", "applies to a resumed run; leave it out")
     if out is not None and resume and (out / CONFIG).exists():
         return resume_run(Run(out), request)
     if out is not None and resume and out.is_dir() and not is_empty(out):
-        raise InputError(
-            "out", f"{out} is not a run: it has no {CONFIG}; name the run to go on with, or a new directory"
-        )
+        raise InputError("out", f"{out} is not a run: it has no {CONFIG}; name the run to continue, or a new directory")
     if out is not None and out.exists() and not (out.is_dir() and is_empty(out)):
-        raise InputError("out", f"{out} exists already; name another directory, or {instead(out)}")
+        raise InputError("out", f"{out} already exists; name another directory, or {instead(out)}")
     if out is not None:
         reachable(out, "out")
     config, dataset = resolve(request)
@@ -105,7 +99,7 @@ def prepare_run(request: Request, out: Path | None, resume: bool, init: Path | N
     model = fresh_model(config)
     require_doable(model, config.training)
     if init is not None:
-        initialise(model, Run(init))
+        load_weights(model, Run(init).checkpoint, "ema")
     for note in dataset.notes:
         console().print(note)
     path.mkdir(parents=True, exist_ok=True)
@@ -114,16 +108,7 @@ def prepare_run(request: Request, out: Path | None, resume: bool, init: Path | N
 
 
 def instead(out: Path) -> str:
-    """What to do with a directory that exists, to end a sentence."""
+    """What to do with an existing directory, as the end of a sentence."""
     if (out / CONFIG).exists() and latest_checkpoint(out) is None:
-        return "add `resume` to begin anew in it, with another recipe if you like: it has no checkpoint yet"
-    return "add `resume` to go on with it"
-
-
-def initialise(model: GenerativeModel, source: Run) -> None:
-    """Begin with another run's averaged weights.
-
-    Raises:
-        InputError: they do not fit.
-    """
-    load_weights(model, source.checkpoint, "ema")
+        return "add `resume` to start again in it, with any settings: it has no checkpoint yet"
+    return "add `resume` to continue it"

@@ -1,4 +1,4 @@
-"""Training, once everything is settled: in this process, and in those that share its batches."""
+"""The training of a prepared run, in all processes that share its batches."""
 
 from __future__ import annotations
 
@@ -11,13 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from nelbo.config.files import (
-    CONFIG,
-    RunConfig,
-    run_config,
-    run_config_text,
-    write_run_config,
-)
+from nelbo.config.files import CONFIG, RunConfig, run_config, run_config_text, write_run_config
 from nelbo.config.trained import weight_settings
 from nelbo.data import Dataset
 from nelbo.errors import InputError
@@ -32,18 +26,18 @@ from nelbo.report.progress import bar, console
 from nelbo.training import Trainer, latest_checkpoint, read_checkpoint
 from nelbo.training.checkpoint import shared
 from nelbo.training.compiling import require_compilable
-from nelbo.training.machine import default_dtype, keep_memory, pick_device
+from nelbo.training.machine import default_dtype, keep_memory, training_device, training_dtypes
 
 
 class Work(NamedTuple):
-    """What is to be trained.
+    """A prepared run.
 
     Attributes:
         path: the run directory.
-        config: its settings, every one filled in.
+        config: its complete settings.
         dataset: the images.
-        model: with the weights to begin with.
-        notes: what to say before training goes on.
+        model: the model with its initial weights.
+        notes: messages to print before the training.
     """
 
     path: Path
@@ -54,11 +48,11 @@ class Work(NamedTuple):
 
 
 def train_together(settle: Callable[[], Work], model: GenerativeModel | None = None) -> Path:
-    """Train what the main process settles on, in all processes; returns the run directory, which is the main one's.
+    """Train the main process's run in all processes; returns the main process's run directory.
 
     Args:
-        settle: what is to be trained; called in the main process.
-        model: every process's own, where it was made in Python.
+        settle: prepares the run; called in the main process.
+        model: this process's model, if it was made in Python.
 
     Raises:
         InputError: another process has other images.
@@ -75,27 +69,28 @@ def train_together(settle: Callable[[], Work], model: GenerativeModel | None = N
         config = run_config(tomllib.loads(settled["config"]), path / CONFIG)
         works.append(Work(path, config, read_data(own_images(config.data, path)), model or fresh_model(config)))
         if works[0].dataset.sha256 != config.images.sha256:
-            raise InputError("data", f"{config.data.data} holds other images here than where the main process runs")
+            raise InputError("data", f"{config.data.data} has other images here than on the main process")
     run_training(works[0], team)
     return works[0].path
 
 
 def fresh_model(config: RunConfig) -> GenerativeModel:
-    """The model with the initial weights of its seed, and of nothing else."""
+    """The model with initial weights that depend only on its seed."""
     with torch.random.fork_rng([]), default_dtype(config.training.precision):
         torch.manual_seed(config.training.seed)
         return build_model(config)
 
 
 def run_training(work: Work, team: Team) -> None:
-    """Train to the end, with a progress bar, metrics, and now and then a look at samples and ``val``."""
+    """Train to the end, with a progress bar, metrics and previews."""
     path, config, dataset, model, notes = work
     keep_memory()
-    if not (config.training.shard and team.count > 1):  # shares go to the device as they are made
-        model.to(pick_device(config.training.device))
+    device = training_device(config.training)
     images, grey_levels = dataset.for_training
     with ExitStack() as stack:
-        stack.enter_context(default_dtype(config.training.precision))
+        stack.enter_context(training_dtypes(device, config.training.precision))
+        if not (config.training.shard and team.count > 1):  # shares go to the device as they are made
+            model.to(device)
         begun = team.from_main(lambda: lock_run(stack, path))
         folder = path / begun.decode() if begun else None
         checkpoint = shared(team, None if folder is None else lambda: read_checkpoint(folder))
@@ -112,7 +107,7 @@ def run_training(work: Work, team: Team) -> None:
         write_run_config(path, config)
         announce(path, config, dataset, trainer)
         for note in notes:
-            console().print(note, soft_wrap=True)
+            console().print(note)
         shown = bar("training", 1.0, trainer.progress, lines=False)
         with shown as progress, Journal(path, config.training.tensorboard) as journal:
             watcher = Monitor(trainer, dataset, journal, progress, config)
@@ -124,38 +119,38 @@ def run_training(work: Work, team: Team) -> None:
 
 
 def require_doable(model: GenerativeModel, training: TrainingOptions, asked: Mapping[str, Any] | None = None) -> None:
-    """See to it that every process has an image of each batch, and that what is to be compiled can be.
+    """Check that every process has an image of each batch, and that compilation is possible if requested.
 
     Args:
-        model: what is to be trained.
-        training: the recipe.
-        asked: the settings that were asked for, if the others are those of an old run.
+        model: the model to train.
+        training: the training options.
+        asked: the requested settings of a resumed run; None for a new run.
 
     Raises:
-        InputError: there are more processes, or compiling was asked for and cannot be.
+        InputError: there are more processes than images in a batch, or the model cannot be compiled.
     """
     if training.batch_size < count():
-        raise InputError("batch_size", f"{training.batch_size} is less than the {count()} processes that share it")
+        raise InputError("batch_size", f"{training.batch_size} is less than the number of processes, {count()}")
     if asked is None or "compile" in asked:
         require_compilable(model, training, count())
 
 
 def lock_run(stack: ExitStack, path: Path) -> bytes:
-    """Hold the run directory against other runs, and say which checkpoint in it to go on from, if any."""
+    """Lock the run directory against other runs, and return the name of its latest checkpoint, if any."""
     stack.enter_context(sole(path))
     checkpoint = latest_checkpoint(path)
     return b"" if checkpoint is None else str(checkpoint.relative_to(path)).encode()
 
 
 def announce(path: Path, config: RunConfig, dataset: Dataset, trainer: Trainer) -> None:
-    """Say what is about to happen, for how long, and where."""
+    """Print what will be trained, for how long, and where."""
     training, model = config.training, trainer.model
     amount, unit = (training.minutes, "minute") if training.steps is None else (training.steps, "step")
     length = f"{amount:,.10g} {unit}{'' if amount == 1 else 's'}"
     channels, height, width = dataset.shape
     size = sum(p.numel() for p in model.parameters() if p.requires_grad)
     begun = f", from step {trainer.step:,} on" if trainer.step else ""
-    how = "sharing the weights, " * trainer.sharded
+    how = "sharded, " * trainer.sharded
     where = f"{trainer.team.count} processes, {how}" * (trainer.team.count > 1) + str(model.device)
     console().print(
         f"{model.family} on {dataset.name}: {len(dataset.split('train')):,} images of {channels}×{height}×{width}, "

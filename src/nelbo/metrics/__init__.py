@@ -1,4 +1,4 @@
-"""How good a model is, with errors."""
+"""Measures of a model's quality, with their errors."""
 
 from nelbo.metrics.anomaly import Auroc, ProfileDetector, auroc
 from nelbo.metrics.likelihood import LikelihoodScore, score_likelihood, stderr_of_mean

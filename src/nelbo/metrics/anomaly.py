@@ -1,4 +1,4 @@
-"""Telling two sets of images apart by what a model says of each image."""
+"""Distinguish two sets of images by a model's score of each image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Auroc(NamedTuple):
-    """P(a random anomaly scores above a random normal image), ties counting half; ± its standard error."""
+    """P(a random anomaly scores above a random normal image), with ties counted half, and its standard error."""
 
     value: float
     stderr: float
@@ -19,14 +19,17 @@ class Auroc(NamedTuple):
 def auroc(anomalies: Tensor, normal: Tensor) -> Auroc:
     """The area under the ROC curve, with DeLong's standard error (DeLong et al. 1988).
 
-    Each score has a placement: the share of the other set that it beats. The area is their mean, and its variance the
-    variance of each set's placements over its size, added.
+    The placement of a score is the fraction of the other set below it. The area is the mean placement; its variance is
+    the sum over both sets of the placements' variance divided by the set's size.
 
     Args:
-        anomalies, normal: scores, higher for what looks more anomalous, shapes (m,) and (n,), at least 2 each.
+        anomalies, normal: scores, higher for more anomalous images, shapes (m,) and (n,), at least 2 each.
+
+    Returns:
+        The area, in [0, 1], and its standard error.
 
     Raises:
-        ValueError: fewer than 2 scores in a set.
+        ValueError: a set has fewer than 2 scores.
     """
     if min(len(anomalies), len(normal)) < 2:
         raise ValueError("each set needs at least 2 scores")
@@ -36,7 +39,7 @@ def auroc(anomalies: Tensor, normal: Tensor) -> Auroc:
 
 
 def _placements(scores: Tensor, others: Tensor) -> Tensor:
-    """For each score, the share of the others that is lower, ties counting half."""
+    """For each score, the fraction of the others that is lower, with ties counted half."""
     others = others.sort().values
     lower = torch.searchsorted(others, scores.contiguous(), right=False)
     upper = torch.searchsorted(others, scores.contiguous(), right=True)
@@ -47,22 +50,22 @@ class ProfileDetector:
     """How unusual a profile over t is: the Mahalanobis distance of its logarithm from reference profiles.
 
     d²(p) = (ln p − m)ᵀ S⁻¹ (ln p − m), with the mean m and the covariance S of the reference, shrunk (Ledoit & Wolf
-    2004). It is high for images that are too easy as for those that are too hard.
+    2004). It is high for images that are too easy and for images that are too hard.
 
     Args:
-        reference: nats of each image and piece, positive, shape (n, K), of images that are known to be normal.
+        reference: nats of each image and piece, positive, shape (n, K), of normal images.
     """
 
     def __init__(self, reference: Tensor) -> None:
-        from sklearn.covariance import LedoitWolf  # half a second that only this pays
+        from sklearn.covariance import LedoitWolf  # a slow import, 0.5 s
 
         self.law = LedoitWolf().fit(_logarithms(reference))
 
     def distance(self, profiles: Tensor) -> Tensor:
-        """d² of each profile, shape (n,) for (n, K)."""
+        """d² of each profile, shape (n,) for profiles of shape (n, K)."""
         return torch.from_numpy(np.asarray(self.law.mahalanobis(_logarithms(profiles))))
 
 
 def _logarithms(profiles: Tensor) -> np.ndarray:
-    """ln of nats, held above the smallest float."""
+    """ln of nats, clamped to avoid ln 0."""
     return profiles.double().clamp(min=1e-12).log().cpu().numpy()

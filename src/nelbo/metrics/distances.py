@@ -1,10 +1,9 @@
-"""Distances between two sets of features: Fréchet and kernel.
+"""Fréchet and kernel distance between two sets of features.
 
     FD = ‖μ − ν‖² + tr(S + R − 2 (S R)^{1/2})                                    Heusel et al. 2017
     KD = E k(x, x′) + E k(y, y′) − 2 E k(x, y),   k(x, y) = (x·y/d + 1)³         Bińkowski et al. 2018
 
-Heusel's name is FID where the features are Inception's, and theirs alone.
-By hand, as libraries give these numbers without their standard errors.
+The name FID is only for Inception's features. Written by hand because libraries do not give standard errors.
 """
 
 from __future__ import annotations
@@ -16,20 +15,23 @@ from torch import Tensor
 
 
 class Distance(NamedTuple):
-    """A distance, and its standard error where it has one."""
+    """A distance, and its standard error or None."""
 
     value: float
     stderr: float | None
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> Distance:
-    """FD between the normal laws with the moments of two sets. It falls with n, and only figures of one n compare.
+    """FD between normal distributions with the moments of two sets. It decreases with n; compare only equal n.
 
     Args:
         x, y: features, shapes (n, d) and (m, d), at least 2 rows each.
 
+    Returns:
+        The distance, without a standard error.
+
     Raises:
-        ValueError: fewer than 2 rows.
+        ValueError: a set has fewer than 2 rows.
     """
     if min(len(x), len(y)) < 2:
         raise ValueError("each set needs at least 2 rows")
@@ -40,7 +42,7 @@ def frechet_distance(x: Tensor, y: Tensor) -> Distance:
 def frechet_of_moments(mean_x: Tensor, cov_x: Tensor, mean_y: Tensor, cov_y: Tensor) -> float:
     """FD between N(μ, S) and N(ν, R), from moments in float64.
 
-    tr (S R)^{1/2} is the sum of the roots of the eigenvalues of S^{1/2} R S^{1/2}, which is symmetric.
+    tr (S R)^{1/2} is the sum of the square roots of the eigenvalues of the symmetric S^{1/2} R S^{1/2}.
     """
     values, basis = torch.linalg.eigh(cov_x.reshape(len(mean_x), -1))
     root = basis * values.clamp(min=0).sqrt() @ basis.T
@@ -55,16 +57,19 @@ def kernel(x: Tensor, y: Tensor) -> Tensor:
 
 
 def kernel_distance(x: Tensor, y: Tensor) -> Distance:
-    """KD, unbiased: 0 in expectation where both sets have one law, so it can be negative.
+    """KD, unbiased: its expectation is 0 for equal distributions, so it can be negative.
 
-    Its variance has a part of first order, in 1/n, and one of second order, in 1/n², which is all of it where both laws
-    are one. The jackknife counts the second twice (Efron & Stein 1981), so an estimate of it is taken off.
+    Its variance has a part of order 1/n and a part of order 1/n²; for equal distributions the first part is 0. The
+    jackknife counts the second part twice (Efron & Stein 1981), so an estimate of it is subtracted.
 
     Args:
         x, y: features, shapes (n, d) and (m, d), at least 3 rows each.
 
+    Returns:
+        The distance and its standard error.
+
     Raises:
-        ValueError: fewer than 3 rows.
+        ValueError: a set has fewer than 3 rows.
     """
     n, m = len(x), len(y)
     if min(n, m) < 3:
@@ -80,19 +85,20 @@ def kernel_distance(x: Tensor, y: Tensor) -> Distance:
         (rows_x, within_x, across.sum(1), n, m),
         (rows_y, within_y, across.sum(0), m, n),
     ):
-        # The distance without each row in turn, up to what stays the same.
+        # The distance without each row in turn, up to a constant.
         left = (within - 2 * rows) / ((own - 1) * (own - 2)) - 2 * (across.sum() - pairs) / ((own - 1) * other)
         variance = variance + (own - 1) / own * (left - left.mean()).square().sum()
     second = second_order_variance(in_x, in_y, across)
-    # The difference of two estimates can be negative. Held to half of the second order, errors are within 10% of the
+    # The difference of two estimates can be negative, so it is at least half of the second order. The errors are then
+    # within 10% of the standard deviation, and ± 2 errors cover 93% or more, for equal and for different distributions.
     # spread, and 2 of them cover 93% or more, with equal laws and with others.
     return Distance(float(value), float((variance - second).clamp(min=0.5 * second).sqrt()))
 
 
 def second_order_variance(in_x: Tensor, in_y: Tensor, across: Tensor) -> Tensor:
-    """2 E k̃(x, x′)²/(n(n−1)) + 2 E k̃(y, y′)²/(m(m−1)) + 4 E k̃(x, y)²/(nm), with k̃ centred in both its arguments.
+    """2 E k̃(x, x′)²/(n(n−1)) + 2 E k̃(y, y′)²/(m(m−1)) + 4 E k̃(x, y)²/(nm), with k̃ centred in both arguments.
 
-    Each expectation is estimated without bias, those of one set by Székely & Rizzo 2014 (3.1).
+    Each expectation is estimated without bias, those within one set by Székely & Rizzo 2014 (3.1).
 
     Args:
         in_x, in_y, across: the kernel of every pair, shapes (n, n), (m, m) and (n, m), n and m at least 3.
@@ -106,6 +112,6 @@ def second_order_variance(in_x: Tensor, in_y: Tensor, across: Tensor) -> Tensor:
         rows = pairs.sum(1) / (size - 2)
         centred = pairs - rows - rows[:, None] + pairs.sum() / ((size - 1) * (size - 2))
         of_pairs = centred.square().sum() - centred.diagonal().square().sum()
-        # Of 3 rows the centred pairs are all zero.
+        # With 3 rows the centred pairs are all 0.
         variance = variance + 2 * of_pairs / (size * max(1, size - 3) * size * (size - 1))
     return variance

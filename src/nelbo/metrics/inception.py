@@ -1,6 +1,6 @@
-"""Inception's pool-3 features, in which "FID" is measured (Heusel et al. 2017), by the package torch-fidelity.
+"""Inception's pool-3 features, in which FID is defined (Heusel et al. 2017), by the package torch-fidelity.
 
-Neither the package nor the weights come with nelbo, and nothing is downloaded: they are used where they are at hand.
+nelbo includes neither the package nor the weights, and does not download them; both must be installed.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ def inception(channels: int, levels: int, device: torch.device) -> tuple[Callabl
     Args:
         channels: 1 or 3.
         levels: L.
-        device: where to compute.
+        device: the device of the network.
 
     Returns:
         (B, C, H, W) → (B, 2048), and the SHA-256 of the weights' file.
 
     Raises:
-        InputError: another number of channels, or the package or its weights are not there.
+        InputError: the number of channels is not 1 or 3, or the package or its weights are missing.
     """
     if channels not in (1, 3):
-        raise InputError(OPTION, f"wants grey or RGB images, and these have {channels} channels")
+        raise InputError(OPTION, f"needs grey or RGB images, but these have {channels} channels")
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except (ImportError, RuntimeError) as error:

@@ -1,11 +1,11 @@
-"""How much of one set lies among another, by nearest neighbours in feature space.
+"""Overlap of two sets by nearest neighbours in feature space.
 
-With B_k(y) the ball around y that reaches to its k-th neighbour in its own set,
+With B_k(y) the ball around y with the distance to its k-th neighbour in its own set as radius,
 
-    precision = share of samples inside some B_k(image),  recall = share of images inside some B_k(sample)
-                                                                                     Kynkäänniemi et al. 2019, k = 3
-    density   = (1/k) mean over samples of how many B_k(image) hold it
-    coverage  = share of images whose B_k holds a sample                             Naeem et al. 2020, k = 5
+    precision = fraction of samples inside some B_k(image),  recall = fraction of images inside some B_k(sample)
+                                                                                        Kynkäänniemi et al. 2019, k = 3
+    density   = (1/k) mean over samples of the number of B_k(image) that contain the sample
+    coverage  = fraction of images whose B_k contains a sample                               Naeem et al. 2020, k = 5
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Manifold(NamedTuple):
 
 
 def manifold(samples: Tensor, images: Tensor) -> Manifold:
-    """All four, of features of shapes (n, d) and (m, d).
+    """All four measures, from features of shapes (n, d) and (m, d).
 
     Raises:
-        ValueError: fewer than 6 rows in a set.
+        ValueError: a set has fewer than 6 rows.
     """
     if min(len(samples), len(images)) < 6:
         raise ValueError("each set needs at least 6 rows")
@@ -58,21 +58,21 @@ def manifold(samples: Tensor, images: Tensor) -> Manifold:
 
 
 def radii(points: Tensor, k: int) -> Tensor:
-    """The distance of each point to its k-th nearest other one, shape (n,)."""
+    """The distance of each point to its k-th nearest neighbour, shape (n,)."""
     parts = [torch.cdist(some, points).kthvalue(k + 1, dim=1).values for some in torch.split(points, CHUNK)]
     return torch.cat(parts)
 
 
 def nearest(points: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each point, the distance to the nearest among others and its index, shapes (n,)."""
+    """The distance of each point to the nearest of the others, and its index, shapes (n,)."""
     found = [torch.cdist(some, among).min(1) for some in torch.split(points, CHUNK)]
     return torch.cat([part.values for part in found]), torch.cat([part.indices for part in found])
 
 
 def memorisation(samples: Tensor, unseen: Tensor, train: Tensor) -> Auroc:
-    """P(an unseen image is farther from the training images than a sample is), by nearest ones (Meehan et al. 2020).
+    """P(an unseen image is farther from the training images than a sample), by nearest neighbours (Meehan et al. 2020).
 
-    ½ where samples are as new as unseen images; near 1 where they are copies.
+    It is ½ if samples are as far from them as unseen images, and near 1 if samples are copies.
 
     Args:
         samples, unseen, train: features, shapes (n, d), (m, d) and (N, d).

@@ -1,4 +1,4 @@
-"""Where in t the bits are: the diffusion term of every image, piece by piece."""
+"""The diffusion term of every image for each piece of t."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Profile:
     """The diffusion term of n images over K pieces of t.
 
     Args:
-        edges: K + 1 edges of t, rising: of [0, 1], or of the steps 1 … T, where a piece holds its upper edge alone.
+        edges: K + 1 increasing edges of t, in [0, 1] or in 1 … T; a piece of steps includes only its upper edge.
         gamma: γ = −ln SNR at each edge.
-        nats: of each image and piece, float64, shape (n, K); a row's sum is that image's diffusion term.
+        nats: the term of each image and piece, float64, shape (n, K); a row's sum is the image's diffusion term.
         dims: D.
     """
 
@@ -33,11 +33,11 @@ class Profile:
 
     @property
     def width(self) -> Tensor:
-        """How much of t each piece holds, shape (K,)."""
+        """The length of each piece in t, shape (K,)."""
         return self.edges[1:] - self.edges[:-1]
 
     def bits(self) -> tuple[Tensor, Tensor]:
-        """bits/dim of each piece, averaged over images, and its standard error over images (0 of one image), (K,)."""
+        """bits/dim of each piece, averaged over images, and its standard error over images (0 for one image), (K,)."""
         scale, n = bits_per_dim(1.0, self.dims), len(self.nats)
         return self.nats.mean(0) * scale, self.nats.std(0, correction=min(1, n - 1)) / n**0.5 * scale
 
@@ -54,20 +54,23 @@ def score_profile(
     rows: range | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Profile:
-    """The profile of every image, averaged over replicates. Image i has the same noise whatever the batch.
+    """The profile of every image, averaged over replicates. The noise of image i does not depend on the batch.
 
     Args:
         model: a diffusion model, on its device.
-        images: integer levels 0 … L−1, shape (n, C, H, W), n ≥ 1, in a tensor or a NumPy array.
-        pieces: K, of t.
+        images: integer levels 0 … L−1, shape (n, C, H, W), n ≥ 1, as a tensor or a NumPy array.
+        pieces: K, the number of pieces of t.
         replicates: independent estimates of each piece.
-        seed: of the noise.
-        batch: images at a time.
-        rows: of the images, those to score, with the noise that they have among all; all if None.
-        progress: called with the number of images done, as a share of n · replicates.
+        seed: the seed of the noise.
+        batch: images per batch.
+        rows: the rows of the images to score, with the same noise as in a score of all images; None for all.
+        progress: called with the number of estimates done, of n · replicates.
+
+    Returns:
+        The profile of the rows.
 
     Raises:
-        InputError: no such images, or a number out of its range.
+        InputError: the images do not fit the model, or a number is out of range.
     """
     images = checked_images(model, images)
     for where, value in (("pieces", pieces), ("replicates", replicates), ("batch", batch)):

@@ -1,4 +1,4 @@
-"""What samples look like beside images, in a feature space that is named and hashed."""
+"""Comparison of samples with images, in a named and hashed feature space."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from nelbo.metrics.distances import Distance, frechet_distance, kernel_distance
 from nelbo.metrics.manifold import Manifold, manifold, memorisation
 
 READABLE = 0.9
-"""A digit is readable where the classifier gives a class at least this probability."""
+"""A sample is readable if the classifier gives a class at least this probability."""
 
 
 class Quality(NamedTuple):
-    """Distances between samples and unseen images in feature space, and whether samples are copies of training images.
+    """Distances between samples and unseen images in feature space, and whether samples copy training images.
 
     Attributes:
         fd, kd: Fréchet and kernel distance.
@@ -34,12 +34,12 @@ class Quality(NamedTuple):
 
 @dataclass(frozen=True)
 class Modes:
-    """Which classes samples fall into.
+    """The classes of samples.
 
     Attributes:
         counts: samples of each class.
-        p_value: of a χ² test that samples and images have one law over the classes.
-        readable: share of samples with a probability of 0.9 or more; ``readable_images``, of real ones.
+        p_value: of a χ² test that samples and images have the same distribution over the classes.
+        readable, readable_images: fraction of samples, and of images, with a class probability of at least 0.9.
     """
 
     counts: list[int]
@@ -61,13 +61,13 @@ def measure_quality(samples: Tensor, unseen: Tensor, train: Tensor) -> Quality:
 def measure_modes(samples: Tensor, images: Tensor) -> Modes:
     """All of :class:`Modes`, from class probabilities of shapes (n, K) and (m, K).
 
-    The χ² test is of homogeneity: both sets are samples, and both are judged by the same classifier.
+    The χ² test is a test of homogeneity, because both sets are samples and have the same classifier.
     """
     classes = samples.shape[1]
     counts, theirs = (torch.bincount(p.argmax(1), minlength=classes) for p in (samples, images))
     seen = (counts + theirs) > 0
     table = torch.stack([counts[seen], theirs[seen]]).numpy()
-    from scipy import stats  # half a second that only this pays
+    from scipy import stats  # a slow import, 0.5 s
 
     p_value = float(stats.chi2_contingency(table, correction=False).pvalue) if table.shape[1] > 1 else 1.0
     sure = [float((p.max(1).values >= READABLE).double().mean()) for p in (samples, images)]
@@ -76,5 +76,5 @@ def measure_modes(samples: Tensor, images: Tensor) -> Modes:
 
 @torch.no_grad()
 def in_batches(network: Callable[[Tensor], Tensor], images: Tensor, batch: int = 512) -> Tensor:
-    """What a network gives of integer levels, shape (n, C, H, W), on the CPU in float32."""
+    """The output of a network for integer levels of shape (n, C, H, W), on the CPU in float32."""
     return torch.cat([network(part).float().cpu() for part in torch.split(images, batch)])

@@ -1,4 +1,4 @@
-"""What can be shown and said of an autoencoder."""
+"""Pictures, measures and texts of an autoencoder."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class AEInspector(Inspector):
-    """The squared error, reconstructions, and lines between codes."""
+    """The squared error, reconstructions, and straight lines between codes."""
 
     model: AE
-    why_no_bound = "an autoencoder says nothing of how likely an image is"
+    why_no_bound = "an autoencoder has no likelihood of an image"
 
     def measures(self, images: Images, start: int = 0, batch: int = 256) -> dict[str, Tensor]:
-        """The squared error of the reconstruction, per dimension and on the scale where levels fill [−1, 1]."""
+        """The squared error of the reconstruction, per dimension, on the scale where levels fill [−1, 1]."""
         model = self.model
         images = checked_images(model, images)
         parts = []
@@ -46,5 +46,5 @@ class AEInspector(Inspector):
 
     def describe_sampling(self, settings: SampleSettings) -> str:
         require_drawing(self.model.family, settings)
-        law = f"a Gaussian that was fitted to the codes of training images{at_temperature(settings)}"
-        return f"decoded from {law}, for an ae has no law of its own"
+        law = f"a Gaussian fitted to the codes of training images{at_temperature(settings)}"
+        return f"decoded from {law}; an ae has no prior"

@@ -1,4 +1,4 @@
-"""What a Python call may get wrong, checked where it enters: images that are levels, and whole numbers in range."""
+"""Checks of the arguments of Python calls: images that are levels, and integers in range."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from nelbo.models.sampling import SampleSettings
 
 Images = Tensor | np.ndarray
-"""Integer levels, shape (n, C, H, W), in a tensor on any device or a NumPy array."""
+"""Integer levels, shape (n, C, H, W), as a tensor on any device or a NumPy array."""
 
 
 class Imaged(Protocol):
-    """What has images of one shape, with so many levels."""
+    """A model of images of one shape and number of levels."""
 
     shape: tuple[int, int, int]
     levels: int
@@ -28,15 +28,15 @@ class Imaged(Protocol):
 
 
 def checked_images(model: Imaged, images: Images, where: str = "images") -> Tensor:
-    """The images as a tensor, where they were, after a look at everything that would make a number of no image.
+    """The images as a tensor on their own device, after checks of type, dtype, shape and range.
 
     Args:
-        model: whose images they are to be.
+        model: the model that will use the images.
         images: integer levels 0 … L−1, shape (n, C, H, W), n ≥ 1.
-        where: what the caller calls them.
+        where: the caller's name for them, for messages.
 
     Raises:
-        InputError: no integers, levels out of range, or another shape.
+        InputError: not integers, levels out of range, or another shape.
     """
     if isinstance(images, np.ndarray) and images.dtype.kind in "biuf":
         native = images.dtype.newbyteorder("=")
@@ -44,60 +44,60 @@ def checked_images(model: Imaged, images: Images, where: str = "images") -> Tens
         images = torch.from_numpy(np.ascontiguousarray(images.astype(known)))
     if not isinstance(images, Tensor):
         kind = f"{type(images).__name__}" + (f" of {images.dtype}" if isinstance(images, np.ndarray) else "")
-        raise InputError(where, f"is a {kind}; give a tensor or a NumPy array of integer levels")
+        raise InputError(where, f"is a {kind}; pass a tensor or a NumPy array of integer levels")
     if images.dtype == torch.bool:
-        raise InputError(where, "is of True and False; .to(torch.uint8) makes them the levels 1 and 0")
+        raise InputError(where, "is boolean; .to(torch.uint8) converts it to the levels 0 and 1")
     if images.is_floating_point() or images.is_complex():
         raise InputError(where, float_levels(images, model.levels))
     fits(model, tuple(images.shape), where)
-    # torch has uint16 to uint64 to hold, not to compute with.
+    # torch can store uint16 to uint64, but has few operations for them.
     images = images if images.dtype in (torch.uint8, torch.int32, torch.int64) else images.long()
     low, high = (int(end) for end in images.aminmax())
     if low < 0 or high >= model.levels:
         wrong = low if low < 0 else high
         raise InputError(
-            where, f"holds the level {wrong}, and this {model.family} has {model.levels}: 0 … {model.levels - 1}"
+            where, f"contains the level {wrong}, but this {model.family} has {model.levels}: 0 … {model.levels - 1}"
         )
     return images
 
 
 def fits(model: Imaged, shape: tuple[int, ...], where: str) -> None:
-    """Check the shape of a batch, with what helps where it is a usual mistake.
+    """Check the shape of a batch; the message suggests a fix for common mistakes.
 
     Raises:
-        InputError: it is not (n, C, H, W) of the model, with n ≥ 1.
+        InputError: the shape is not the model's (n, C, H, W) with n ≥ 1.
     """
     channels, height, width = model.shape
     if shape[1:] == model.shape and shape[0] > 0:
         return
     fix = ""
     if shape == model.shape:
-        fix = "; one image is images[None]"
+        fix = "; use images[None] for one image"
     elif shape[1:] == (height, width, channels):
-        fix = "; channels come first, as of .permute(0, 3, 1, 2) (NumPy: .transpose(0, 3, 1, 2))"
+        fix = "; put the channels first with .permute(0, 3, 1, 2) (NumPy: .transpose(0, 3, 1, 2))"
     elif channels == 1 and shape[1:] == (height, width):
-        fix = "; the channel is images[:, None]"
+        fix = "; add the channel with images[:, None]"
     elif shape[:1] == (0,):
-        fix = "; there is no image in it"
-    raise InputError(where, f"has shape {shape}, and this {model.family} takes (n, {channels}, {height}, {width}){fix}")
+        fix = "; it contains no image"
+    raise InputError(where, f"has shape {shape}, but this {model.family} takes (n, {channels}, {height}, {width}){fix}")
 
 
 def checked_output(part: str, output: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """What a network gave, in torch's default type, after a look at its shape: another one might broadcast.
+    """A network's output in torch's default dtype, after a check of its shape, since another shape might broadcast.
 
     Raises:
-        InputError: it has another shape.
+        InputError: the output has another shape.
     """
     if tuple(output.shape) != shape:
-        raise InputError(part, f"gave shape {tuple(output.shape)}, and {shape} is needed")
+        raise InputError(part, f"outputs shape {tuple(output.shape)}, but the model needs {shape}")
     return to_default_dtype(output)
 
 
 def checked_int(where: str, value: Any, least: int, most: int | None = None) -> int:
-    """A whole number in its range.
+    """An integer in [least, most].
 
     Raises:
-        InputError: it is none, or out of it.
+        InputError: the value is not an integer, or is out of range.
     """
     try:
         number = operator.index(value)
@@ -115,16 +115,16 @@ def checked_seed(seed: Any) -> int:
     """A seed, 0 ≤ seed < 2^63.
 
     Raises:
-        InputError: another number.
+        InputError: the value is not an integer, or is out of range.
     """
     return checked_int("seed", seed, 0, 2**63 - 1)
 
 
 def require_sampling(n: Any, seed: Any, start: Any, batch: Any, settings: SampleSettings) -> None:
-    """Check the numbers of a call of ``sample``.
+    """Check the integers of a call of ``sample``.
 
     Raises:
-        InputError: one of them is out of its range.
+        InputError: a value is out of its range.
     """
     for where, value, least in (("n", n, 0), ("start", start, 0), ("batch", batch, 1)):
         checked_int(where, value, least)

@@ -1,4 +1,4 @@
-"""The forms of a diffusion model's bound: of its chain, or in continuous time."""
+"""The forms of a diffusion model's bound, for a chain or continuous time."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from nelbo.models.diffusion import Diffusion
 
 FAR_BETWEEN = 6.0
-"""Standard deviations of z_0 from a level to the middle of two, from where on there is no density between levels."""
+"""Farther than this from every level, in standard deviations of z_0, a z between two levels has no density."""
 TIMESTEPS = 8
-"""The t of one estimate, unless told otherwise."""
+"""The default number of t for one estimate."""
 
 
 def bound_of(model: Diffusion, uniform: bool = True) -> ChainBound | ContinuousBound:
-    """What estimates the bound: of the chain that is scored, or in continuous time.
+    """The estimator of the bound, for the scored chain or continuous time.
 
     Args:
         model: the model.
-        uniform: in steps of continuous time, whether the t of the sum are drawn evenly.
+        uniform: whether a continuous-time model that is scored in steps draws t uniformly.
     """
     timeline = model.timeline
     shared: Any = {"denoiser": model.denoiser, "decoder": model.decoder, "levels": model.levels, "shape": model.shape}
@@ -36,7 +36,7 @@ def bound_of(model: Diffusion, uniform: bool = True) -> ChainBound | ContinuousB
 
 
 def diffusion_forms(model: Diffusion) -> Forms:
-    """The denoising form; of a chain all that it has; and the likelihood of the flow."""
+    """The denoising form, the further forms of a chain, and the likelihood of the flow."""
     timeline, bound, absent = model.timeline, bound_of(model, uniform=False), absent_forms(model)
     forms = {"denoising": Estimator(bound_of(model).denoising)}
     if isinstance(bound, ChainBound):
@@ -44,7 +44,7 @@ def diffusion_forms(model: Diffusion) -> Forms:
             "consistency": Estimator(bound.consistency),
             "trajectory": Estimator(bound.trajectory, counts=None),
             "iw": Estimator(bound.importance_weighted, counts="k", kind="iw_bound"),
-            "entropy": Estimator(bound.entropy, kind="estimate", why="not a bound by itself: it has no decoder"),
+            "entropy": Estimator(bound.entropy, kind="estimate", why="not a bound, because it has no decoder"),
         }
     if model.predicts != "mean" and timeline.has_terms:
         flow, why = (
@@ -55,18 +55,18 @@ def diffusion_forms(model: Diffusion) -> Forms:
             if name not in absent:
                 forms[name] = Estimator(estimate, counts=None, kind="estimate", why=why)
     every = timeline.scored_in if timeline.gammas is None else max(1, len(timeline.gammas) - 2)
-    more = "; in steps there are more, see `T`" if timeline.continuous else ""
+    more = "; a bound in steps has more, see `T`" if timeline.continuous else ""
     return Forms(model.family, forms, min(TIMESTEPS, every or TIMESTEPS), every, more, absent)
 
 
 def absent_forms(model: Diffusion) -> Mapping[str, str]:
-    """Uniform dequantisation is absent where a law over levels is spikes as narrow as the noise.
+    """Uniform dequantisation is absent if a law over levels consists of peaks as narrow as the noise.
 
-    Of a z between them the flow's density says that alone: with a, half a spacing in standard deviations of z_0, a
-    uniform z costs a²/6 nats per pixel, whatever the image.
+    The flow's density between levels then only reflects this width: with a, half a spacing in standard deviations of
+    z_0, a uniform z costs a²/6 nats per pixel for every image.
     """
     a = crossing(bound_of(model).first, model.levels)
     if model.predicts != "levels" or a <= FAR_BETWEEN:
         return {}
-    why = f"a uniform z lies up to {a:.0f} standard deviations from every level, which costs {a**2 / 6:.0f} nats"
-    return {"ode-uniform": f"{why} per pixel whatever the image, and hides all else; use ode"}
+    why = f"a uniform z is up to {a:.0f} standard deviations from every level, which costs {a**2 / 6:.0f} nats"
+    return {"ode-uniform": f"{why} per pixel for every image; use ode"}

@@ -1,4 +1,4 @@
-"""What is said of a diffusion model, and what of it is compiled."""
+"""Texts about a diffusion model, and its compilable network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class DiffusionInspector(Inspector):
-    """How a diffusion model draws, and where its schedule begins and ends."""
+    """How a diffusion model samples, and the ends of its schedule."""
 
     model: Diffusion
 
@@ -36,7 +36,7 @@ class DiffusionInspector(Inspector):
         return described(self.model, settings)
 
     def facts(self) -> dict[str, object]:
-        """The ends of the schedule, and what the last one costs: the prior term where every pixel is at ±1."""
+        """The ends of the schedule, and the largest prior term: that of an image with every pixel at ±1."""
         bound = bound_of(self.model)
         ends = torch.tensor([bound.first, bound.last], dtype=torch.float64)
         prior = float(prior_term(torch.ones(1, *self.model.shape, dtype=torch.float64), ends[1]))
@@ -49,7 +49,7 @@ class DiffusionInspector(Inspector):
 
 
 class DiffusionRecipe(PartsRecipe):
-    """The network is what torch.compile takes."""
+    """torch.compile compiles the network."""
 
     model: Diffusion
 

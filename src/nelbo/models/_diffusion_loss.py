@@ -1,6 +1,6 @@
-"""What a diffusion model is trained by: ½ ∫ w(γ) E‖ε − ε̂‖² dγ with its decoder, from one γ per image.
+"""The loss of a diffusion model: ½ ∫ w(γ) E‖ε − ε̂‖² dγ and the decoder's terms, from one γ per image.
 
-Both losses are in nats per dimension, and where w = 1 unbiased estimates of the bound.
+Both losses are in nats per dimension. If w = 1, they are unbiased estimates of the bound.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from nelbo.models.diffusion import Diffusion
 
 CHAIN_DECODER_SHARE, DECODER_SHARE = 16, 32
-"""One image in so many trains a decoder apart: in steps, where the objective is not the bound; in continuous time."""
+"""Every n-th image trains the decoder: n for a chain whose objective is not the bound, and n in continuous time."""
 VARIANCE_WEIGHT = 0.001
-"""λ: what the bound counts beside a weighted objective, where it trains the reverse variance alone."""
+"""λ, the weight of the bound's term that trains a learned reverse variance with another objective."""
 
 
 Rows = slice | list[int] | Tensor
 
 
 def decoder_subset(draws: Draws, share: int) -> slice | list[int]:
-    """Which rows of the batch train the decoder: those whose index is a multiple of ``share``.
+    """The rows of the batch that train the decoder: those whose index is a multiple of ``share``.
 
-    The host knows them, and so does not wait for the device.
+    They are computed on the host, which so does not wait for the device.
     """
     if isinstance(draws.indices, range) and draws.indices.step == 1:
         return slice(-draws.indices.start % share, None, share)
@@ -41,12 +41,13 @@ def decoder_subset(draws: Draws, share: int) -> slice | list[int]:
 
 
 def chain_loss(model: Diffusion, x: Tensor, draws: Draws) -> Tensor:
-    """In T steps: T times one random term of the bound, or ½ w(γ_t) γ′ ‖ε − ε̂‖², per dimension.
+    """A chain's loss: T times one random term of the bound, or ½ w(γ_t) γ′ ‖ε − ε̂‖², per dimension.
 
-    Where the bound is lowered, t is drawn in proportion to the root mean square of its term (Nichol & Dhariwal 2021,
-    section 3.3), the first being the decoder's, and w − 1 is added. Else t is uniform, and what is learned beside x̂_0
-    has its own terms, with x̂_0 held fixed, so that the weighted loss alone trains that: a decoder its likelihood, on
-    some images at t = 1; a reverse variance λ times the bound, which together is L_hybrid (their (16)).
+    If the objective contains the bound, t is drawn in proportion to the root mean square of its term (Nichol & Dhariwal
+    2021, section 3.3), t = 1 is the decoder's term, and the part w − 1 is added. Otherwise t is uniform, and the
+    learned variances have terms of their own without gradient to x̂_0, which the weighted loss alone trains: a decoder
+    has its likelihood, on some images at t = 1; a reverse variance has λ times the bound, which together is L_hybrid
+    (their (16)).
     """
     gammas = model.timeline.gammas
     assert gammas is not None
@@ -57,7 +58,7 @@ def chain_loss(model: Diffusion, x: Tensor, draws: Draws) -> Tensor:
     if not exact and model.decoder.learned:
         t[rows] = 1
     first, grid = t == 1, gammas.to(t.device)
-    gamma, before = grid[t], torch.where(first, grid[t] - 1.0, grid[t - 1])  # at t = 1 there is no step, but a decoder
+    gamma, before = grid[t], torch.where(first, grid[t] - 1.0, grid[t - 1])  # t = 1 is the decoder, not a step
     z = diffuse(x_0, gamma, eps)
     output = model.denoiser.predict(z, gamma)
     denoised = model.denoiser.to_denoised(output, z, gamma)
@@ -77,7 +78,7 @@ def chain_loss(model: Diffusion, x: Tensor, draws: Draws) -> Tensor:
         if x.device.type == "cpu":
             at_first = model.denoiser.to_denoised(output[first], z[first], gamma[first])
             loss = replaced(loss, first, scale * nll(first, at_first))
-        else:  # of every image: the host would have to wait for the device to know which are at t = 1
+        else:  # of every image, because the host does not know which are at t = 1
             loss = torch.where(first, scale * nll(slice(None), denoised), loss)
         if model.training:
             model.profile.update(*(model.gather_batch(rows.detach()) for rows in (t, loss)))
@@ -92,26 +93,26 @@ def chain_loss(model: Diffusion, x: Tensor, draws: Draws) -> Tensor:
 
 
 def replaced(x: Tensor, rows: Rows, values: Tensor) -> Tensor:
-    """A copy of x with other values in some rows."""
+    """A copy of x with these values in these rows."""
     x = x.clone()
     x[rows] = values
     return x
 
 
 def fixed(denoised: Denoised) -> Denoised:
-    """The same with no gradient for x̂_0 and ε̂."""
+    """The same result without gradients through x̂_0 and ε̂."""
     return denoised._replace(x_0=denoised.x_0.detach(), eps=denoised.eps.detach())
 
 
 def continuous_loss(model: Diffusion, x: Tensor, draws: Draws) -> Tensor:
     """In continuous time: ½ w(γ) γ′(t) ‖ε − ε̂‖² per dimension; one image in 32 also trains the decoder, at t = 0.
 
-    With λ, ``every_decoder``, the mean of λ −ln p(x|z_t) is added, over the same t: a bound that stopped at t would
-    have the decoder there, and the laws that cost it least have the best x̂_0 as well. A squared error sees only
-    their means, and while they are rough it tells less of what is wrong with them.
+    λ, ``every_decoder``, adds λ E[−ln p(x|z_t)] over the same t. This is the decoder of a bound that stops at t, and
+    the laws that minimise it also have the best x̂_0. A squared error depends only on the laws' means, which gives a
+    weaker signal early in training.
 
-    A learned γ has its end points trained with the bound, and its shape to lower the bound's variance: the
-    gradient of E[loss²], for each image 2 · loss times that of the loss (Kingma et al. 2021, section 5.1).
+    A learned γ has its ends trained by the bound and its shape by the bound's variance: the gradient of E[loss²], which
+    for each image is 2 · loss times the gradient of the loss (Kingma et al. 2021, section 5.1).
     """
     x_0, eps = to_unit(x, model.levels), draws.normal(Stream.TRAIN_NOISE, model.shape)
     index, importance = model.profile.draw(draws.spread(Stream.TRAIN_TIME))
@@ -142,7 +143,7 @@ def continuous_loss(model: Diffusion, x: Tensor, draws: Draws) -> Tensor:
 
 
 def trained_curve(model: Diffusion, t: Tensor) -> tuple[Curve, Callable[[Tensor], None]]:
-    """γ(t) and γ′(t), and what is to be given each image's loss: something where γ is learned."""
+    """γ(t) and γ′(t), and a function that receives each image's loss, for a learned γ."""
     if isinstance(model.schedule, LearnedGamma):
         return split_gradient(model.schedule, t)
     return model.schedule(t), lambda loss: None

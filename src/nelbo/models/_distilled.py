@@ -1,12 +1,12 @@
-"""A diffusion model's walk in a few steps: consistency distillation in K segments (Song et al. 2023; Heek et al. 2024).
+"""Consistency distillation of a diffusion model in K segments (Song et al. 2023; Heek et al. 2024).
 
-The teacher walks N steps of DDIM with η = 0. With ρ = √(ᾱ/(1−ᾱ)) a step from t to s is
+The teacher takes N steps of DDIM with η = 0. With ρ = √(ᾱ/(1−ᾱ)) a step from t to s is
 
     x_s/√(1−ᾱ_s) = x_t/√(1−ᾱ_t) + (ρ_s − ρ_t) x̂_0
 
-so several steps from t to r are one step with a weighted mean of their x̂_0, the weights being the shares of ρ_r − ρ_t.
-That mean is what the student learns to say at t, r being where the segment of t ends: of the first step it takes the
-teacher's x̂_0, of the rest its own, from where the teacher's step led.
+so several steps from t to r equal one step with the mean of their x̂_0, weighted by the parts of ρ_r − ρ_t. The student
+learns to predict this mean at t, with r the end of t's segment. The target uses the teacher's x̂_0 for the first step,
+and the student's own x̂_0 after that step for the rest.
 """
 
 from __future__ import annotations
@@ -35,39 +35,39 @@ from nelbo.rng import Draws, Stream
 from nelbo.theory.likelihoods import to_unit
 
 LARGEST_WEIGHT = 1e4
-"""Of the loss at one t: next to the image, where x̂_0 is known from x_t alone, SNR has no end."""
+"""The largest weight of the loss at one t; SNR is unbounded near the image."""
 
 
 class DistillationOptions(Options):
-    """How a run was distilled."""
+    """The settings of a distillation."""
 
     teacher: str = ""
-    "The run that it was distilled from."
+    "The run that was distilled."
     steps: Annotated[int, Field(ge=1, le=1000)] = 4
-    "K, the steps that the student takes from noise to image."
+    "K, the number of steps of the student."
     teacher_steps: Annotated[int, Field(ge=1, le=100_000)] = 64
-    "N, the steps that the teacher takes, a multiple of K."
+    "N, the number of steps of the teacher, a multiple of K."
 
 
 def consistency_target(
     teacher: Denoiser, student: Denoiser, z_t: Tensor, gamma_t: Tensor, gamma_s: Tensor, gamma_r: Tensor
 ) -> Tensor:
-    """The x̂_0 that leads in one step from z_t to where teacher and student together lead  [Heek et al. 2024 (8)].
+    """The x̂_0 of one step from z_t to the end of the teacher's and the student's steps  [Heek et al. 2024 (8)].
 
-    w x̂_0(z_t) + (1 − w) f(z_s),  w = (ρ_s − ρ_t)/(ρ_r − ρ_t),  z_s being the teacher's step from z_t.
+    w x̂_0(z_t) + (1 − w) f(z_s),  w = (ρ_s − ρ_t)/(ρ_r − ρ_t),  with z_s the teacher's step from z_t.
 
     Args:
         teacher, student: (z, γ) → x̂_0 and ε̂; f is the student's x̂_0.
         z_t: shape (B, …).
-        gamma_t, gamma_s, gamma_r: γ_r ≤ γ_s < γ_t, shape (B,): where z_t is, where the teacher's step ends, and the
-            segment; −∞ is the image.
+        gamma_t, gamma_s, gamma_r: γ of z_t, of the end of the teacher's step, and of the end of the segment, shape
+            (B,), with γ_r ≤ γ_s < γ_t; −∞ is the image.
 
     Returns:
-        Shape (B, …). Where s = r it is the teacher's x̂_0, and where r is the image, before that, the student's.
+        Shape (B, …). If s = r, this is the teacher's x̂_0; if r is the image and s is not, the student's.
     """
     taught = teacher(z_t, gamma_t)
     z_s = DDIM().step(z_t, taught, gamma_t, gamma_s).mean
-    ahead = student(z_s, torch.where(gamma_s.isfinite(), gamma_s, gamma_t)).x_0  # at the image it is not used
+    ahead = student(z_s, torch.where(gamma_s.isfinite(), gamma_s, gamma_t)).x_0  # not used at the image
     rho_t, rho_s, rho_r = ((-0.5 * gamma).exp() for gamma in (gamma_t, gamma_s, gamma_r))
     share = torch.where(gamma_s == gamma_r, 1.0, (rho_s - rho_t) / (rho_r - rho_t))
     share = per_image(share, z_t)
@@ -75,37 +75,37 @@ def consistency_target(
 
 
 class Distilled(GenerativeModel):
-    """A student that walks in K steps, and the teacher that it learns from, which stays as it is.
+    """A student that samples in K steps, and its teacher, which does not change.
 
     Args:
-        student: a diffusion model; the teacher begins as its copy.
-        options: how it is distilled.
+        student: a diffusion model; the teacher is a copy of it.
+        options: the settings of the distillation.
 
     Raises:
-        InputError: a model that cannot be distilled, or steps that it cannot take.
+        InputError: the model cannot be distilled, or the numbers of steps do not fit.
     """
 
     def __init__(self, student: Diffusion, options: DistillationOptions) -> None:
         super().__init__(student.shape, student.levels)
         if student.predicts in ("eps", "mean"):
-            why = f"it predicts {student.predicts}, which in pure noise says nothing of the image"
-            raise InputError("RUN", f"cannot be distilled: {why}; train one with `predict` v")
+            why = f"it predicts {student.predicts}, which does not determine the image at pure noise"
+            raise InputError("RUN", f"cannot be distilled: {why}; distill a run with `predict` v")
         self.family = f"distilled {student.family}"
         self.options = options
         self.student, self.teacher = student, copy.deepcopy(student).requires_grad_(False)
         K, N = options.steps, options.teacher_steps
         if N % K:
             raise InputError("teacher_steps", f"{N} is not a multiple of the {K} steps of the student")
-        cosine_steps(student.timeline.chain(), N)  # refuses what cannot be
+        cosine_steps(student.timeline.chain(), N)  # raises if N is out of range
 
     @property
     def teacher_gammas(self) -> Tensor:
-        """γ where the teacher stops, falling to −∞."""
+        """γ of the teacher's steps, decreasing to −∞."""
         return cosine_steps(self.teacher.timeline.chain(), self.options.teacher_steps)
 
     @property
     def student_gammas(self) -> Tensor:
-        """γ where the student stops, falling to −∞: where the segments meet."""
+        """γ of the student's steps, decreasing to −∞; the ends of the segments."""
         return self.teacher_gammas[:: self.options.teacher_steps // self.options.steps]
 
     @property
@@ -117,19 +117,19 @@ class Distilled(GenerativeModel):
         return DistilledRecipe(self)
 
     def train(self, mode: bool = True) -> Self:
-        """As of any module, but that the teacher stays as it is."""
+        """As :meth:`torch.nn.Module.train`, but the teacher stays in evaluation mode."""
         super().train(mode)
         self.teacher.eval()
         return self
 
     def begin(self) -> None:
-        """Let the student begin with the teacher's weights."""
+        """Copy the teacher's weights to the student."""
         self.student.load_state_dict(self.teacher.state_dict())
 
     def loss(self, x: Tensor, draws: Draws) -> Tensor:
         """max(SNR_t, 1) ‖target − f(x_t)‖² per dimension, t uniform on the teacher's steps.
 
-        The weight: Salimans & Ho 2022 (9).
+        The weight is that of Salimans & Ho 2022 (9).
         """
         x_0, eps = to_unit(x, self.levels), draws.normal(Stream.TRAIN_NOISE, self.shape)
         gamma_t, gamma_s, gamma_r = self._places(draws.spread(Stream.TRAIN_TIME))
@@ -141,19 +141,19 @@ class Distilled(GenerativeModel):
         return (-gamma_t).exp().clamp(1.0, LARGEST_WEIGHT).to(error) * error
 
     def _places(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """γ_t, that of the next of the teacher's steps, and where the segment ends, from uniforms, shape (B,)."""
+        """γ_t, γ after the teacher's next step, and γ at the segment's end, from uniforms, shape (B,)."""
         N, size = self.options.teacher_steps, self.options.teacher_steps // self.options.steps
         place = (u * N).long().clamp(max=N - 1)
         gammas = self.teacher_gammas.to(u.device)
         return gammas[place], gammas[place + 1], gammas[(place // size + 1) * size]
 
     def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
-        self.inspector.describe_sampling(settings)  # refuses what it has no use for
+        self.inspector.describe_sampling(settings)  # raises for unused settings
         return walk(self.student, DDIM(), self.student_gammas, indices, seed, settings.clip)
 
 
 class DistilledRecipe(Recipe):
-    """The student alone is trained."""
+    """Only the student is trained."""
 
     model: Distilled
 
@@ -163,10 +163,10 @@ class DistilledRecipe(Recipe):
 
 
 class DistilledInspector(Inspector):
-    """How the student draws."""
+    """How the student samples."""
 
     model: Distilled
-    why_no_bound = "distilled to a map from noise to images, it cannot say how likely one is"
+    why_no_bound = "a distilled run maps noise to images and has no likelihood"
 
     def describe_sampling(self, settings: SampleSettings) -> str:
         steps = self.model.options.steps
@@ -183,5 +183,5 @@ class DistilledInspector(Inspector):
         return self.model.options.steps
 
     def facts(self) -> dict[str, object]:
-        """The γ that the student is asked at."""
+        """γ at the student's steps."""
         return {"gamma_of_its_steps": self.model.student_gammas[:-1].tolist()}

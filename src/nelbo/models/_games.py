@@ -1,4 +1,4 @@
-"""What each player of a GAN's game lowers, by the discriminator's outputs ℓ on images and on samples."""
+"""The losses of a GAN's two players, as functions of the discriminator's outputs ℓ on images and samples."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from nelbo.models.sampling import SampleSettings
 
 
 class Game(NamedTuple):
-    """A loss for each player, from D's outputs ℓ, before any sigmoid.
+    """The loss of each player as a function of D's outputs ℓ, before the sigmoid.
 
     Attributes:
-        critic: (ℓ(x), ℓ(G(z))) → what D lowers, shape (B,).
-        generator: ℓ(G(z)) → what G lowers, shape (B,).
+        critic: (ℓ(x), ℓ(G(z))) → the loss of D, shape (B,).
+        generator: ℓ(G(z)) → the loss of G, shape (B,).
     """
 
     critic: Callable[[Tensor, Tensor], Tensor]
@@ -37,33 +37,33 @@ def hinge(real: Tensor, drawn: Tensor) -> Tensor:
 
 
 GAMES: dict[str, Game] = {
-    # ln(1 − D(G(z))): the game as it is written.
+    # ln(1 − D(G(z))): the original game.
     "minimax": Game(cross_entropy, lambda drawn: -F.softplus(drawn)),
-    # −ln D(G(z)): the same fixed point, with a gradient where D is sure (Goodfellow et al. 2014, section 3).
+    # −ln D(G(z)): the same fixed point, with a gradient even if D is certain (Goodfellow et al. 2014, section 3).
     "non-saturating": Game(cross_entropy, lambda drawn: F.softplus(-drawn)),
     "hinge": Game(hinge, torch.neg),
-    # ℓ(G(z)) − ℓ(x), over functions of slope 1 (Arjovsky et al. 2017; Gulrajani et al. 2017).
+    # ℓ(G(z)) − ℓ(x), over functions with |∇ℓ| = 1 (Arjovsky et al. 2017; Gulrajani et al. 2017).
     "wgan-gp": Game(lambda real, drawn: drawn - real, torch.neg),
 }
 
 
 def require_game(family: str, loss: str, settings: SampleSettings) -> None:
-    """Refuse what neither G(z, c) nor a Metropolis–Hastings chain over it has a use for.
+    """Refuse settings that neither G(z, c) nor a Metropolis–Hastings chain over it uses.
 
     Args:
         family: the model's family, for the message.
-        loss: its game, one of :data:`GAMES`.
-        settings: how to draw.
+        loss: the game, a name of :data:`GAMES`.
+        settings: the settings of sampling.
 
     Raises:
-        InputError: such a setting.
+        InputError: a setting is not used.
     """
     require_drawing(family, settings._replace(steps=None))
     if (settings.steps or 1) == 1:
         return
     if settings.temperature is not None:
-        why = "has no place in a chain (`steps`), which moves by what D says of G(z) as they are"
+        why = "cannot be combined with a chain (`steps`), which needs unchanged samples G(z)"
         raise InputError("temperature", f"{why}; leave one out")
     if GAMES[loss].critic is not cross_entropy:
-        why = f"more than 1 needs a discriminator that says ln p(x)/p_G(x), and {loss} trains none"
+        why = f"more than 1 needs a discriminator that estimates ln p(x)/p_G(x), which {loss} does not train"
         raise InputError("steps", f"{why}; leave it out")

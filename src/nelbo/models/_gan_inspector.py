@@ -1,4 +1,4 @@
-"""What can be shown and said of a GAN."""
+"""Pictures, measures and texts of a GAN."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from nelbo.models.gan import GAN
 
 SURE = 0.99
-"""A discriminator that is right about this share of unseen images and samples has won, and teaches nothing."""
+"""A discriminator with this accuracy on unseen images and samples has won, and gives the generator no signal."""
 
 
 class GANInspector(Inspector):
-    """What the discriminator says of unseen images and samples, and how much samples vary."""
+    """The discriminator's output on unseen images and samples, and how much samples vary."""
 
     model: GAN
-    why_no_bound = "a GAN can draw images and cannot say how likely one is"
+    why_no_bound = "a GAN has no likelihood of an image"
     earliest_warning = TOO_EARLY
 
     def measures(self, images: Images, start: int = 0, batch: int = 256) -> dict[str, Tensor]:
-        """What D says of unseen images and of as many samples, and the divergence that it proves.
+        """D's output on unseen images and on as many samples, and its lower bound of a divergence.
 
-        With cross-entropy: D(x), D(G(z)) and ½ V + ln 2, whose expectation is at most JS(data, G). With hinge: ℓ and
-        1 − ½ L_D, at most total variation. With wgan-gp ℓ and its gap, neither a bound nor a probability. D is told the
-        cluster that each image and each sample itself falls in, as what it proves has to be a function of x alone.
+        Cross-entropy: D(x), D(G(z)) and ½ V + ln 2, whose expectation is at most JS(data, G). Hinge: ℓ and 1 − ½ L_D,
+        at most total variation. wgan-gp: ℓ and its gap, neither a bound nor a probability. D receives the cluster of
+        each image and sample itself, because the lower bound holds for functions of x alone.
         """
         model = self.model
         images = checked_images(model, images)
@@ -51,7 +51,7 @@ class GANInspector(Inspector):
         return {"D_of_images": real.sigmoid(), "D_of_samples": drawn.sigmoid(), "jensen_shannon_at_least": bound}
 
     def _answers(self, images: Tensor, start: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """ℓ of these images, from index ``start`` on, and of samples of the same index, in float64, batch by batch."""
+        """ℓ of these images, from index ``start`` on, and of samples with the same index, float64, in batches."""
         model = self.model
         for first in range(0, len(images), batch):
             x_0 = to_unit(images[first : first + batch].to(model.device), model.levels)
@@ -60,7 +60,7 @@ class GANInspector(Inspector):
             yield real, seen
 
     def _unseen(self, indices: Sequence[int]) -> Tensor:
-        """Samples to judge D by, other than those that :meth:`GAN.frames` draws, shape (len(indices), C, H, W)."""
+        """Samples to evaluate D on, independent of those of :meth:`GAN.frames`, shape (len(indices), C, H, W)."""
         model = self.model
         z = normal(0, Stream.SCORE_NOISE, 0, indices, (model.options.latent,), device=model.device)
         return model.draw(z, model._drawn_cluster(0, Stream.SCORE_CLUSTER, indices))
@@ -74,11 +74,11 @@ class GANInspector(Inspector):
         x_0 = to_unit(images.to(model.device), model.levels)
         z = normal(0, Stream.SCORE_NOISE, 1, range(ROWS * len(x_0)), (model.options.latent,), device=model.device)
         drawn = model.draw(z, model.clusters(x_0).repeat(ROWS))
-        return [("images, and under each samples from its cluster", torch.cat([x_0, drawn]), len(x_0))]
+        return [("images; below each, samples from its cluster", torch.cat([x_0, drawn]), len(x_0))]
 
     @torch.no_grad()
     def diagnostics(self, images: Images) -> dict[str, object]:
-        """How much samples differ beside images, and how often D is right about both, on up to a thousand."""
+        """How much samples vary compared with images, and D's accuracy on both, on up to 1000 images."""
         model = self.model
         images = checked_images(model, images)
         images = images[:1000].to(model.device)
@@ -89,23 +89,23 @@ class GANInspector(Inspector):
         return variety if model.options.loss == "wgan-gp" else variety | {"discriminator_right": right}
 
     def warnings(self, diagnostics: Mapping[str, object]) -> list[str]:
-        """Collapse: samples that hardly differ. Where they do, divergence: a discriminator that is never wrong."""
+        """Collapse, if samples hardly vary; otherwise a discriminator that is almost always right."""
         collapsed, right = collapse_line(diagnostics), diagnostics.get("discriminator_right")
         if collapsed is not None:
             return [f"{collapsed}; raise `r1` or lower `lr`"]
         if isinstance(right, float) and right > SURE:
             share = f"{100 * right:.0f}% of unseen images and samples"
-            return [f"the discriminator has won, it is right about {share}; raise `r1` or lower `critic_lr`"]
+            return [f"the discriminator has won: it is right about {share}; raise `r1` or lower `critic_lr`"]
         return []
 
     def describe_sampling(self, settings: SampleSettings) -> str:
         model = self.model
         require_game(model.family, model.options.loss, settings)
         if (settings.steps or 1) > 1:
-            return f"the last of {settings.steps} G(z) in a Metropolis–Hastings chain that D judges"
+            return f"the last of {settings.steps} G(z) in a Metropolis–Hastings chain with D"
         if model.clusters is None:
             return f"G(z), z from N(0, I){at_temperature(settings)}"
-        clusters = "c from the clusters of training images by their shares"
+        clusters = "c drawn by the frequencies of the clusters of training images"
         return f"G(z, c), z from N(0, I){at_temperature(settings)}, {clusters}"
 
     def facts(self) -> Mapping[str, object]:

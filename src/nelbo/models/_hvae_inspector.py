@@ -1,4 +1,4 @@
-"""What can be shown and said of a hierarchical VAE."""
+"""Pictures, diagnostics and texts of a hierarchical VAE."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from nelbo.models.hvae import HVAE
 
 SILENT = 0.01
-"""A level whose KL is below this many nats says nothing."""
+"""A level whose KL is below this number of nats carries no information."""
 
 
 class HVAEInspector(Inspector):
-    """Which levels are used, and what each level adds to an image."""
+    """Which levels carry information, and what each level adds to an image."""
 
     model: HVAE
 
     @torch.no_grad()
     def diagnostics(self, images: Images, batch: int = 256) -> dict[str, object]:
-        """Which levels say nothing of the image; only top-down levels are divergences, and can be asked."""
+        """Levels without information about the image; only for top-down levels, whose terms are divergences."""
         model = self.model
         images = checked_images(model, images)
         if not model.downwards:
@@ -37,22 +37,23 @@ class HVAEInspector(Inspector):
         parts = []
         for first in range(0, len(images), batch):
             x = images[first : first + batch].to(model.device)
-            noise = normal(0, Stream.SCORE_NOISE, 0, range(first, first + len(x)), (sum(model._sizes),), device=x.device)
+            indices = range(first, first + len(x))
+            noise = normal(0, Stream.SCORE_NOISE, 0, indices, (sum(model._sizes),), device=x.device)
             parts.append(model._walk_down(x, model._cut(noise)).kl.cpu())
         kl = torch.cat(parts, 1).double().mean(1)
         return {"silent_levels": [t for t, value in enumerate(kl.tolist(), 1) if value < SILENT]}
 
     def warnings(self, diagnostics: Mapping[str, object]) -> list[str]:
-        """Posterior collapse, of all levels or of some."""
+        """Posterior collapse of all or some levels."""
         model = self.model
         silent = diagnostics.get("silent_levels")
         if not isinstance(silent, list) or not silent:
             return []
-        which = "no level says anything" if len(silent) == model.options.depth else f"levels {silent} say nothing"
+        which = "no level carries information" if len(silent) == model.options.depth else f"levels {silent} carry none"
         return [f"posterior collapse: {which} about x; try `kl_warmup` or `free_bits`"]
 
     def views(self, images: Images) -> list[tuple[str, Tensor, int]]:
-        """What each level holds: the upper ones from q, those below at their means under p."""
+        """The content of each level: the upper levels from q, the lower ones at their means under p."""
         model = self.model
         images = checked_images(model, images)
         x, columns = images.to(model.device), len(images)
@@ -66,7 +67,7 @@ class HVAEInspector(Inspector):
         for count in range(1, model.options.depth + 1):
             features = model._generate(noise, latents[::-1][:count])
             rows.append(model.pixels(model.ladder.image(features)).expectation())
-        title = "images; below, z_T alone is inferred, then z_T and z_{T−1}, …, and the rest at its mean under p"
+        title = "images; below, z_T alone is inferred, then z_T and z_{T−1}, …; the rest has its mean under p"
         return [(title, torch.cat(rows), columns)]
 
     def describe_sampling(self, settings: SampleSettings) -> str:

@@ -1,4 +1,4 @@
-"""How a diffusion model is sampled: which sampler walks down which steps."""
+"""The sampler and the steps of a diffusion model, from the settings."""
 
 from __future__ import annotations
 
@@ -19,79 +19,79 @@ if TYPE_CHECKING:
     from nelbo.models.diffusion import Diffusion
 
 FEW_STEPS = 20
-"""Below so many unipc is nearest to samples of every step, and from there on ddim (docs/samplers.md)."""
+"""Below this number of steps unipc is closest to samples of all steps; from there on ddim is (docs/samplers.md)."""
 QUICK_STEPS, FAST_STEPS, PREVIEW_STEPS = 200, 20, 25
-"""Network evaluations of an image: by ddim, by those of higher order, and for a look while training."""
+"""Network evaluations per image: of ddim, of samplers of higher order, and of previews while training."""
 
 Walk = tuple[Sampler, Tensor]
-"""A sampler, and the γ to stop at: γ_1 > γ_2 > … > −∞."""
+"""A sampler, and the γ of its steps: γ_1 > γ_2 > … > −∞."""
 
 
 def make_sampler(model: Diffusion, settings: SampleSettings) -> Walk:
-    """The sampler and the steps that the settings ask for.
+    """The sampler and its steps, from the settings.
 
     Raises:
-        InputError: an unknown sampler, η where there is none, or too many steps.
+        InputError: the sampler is unknown, has no η, or the steps are too many.
     """
     if settings.temperature is not None:
-        why = f"is the spread of latents drawn from a prior, and {model.family} has none"
+        why = f"scales latents from a prior, which {model.family} does not have"
         raise InputError("temperature", f"{why}; leave it out")
     if settings.sampler is not None and not isinstance(settings.sampler, str | Sampler):
-        raise InputError("sampler", f"{settings.sampler!r} is no sampler; give a name, or an instance of a Sampler")
+        raise InputError("sampler", f"{settings.sampler!r} is not a sampler; pass a name or a Sampler instance")
     if isinstance(settings.sampler, Sampler):
         if settings.eta is not None:
-            raise InputError("eta", "is ddim's by name; a sampler of your own has its own settings")
+            raise InputError("eta", "applies only to the name ddim; set it on your own sampler")
         return settings.sampler, model.timeline.descending(settings.steps or fast_steps(model))
     name = chosen(settings)
     if name not in SAMPLERS:
         known = ", ".join(SAMPLERS)
         raise InputError("sampler", f"{name!r} is not a sampler{nearest(name, SAMPLERS)} (samplers: {known})")
     if name != "ddim" and settings.eta is not None:
-        raise InputError("eta", "only ddim has an η; leave it out, or use `sampler` ddim")
+        raise InputError("eta", "only ddim has η; leave it out, or use `sampler` ddim")
     return SAMPLERS[name](model, settings)
 
 
 def chosen(settings: SampleSettings) -> str:
-    """The sampler that is asked for, or the best with so many steps."""
+    """The name of the given sampler, or of the best one for the number of steps."""
     few = settings.steps is not None and settings.steps < FEW_STEPS and settings.eta is None
     return str(settings.sampler or ("unipc" if few else "ddim"))
 
 
 def quick_steps(model: Diffusion) -> int:
-    """Steps that are enough for a good picture by ddim, where nothing else is asked for."""
+    """Enough steps of ddim for good samples; the default."""
     gammas = model.timeline.gammas
     return QUICK_STEPS if gammas is None else min(QUICK_STEPS, len(gammas) - 1)
 
 
 def fast_steps(model: Diffusion) -> int:
-    """The same for a sampler of higher order."""
+    """Enough steps of a sampler of higher order; the default."""
     return min(FAST_STEPS, quick_steps(model))
 
 
 def ancestral(model: Diffusion, settings: SampleSettings) -> Walk:
-    """Every step of the model whose bound is scored, unless told otherwise."""
+    """By default every step of the model whose bound is scored."""
     return Ancestral(VARIANCES[model.reverse_variance]), model.timeline.descending(settings.steps)
 
 
 def ddim(model: Diffusion, settings: SampleSettings) -> Walk:
-    """Steps even in t; as random as ancestral sampling unless told otherwise."""
+    """Evenly spaced steps in t; by default η = 1, as ancestral sampling."""
     return DDIM(1.0 if settings.eta is None else settings.eta), model.timeline.descending(
         settings.steps or quick_steps(model)
     )
 
 
 def dpm_solver(model: Diffusion, settings: SampleSettings) -> Walk:
-    """Few steps, even in t."""
+    """Few steps, evenly spaced in t."""
     return DPMSolver(), model.timeline.descending(settings.steps or fast_steps(model))
 
 
 def unipc(model: Diffusion, settings: SampleSettings) -> Walk:
-    """Few steps, in Karras's spacing."""
+    """Few steps, with Karras's spacing."""
     return UniPC(), karras_steps(model.timeline.chain(), settings.steps or fast_steps(model))
 
 
 def heun(model: Diffusion, settings: SampleSettings) -> Walk:
-    """Half as many steps as evaluations, in Karras's spacing: all but the last take two."""
+    """Karras's spacing; all steps but the last take two evaluations, so half as many steps as evaluations."""
     steps = (1 + (settings.steps or fast_steps(model))) // 2
     return Heun(clipping(model.denoiser) if settings.clip else model.denoiser), karras_steps(
         model.timeline.chain(), steps
@@ -105,13 +105,13 @@ SAMPLERS: dict[str, Callable[[Diffusion, SampleSettings], Walk]] = {
     "unipc": unipc,
     "heun": heun,
 }
-"""Every sampler by name, with the steps that it takes."""
+"""Every sampler by name: a function from model and settings to the sampler and its steps."""
 
 
 def walk(
     model: Diffusion, sampler: Sampler, gammas: Tensor, indices: Sequence[int], seed: int, clip: bool
 ) -> Iterator[Frame]:
-    """The images with these indices, drawn by a sampler at these γ, with x̂_0 clamped to [−1, 1] if it is to be."""
+    """Sample the images with these indices at these γ, with x̂_0 clamped to [−1, 1] if ``clip``."""
 
     def noise(step: int) -> Tensor:
         return normal(seed, Stream.SAMPLE, step, indices, model.shape, device=model.device)
@@ -122,7 +122,7 @@ def walk(
 
 
 def described(model: Diffusion, settings: SampleSettings) -> str:
-    """One line on how these settings would draw."""
+    """A line about how the model samples with these settings."""
     sampler, gammas = make_sampler(model, settings)
     name, steps = chosen(settings), len(gammas) - 1
     if isinstance(settings.sampler, Sampler):

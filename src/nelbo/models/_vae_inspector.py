@@ -1,4 +1,4 @@
-"""What can be shown and said of a VAE."""
+"""Pictures, diagnostics and texts of a VAE."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from nelbo.models.vae import VAE
 
 ACTIVE = 0.01
-"""A dimension of z is active where the variance over images of its mean exceeds this (Burda et al. 2016)."""
+"""A dimension of z is active if its mean's variance over images exceeds this (Burda et al. 2016)."""
 
 
 class VAEInspector(Inspector):
-    """Which dimensions of z are used, reconstructions, and walks through z."""
+    """Which dimensions of z are active, reconstructions, and changes of z along a dimension."""
 
     model: VAE
 
     @torch.no_grad()
     def diagnostics(self, images: Images, batch: int = 256) -> dict[str, object]:
-        """KL of each dimension of z in nats, averaged over the images, and how many are active."""
+        """KL of each dimension of z in nats, averaged over the images, and the number of active dimensions."""
         model = self.model
         images = checked_images(model, images)
         parts = [model._encode(to_unit(x.to(model.device), model.levels)) for x in torch.split(images, batch)]
@@ -40,7 +40,7 @@ class VAEInspector(Inspector):
 
     def warnings(self, diagnostics: Mapping[str, object]) -> list[str]:
         """Posterior collapse."""
-        dead = "posterior collapse: no dimension of z says anything about x; try `kl_warmup` or `free_bits`"
+        dead = "posterior collapse: no dimension of z carries information about x; try `kl_warmup` or `free_bits`"
         return [dead] if diagnostics["active_units"] == 0 else []
 
     def views(self, images: Images) -> list[tuple[str, Tensor, int]]:
@@ -55,10 +55,14 @@ class VAEInspector(Inspector):
         for row, dimension in enumerate(largest):
             walk[row, :, dimension] = torch.linspace(-3, 3, columns, device=walk.device)
         return [
-            ("images, and the means of p(x|z) at the means of q(z|x)", torch.cat([x_0, self._means(q.mean)]), columns),
+            (
+                "images; below, the means of p(x|z) at the means of q(z|x)",
+                torch.cat([x_0, self._means(q.mean)]),
+                columns,
+            ),
             ("decoded from straight lines between means of q(z|x)", self._means(lines), columns),
             (
-                "the first image's z with one dimension from −3 to 3, those of the largest KL",
+                "the first image's z, with one dimension of large KL from −3 to 3 in each row",
                 self._means(walk.flatten(0, 1)),
                 columns,
             ),

@@ -2,7 +2,7 @@
 
     loss = ‖x − G(F(x))‖²
 
-There is no p(x) in it. To draw, a Gaussian is fitted to the codes F(x) beside the training, and decoded.
+There is no p(x). To sample, the model decodes samples of a Gaussian that is fitted to the codes F(x) during training.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from nelbo.rng import Draws, Stream, normal
 from nelbo.theory.likelihoods import to_default_dtype, to_unit
 
 MEMORY = 0.99
-"""How much of the codes' mean and covariance is kept at each step, after the first hundred."""
+"""Decay of the codes' mean and covariance at each step, after the first hundred steps."""
 
 
 class AEOptions(AutoencoderOptions):
@@ -44,7 +44,7 @@ class AE(GenerativeModel):
         latent: the size of a code.
 
     Raises:
-        InputError: a latent of no size.
+        InputError: ``latent`` is out of its range.
     """
 
     family = "ae"
@@ -72,11 +72,11 @@ class AE(GenerativeModel):
         return made_of(cls, options, defaults, shape=shape, levels=levels, latent=options.latent, **parts)
 
     def encode(self, x_0: Tensor) -> Tensor:
-        """F(x) for images on [−1, 1], in torch's default type, shape (B, latent)."""
+        """F(x) for images on [−1, 1], in torch's default dtype, shape (B, latent)."""
         return checked_output("encoder", self.encoder(x_0), (len(x_0), self.options.latent))
 
     def decode(self, z: Tensor) -> Tensor:
-        """G(z) on the scale where levels fill [−1, 1], in torch's default type, shape (B, C, H, W)."""
+        """G(z) on the scale where levels fill [−1, 1], in torch's default dtype, shape (B, C, H, W)."""
         return checked_output("decoder", self.decoder(z), (len(z), *self.shape))
 
     def loss(self, x: Tensor, draws: Draws) -> Tensor:
@@ -89,13 +89,13 @@ class AE(GenerativeModel):
 
     @torch.no_grad()
     def _remember(self, codes: Tensor) -> None:
-        """Let one batch of codes, shape (B, latent), move their mean and second central moment."""
+        """Update the mean and covariance of the codes with a batch of codes, shape (B, latent)."""
         keep = min(MEMORY, float(self.seen / (self.seen + 1)))
         self.seen += 1
         mean = codes.mean(0)
         centred = codes - mean
         between = (mean - self.code_mean)[:, None]
-        # The moment of a mixture of the old law and the batch's: within both, and between their means.
+        # The covariance of a mixture of the old distribution and the batch's: within both, and between their means.
         within = keep * self.code_cov + (1 - keep) * centred.T @ centred / len(codes)
         self.code_cov.copy_(within + keep * (1 - keep) * between @ between.T)
         self.code_mean.copy_(keep * self.code_mean + (1 - keep) * mean)

@@ -1,7 +1,6 @@
-"""A generative model: a loss to train by, images to draw, and, where there is a likelihood, a bound.
+"""A generative model: a loss to train, samples, and, for families with a likelihood, a bound.
 
-What else there is to a model has places of its own: :mod:`nelbo.models.inspector` for what can be shown and said of it,
-:mod:`nelbo.models.recipe` for how it is trained beyond its loss.
+:mod:`nelbo.models.inspector` has pictures and texts about a model, :mod:`nelbo.models.recipe` the rest of its training.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from nelbo.theory.likelihoods import to_levels
 
 
 class GenerativeModel(nn.Module, ABC):
-    """A network and the mathematics around it, for images of one size.
+    """A network and its mathematics, for images of one size.
 
     Args:
         shape: (C, H, W) of the images.
@@ -34,24 +33,24 @@ class GenerativeModel(nn.Module, ABC):
 
     Attributes:
         dims: D = C·H·W, the number of data dimensions.
-        gather_batch: rows of the images that :meth:`loss` was given → the rows of the whole batch. Where several
-            processes share a batch, the trainer sets it; a loss that depends on the whole batch calls it.
+        gather_batch: rows of this process's images → rows of the whole batch. The trainer sets it if several processes
+            share a batch; a loss that depends on the whole batch calls it.
     """
 
     family: str
 
     @classmethod
     def from_options(cls, options: Any, shape: Shape, levels: int, **parts: Any) -> Self:
-        """The model that the family's settings describe.
+        """The model for the family's settings.
 
         Args:
             options: the settings, resolved for ``shape``.
             shape: (C, H, W) of the images.
             levels: L, the number of values a pixel can take.
-            parts: networks and others in the place of those that the settings describe, by the name of the argument.
+            parts: networks and other parts that replace those of the settings, by argument name.
 
         Raises:
-            InputError: settings or parts that do not go together.
+            InputError: the settings or parts do not fit together.
         """
         return cls(options, shape, levels, **parts)  # type: ignore[call-arg, arg-type]
 
@@ -64,22 +63,22 @@ class GenerativeModel(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.parameters()).device
 
     @property
     def inspector(self) -> Inspector:
-        """What can be shown and said of this model."""
+        """Pictures, diagnostics and texts of this model."""
         return Inspector(self)
 
     @property
     def recipe(self) -> Recipe:
-        """How this model is trained beyond its loss."""
+        """How this model is trained, beyond its loss."""
         return Recipe(self)
 
     @abstractmethod
     def loss(self, x: Tensor, draws: Draws) -> Tensor:
-        """What training lowers, per example, shape (B,).
+        """The training loss per example, shape (B,).
 
         Args:
             x: integer levels 0 … L−1, shape (B, C, H, W).
@@ -88,12 +87,17 @@ class GenerativeModel(nn.Module, ABC):
 
     @abstractmethod
     def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
-        """Draw the images with these indices, yielding each state on the way; the last is the image.
+        """Sample the images with these indices, and yield each intermediate state; the last state is the image.
 
-        Image i of a seed is the same whichever others are drawn beside it.
+        Image i of a seed does not depend on the other indices.
+
+        Args:
+            indices: the images' indices.
+            seed: the seed.
+            settings: the settings of sampling.
 
         Raises:
-            InputError: a setting that this family has no use for.
+            InputError: the family does not use a setting.
         """
 
     @torch.no_grad()
@@ -107,25 +111,25 @@ class GenerativeModel(nn.Module, ABC):
         settings: SampleSettings | None = None,
         **chosen: Unpack[SampleKeywords],
     ) -> Tensor:
-        """Draw n images.
+        """Sample n images.
 
         Args:
-            n: how many.
+            n: the number of images.
             seed: image i of a seed is always the same image.
-            start: index of the first.
-            batch: how many at a time; changes nothing but speed and memory.
-            settings: how to draw; the family's defaults if None.
-            chosen: any field of :class:`SampleSettings` by name, ``steps=20``, over what ``settings`` says.
+            start: the index of the first image.
+            batch: images per batch; it affects only speed and memory.
+            settings: the settings of sampling; None for the family's defaults.
+            chosen: fields of :class:`SampleSettings` by name, such as ``steps=20``, which override ``settings``.
 
         Returns:
             Integer levels, uint8, shape (n, C, H, W).
 
         Raises:
-            InputError: a number out of its range, or a setting that this family has no use for.
+            InputError: a number is out of its range, or the family does not use a setting.
         """
         settings = SampleSettings(**{**(settings or SampleSettings())._asdict(), **chosen})
         require_sampling(n, seed, start, batch, settings)
-        self.inspector.describe_sampling(settings)  # refuses what it has no use for, also where n is 0
+        self.inspector.describe_sampling(settings)  # raises for unused settings, even if n is 0
         parts = []
         for first in range(start, start + n, batch):
             *_, last = self.frames(range(first, min(first + batch, start + n)), seed, settings)
@@ -134,12 +138,12 @@ class GenerativeModel(nn.Module, ABC):
 
 
 def same_rows(rows: Tensor) -> Tensor:
-    """The rows themselves: one process has the whole batch."""
+    """The same rows, for one process with the whole batch."""
     return rows
 
 
 class LikelihoodModel(GenerativeModel):
-    """A model that bounds −ln p(x)."""
+    """A model with a bound of −ln p(x)."""
 
     @property
     @abstractmethod
@@ -160,15 +164,18 @@ class LikelihoodModel(GenerativeModel):
         """The negative ELBO of each image, term by term, in nats: −ln p(x) ≤ E[total].
 
         Args:
-            x: integer levels 0 … L−1, shape (B, C, H, W), B ≥ 1, in a tensor or a NumPy array.
-            seed: of the Monte-Carlo noise; image i of the batch has the same noise whatever B.
-            timesteps: how many t to evaluate per image and replicate; the family's default if None.
-            replicates: independent estimates to average.
-            form: how the bound is written, one of :attr:`forms`; the first if None.
-            k: samples (of a diffusion: trajectories) in one logarithm of the importance-weighted form.
+            x: integer levels 0 … L−1, shape (B, C, H, W), B ≥ 1, as a tensor or a NumPy array.
+            seed: seed of the Monte Carlo noise; the noise of image i does not depend on B.
+            timesteps: the number of t per image and replicate; None for the family's default.
+            replicates: the number of independent estimates to average.
+            form: a name of :attr:`forms`; None for the first.
+            k: samples (for diffusion, trajectories) in one logarithm of the importance-weighted form.
+
+        Returns:
+            The terms, extras and network evaluations, each image's averaged over the replicates, shape (B,).
 
         Raises:
-            InputError: x is no such images, or a number or a form that the model does not have.
+            InputError: x is not such images, a number is out of range, or the model does not have the form.
         """
         x, forms = checked_images(self, x, "x"), self.forms
         estimator = forms.named(form)

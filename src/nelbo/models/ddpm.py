@@ -1,7 +1,7 @@
-"""Denoising diffusion probabilistic models (Ho et al. 2020): train, sample and score in T discrete steps.
+"""Denoising diffusion probabilistic models (Ho et al. 2020): training, sampling and scoring in T discrete steps.
 
 A preset of :class:`~nelbo.models.diffusion.Diffusion`: a table of β, the discretised Gaussian decoder of DDPM (13),
-p_θ(x_0|x_1) = N(x̂_0(x_1), σ²) over the levels, with σ² = β_1 or learned for each pixel, and a network that is told t.
+p_θ(x_0|x_1) = N(x̂_0(x_1), σ²) over the levels, with σ² = β_1 or learned for each pixel, and a network of (z, t).
 """
 
 from __future__ import annotations
@@ -30,39 +30,39 @@ class DDPMOptions(UNetOptions):
     timesteps: Annotated[int, Field(ge=1, le=100_000)] = 1000
     "T, the number of diffusion steps."
     schedule: Literal["linear", "cosine", "sigmoid"] = "sigmoid"
-    "How β_t grows with t."
+    "The schedule of β_t."
     predict: Literal["eps", "x0", "mean", "v"] = "v"
     "What the network predicts."
     objective: Literal["simple", "min_snr", "max_snr", "sigmoid", "bound", "hybrid"] = "hybrid"
-    "L_simple or another weight on each SNR; the bound itself, t drawn by the loss profile; hybrid: bound + 5 L_simple."
+    "L_simple, another weight per SNR, or the bound with t drawn by the loss profile; hybrid: bound + 5 L_simple."
     reverse_variance: Literal["beta", "beta_tilde", "learned"] = "learned"
-    "σ_t² of the reverse step; beta costs bits on images at any T, as it is not the posterior's; learned lies between."
+    "σ_t² of the reverse step: β_t, the posterior's β̃_t, or learned between them; beta has a worse bound at any T."
     decoder_variance: Literal["beta_1", "learned"] = "learned"
     "The variance of p(x_0|x_1): β_1, or learned for each pixel."
     betas: Annotated[tuple[Beta, ...], IN_FILES] = ()
-    "β_1 … β_T themselves, instead of a schedule."
+    "β_1 … β_T, instead of a schedule."
     unet2d: Annotated[UNet2DOptions | None, IN_FILES] = None
-    "diffusers' UNet2DModel instead of nelbo's own network, by the settings that it has there."
+    "diffusers' UNet2DModel instead of nelbo's network, with its settings in diffusers."
     label: Annotated[int | None, Field(ge=0)] = None
-    "The class whose images are drawn and scored, of a network that has to be told one."
+    "The class to sample and score, for a class-conditional network."
 
     @property
     def outputs(self) -> int:
-        """What the network gives for each pixel and channel: a prediction, and each variance that is learned."""
+        """Outputs of the network per pixel and channel: a prediction, and each learned variance."""
         return 1 + (self.decoder_variance == "learned") + (self.reverse_variance == "learned")
 
 
 class DDPM(Diffusion):
-    """A U-Net that is told t, a table of β, and the bound between them."""
+    """A U-Net of (z, t), a table of β, and their bound."""
 
     family = "ddpm"
 
     @classmethod
     def from_options(cls, options: Any, shape: Shape, levels: int, **parts: Any) -> Self:
-        """The model that settings, resolved for ``shape``, describe.
+        """The model for settings that are resolved for ``shape``.
 
         Raises:
-            InputError: a schedule that T does not allow, or a network that cannot be built.
+            InputError: the schedule does not allow this T, or the network cannot be built.
         """
         schedule: Schedule = BetaTable(options.betas) if options.betas else as_schedule(options.schedule)
         model = cls(
@@ -83,11 +83,11 @@ class DDPM(Diffusion):
 
 
 def by_step(gammas: Tensor, from_zero: bool) -> Conditioning:
-    """The network is told t as it counts it: up to 1, or as diffusers does from 0 to T − 1; between steps, in between.
+    """A conditioning on t: t/T, or 0 … T − 1 as in diffusers, interpolated between the steps.
 
     Args:
         gammas: −∞, γ_1, …, γ_T.
-        from_zero: as diffusers does.
+        from_zero: whether the network counts steps as diffusers does.
     """
     T = len(gammas) - 1
 
@@ -100,7 +100,7 @@ def by_step(gammas: Tensor, from_zero: bool) -> Conditioning:
 
 
 def step_of(gammas: Tensor, gamma: Tensor) -> Tensor:
-    """t of each γ, float64, whole at γ_1 … γ_T and between them in proportion."""
+    """t of each γ, float64: an integer at γ_1 … γ_T, linear in γ between them."""
     T = len(gammas) - 1
     after = torch.searchsorted(gammas[1:].contiguous(), gamma.contiguous()).clamp(max=T - 1) + 1
     low, high = gammas[(after - 1).clamp(min=1)], gammas[after]
@@ -109,10 +109,10 @@ def step_of(gammas: Tensor, gamma: Tensor) -> Tensor:
 
 
 def network_of(options: DDPMOptions, channels: int) -> nn.Module:
-    """nelbo's own network, or that of diffusers, for images of so many channels.
+    """nelbo's own network or that of diffusers, for images with this number of channels.
 
     Raises:
-        InputError: the settings of the latter do not fit the model.
+        InputError: the settings of diffusers' network do not fit the model.
     """
     require_network(options, channels)
     if options.unet2d is None:
@@ -121,31 +121,31 @@ def network_of(options: DDPMOptions, channels: int) -> nn.Module:
 
 
 def require_network(options: DDPMOptions, channels: int) -> None:
-    """See to it that the settings of diffusers' network, if that is asked for, fit the model.
+    """Check that the settings of diffusers' network, if given, fit the model.
 
     Raises:
-        InputError: they do not.
+        InputError: they do not fit.
     """
     theirs = options.unet2d
     if theirs is None:
         if options.label is not None:
-            raise InputError("label", "nelbo's own network knows no classes; leave it out")
+            raise InputError("label", "nelbo's own network has no classes; leave it out")
         return
     needed = {"in_channels": channels, "out_channels": options.outputs * channels}
     for name, count in needed.items():
         if getattr(theirs, name) != count:
             raise InputError(
-                f"unet2d: {name}", f"{getattr(theirs, name)}, where this model of these images needs {count}"
+                f"unet2d: {name}", f"is {getattr(theirs, name)}, but this model of these images needs {count}"
             )
     if theirs.time_embedding_type == "fourier":
-        raise InputError("unet2d: time_embedding_type", "fourier is of noise levels, and a ddpm counts steps")
+        raise InputError("unet2d: time_embedding_type", "fourier embeds noise levels, but a ddpm counts steps")
     if theirs.class_embed_type == "identity":
-        raise InputError("unet2d: class_embed_type", "identity takes features, and a run has a class's number only")
+        raise InputError("unet2d: class_embed_type", "identity takes features, but a run only has a class number")
     if theirs.conditional != (options.label is not None):
         fix = "add `label`" if theirs.conditional else "leave `label` out"
-        raise InputError("label", f"the network knows {'classes' if theirs.conditional else 'no classes'}; {fix}")
+        raise InputError("label", f"the network has {'classes' if theirs.conditional else 'no classes'}; {fix}")
     if theirs.num_class_embeds is not None and (options.label or 0) >= theirs.num_class_embeds:
-        raise InputError("label", f"{options.label} is not among the classes 0 … {theirs.num_class_embeds - 1}")
+        raise InputError("label", f"{options.label} is not one of the classes 0 … {theirs.num_class_embeds - 1}")
 
 
 OPTIONS, MODEL = DDPMOptions, DDPM

@@ -1,6 +1,6 @@
-"""Diffusion models of any schedule, prediction, objective and decoder, in T steps or in continuous time.
+"""Diffusion models with any schedule, prediction, objective and decoder, in T steps or continuous time.
 
-The bound is that of :mod:`nelbo.diffusion.bound`, in the coordinate γ = −ln SNR. ``ddpm`` and ``vdm`` are presets.
+:mod:`nelbo.diffusion.bound` has the bound, in the coordinate γ = −ln SNR. ``ddpm`` and ``vdm`` are presets.
 """
 
 from __future__ import annotations
@@ -38,60 +38,60 @@ from nelbo.options import Shape
 from nelbo.rng import Draws
 
 PROFILE_STEPS = 1024
-"""In continuous time t is drawn by a loss profile over this many pieces of [0, 1]."""
+"""Pieces of [0, 1] of the loss profile that draws t in continuous time."""
 
 
 FROM_PYTHON = "from-python"
-"""A setting that stands for a part that only Python can give."""
+"""The setting of a part that was given from Python."""
 
 
 class DiffusionOptions(UNetOptions):
     """The settings of a diffusion model."""
 
     timesteps: Annotated[int, Field(ge=0, le=100_000)] = 0
-    "T, the number of diffusion steps; 0 is continuous time."
+    "T, the number of diffusion steps; 0 for continuous time."
     schedule: str = "linear_gamma"
-    "γ(t): linear (in β), cosine, sigmoid, linear_gamma, learned, karras or rectified_flow; cosine(s=0.01) is one too."
+    "γ(t): linear (in β), cosine, sigmoid, linear_gamma, learned, karras or rectified_flow, or e.g. cosine(s=0.01)."
     predict: Literal["eps", "x0", "mean", "v", "levels"] = "v"
     "What the network predicts; levels is a law over the levels of each pixel."
     objective: str = "bound"
-    "w(γ): bound, hybrid, simple, min_snr, max_snr, sigmoid, edm or flow_matching; min_snr(k=3) is one too."
+    "w(γ): bound, hybrid, simple, min_snr, max_snr, sigmoid, edm or flow_matching, or e.g. min_snr(k=3)."
     decoder: Literal["gaussian", "learned_gaussian", "categorical"] = "gaussian"
-    "p(x|z) at the least noise: a normal law about x̂_0, its variance learned or not; or what z says of the levels."
+    "p(x|z) at the least noise: a normal about x̂_0, with fixed or learned variance, or a categorical law over levels."
     reverse_variance: Literal["beta", "beta_tilde", "learned"] = "beta_tilde"
-    "σ² of the reverse step, where there are steps."
+    "σ² of the reverse step of a chain."
 
     @property
     def outputs(self) -> int:
-        """What the network gives for each pixel and channel: a prediction, and each variance that is learned."""
+        """Outputs of the network per pixel and channel: a prediction, and each learned variance."""
         extras = (self.decoder == "learned_gaussian") + (self.reverse_variance == "learned")
         return (LevelLaw.outputs if self.predict == "levels" else 1) + extras
 
 
 def by_time_and_gamma(network: nn.Module, z: Tensor, gamma: Tensor) -> Tensor:
-    """nelbo's own network, which is told γ as a time in [0, 1] and for its waves."""
+    """nelbo's own network, with γ scaled to [0, 1] as its time and γ for its Fourier features."""
     output: Tensor = network(z, ((gamma + 20.0) / 40.0).to(z.dtype), gamma)
     return output
 
 
 class Diffusion(LikelihoodModel):
-    """A network, a schedule, what it predicts, what it is trained by, and the bound between them.
+    """A network with a schedule, a prediction, an objective and a decoder, and its bound.
 
     Args:
-        network: any module, called as network(z, γ) with z of shape (B, C, H, W) and γ of shape (B,): its output has
-            C channels, or as many times more as ``predict``, ``decoder`` and ``reverse_variance`` together need.
+        network: a module called as network(z, γ), with z of shape (B, C, H, W) and γ of shape (B,). It outputs C
+            channels, plus those that ``predict``, ``decoder`` and ``reverse_variance`` add.
         shape: (C, H, W) of the images.
         levels: L, the number of values a pixel can take.
-        schedule: γ(t) by name, as a schedule, or as a rising function of t written with torch.
+        schedule: γ(t) as a name, a schedule, or an increasing function of t of torch operations.
         predict: ``eps``, ``x0``, ``mean``, ``v`` or ``levels`` (a law over levels, 8 C channels).
-        objective: w(γ) by name, as an objective, or as a function of γ written with torch.
-        decoder: ``gaussian``, ``learned_gaussian`` (C channels more) or ``categorical``.
-        timesteps: T; continuous time if None.
-        reverse_variance: ``beta``, ``beta_tilde`` or ``learned`` (C channels more), where there are steps.
-        condition: another way to tell the network γ.
+        objective: w(γ) as a name, an objective, or a function of γ of torch operations.
+        decoder: ``gaussian``, ``learned_gaussian`` (C additional channels) or ``categorical``.
+        timesteps: T, or None for continuous time.
+        reverse_variance: ``beta``, ``beta_tilde`` or ``learned`` (C additional channels) of a chain.
+        condition: (network, z, γ) → the network's output, for a network with another signature.
 
     Raises:
-        InputError: parts that do not go together, or a schedule that T does not allow.
+        InputError: the parts do not fit together, or the schedule does not allow this T.
     """
 
     family = "diffusion"
@@ -112,15 +112,15 @@ class Diffusion(LikelihoodModel):
     ) -> None:
         super().__init__(shape, levels)
         if not isinstance(network, nn.Module):
-            kind = f"the class {network.__name__}; give one of it" if isinstance(network, type) else f"{network!r}"
-            raise InputError("network", f"is {kind}, and it has to be an nn.Module")
+            kind = f"the class {network.__name__}; pass an instance" if isinstance(network, type) else f"{network!r}"
+            raise InputError("network", f"is {kind}, but must be an nn.Module")
         for field, value, known in (
             ("predict", predict, PREDICTIONS),
             ("decoder", decoder, DECODERS),
             ("reverse_variance", reverse_variance, VARIANCES),
         ):
             if value not in known:
-                raise InputError(field, f"{value!r} is none of {', '.join(known)}{nearest(value, known)}")
+                raise InputError(field, f"{value!r} is not one of {', '.join(known)}{nearest(value, known)}")
         self.objective, self.reverse_variance, self.predicts = as_objective(objective), reverse_variance, predict
         curve = as_schedule(schedule, levels)
         by_name = schedule if isinstance(schedule, str) else in_words(schedule, SCHEDULES)
@@ -135,7 +135,7 @@ class Diffusion(LikelihoodModel):
         require_together(curve, self.objective, reverse_variance, timesteps)
         self.timeline = Timeline.of(curve, timesteps, levels)
         self.schedule, gammas = self.timeline.schedule, self.timeline.gammas  # a learned one is part of the module
-        # A schedule from Python is kept with the weights: another function of that name would be another model.
+        # γ of a schedule from Python is saved with the weights: a function may change and keep its name.
         if by_name is None and not isinstance(curve, BetaTable):
             t = torch.linspace(0, 1, 33, dtype=torch.float64)
             self.register_buffer(
@@ -149,12 +149,12 @@ class Diffusion(LikelihoodModel):
         self.denoiser = NetworkDenoiser(network, PREDICTIONS[predict](levels, gammas), extras, condition)
         if gammas is not None:
             self.profile = LossProfile(len(gammas) - 1, floor=self.objective.uniform_share)
-        else:  # a learned shape of γ does what the profile would do: it evens out the loss over t
+        else:  # the learned shape of γ already equalises the loss over t
             self.profile = LossProfile(PROFILE_STEPS, floor=1.0 if isinstance(curve, LearnedGamma) else 0.1)
 
     @classmethod
     def from_options(cls, options: Any, shape: Shape, levels: int, **parts: Any) -> Self:
-        """The model that settings describe, with nelbo's own network unless another is among the parts."""
+        """The model for the settings, with nelbo's own network unless ``parts`` has one."""
         network = parts.pop("network", None)
         condition = by_gamma if network is not None else by_time_and_gamma
         return cls(
@@ -170,7 +170,7 @@ class Diffusion(LikelihoodModel):
         )
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """As of any module; a network that takes the place of another is asked from then on."""
+        """As of any module; a new ``network`` also replaces the denoiser's network."""
         super().__setattr__(name, value)
         if name == "network" and "denoiser" in self.__dict__:
             self.denoiser.network = value
@@ -195,43 +195,47 @@ class Diffusion(LikelihoodModel):
 
 
 def in_steps(model: LikelihoodModel, T: int) -> Diffusion:
-    """A diffusion model in continuous time with its bound in T steps: t on the grid 0, 1/T, …, 1.
+    """A continuous-time model with its bound in T steps: t on the grid 0, 1/T, …, 1.
+
+    Args:
+        model: a diffusion model in continuous time.
+        T: the number of steps.
 
     Raises:
-        InputError: it is none, or in steps already.
+        InputError: the model is not a diffusion model in continuous time.
     """
     if not isinstance(model, Diffusion) or model.timeline.gammas is not None:
-        why = "only a diffusion model in continuous time can be scored in other steps"
-        raise InputError("T", f"{why}, and this is {model.family}; leave it out")
+        why = "only a diffusion model in continuous time can be scored in another number of steps"
+        raise InputError("T", f"{why}, but this is {model.family}; leave it out")
     scored = copy.copy(model)
     scored.timeline = replace(model.timeline, scored_in=T)
     return scored
 
 
 def require_same_schedule(model: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """See to it that weights are loaded into a model of the schedule that they were trained with.
+    """Check that the model has the schedule with which the weights were trained.
 
     Raises:
-        InputError: they are not.
+        InputError: the schedules differ.
     """
     own, kept = model.state_dict()["gamma_kept"].cpu(), state.get(f"{prefix}gamma_kept")
     if kept is not None and (own.shape != kept.shape or not torch.allclose(own, kept.cpu(), rtol=1e-9, atol=1e-9)):
         ends = [f"from {float(gamma[0]):.3g} to {float(gamma[-1]):.3g}" for gamma in (own, kept)]
-        raise InputError("schedule", f"runs {ends[0]}, and the weights were trained with one that runs {ends[1]}")
+        raise InputError("schedule", f"runs {ends[0]}, but the weights were trained with one that runs {ends[1]}")
 
 
 def require_together(schedule: Schedule, objective: Objective, reverse_variance: str, timesteps: int | None) -> None:
-    """See to it that the parts of a model go together.
+    """Check that the parts of a model fit together.
 
     Raises:
-        InputError: they do not.
+        InputError: they do not fit.
     """
     if isinstance(schedule, LearnedGamma) and timesteps is not None:
         raise InputError("schedule", "a learned γ needs continuous time; leave `timesteps` out")
     if isinstance(schedule, LearnedGamma) and not isinstance(objective, BoundObjective):
         raise InputError("objective", "a learned γ is trained by the bound, which does not depend on it; use bound")
     if reverse_variance == "learned" and timesteps is None:
-        raise InputError("reverse_variance", "is of steps, and this is continuous time; leave it out")
+        raise InputError("reverse_variance", "applies to a chain, but the model is in continuous time; leave it out")
 
 
 OPTIONS, MODEL = DiffusionOptions, Diffusion

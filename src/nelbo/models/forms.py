@@ -1,4 +1,4 @@
-"""The forms in which a family's bound can be estimated, and how much work each takes."""
+"""The forms of a family's bound, and the work that each takes."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from nelbo.theory.bound import Bound
 
 
 class Estimator(NamedTuple):
-    """One form of the bound, and how it is estimated.
+    """One form of the bound and its estimator.
 
     Attributes:
         estimate: (x, draws, count) → one estimate for each image of x, integer levels, shape (B, C, H, W);
             ``draws.step`` is the replicate.
-        counts: what ``count`` counts: ``timesteps``, which are stratified; ``k``, the samples in one logarithm; None
-            where it is not used.
-        kind: what the total is: ``bound``, ``iw_bound`` or ``estimate``.
-        why: of an estimate, why it is no bound.
+        counts: the meaning of ``count``: ``timesteps``, stratified; ``k``, the samples in one logarithm; None if
+            unused.
+        kind: the kind of the total: ``bound``, ``iw_bound`` or ``estimate``.
+        why: for an estimate, the reason that it is not a bound.
     """
 
     estimate: Callable[[Tensor, Draws, int], Bound]
@@ -39,10 +39,10 @@ class Forms(Mapping[str, Estimator]):
     Args:
         family: the model's family, for messages.
         estimators: name → estimator.
-        default_timesteps: the number of t per image and replicate where none is given.
-        all_timesteps: the number of timesteps T, or None in continuous time and where the bound is no sum over t.
-        more: how a model of this family comes to have more forms; the end of a message, or "".
-        absent: forms that the family has and this model has not → why.
+        default_timesteps: the default number of t per image and replicate.
+        all_timesteps: the number of timesteps T, or None in continuous time and for bounds that are not sums over t.
+        more: how a model of this family can have more forms, as the end of a message, or "".
+        absent: forms of the family that this model does not have → the reason.
     """
 
     family: str
@@ -62,10 +62,10 @@ class Forms(Mapping[str, Estimator]):
         return len(self.estimators)
 
     def named(self, name: str | None) -> Estimator:
-        """The form of this name; the first if None.
+        """The form with this name, or the first if None.
 
         Raises:
-            InputError: the model has no such form.
+            InputError: the model does not have this form.
         """
         if name is not None and name not in self:
             why = f" ({self.absent[name]})" if name in self.absent else nearest(name, self)
@@ -74,15 +74,15 @@ class Forms(Mapping[str, Estimator]):
         return self[name or next(iter(self))]
 
     def count(self, estimator: Estimator, timesteps: int | None, k: int) -> int:
-        """The ``count`` of ``estimator.estimate``: k, the number of t, or 0 where it is not used.
+        """The ``count`` for ``estimator.estimate``: k, the number of t, or 0 if unused.
 
         Args:
             estimator: one of these forms.
-            timesteps: the number of t per image; the default if None.
+            timesteps: the number of t per image; None for the default.
             k: samples in one logarithm.
 
         Raises:
-            InputError: the number that counts is out of its range.
+            InputError: the number is out of its range.
         """
         if estimator.counts == "k":
             return checked_int("k", k, 1)

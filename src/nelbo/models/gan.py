@@ -2,13 +2,12 @@
 
     min_G max_D V(D, G) = E_x[ln D(x)] + E_z[ln(1 − D(G(z)))]                                   GAN (1)
 
-There is no p(x) in it. What D says on images that training has not seen is a bound on a divergence, from below: see
-:mod:`nelbo.theory.adversarial`. Both networks take a step at once, each on its own loss. What D knows of the
-samples' faults can also be put to use when they are drawn: see :meth:`GAN.frames`.
+There is no p(x). D's value on unseen images is a lower bound of a divergence: :mod:`nelbo.theory.adversarial`. Both
+networks take a step at the same time, each on its own loss. D can also improve the samples: :meth:`GAN.frames`.
 
-G is continuous, and between any two kinds of image it draws what is neither. So both players are told a cluster c of
-the training images (Liu et al. 2020, there in D's features; Casanova et al. 2021): G draws c by its share and then
-G(z, c), D judges x beside c(x), and the game is one of p(x, c). No labels are needed.
+G is continuous, so it interpolates between kinds of images. Therefore both players receive a cluster c of the training
+images (Liu et al. 2020, there in D's features; Casanova et al. 2021): c is drawn by its frequency, G draws G(z, c), D
+judges x with c(x), and the game is that of p(x, c). No labels are needed.
 """
 
 from __future__ import annotations
@@ -37,30 +36,30 @@ from nelbo.rng import Draws, Stream, normal, uniform
 from nelbo.theory.likelihoods import to_unit
 
 PENALTY_EVERY = 4
-"""The gradient penalty is taken at one step in so many, and counts as many times (Karras et al. 2020, lazy R1)."""
+"""Steps between gradient penalties, and the factor of each penalty (Karras et al. 2020, lazy R1)."""
 
 
 class GANOptions(PyramidOptions):
     """The settings of a GAN."""
 
     loss: Literal["non-saturating", "minimax", "hinge", "wgan-gp"] = "non-saturating"
-    "What the two networks lower; the first two are the game with cross-entropy."
+    "The loss of both networks; the first two are the game with cross-entropy."
     latent: Annotated[int, Field(ge=1, le=65_536)] = 64
     "The size of z."
     clusters: Annotated[int, Field(ge=0, le=65_536)] = 1000
-    "Clusters of training images that both networks are told of, at most; 0 for the game as it was first written."
+    "Largest number of clusters of training images that both networks receive; 0 for the original game."
     r1: Annotated[float, Field(ge=0)] = 0.1
-    "γ of the penalty ½ γ ‖∇ℓ(x)‖² on real images, per image; wgan-gp has a penalty of its own instead."
+    "γ of the penalty ½ γ ‖∇ℓ(x)‖² on real images, per image; wgan-gp has its own penalty instead."
     gp: Annotated[float, Field(ge=0)] = 10.0
     "λ of wgan-gp's penalty λ (‖∇ℓ‖ − 1)² between real images and samples."
     spectral: bool = False
-    "Spectral normalisation of the discriminator."
+    "Whether the discriminator has spectral normalisation."
     critic_lr: Annotated[float, Field(gt=0)] = 1.0
     "The discriminator's learning rate, as a multiple of `lr`."
 
 
 class Strengths(TypedDict, total=False):
-    """Numbers of :class:`GANOptions`, as keywords."""
+    """Strengths in :class:`GANOptions`, as keywords."""
 
     r1: float
     gp: float
@@ -68,22 +67,22 @@ class Strengths(TypedDict, total=False):
 
 
 class GAN(GenerativeModel):
-    """A generator, a discriminator, and the game between them.
+    """A generator, a discriminator, and their game.
 
     Args:
-        generator: z, shape (B, latent), with clusters beside c as a one-hot row, shape (B, latent + clusters) → the
-            image before a tanh takes it to [−1, 1], shape (B, C, H, W).
-        critic: x_0 on [−1, 1], shape (B, C, H, W), with clusters called as critic(x_0, c), c of shape (B,) → ℓ, of
-            which D is the sigmoid, shape (B,).
+        generator: z, shape (B, latent), with clusters (z, one-hot c), shape (B, latent + clusters) → the image before a
+            tanh, shape (B, C, H, W).
+        critic: x_0 on [−1, 1], shape (B, C, H, W), with clusters critic(x_0, c), c of shape (B,) → ℓ, the logit of D,
+            shape (B,).
         shape: (C, H, W) of the images.
         levels: L, the number of values a pixel can take.
         latent: the size of z.
         loss: the game, ``non-saturating``, ``minimax``, ``hinge`` or ``wgan-gp``.
-        clusters: how many clusters both networks are told of, at most; none if 0.
-        r1, gp, critic_lr: as of :class:`GANOptions`.
+        clusters: the largest number of clusters that both networks receive; 0 for none.
+        r1, gp, critic_lr: as in :class:`GANOptions`.
 
     Raises:
-        InputError: a setting out of its range, or no such game.
+        InputError: a setting is out of its range, or the game is unknown.
     """
 
     family = "gan"
@@ -137,13 +136,13 @@ class GAN(GenerativeModel):
         return checked_output("critic", self.critic(x_0, *classes), (len(x_0),))
 
     def cluster(self, x_0: Tensor) -> Tensor | None:
-        """c(x) of images on [−1, 1], shape (B,); None in a game without clusters."""
+        """c(x) of images on [−1, 1], shape (B,); None without clusters."""
         return None if self.clusters is None else self.clusters(x_0)
 
     # Training
 
     def loss(self, x: Tensor, draws: Draws) -> Tensor:
-        """The sum of both players' losses, each with a gradient to its own network alone, shape (B,)."""
+        """The sum of both players' losses, each with a gradient to its own network only, shape (B,)."""
         game, x_0 = GAMES[self.options.loss], to_unit(x, self.levels)
         cluster = self.cluster(x_0)
         drawn = self.draw(draws.normal(Stream.TRAIN_NOISE, (self.options.latent,)), cluster)
@@ -159,7 +158,7 @@ class GAN(GenerativeModel):
     def _penalty(self, x_0: Tensor, drawn: Tensor, cluster: Tensor | None, draws: Draws) -> Tensor:
         """½ γ ‖∇ℓ(x)‖² (Mescheder et al. 2018 (9)), or λ (‖∇ℓ(x̂)‖ − 1)² (Gulrajani et al. 2017 (3)), shape (B,).
 
-        x̂ lies between an image and a sample, at a uniform place.
+        x̂ is a uniform point on the line between an image and a sample.
         """
         wasserstein = self.options.loss == "wgan-gp"
         strength = self.options.gp if wasserstein else self.options.r1
@@ -174,14 +173,14 @@ class GAN(GenerativeModel):
         return 0.5 * strength * squared
 
     def _slope(self, x: Tensor, cluster: Tensor | None) -> Tensor:
-        """‖∇_x ℓ(x)‖² of each image, shape (B,), in torch's default type."""
+        """‖∇_x ℓ(x)‖² of each image, shape (B,), in torch's default dtype."""
         with torch.autocast(x.device.type, enabled=False), torch.enable_grad():
             x = x.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(self._judge(x, cluster).sum(), x, create_graph=self.training)
         return gradient.square().flatten(1).sum(1)
 
     def _drawn_cluster(self, seed: int, stream: Stream, indices: Sequence[int]) -> Tensor | None:
-        """A cluster for each index by its share, shape (len(indices),); None in a game without clusters."""
+        """A cluster for each index, drawn by its frequency, shape (len(indices),); None without clusters."""
         if self.clusters is None:
             return None
         return self.clusters.drawn(uniform(seed, stream, 0, indices, device=self.device))
@@ -189,11 +188,11 @@ class GAN(GenerativeModel):
     # Sampling
 
     def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
-        """G(z, c), or with steps K > 1 the end of a Metropolis–Hastings chain over K of them (Turner et al. 2019).
+        """G(z, c), or with K > 1 steps the end of a Metropolis–Hastings chain over K samples (Turner et al. 2019).
 
-        Where ℓ = ln p(x|c)/p_G(x|c), as in the game's optimum, a chain that moves from x to a fresh G(z, c) with
-        probability min(1, exp(ℓ(G(z, c)) − ℓ(x))) comes to draw from p(x|c) itself; as far as D is right, its end is
-        nearer to p. An image keeps its c.
+        The chain moves from x to a new G(z, c) with probability min(1, exp(ℓ(G(z, c)) − ℓ(x))). If ℓ = ln
+        p(x|c)/p_G(x|c), as at the game's optimum, it converges to p(x|c); if D is roughly right, its end is closer to
+        p. An image keeps its c.
         """
         require_game(self.family, self.options.loss, settings)
         of, shape = settings.steps or 1, (self.options.latent,)
@@ -212,25 +211,25 @@ class GAN(GenerativeModel):
 
 
 class GANRecipe(PartsRecipe):
-    """Two players with optimisers of their own, and the clusters that both are told of."""
+    """Two players with their own optimisers, and the clusters that both receive."""
 
     model: GAN
 
     @property
     def groups(self) -> list[ParamGroup]:
-        """Two players, each with moments and clipping of its own; no momentum, as the target moves, and so no Muon."""
+        """Two players with their own moments and clipping; no momentum, because the target moves, and hence no Muon."""
         model = self.model
         players = ((model.generator, 1.0), (model.critic, model.options.critic_lr))
         return [ParamGroup(list(network.parameters()), times, (0.0, 0.99), None) for network, times in players]
 
     def prepare(self, images: Tensor, levels: int, seed: int) -> None:
-        """Find the clusters."""
+        """Compute the clusters."""
         if self.model.clusters is not None:
             self.model.clusters.learn(images, levels, seed)
 
 
 class held_fixed:  # noqa: N801
-    """While inside, a network's weights get no gradient; what passes through it does.
+    """A context in which a network's weights get no gradient, but gradients pass through the network.
 
     Args:
         network: the network.

@@ -1,8 +1,8 @@
-"""Hierarchical VAEs: a Markov chain of latents p(z_T) ∏ p(z_{t−1}|z_t) p(x|z_1), inferred upwards or downwards.
+"""Hierarchical VAEs: a Markov chain of latents p(z_T) ∏ p(z_{t−1}|z_t) p(x|z_1), inferred bottom-up or top-down.
 
-The bounds of both are in :mod:`nelbo.theory.hierarchy`. Upwards, q(z_t|z_{t−1}) knows nothing of the generative side,
-and its upper levels tend to fall silent; downwards (Sønderby et al. 2016), q(z_t|z_{t+1}, x) shares the way down with p
-and is said by how it differs from p(z_t|z_{t+1}) (Vahdat & Kautz 2020): a level that says nothing costs nothing.
+:mod:`nelbo.theory.hierarchy` has both bounds. Bottom-up, q(z_t|z_{t−1}) shares nothing with the generative model, and
+its upper levels tend to collapse. Top-down (Sønderby et al. 2016), q(z_t|z_{t+1}, x) shares the features of p and is
+parameterised by its difference from p(z_t|z_{t+1}) (Vahdat & Kautz 2020), so a level without information costs 0 nats.
 """
 
 from __future__ import annotations
@@ -58,34 +58,35 @@ class HVAEOptions(LatentOptions, PyramidOptions):
     depth: Annotated[int, Field(ge=1, le=1000)] = 6
     "T, the number of levels of latents."
     latent: Annotated[int, Field(ge=1, le=4096)] = 8
-    "Channels of each z_t, which is a map at a resolution of its own."
+    "Channels of each z_t, a map with its own resolution."
     inference: Literal["top-down", "bottom-up"] = "top-down"
-    "q from the top, sharing the way down with p (a ladder), or from x upwards, as the notes derive it."
+    "q from the top, with p's features (a ladder), or from x upwards."
     stream: bool = False
-    "Let features go down beside z_t: p(z_{t−1}|z_t) becomes p(z_{t−1}|z_t, …, z_T), which is no Markov chain in z."
+    "Whether features also go down: p(z_{t−1}|z_t) becomes p(z_{t−1}|z_t, …, z_T), which is not a Markov chain in z."
 
 
 class HVAE(LikelihoodModel):
-    """A ladder of latents, an inference network, and the bound between them.
+    """A ladder of latents, an inference network, and their bound.
 
-    Two numbers beside each other along dimension 1 say a normal law: μ, and ln σ before a tanh holds it within ±5.
+    A network describes a normal distribution by two maps along dimension 1: μ, and ln σ before a tanh limits it to ±5.
 
     Args:
-        encoder: top-down, encoder.pyramid(x_0) → what it sees of images on [−1, 1], of any kind, and encoder(seen,
-            features, t) → how q(z_t|z_{t+1}, x) differs from p(z_t|z_{t+1}), shape (B, 2 C_t, …), where features are
-            those of z_{t+1}, None at t = T. Bottom-up, encoder(z_{t−1}, t) → q(z_t|z_{t−1}), where z_0 is x_0.
-        ladder: the way down. ladder.maps: the shapes (C_t, …) of z_1 … z_T. ladder.below(z_t, t, above) → features of
-            z_t, of any kind, where above are those of z_{t+1} or None: what it adds of them to a law makes p no Markov
-            chain, and bottom-up it is always None. ladder.law(features of z_{t+1}, t) → p(z_t|z_{t+1}), shape
-            (B, 2 C_t, …). ladder.image(features of z_1) → what the likelihood is made of, shape (B, outputs, H, W).
+        encoder: Top-down: encoder.pyramid(x_0) → a representation of images on [−1, 1], of any type, and
+            encoder(representation, features, t) → the difference of q(z_t|z_{t+1}, x) from p(z_t|z_{t+1}), shape
+            (B, 2 C_t, …), where features are those of z_{t+1}, None at t = T. Bottom-up: encoder(z_{t−1}, t) →
+            q(z_t|z_{t−1}), where z_0 is x_0.
+        ladder: the generative network. ladder.maps: the shapes (C_t, …) of z_1 … z_T. ladder.below(z_t, t, above) →
+            features of z_t, of any type, where above are those of z_{t+1} or None; if it uses them, p is not a Markov
+            chain. Bottom-up, above is always None. ladder.law(features of z_{t+1}, t) → p(z_t|z_{t+1}), shape
+            (B, 2 C_t, …). ladder.image(features of z_1) → the input of the likelihood, shape (B, outputs, H, W).
         shape: (C, H, W) of the images.
         levels: L, the number of values a pixel can take.
         inference: ``top-down`` or ``bottom-up``.
-        likelihood: p(x|z_1), as of :class:`~nelbo.models.vae.VAE`.
-        beta, free_bits, kl_warmup: how the KL counts in training, see :class:`HVAEOptions`.
+        likelihood: p(x|z_1), as in :class:`~nelbo.models.vae.VAE`.
+        beta, free_bits, kl_warmup: settings of the KL in training, see :class:`HVAEOptions`.
 
     Raises:
-        InputError: a setting out of its range, or a Bernoulli likelihood for more than two levels.
+        InputError: a setting is out of its range, or a Bernoulli likelihood has more than two levels.
     """
 
     family = "hvae"
@@ -116,7 +117,7 @@ class HVAE(LikelihoodModel):
     @classmethod
     def from_options(cls, options: Any, shape: Shape, levels: int, **parts: Any) -> Self:
         if options.stream and options.inference == "bottom-up":
-            raise InputError("stream", "needs `inference` top-down: bottom-up bounds are those of a Markov chain")
+            raise InputError("stream", "needs `inference` top-down: bottom-up bounds need a Markov chain")
         places = places_of(options.depth, len(options.widths))
         standing = Levels(options.widths, options.counts(), places, options.latent)
         outputs = PixelLaw(options.decoder, shape, levels).outputs
@@ -129,11 +130,11 @@ class HVAE(LikelihoodModel):
         given = {"likelihood": options.decoder, **settings, **parts}
         return made_of(cls, options, defaults, shape=shape, levels=levels, **given)
 
-    # The laws
+    # The distributions
 
     @property
     def _sizes(self) -> list[int]:
-        """How many numbers each z_t has, z_1 first."""
+        """The size of each z_t, z_1 first."""
         return [math.prod(size) for size in self.ladder.maps]
 
     def _start(self, like: Tensor, count: int) -> Gaussian:
@@ -142,7 +143,7 @@ class HVAE(LikelihoodModel):
         return Gaussian(zeros, torch.ones_like(zeros))
 
     def _checked(self, part: str, output: Tensor, t: int) -> Tensor:
-        """What a network says of the law of z_t, after a look at its shape."""
+        """A network's output for z_t, after a check of its shape."""
         channels, *rest = self.ladder.maps[t - 1]
         return checked_output(part, output, (len(output), 2 * channels, *rest))
 
@@ -159,7 +160,7 @@ class HVAE(LikelihoodModel):
         return nll(self.pixels(self.ladder.image(features)), x)
 
     def _walk_down(self, x: Tensor, noise: Sequence[Tensor]) -> TopDownPass:
-        """z_T … z_1 from q(z_t|z_{t+1}, x), and what they cost."""
+        """z_T … z_1 from q(z_t|z_{t+1}, x), and their terms."""
         x_0, features = to_unit(x, self.levels), None
         seen = self.encoder.pyramid(x_0)
 
@@ -175,7 +176,7 @@ class HVAE(LikelihoodModel):
         return infer_top_down(laws, lambda z: self._nll(x, self.ladder.below(z, 1, features)), noise)
 
     def _walk_up(self, x: Tensor, noise: Sequence[Tensor]) -> BottomUpPass:
-        """z_1 … z_T from q(z_t|z_{t−1}), and what they cost."""
+        """z_1 … z_T from q(z_t|z_{t−1}), and their terms."""
         return infer_bottom_up(
             self._above,
             lambda z, t: self._below(self.ladder.below(z, t, None), t - 1),
@@ -186,17 +187,17 @@ class HVAE(LikelihoodModel):
         )
 
     def _cut(self, noise: Tensor) -> list[Tensor]:
-        """Noise of shape (B, Σ sizes), as that of z_1 … z_T."""
+        """Noise of shape (B, Σ sizes), split into that of z_1 … z_T."""
         parts = torch.split(noise, self._sizes, dim=1)
         return [part.reshape(-1, *size) for part, size in zip(parts, self.ladder.maps, strict=True)]
 
     # Training
 
     def loss(self, x: Tensor, draws: Draws) -> Tensor:
-        """reconstruction + β · w · Σ_t max(KL_t, free bits), in nats per dimension, w rising from 0 to 1.
+        """reconstruction + β · w · Σ_t max(KL_t, free bits), in nats per dimension, with w rising from 0 to 1.
 
-        Free bits compare the batch's mean of each level. Bottom-up, w stands before ln q(z|x) − ln p(z), z all levels,
-        and there are no free bits, as no level is a divergence by itself.
+        Free bits compare the batch's mean of each level. Bottom-up, the sum is ln q(z|x) − ln p(z) over all levels,
+        without free bits, because no level is a divergence.
         """
         noise = self._cut(draws.normal(Stream.TRAIN_NOISE, (sum(self._sizes),)))
         if self.downwards:
@@ -221,23 +222,23 @@ class HVAE(LikelihoodModel):
         return Forms(self.family, analytic | estimators)
 
     def _analytic(self, x: Tensor, draws: Draws, _: int = 0) -> Bound:
-        """One draw of all latents, each level's KL in closed form; top-down only."""
+        """One sample of all latents, with each level's KL in closed form; top-down only."""
         walk = self._walk_down(x, self._cut(draws.normal(Stream.SCORE_NOISE, (sum(self._sizes),))))
         return Bound(top_down_terms(walk, walk.kl), evaluations=1)
 
     def _sampled(self, x: Tensor, draws: Draws, _: int = 0) -> Bound:
-        """One draw of all latents, and densities at it."""
+        """One sample of all latents, with densities instead of closed forms."""
         return Bound(self._densities(x, draws.normal(Stream.SCORE_NOISE, (sum(self._sizes),))), evaluations=1)
 
     def _densities(self, x: Tensor, noise: Tensor) -> dict[str, Tensor]:
-        """The terms of −ln p(x, z)/q(z|x) at the z that this noise makes."""
+        """The terms of −ln p(x, z)/q(z|x) at the z of this noise."""
         if not self.downwards:
             return bottom_up_terms(self._walk_up(x, self._cut(noise)))
         walk = self._walk_down(x, self._cut(noise))
         return top_down_terms(walk, walk.log_ratio)
 
     def _importance_weighted(self, x: Tensor, draws: Draws, k: int) -> Bound:
-        """−ln (1/k) Σ_j p(x, z_j)/q(z_j|x)  [Burda et al. 2016 (8)]; one term, as the sum is inside."""
+        """−ln (1/k) Σ_j p(x, z_j)/q(z_j|x)  [Burda et al. 2016 (8)]; one term, as the sum is inside the logarithm."""
         noise = draws.normal_iter(Stream.SCORE_NOISE, (sum(self._sizes),))
         costs = [
             torch.stack(list(self._densities(x, eps).values())).double().sum(0)
@@ -256,9 +257,9 @@ class HVAE(LikelihoodModel):
     # Sampling
 
     def _generate(self, noise: Sequence[Tensor], given: Sequence[Tensor] = ()) -> Tensor:
-        """The features of z_1 at the end of z_T ~ p(z_T), z_t ~ p(z_t|z_{t+1}), from the noise of z_1 … z_T.
+        """The features of z_1 for z_T ~ p(z_T), z_t ~ p(z_t|z_{t+1}), from the noise of z_1 … z_T.
 
-        Where z_T, z_{T−1}, … are given, the rest is drawn below them.
+        ``given`` replaces the samples of z_T, z_{T−1}, …
         """
         z, features = self._start(noise[0], len(noise[0])).sample(noise[-1]), torch.empty(0)
         for t in range(self.options.depth, 0, -1):

@@ -1,4 +1,4 @@
-"""What can be shown and said of a model: nothing that its loss, its samples or its bound depend on."""
+"""Pictures, diagnostics and texts of a model, on which its loss, samples and bound do not depend."""
 
 from __future__ import annotations
 
@@ -16,48 +16,48 @@ if TYPE_CHECKING:
 
 
 class Inspector:
-    """Presentation and diagnosis of one model. A family that has more to show has a subclass.
+    """Presentation and diagnosis of one model. A family with more to show has a subclass.
 
     Args:
         model: the model.
     """
 
     earliest_warning = 0
-    """The step before which :meth:`warnings` are not asked for, as an untrained model has them all."""
+    """The first step at which :meth:`warnings` are given, because an untrained model has all of them."""
 
     why_no_bound = ""
-    """Why the family has no bound, if it has none: the end of a sentence."""
+    """The reason that the family has no bound, as the end of a sentence; "" if it has one."""
 
     def __init__(self, model: GenerativeModel) -> None:
         self.model = model
 
     @property
     def preview_settings(self) -> SampleSettings:
-        """The settings of the samples that are drawn while the model trains."""
+        """The settings of samples during training."""
         return SampleSettings()
 
     @property
     def sample_evaluations(self) -> int:
-        """The number of network evaluations of one image with the default settings."""
+        """Network evaluations of one image with the default settings."""
         return 1
 
     def describe_sampling(self, settings: SampleSettings) -> str:
-        """One line that says how the model would draw, and what it would change on the way.
+        """A line about how the model samples with these settings.
 
         Raises:
-            InputError: a setting that this family has no use for.
+            InputError: the family does not use a setting.
         """
         require_one_step(self.model.family, settings)
         if settings.temperature is not None:
-            raise InputError("temperature", f"{self.model.family} has no latents to spread; leave it out")
+            raise InputError("temperature", f"{self.model.family} has no latents to scale; leave it out")
         return "in one step"
 
     def measures(self, images: Images, start: int = 0) -> dict[str, Tensor]:
-        """What a family without a bound measures of each image: name → values, shape (n,).
+        """Measures of each image for a family without a bound: name → values, shape (n,).
 
         Args:
             images: integer levels, shape (n, C, H, W).
-            start: index of the first image; where each image is compared with a sample, the sample has its index.
+            start: index of the first image; a sample that is compared with an image has the same index.
         """
         return {}
 
@@ -66,24 +66,24 @@ class Inspector:
         return []
 
     def diagnostics(self, images: Images) -> dict[str, object]:
-        """What unseen images show of the model beyond a bound or measures: name → value."""
+        """Facts from unseen images beyond a bound or measures: name → value."""
         return {}
 
     def warnings(self, diagnostics: Mapping[str, object]) -> list[str]:
-        """What has gone wrong, by the result of :meth:`diagnostics`: one line each, with what helps."""
+        """Problems in the result of :meth:`diagnostics`: one line each, with a remedy."""
         return []
 
     def facts(self) -> Mapping[str, object]:
-        """What ``info`` says of this model beyond its settings: name → value."""
+        """Facts for ``info`` beyond the settings: name → value."""
         return {}
 
 
 def require_one_step(family: str, settings: SampleSettings) -> None:
-    """Refuse the settings that only a sampler with steps has a use for.
+    """Refuse settings that only a multistep sampler uses.
 
     Raises:
-        InputError: such a setting.
+        InputError: such a setting is given.
     """
     for option, value in (("sampler", settings.sampler), ("steps", settings.steps), ("eta", settings.eta)):
         if value is not None:
-            raise InputError(option, f"a family of its kind draws in one step, and this is {family}; leave it out")
+            raise InputError(option, f"{family} samples in one step; leave it out")

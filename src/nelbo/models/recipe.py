@@ -1,4 +1,4 @@
-"""How a model is trained beyond its loss: parameter groups, what is compiled, what is learned before the first step."""
+"""How a model is trained beyond its loss: parameter groups, compiled networks, preparation before the first step."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 class ParamGroup(NamedTuple):
-    """Parameters that are trained with settings of their own.
+    """Parameters with their own training settings.
 
     Attributes:
         parameters: the parameters; their gradients are clipped by one norm.
         lr: their learning rate, as a multiple of the run's.
         betas: AdamW's β₁ and β₂.
-        momentum: Muon's μ; with None, AdamW trains the matrices of this group too.
+        momentum: Muon's μ; None to train the matrices of this group by AdamW too.
     """
 
     parameters: list[nn.Parameter]
@@ -33,7 +33,7 @@ class ParamGroup(NamedTuple):
 
 
 class Recipe:
-    """How one model is trained. A family that needs more than this has a subclass.
+    """How one model is trained. A family that needs more has a subclass.
 
     Args:
         model: the model.
@@ -44,40 +44,40 @@ class Recipe:
 
     @property
     def options(self) -> FamilyOptions:
-        """The settings that make this model again, with :attr:`parts`; where a family says no more, it has none.
+        """The settings that rebuild this model, together with :attr:`parts`.
 
         Raises:
-            InputError: the family cannot say.
+            InputError: the family does not record its settings.
         """
-        raise InputError("model", f"a {self.model.family} cannot say by what settings it was made; use nelbo.train")
+        raise InputError("model", f"{self.model.family} does not record its settings; use nelbo.train")
 
     @property
     def parts(self) -> dict[str, str]:
-        """What was given from Python and no setting can make: the argument's name → the class's or function's."""
+        """Parts from Python, which settings cannot rebuild: argument name → name of the class or function."""
         return {}
 
     @property
     def groups(self) -> list[ParamGroup]:
-        """The parameters, in groups with settings of their own."""
+        """The parameters, in groups with their own settings."""
         return [ParamGroup(list(self.model.parameters()))]
 
     @property
     def compilable(self) -> list[nn.Module]:
-        """The networks that do most of the work and that torch.compile can take; none by default."""
+        """The networks that torch.compile can compile; none by default."""
         return []
 
     def prepare(self, images: Tensor, levels: int, seed: int) -> None:
-        """Learn what the model has to know of the training images before the first step; nothing by default.
+        """Learn from the training images before the first step; by default nothing.
 
         Args:
             images: integer levels, shape (N, C, H, W).
-            levels: the number of levels of these images; more than the model's where each batch is binarised.
+            levels: the number of levels of these images; more than the model's if each batch is binarised.
             seed: the seed of the run.
         """
 
 
 class Described(Protocol):
-    """A model that keeps the settings that make it, and the names of the parts that came from Python."""
+    """A model with its settings, and the names of its parts from Python."""
 
     options: Any
     parts: dict[str, str]
@@ -89,13 +89,13 @@ Model = TypeVar("Model", bound=Described)
 def made_of(
     kind: Callable[..., Model], options: FamilyOptions, defaults: Mapping[str, Callable[[], object]], **given: Any
 ) -> Model:
-    """A model of the parts that were given, and of nelbo's own networks in the place of those that were not.
+    """A model of the given parts, with nelbo's own networks for the missing ones.
 
     Args:
-        kind: its class.
-        options: the settings that it keeps.
-        defaults: what makes nelbo's own network, by the name of the argument.
-        given: every other argument, and the networks that came from Python.
+        kind: the model's class.
+        options: the settings that it records.
+        defaults: argument name → constructor of nelbo's own network.
+        given: all other arguments, and the networks from Python.
     """
     made = {name: make() for name, make in defaults.items() if name not in given}
     model = kind(**given, **made)
@@ -105,7 +105,7 @@ def made_of(
 
 
 class PartsRecipe(Recipe):
-    """The recipe of a model that can be made of parts from Python."""
+    """The recipe of a model that can have parts from Python."""
 
     model: Described  # type: ignore[assignment]
 
@@ -119,7 +119,7 @@ class PartsRecipe(Recipe):
 
 
 def full_name(part: object) -> str:
-    """The module and name of a function, or of the class of anything else; of a script, its file's name."""
+    """The module and name of a function, or of an object's class; in a script, the module is the file's name."""
     named = part if hasattr(part, "__qualname__") else type(part)
     module = named.__module__
     if module == "__main__":

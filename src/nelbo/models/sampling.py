@@ -1,4 +1,4 @@
-"""How images are to be drawn, and the states on the way to one."""
+"""Settings of sampling, and the intermediate states of a sample."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from nelbo.diffusion.samplers import Sampler
 
 
 class SampleSettings(NamedTuple):
-    """How to draw. ``None`` leaves the choice to the family.
+    """How to sample. ``None`` leaves the choice to the family.
 
     Attributes:
-        sampler: its name, or a sampler of one's own.
+        sampler: a name or a sampler.
         steps: network evaluations per image.
-        eta: the η of ``ddim`` by name, from 0 (deterministic) to 1 (ancestral), which it is if None.
-        clip: hold x̂_0 to [−1, 1] while sampling.
-        temperature: standard deviation of latents that are drawn from a prior, 1 being the prior's own.
+        eta: η of ``ddim``, from 0 (deterministic) to 1 (ancestral, the default).
+        clip: whether to clamp x̂_0 to [−1, 1] while sampling.
+        temperature: standard deviation of latents from a prior, relative to the prior's own.
     """
 
     sampler: str | Sampler | None = None
@@ -38,12 +38,12 @@ class SampleKeywords(TypedDict, total=False):
 
 
 class Frame(NamedTuple):
-    """One state on the way to an image.
+    """One state of sampling.
 
     Attributes:
-        done, of: steps taken, and how many there are.
-        x: the state itself on the scale where pixels fill [−1, 1], shape (B, C, H, W).
-        x_0: the image that it promises, same shape.
+        done, of: steps taken, and their total.
+        x: the state on the scale where pixels fill [−1, 1], shape (B, C, H, W).
+        x_0: the image predicted at this state, same shape.
     """
 
     done: int

@@ -2,7 +2,7 @@
 
     −ln p(x) ≤ E_{q(z|x)}[−ln p(x|z)] + KL(q(z|x) ‖ N(0, I))              reconstruction + kl
 
-q(z|x) = N(μ(x), σ²(x)) with independent components; z = μ + σ ε carries the gradient.
+q(z|x) = N(μ(x), σ²(x)) has independent components; z = μ + σ ε carries the gradient.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Prior(Protocol):
         """ln p(z) of each row, in nats, shape (B,) for z of shape (B, latent)."""
 
     def sample(self, noise: Tensor) -> Tensor:
-        """z of this law from standard normal noise, shape (B, latent)."""
+        """z ~ p(z) from standard normal noise, shape (B, latent)."""
 
 
 class StandardNormal:
@@ -57,22 +57,22 @@ class StandardNormal:
 
 
 class VAE(LikelihoodModel):
-    """An encoder, a decoder, and the bound between them.
+    """An encoder, a decoder, and their bound.
 
     Args:
-        encoder: x_0 on [−1, 1], shape (B, C, H, W) → μ and ln σ² of q(z|x) side by side, shape (B, 2 · latent).
-        decoder: z, shape (B, latent) → what the likelihood is made of, shape (B, likelihood.outputs, H, W).
+        encoder: x_0 on [−1, 1], shape (B, C, H, W) → μ and ln σ² of q(z|x), concatenated, shape (B, 2 · latent).
+        decoder: z, shape (B, latent) → the input of the likelihood, shape (B, likelihood.outputs, H, W).
         shape: (C, H, W) of the images.
         levels: L, the number of values a pixel can take.
         latent: the size of z.
-        likelihood: p(x|z) by its name (``bernoulli`` with C outputs, ``normal`` 2 C, ``logistic`` 15 C, ``auto``), or
-            anything that makes a :class:`~nelbo.models._latent.Law` of the decoder's output.
-        prior: p(z), N(0, I) if None; an object with log_prob(z), shape (B,), and sample(noise), a z of its law from
-            standard normal noise; where it is a module, it is trained too.
-        beta, free_bits, kl_warmup: how the KL counts in training, see :class:`VAEOptions`.
+        likelihood: p(x|z) as a name (``bernoulli`` with C outputs, ``normal`` 2 C, ``logistic`` 15 C, ``auto``), or a
+            function from the decoder's output to a :class:`~nelbo.models._latent.Law`.
+        prior: p(z), N(0, I) if None; an object with log_prob(z), shape (B,), and sample(noise), a sample of p(z) from
+            standard normal noise. A prior that is a module is trained too.
+        beta, free_bits, kl_warmup: settings of the KL in training, see :class:`VAEOptions`.
 
     Raises:
-        InputError: a setting out of its range, or a Bernoulli likelihood for more than two levels.
+        InputError: a setting is out of its range, or a Bernoulli likelihood has more than two levels.
     """
 
     family = "vae"
@@ -111,7 +111,7 @@ class VAE(LikelihoodModel):
         return made_of(cls, options, defaults, shape=shape, levels=levels, **given)
 
     def _encode(self, x_0: Tensor) -> Gaussian:
-        """q(z|x) for images on [−1, 1], in torch's default type, shapes (B, latent)."""
+        """q(z|x) for images on [−1, 1], in torch's default dtype, shapes (B, latent)."""
         mean, log_var = checked_output("encoder", self.encoder(x_0), (len(x_0), 2 * self.options.latent)).chunk(
             2, dim=1
         )
@@ -128,10 +128,10 @@ class VAE(LikelihoodModel):
     # Training
 
     def loss(self, x: Tensor, draws: Draws) -> Tensor:
-        """reconstruction + β · w · Σ_d max(KL_d, free bits), in nats per dimension, w rising from 0 to 1.
+        """reconstruction + β · w · Σ_d max(KL_d, free bits), in nats per dimension, with w rising from 0 to 1.
 
-        Free bits compare the batch's mean KL of each dimension (Kingma et al. 2016 (15)): a dimension below the mark
-        has no gradient from its KL.
+        Free bits compare the batch's mean KL of each dimension (Kingma et al. 2016 (15)): a dimension below
+        ``free_bits`` gets no gradient from its KL.
         """
         q = self._encode(to_unit(x, self.levels))
         z = q.sample(draws.normal(Stream.TRAIN_NOISE, (self.options.latent,)))
@@ -151,24 +151,24 @@ class VAE(LikelihoodModel):
         estimators = {"analytic": Estimator(self._analytic, counts=None)} if standard else {}
         estimators["sampled"] = Estimator(self._sampled, counts=None)
         estimators["iw"] = Estimator(self._importance_weighted, counts="k", kind="iw_bound")
-        absent = {} if standard else {"analytic": "its prior is of your own, and the KL has no closed form"}
+        absent = {} if standard else {"analytic": "the prior is from Python, and its KL has no closed form"}
         return Forms(self.family, estimators, absent=absent)
 
     def _analytic(self, x: Tensor, draws: Draws, _: int = 0) -> Bound:
-        """One draw of z for the reconstruction, the KL in closed form."""
+        """One sample of z for the reconstruction, and the KL in closed form."""
         q = self._encode(to_unit(x, self.levels))
         z = q.sample(draws.normal(Stream.SCORE_NOISE, (self.options.latent,)))
         kl = kl_normal(q.mean, q.var, torch.zeros_like(q.mean), torch.ones_like(q.var)).sum(1)
         return Bound({"reconstruction": self._reconstruction(x, z), "kl": kl}, evaluations=1)
 
     def _sampled(self, x: Tensor, draws: Draws, _: int = 0) -> Bound:
-        """The same with the KL as ln q(z|x) − ln p(z) at the z that was drawn."""
+        """One sample of z, with the KL estimated by ln q(z|x) − ln p(z)."""
         q = self._encode(to_unit(x, self.levels))
         z = q.sample(draws.normal(Stream.SCORE_NOISE, (self.options.latent,)))
         return Bound({"reconstruction": self._reconstruction(x, z), "kl": self._log_ratio(q, z)}, evaluations=1)
 
     def _importance_weighted(self, x: Tensor, draws: Draws, k: int) -> Bound:
-        """−ln (1/k) Σ_j p(x|z_j) p(z_j)/q(z_j|x)  [Burda et al. 2016 (8)]; one term, as the sum is inside."""
+        """−ln (1/k) Σ_j p(x|z_j) p(z_j)/q(z_j|x)  [Burda et al. 2016 (8)]: one term."""
         q = self._encode(to_unit(x, self.levels))
         noise = draws.normal_iter(Stream.SCORE_NOISE, (self.options.latent,))
         costs = []

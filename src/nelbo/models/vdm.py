@@ -1,7 +1,7 @@
-"""Variational diffusion models (Kingma et al. 2021): continuous time through γ(t) = −ln SNR(t), likelihoods first.
+"""Variational diffusion models (Kingma et al. 2021) in continuous time with γ(t) = −ln SNR(t).
 
-A preset of :class:`~nelbo.models.diffusion.Diffusion`: a γ that is a straight line or learned, a law over the levels of
-each pixel, and a categorical decoder p(x|z_0); the bound is in continuous time, or scored in T steps.
+A preset of :class:`~nelbo.models.diffusion.Diffusion`: a linear or learned γ, a law over the levels of each pixel, and
+a categorical decoder p(x|z_0). The bound is in continuous time, or scored in T steps.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ class VDMOptions(UNetOptions):
     """The settings of a VDM."""
 
     timesteps: Annotated[int, Field(ge=0, le=100_000)] = 0
-    "T, the number of steps of the bound that is scored; 0 is continuous time."
+    "T, the number of steps of the scored bound; 0 for continuous time."
     gamma: Literal["linear", "learned"] = "linear"
-    "γ(t) = −ln SNR(t): a straight line, or monotone and learned."
+    "γ(t) = −ln SNR(t): linear, or monotone and learned."
     gamma_min: Annotated[float, Field(ge=-30, le=0)] = -13.3
-    "γ(0), how little noise z_0 has."
+    "γ(0), at the least noise."
     gamma_max: Annotated[float, Field(ge=0, le=30)] = 8.0
-    "γ(1), how little signal z_1 has."
+    "γ(1), at the most noise."
     head: Literal["levels", "v"] = "levels"
-    "What the network gives: a law over the levels of each pixel, or v."
+    "What the network predicts: a law over the levels of each pixel, or v."
     fourier: tuple[Annotated[int, Field(ge=0, le=12)], ...] = (2, 3, 4, 5, 6)
-    "Powers n of the features sin(2ⁿ π x) and cos(2ⁿ π x) that the network sees beside z: their means given z."
+    "Powers n of the Fourier features sin(2ⁿ π x) and cos(2ⁿ π x) that the network receives, as means given z."
     every_decoder: Annotated[float, Field(ge=0, le=1000)] | None = None
-    "λ: training adds λ E[−ln p(x|z_t)], a decoder at every t; 0.3 if left out, 0 with `gamma` learned or `head` v."
+    "λ: training adds λ E[−ln p(x|z_t)], a decoder at every t; default 0.3, or 0 with `gamma` learned or `head` v."
 
     def resolved(self, shape: tuple[int, int, int]) -> Self:
-        """The same settings with everything that depends on the data, or on other settings, filled in.
+        """The settings with every value that depends on the data or on other settings.
 
         Raises:
-            InputError: a λ above 0 where γ is learned, which it would change, or where there is no law over levels.
+            InputError: λ > 0 although γ is learned, which λ would change, or although there is no law over levels.
         """
         possible = self.head == "levels" and self.gamma == "linear"
         if self.every_decoder and not possible:
@@ -53,16 +53,16 @@ class VDMOptions(UNetOptions):
 
 
 class VDM(Diffusion):
-    """A U-Net that is told γ, γ(t), and the bound between them."""
+    """A U-Net of (z, γ), γ(t), and their bound."""
 
     family = "vdm"
 
     @classmethod
     def from_options(cls, options: Any, shape: Shape, levels: int, **parts: Any) -> Self:
-        """The model that settings, resolved for ``shape``, describe.
+        """The model for settings that are resolved for ``shape``.
 
         Raises:
-            InputError: a network that cannot be built.
+            InputError: the network cannot be built.
         """
         outputs = OUTPUTS if options.head == "levels" else 1
         model = cls(

@@ -1,12 +1,12 @@
-"""softmax(q kᵀ/√d) v, in the way that is quickest for its size.
+"""softmax(q kᵀ/√d) v, by the fastest method for its size.
 
-On a CPU in bfloat16 torch's fused kernel is slower than its three steps, as long as the scores S = q kᵀ/√d fit the
-cache. So they are made for a few heads at a time, in bfloat16 too, and again on the way back rather than kept. Of a
-softmax only the exponential goes through them: its sums are one more column of v,
+On a CPU in bfloat16 torch's fused kernel is slower than the three separate steps, if the scores S = q kᵀ/√d fit the
+cache. So the scores of a few heads at a time are computed in bfloat16, and computed again in the backward pass. Only
+the exponential of the softmax is applied to them; its sums are an additional column of v,
 
     E = exp S,   [o l | l] = E [v | 1],
 
-and so they are on the way back  [FlashAttention (Dao et al. 2022), appendix B, with P = E / l]:
+and so are those of the backward pass  [FlashAttention (Dao et al. 2022), appendix B, with P = E / l]:
 
     dv = Eᵀ (do / l),   dS = E ∘ ([do / l | −Σ o do / l] [v | 1]ᵀ),   dq = dS k/√d,   dk = dSᵀ q/√d.
 """
@@ -23,12 +23,12 @@ from torch.nn import functional as F
 from nelbo.units import BITS_PER_NAT
 
 FEW, PIECE = 2**23, 2**20
-"""So many scores are made at once, or where there are more, in pieces of so many."""
+"""Scores computed at once; if there are more, scores in each piece."""
 HIGHEST = 60.0
-"""Powers of 2 that no score can pass, or else each row's largest is taken off first: half of what a float has room for,
-as the way back divides by sums of them, and gradients may be small."""
+"""Largest score as a power of 2; above it, each row's maximum is subtracted first. It is half of a float's range,
+because the backward pass divides by sums of scores and gradients can be small."""
 SHORT = 128
-"""In float32 the fused kernel pays from here on, in positions."""
+"""Positions from which the fused kernel is faster in float32."""
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -43,16 +43,16 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def at_once(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The three steps as they are written."""
+    """The three separate steps."""
     return (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(-1) @ v
 
 
 class InPieces(torch.autograd.Function):
-    """The same, a few heads at a time; nothing is kept that is as large as the scores."""
+    """The same for a few heads at a time, without storing a tensor of the size of the scores."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q = torch.mul(q, q.shape[-1] ** -0.5 * BITS_PER_NAT, out=side_by_side(q))  # 2 to the power of is quicker
+        q = torch.mul(q, q.shape[-1] ** -0.5 * BITS_PER_NAT, out=side_by_side(q))  # exp2 is faster than exp
         k, v = side_by_side(k).copy_(k), with_column(v, 1.0)
         free = longest(q) * longest(k) > HIGHEST
         mixed = torch.empty_like(v)
@@ -91,31 +91,31 @@ def rows(x: Tensor) -> Tensor:
 
 
 def side_by_side(x: Tensor) -> Tensor:
-    """Room for (B, heads, positions, d), the numbers of a head side by side in memory, as products like them."""
+    """Memory for (B, heads, positions, d) with each head contiguous, the layout for matrix products."""
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def heads_together(x: Tensor) -> Tensor:
-    """Room for (B, heads, positions, d), the heads of a position side by side in memory, as layers like them."""
+    """Memory for (B, heads, positions, d) with each position contiguous, the layout for layers."""
     B, heads, positions, d = x.shape
     return x.new_empty(B, positions, heads, d).transpose(1, 2)
 
 
 def with_column(x: Tensor, column: Tensor | float) -> Tensor:
-    """x and one more column, shape (B, heads, positions, d + 1)."""
+    """x with an additional column, shape (B, heads, positions, d + 1)."""
     wider = x.new_empty(*x.shape[:-1], x.shape[-1] + 1)
     wider[..., :-1], wider[..., -1:] = x, column
     return wider
 
 
 def longest(x: Tensor) -> float:
-    """No less than the length of any vector: √d times the largest of their numbers."""
+    """An upper bound of the length of every vector: √d times the largest absolute value."""
     lowest, highest = x.aminmax()
     return x.shape[-1] ** 0.5 * max(-float(lowest), float(highest))
 
 
 def exponentials(q: Tensor, k: Tensor, out: Tensor, free: bool) -> None:
-    """2 to the power of q kᵀ, shape (n, positions, positions), each row divided by its largest if they are free."""
+    """2 to the power of q kᵀ, shape (n, positions, positions); if ``free``, each row is divided by its maximum."""
     torch.bmm(q, k.mT, out=out)
     if free:
         out -= out.amax(-1, keepdim=True)
@@ -123,7 +123,7 @@ def exponentials(q: Tensor, k: Tensor, out: Tensor, free: bool) -> None:
 
 
 def pieces(q: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Which go together, and room for two sets of their scores, always the same."""
+    """The heads of each piece, and memory for two sets of their scores, which all pieces share."""
     B, heads, positions, _ = q.shape
     N = B * heads
     size = max(1, PIECE // positions**2)

@@ -1,4 +1,4 @@
-"""An encoder from images to a vector, and a decoder back: convolutions through halved resolutions."""
+"""A convolutional encoder from images to a vector, and a decoder back, through halved resolutions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nelbo.options import NetworkOptions
 def pyramid_widths(height: int, width: int) -> tuple[int, ...]:
     """Channels at each resolution for images of this size: halved until the short side is at most 4, at most 5 times.
 
-    What is said of the whole image is cheap to say there. 64 channels where the side is below 8, and on small images.
+    Coarse resolutions are cheap: 64 channels if the side is below 8, and on small images; else 32.
 
     >>> pyramid_widths(28, 28), pyramid_widths(8, 8)
     ((32, 32, 64, 64), (64, 64))
@@ -31,17 +31,17 @@ def pyramid_widths(height: int, width: int) -> tuple[int, ...]:
 
 
 class PyramidOptions(NetworkOptions):
-    """The settings of networks over halved resolutions, for a family to add its own to."""
+    """The settings of networks over halved resolutions; a family adds its own."""
 
     widths: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(max_length=16)] = ()
-    "Channels at each resolution, finest first; chosen for the data if left out."
+    "Channels at each resolution, finest first; default: chosen for the data."
     blocks: Annotated[int, Field(ge=1, le=16)] = 1
-    "Residual blocks at each resolution but the finest, on the way from images to z and on the way back."
+    "Residual blocks at each resolution but the finest, from images to z and back."
     fine_blocks: Annotated[int, Field(ge=0, le=16)] | None = None
-    "Residual blocks at the finest resolution, where they cost most; none if left out, or `blocks` on small images."
+    "Residual blocks at the finest resolution, where they cost most; default 0, or `blocks` on small images."
 
     def resolved(self, shape: tuple[int, int, int]) -> Self:
-        """The same settings with everything that depends on the data filled in."""
+        """The settings with every value that depends on the data."""
         widths = self.widths or pyramid_widths(*shape[1:])
         fine = self.fine_blocks
         if fine is None:
@@ -49,7 +49,7 @@ class PyramidOptions(NetworkOptions):
         return self.model_copy(update={"widths": widths, "fine_blocks": fine})
 
     def counts(self) -> tuple[int, ...]:
-        """Residual blocks at each resolution, finest first, once resolved.
+        """Residual blocks at each resolution, finest first, for resolved settings.
 
         >>> PyramidOptions().resolved((1, 28, 28)).counts()
         (0, 1, 1, 1)
@@ -61,7 +61,7 @@ class PyramidOptions(NetworkOptions):
 
 
 class AutoencoderOptions(PyramidOptions):
-    """The settings of an encoder and its decoder, for a family to add its own to."""
+    """The settings of an encoder and a decoder; a family adds its own."""
 
     latent: Annotated[int, Field(ge=1, le=65_536)] = 32
     "The size of z."
@@ -71,7 +71,7 @@ class PlainBlock(nn.Module):
     """x + conv(SiLU(norm(conv(SiLU(norm(x)))))).
 
     Args:
-        channels: width in and out.
+        channels: channels in and out.
     """
 
     def __init__(self, channels: int) -> None:
@@ -90,19 +90,19 @@ class PlainBlock(nn.Module):
 
 
 def blocks_of(width: int, count: int) -> nn.Sequential:
-    """So many blocks of one width."""
+    """``count`` blocks of one width."""
     return nn.Sequential(*(PlainBlock(width) for _ in range(count)))
 
 
 class ToMap(nn.Unflatten):
-    """A vector → channels of a map, side by side in memory for each pixel, as the layers that follow like them."""
+    """A vector → a feature map in channels_last format, the layout for the following layers."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).contiguous(memory_format=torch.channels_last)
 
 
 def sides(shape: tuple[int, int, int], count: int) -> list[tuple[int, int]]:
-    """Height and width at each of so many resolutions, finest first: an odd side is halved upwards.
+    """Height and width at ``count`` resolutions, finest first; an odd side is halved upwards.
 
     >>> sides((1, 28, 28), 4)
     [(28, 28), (14, 14), (7, 7), (4, 4)]
@@ -111,7 +111,7 @@ def sides(shape: tuple[int, int, int], count: int) -> list[tuple[int, int]]:
 
 
 class Halve(nn.Conv2d):
-    """A convolution in steps of two, from n pixels to ⌈n/2⌉: an odd side gets zeros beside its last ones.
+    """A convolution of stride 2, from n pixels to ⌈n/2⌉; an odd side is padded with zeros at its end.
 
     Args:
         a, b: channels in and out.
@@ -127,7 +127,7 @@ class Halve(nn.Conv2d):
 
 
 class Double(nn.Upsample):
-    """Every pixel four times, cut to a size.
+    """Nearest-neighbour upsampling by 2, cropped to a size.
 
     Args:
         size: height and width, twice those of the input or one less.

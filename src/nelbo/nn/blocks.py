@@ -1,4 +1,4 @@
-"""The parts of the U-Net."""
+"""The building blocks of the U-Net."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from nelbo.nn.attention import attention
 
 HEAD_WIDTH = 32
 SMALL, LARGE = 16, 64
-"""Images with a side below the first have their bits in the pixels; those from the second on, in what they show."""
+"""Below the first side, the information of an image is in its pixels; from the second on, in its content."""
 
 
 class ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of each pixel, shape (B, C, H, W).
 
-    Where memory holds a pixel's channels side by side (``channels_last``), as convolutions like it best, these lie in
-    one vector register or two: group norm, which sums over pixels too, took longer than the convolutions beside it.
+    In channels_last format, the layout for convolutions, a pixel's channels fit one or two vector registers. Group
+    norm, which also sums over pixels, was slower than the convolutions themselves.
 
     Args:
         channels: C.
@@ -33,7 +33,7 @@ class ChannelNorm(nn.LayerNorm):
 
 
 def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
-    """The layer with weights at zero: a residual branch that starts as the identity."""
+    """The layer with zero weights, so that a residual branch starts as the identity."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -65,13 +65,14 @@ class TimeEmbedding(nn.Module):
 class ResidualBlock(nn.Module):
     """x + conv(SiLU(conv(SiLU(x))·(1 + scale) + shift)), scale and shift from the time embedding.
 
-    Without a norm: the second convolution begins at zero, so that every block begins as the identity (Zhang et al.
-    2019), and the optimiser's step has one size whatever the gradient's.
+    It has no norm: the second convolution starts at zero, so that every block starts as the identity (Zhang et al.
+        2019),
+    and the size of the optimiser's step does not depend on the gradient's.
 
     Args:
-        channels: width in and out.
+        channels: channels in and out.
         embedding: width of the time embedding.
-        dropout: share of activations dropped before the second convolution while training.
+        dropout: fraction of activations dropped before the second convolution while training.
     """
 
     def __init__(self, channels: int, embedding: int, dropout: float) -> None:
@@ -89,10 +90,10 @@ class ResidualBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Every position attends to every other, in heads of about 32 channels, as a residual.
+    """Self-attention over all positions, in heads of about 32 channels, with a residual connection.
 
     Args:
-        channels: width in and out.
+        channels: channels in and out.
     """
 
     def __init__(self, channels: int) -> None:
@@ -113,11 +114,11 @@ class SelfAttention(nn.Module):
 
 
 class Stage(nn.Module):
-    """Residual blocks of one width, one after another.
+    """A sequence of residual blocks of one width.
 
     Args:
-        channels, embedding, dropout: as :class:`ResidualBlock`.
-        blocks: how many.
+        channels, embedding, dropout: as in :class:`ResidualBlock`.
+        blocks: the number of blocks.
     """
 
     def __init__(self, channels: int, embedding: int, dropout: float, blocks: int) -> None:

@@ -1,4 +1,4 @@
-"""A small classifier, whose last hidden layer is a space to measure distances between sets of images in."""
+"""A small classifier; its last hidden layer is a feature space for distances between sets of images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Classifier(nn.Module):
     Args:
         channels: C.
         widths: channels at each resolution, finest first.
-        classes: how many.
+        classes: the number of classes.
     """
 
     def __init__(self, channels: int, widths: tuple[int, ...], classes: int) -> None:
@@ -28,7 +28,7 @@ class Classifier(nn.Module):
         self.last = nn.Linear(FEATURES, classes)
 
     def features(self, x: Tensor) -> Tensor:
-        """The last hidden layer, shape (B, 64): of each quarter of the image the mean, and one layer on them."""
+        """The last hidden layer, shape (B, 64), computed from the mean features of each quarter of the image."""
         coarse = F.silu(self.norm(self.pyramid(x)[-1]))
         return F.silu(self.hidden(F.adaptive_avg_pool2d(coarse, 2).flatten(1)).float())
 

@@ -1,4 +1,4 @@
-"""Clusters: the space of images cut into K cells, each around a centre, so that a network can be told one of K."""
+"""Clusters: k-means cells of the images, so that a network can receive one of K numbers for an image."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from torch.nn import functional as F
 from nelbo.theory.likelihoods import to_default_dtype, to_unit
 
 LOOK = 16
-"""Images are compared by squares of pixels, so large that no side has more of them than this."""
+"""Images are averaged over squares of pixels until no side has more squares than this."""
 ROUNDS = 10
 MOST_IMAGES = 65_536
 MEMBERS = 20
-"""There are never more clusters than leaves each so many training images on average."""
+"""The smallest average number of training images per cluster; it limits the number of clusters."""
 STRIDE = 4096
 
 
 class Clusters(nn.Module):
-    """c(x) = argmin_k ‖x̄ − m_k‖², where x̄ is x by squares of pixels, and m_k the mean of the images nearest to it.
+    """c(x) = argmin_k ‖x̄ − m_k‖², with x̄ the image x averaged over squares and m_k the mean of the images of cluster k.
 
-    The centres are found by Lloyd's algorithm (k-means), from K of the images. Until then every image is in the first.
-    By hand, so that images stay on the model's device.
+    Lloyd's algorithm (k-means) computes the centres, starting from K images. Before it, every image is in cluster 0.
+    Written by hand because the images stay on the model's device.
 
     Args:
         shape: (C, H, W) of the images.
-        count: K, at most.
+        count: the largest K.
     """
 
     centres: Tensor
@@ -47,7 +47,7 @@ class Clusters(nn.Module):
         return F.avg_pool2d(x_0, self.square, ceil_mode=True).flatten(1)
 
     def nearest(self, seen: Tensor) -> Tensor:
-        """The cluster with the nearest centre, shape (B,), of x̄, shape (B, size); never an empty one."""
+        """The non-empty cluster with the nearest centre, shape (B,), for x̄ of shape (B, size)."""
         closeness = seen @ self.centres.T - 0.5 * self.centres.square().sum(1)
         return closeness.masked_fill(self.shares == 0, -torch.inf).argmax(1)
 
@@ -56,18 +56,18 @@ class Clusters(nn.Module):
         return self.nearest(self.look(to_default_dtype(x_0)))
 
     def drawn(self, u: Tensor) -> Tensor:
-        """Clusters by their shares of the training images, from uniform numbers in [0, 1), shape (B,)."""
+        """Clusters drawn by their frequencies in the training images, from uniforms in [0, 1), shape (B,)."""
         edges = self.shares.cumsum(0)
         return torch.searchsorted(edges, u.to(edges) * edges[-1], right=True)
 
     @torch.no_grad()
     def learn(self, images: Tensor, levels: int, seed: int) -> None:
-        """Find the centres, and each cluster's share.
+        """Compute the centres and the frequency of each cluster.
 
         Args:
-            images: the training images, integer levels, shape (N, C, H, W); of more than 65,536, so many are looked at.
+            images: the training images, integer levels, shape (N, C, H, W); at most 65,536 random ones are used.
             levels: L, the number of values a pixel can take.
-            seed: which images are the first centres.
+            seed: the seed of the initial centres.
         """
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:MOST_IMAGES]
         device = self.centres.device
@@ -83,7 +83,7 @@ class Clusters(nn.Module):
         self.share_out(seen)
 
     def share_out(self, seen: Tensor) -> Tensor:
-        """The cluster of each x̄, shape (N,), and from them the shares."""
+        """The cluster of each x̄, shape (N,); it also updates the frequencies."""
         cluster = torch.cat([self.nearest(part) for part in torch.split(seen, STRIDE)])
         self.shares.copy_(torch.bincount(cluster, minlength=len(self)).double() / len(seen))
         return cluster

@@ -1,8 +1,7 @@
-"""What a GAN's discriminator is made of: strided convolutions, one number for each image, and no normalisation.
+"""A GAN's discriminator: strided convolutions to one number for each image, without normalisation.
 
-What it is told beside the image enters as a product with the last features (Miyato & Koyama 2018).
-
-Layer norm would make an image's logit blind to its contrast, and R1 and gradient penalties want smooth slopes only.
+A cluster enters as a product with the last features (Miyato & Koyama 2018). Layer norm would remove an image's
+contrast from its logit, and R1 and gradient penalties only need smooth gradients.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from nelbo.theory.likelihoods import to_default_dtype
 
 SLOPE = 0.2
 FIRST = 0.01
-"""How large the first v_c are, beside rows of weights of length 1."""
+"""Standard deviation of the initial v_c, relative to weight rows of length 1."""
 
 
 class Critic(nn.Module):
@@ -27,10 +26,10 @@ class Critic(nn.Module):
     Args:
         shape: (C, H, W).
         widths: channels at each resolution, finest first.
-        fine: whether the finest of several resolutions has a layer of its own, where it costs most.
-        spectral: divide every layer's weights by their largest singular value (Miyato et al. 2018), estimated by one
-            power iteration a step.
-        clusters: how many values c can take; 0 leaves it, and its product, out.
+        fine: whether the finest of several resolutions, the most expensive one, has its own layer.
+        spectral: whether to divide every layer's weights by their largest singular value (Miyato et al. 2018),
+            estimated by one power iteration per step.
+        clusters: the number of values of c; 0 for a critic without c.
     """
 
     def __init__(

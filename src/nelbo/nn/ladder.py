@@ -1,6 +1,6 @@
-"""Networks of a hierarchy of latents z_T … z_1, each a map of its own, on the resolutions of a pyramid over the image.
+"""Networks of a hierarchy of latents z_T … z_1, each a map at one resolution of a pyramid over the image.
 
-Level t stands at ``places[t − 1]``, an index into the widths: the coarsest resolution at the top, finer ones below.
+Level t has the resolution ``places[t − 1]``, an index into the widths: coarsest for z_T, finer below.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from nelbo.nn.blocks import ChannelNorm, zeroed
 
 
 def places_of(depth: int, resolutions: int) -> tuple[int, ...]:
-    """The resolution of z_1 … z_T, shared out evenly over all but the finest, which is left to the pixels.
+    """The resolutions of z_1 … z_T, evenly distributed over all but the finest, which is for the pixels.
 
     >>> places_of(4, 3)
     (1, 1, 2, 2)
@@ -27,7 +27,7 @@ def places_of(depth: int, resolutions: int) -> tuple[int, ...]:
 
 
 class Levels(NamedTuple):
-    """Where the latents stand, and what is around them.
+    """The resolutions of the latents, and the networks around them.
 
     Attributes:
         widths: channels at each resolution, finest first.
@@ -43,12 +43,12 @@ class Levels(NamedTuple):
 
 
 def law_head(width: int, latent: int) -> nn.Sequential:
-    """Features → the mean and the spread of a law of z, both zero before training."""
+    """Features → μ and ln σ of a distribution of z, both 0 before training."""
     return nn.Sequential(ChannelNorm(width), nn.SiLU(), zeroed(nn.Conv2d(width, 2 * latent, 1)))
 
 
 def down_to(a: int, b: int, widths: tuple[int, ...], blocks: tuple[int, ...]) -> nn.Sequential:
-    """From resolution a to the same or a coarser one, b."""
+    """From resolution a to b, which is equal or coarser."""
     return nn.Sequential(
         *(nn.Sequential(Halve(widths[k], widths[k + 1]), blocks_of(widths[k + 1], blocks[k + 1])) for k in range(a, b))
     )
@@ -57,7 +57,7 @@ def down_to(a: int, b: int, widths: tuple[int, ...], blocks: tuple[int, ...]) ->
 def up_to(
     a: int, b: int, widths: tuple[int, ...], blocks: tuple[int, ...], sizes: list[tuple[int, int]]
 ) -> nn.Sequential:
-    """From resolution a to the same or a finer one, b; ``sizes`` are those of all resolutions."""
+    """From resolution a to b, which is equal or finer; ``sizes`` has those of all resolutions."""
     return nn.Sequential(
         *(
             nn.Sequential(
@@ -93,13 +93,13 @@ class Pyramid(nn.Module):
 
 
 class Ladder(nn.Module):
-    """The way down: from z_t to features that hold p(z_{t−1}|z_t), and at last to the image.
+    """The generative network: from z_t to features that give p(z_{t−1}|z_t), and finally the image.
 
     Args:
         shape: (C, H, W) of the images.
-        outputs: channels of the last features, which hold p(x|z_1).
-        levels: where the latents stand.
-        stream: let the features of every level go on to the next beside z: p(z_{t−1}|z_t) is then p(z_{t−1}|z_{≥t}).
+        outputs: channels of the last features, the input of p(x|z_1).
+        levels: the latents' resolutions and networks.
+        stream: whether features of every level also go to the next: p(z_{t−1}|z_t) becomes p(z_{t−1}|z_{≥t}).
     """
 
     def __init__(self, shape: tuple[int, int, int], outputs: int, levels: Levels, stream: bool) -> None:
@@ -119,12 +119,12 @@ class Ladder(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def below(self, z: Tensor, t: int, above: Tensor | None) -> Tensor:
-        """The features of the next level down from z_t, and, in a stream, from those of the levels above."""
+        """The features of z_t for the next level; with ``stream``, ``above`` (those of z_{t+1}) is added."""
         h = self.into[t - 1](z.contiguous(memory_format=torch.channels_last))
         return self.body[t - 1](h if above is None or not self.stream else h + above)
 
     def law(self, features: Tensor, t: int) -> Tensor:
-        """Mean and spread of p(z_t|z_{t+1}), side by side, t < T."""
+        """μ and ln σ of p(z_t|z_{t+1}) along dimension 1, t < T."""
         return self.laws[t - 1](features)
 
     def image(self, features: Tensor) -> Tensor:
@@ -133,11 +133,11 @@ class Ladder(nn.Module):
 
 
 class TopDown(nn.Module):
-    """q(z_t|z_{t+1}, x): what the way down knows at level t, and what the image says there.
+    """q(z_t|z_{t+1}, x), from the ladder's features at level t and the image's features at its resolution.
 
     Args:
         channels: C.
-        levels: where the latents stand.
+        levels: the latents' resolutions and networks.
     """
 
     def __init__(self, channels: int, levels: Levels) -> None:
@@ -156,17 +156,17 @@ class TopDown(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, seen: list[Tensor], above: Tensor | None, t: int) -> Tensor:
-        """Mean and spread at level t from the pyramid's features and those from above, side by side."""
+        """The difference of q from p at level t along dimension 1, from the pyramid's features and those of z_{t+1}."""
         mine = seen[self.places[t - 1]]
         return self.meet[t - 1](mine if above is None else torch.cat([mine, above], dim=1))
 
 
 class BottomUp(nn.Module):
-    """q(z_t|z_{t−1}), with z_0 = x: one network for each level.
+    """q(z_t|z_{t−1}), with z_0 = x, with one network for each level.
 
     Args:
         channels: C.
-        levels: where the latents stand.
+        levels: the latents' resolutions and networks.
     """
 
     def __init__(self, channels: int, levels: Levels) -> None:
@@ -185,5 +185,5 @@ class BottomUp(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, z: Tensor, t: int) -> Tensor:
-        """Mean and spread of z_t from z_{t−1}, side by side."""
+        """μ and ln σ of q(z_t|z_{t−1}) along dimension 1."""
         return self.steps[t - 1](z.contiguous(memory_format=torch.channels_last))

@@ -1,4 +1,4 @@
-"""The U-Net: down through halved resolutions, up again, with skip connections between equals (DDPM, appendix B)."""
+"""The U-Net: down through halved resolutions and up again, with skip connections (DDPM, appendix B)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nelbo.options import NetworkOptions
 def default_widths(height: int, width: int) -> tuple[int, ...]:
     """Channels at each resolution for images of this size: halved until the short side is below 8, at most 4 times.
 
-    Small images get narrow coarse ones: their bits are in the pixels.
+    Small images get narrow coarse resolutions, because their information is in the pixels.
 
     >>> default_widths(28, 28)
     (32, 64, 64)
@@ -32,23 +32,23 @@ def default_widths(height: int, width: int) -> tuple[int, ...]:
 
 
 class UNetOptions(NetworkOptions):
-    """The settings of a U-Net, for a family to add its own to."""
+    """The settings of a U-Net; a family adds its own."""
 
     widths: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(max_length=16)] = ()
-    "Channels at each resolution, finest first; chosen for the data if left out."
+    "Channels at each resolution, finest first; default: chosen for the data."
     blocks: Annotated[int, Field(ge=1, le=16)] | None = None
-    "Residual blocks at each resolution, down and up; 2 if left out, 1 on images with a side of 16 to 63."
+    "Residual blocks at each resolution, down and up; default 2, or 1 on images with a side of 16 to 63."
     fine_blocks: Annotated[int, Field(ge=1, le=16)] | None = None
-    "The same at the finest resolution, where the bits are; if left out as `blocks`, or 2 without either."
+    "Residual blocks at the finest resolution, where most of the bound is; default as `blocks`, or 2."
     attention: tuple[Annotated[int, Field(ge=0)], ...] | None = None
-    "Resolutions with self-attention, as indices into widths; the coarsest if left out."
+    "Resolutions with self-attention, as indices into widths; default: the coarsest."
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    "Share of activations dropped in residual blocks while training."
+    "Fraction of activations dropped in residual blocks while training."
     fourier: tuple[Annotated[int, Field(ge=0, le=12)], ...] = (2, 3)
-    "Powers n of the features sin(2ⁿ π x) and cos(2ⁿ π x) that the network sees beside x; VDM's paper has 7 and 8."
+    "Powers n of the Fourier features sin(2ⁿ π x) and cos(2ⁿ π x) of the input; VDM's paper has 7 and 8."
 
     def resolved(self, shape: tuple[int, int, int]) -> Self:
-        """The same settings with everything that depends on the data filled in."""
+        """The settings with every value that depends on the data."""
         widths = self.widths or default_widths(*shape[1:])
         attention = (len(widths) - 1,) if self.attention is None else self.attention
         blocks = self.blocks or (1 if SMALL <= min(shape[1:]) < LARGE else 2)
@@ -57,7 +57,7 @@ class UNetOptions(NetworkOptions):
         return self.model_copy(update=chosen)
 
     def network(self, in_channels: int, out_channels: int, fading: bool = False) -> UNet:
-        """The network that these settings, resolved, describe."""
+        """The network for these resolved settings."""
         return UNet(
             in_channels,
             out_channels,
@@ -72,16 +72,16 @@ class UNetOptions(NetworkOptions):
 
 
 class Waves(nn.Module):
-    """sin(2ⁿ π x) and cos(2ⁿ π x): small differences between pixels, made large (Kingma et al. 2021, appendix C).
+    """Fourier features sin(2ⁿ π x) and cos(2ⁿ π x), which amplify small differences (Kingma et al. 2021, appendix C).
 
-    Of z at γ, if they fade, it is their means over the x that it may have come from, N(z/√ᾱ, 1/SNR) of them: the waves
-    of z/√ᾱ times exp(−½ (2ⁿ π)²/SNR), as for the cones of Barron et al. 2021. So a wave is gone where noise would
-    make it a lottery, and those of a few levels' length do no harm.
+    If they fade, they are the means for z at γ over the x that it may come from, N(z/√ᾱ, 1/SNR): the features of z/√ᾱ
+    times exp(−½ (2ⁿ π)²/SNR), as for the cones of Barron et al. 2021. So a feature vanishes where noise would randomise
+    it, and high frequencies do no harm.
 
     Args:
         powers: n.
-        fading: whether they do. The frequencies are then kept with the weights, so that weights which were trained on
-            waves that did not are refused.
+        fading: whether they fade. The frequencies are then saved with the weights, so that weights trained without
+            fading are refused.
     """
 
     frequencies: Tensor
@@ -93,7 +93,7 @@ class Waves(nn.Module):
         self.register_buffer("frequencies", frequencies, persistent=fading)
 
     def forward(self, x: Tensor, gamma: Tensor | None) -> list[Tensor]:
-        """Two of each power, shape (B, C, H, W) as x; γ = −ln SNR, shape (B,), where they fade."""
+        """Two features of each power, each of x's shape (B, C, H, W); γ = −ln SNR, shape (B,), is used if they fade."""
         if not self.fading or gamma is None:
             return [wave(frequency * x) for frequency in self.frequencies for wave in (torch.sin, torch.cos)]
         var = gamma.double().exp().reshape(-1, 1, 1, 1)
@@ -108,19 +108,19 @@ class Waves(nn.Module):
 class UNet(nn.Module):
     """x_t and a time in [0, 1] → an output of the same height and width.
 
-    Every block keeps its width: between resolutions a convolution changes it, and what comes up is added to the skip
-    from its equal, where concatenation would triple the cost of the finest resolution.
+    Blocks keep their width; a convolution between resolutions changes it. The upward path adds the skip connections,
+    because concatenation would triple the cost of the finest resolution.
 
-    Any height and width: sides that cannot be halved often enough are padded with zeros inside and cropped again.
+    Any height and width is possible: sides that cannot be halved often enough are padded with zeros inside and cropped.
 
     Args:
-        in_channels, out_channels: image channels in, and channels out.
-        widths: channels at each resolution, finest first; each resolution is half of the one before.
+        in_channels, out_channels: channels in and out.
+        widths: channels at each resolution, finest first; each resolution is half of the previous one.
         blocks: residual blocks at each resolution, on the way down and on the way up.
-        fine_blocks: the same at the finest; as at the others if None.
-        attention: which resolutions attend to themselves, as indices into ``widths``.
+        fine_blocks: residual blocks at the finest resolution; None for ``blocks``.
+        attention: resolutions with self-attention, as indices into ``widths``.
         dropout: in [0, 1).
-        fourier: powers n of the :class:`Waves` that stand beside x.
+        fourier: powers n of the Fourier features of the input, :class:`Waves`.
         fading: whether these fade with the noise.
 
     Raises:
@@ -170,7 +170,7 @@ class UNet(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor, time: Tensor, gamma: Tensor | None = None) -> Tensor:
-        """x, shape (B, C, H, W), time, shape (B,) in [0, 1], and γ for the waves → shape (B, out_channels, H, W)."""
+        """x, shape (B, C, H, W), time, shape (B,), and γ for the Fourier features → shape (B, out_channels, H, W)."""
         height, width = x.shape[-2:]
         x = torch.cat([x, *self.waves(x, gamma)], dim=1)
         multiple = 2**self.halvings

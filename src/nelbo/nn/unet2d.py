@@ -1,8 +1,8 @@
-"""The U-Net that diffusers calls ``UNet2DModel``: the same parameters by the same names, and the same outputs.
+"""The U-Net that diffusers calls ``UNet2DModel``: the same parameters with the same names, and the same outputs.
 
-It is that of DDPM (appendix B) with choices: at each resolution residual blocks, with attention or without; what goes
-up is concatenated with every state on the way down. nelbo's own is in :mod:`nelbo.nn.unet`. By hand, so that imported
-weights run without diffusers, and faster (bench/RESULTS.md).
+It is that of DDPM (appendix B) with choices: residual blocks at each resolution, with or without attention; the upward
+path concatenates every state of the downward path. nelbo's own is in :mod:`nelbo.nn.unet`. Written by hand because
+imported weights then run without diffusers, and faster (bench/RESULTS.md).
 """
 
 from __future__ import annotations
@@ -23,104 +23,106 @@ from nelbo.options import Options
 
 ACTIVATIONS = {"silu": nn.SiLU, "swish": nn.SiLU, "mish": nn.Mish, "gelu": nn.GELU, "relu": nn.ReLU}
 FOURIER_SCALE = 16
+NULLS = {"mid_block_type": "none", "attention_head_dim": 0}
+"""What stands here for diffusers' null, which TOML has not."""
 Count = Annotated[int, Field(ge=1, le=65_536)]
 Down = Literal["DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"]
 Up = Literal["UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"]
 
 
 class UNet2DOptions(Options):
-    """The settings of the network, by diffusers' names and with its defaults."""
+    """The settings of the network, with diffusers' names and defaults."""
 
     sample_size: Count | tuple[Count, Count] | None = None
-    "H and W of the images; it decides nothing in the network."
+    "H and W of the images; not used by the network."
     in_channels: Count = 3
     "Channels of the images."
     out_channels: Count = 3
     "Channels of the output: those of the images, or twice as many with a learned variance."
     center_input_sample: bool = False
-    "Whether images come on [0, 1], to be moved to [−1, 1]."
+    "Whether images come on [0, 1], to be mapped to [−1, 1]."
     time_embedding_type: Literal["positional", "fourier", "learned"] = "positional"
-    "Sines and cosines of t, of ln t at random frequencies, or a vector for every t."
+    "Sines and cosines of t, of ln t at random frequencies, or a learned vector for every t."
     time_embedding_dim: Count | None = None
-    "The width of the time's features; four times the first width if left out."
+    "The width of the time features; default: four times the first width."
     freq_shift: float = 0
-    "What is taken from the number of frequencies, between the first and the last."
+    "Subtracted from the number of frequencies when these are computed."
     flip_sin_to_cos: bool = True
-    "Cosines before sines."
+    "Whether cosines precede sines."
     down_block_types: tuple[Down, ...] = ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D")
-    "What stands at each resolution on the way down, finest first."
+    "The block at each resolution on the way down, finest first."
     mid_block_type: Literal["UNetMidBlock2D", "none"] = "UNetMidBlock2D"
-    "What stands between the two ways; diffusers says null for none."
+    "The block between the ways down and up; diffusers writes null for none."
     up_block_types: tuple[Up, ...] = ("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D")
-    "What stands at each resolution on the way up, coarsest first."
+    "The block at each resolution on the way up, coarsest first."
     block_out_channels: Annotated[tuple[Count, ...], Field(min_length=1, max_length=8)] = (224, 448, 672, 896)
     "Channels at each resolution, finest first."
     layers_per_block: Annotated[int, Field(ge=1, le=64)] = 2
     "Residual blocks at each resolution on the way down; one more on the way up."
     mid_block_scale_factor: float = 1
-    "What the blocks between the two ways divide their sum by."
+    "The divisor of the residual sums in the middle block."
     downsample_padding: Literal[0, 1] = 1
-    "Zeros around what is halved; with 0, on two sides only."
+    "Padding of the downsampling with zeros; 0 pads two sides only."
     downsample_type: Literal["conv", "resnet"] = "conv"
-    "How blocks with attention halve."
+    "How blocks with attention downsample."
     upsample_type: Literal["conv", "resnet"] = "conv"
-    "How blocks with attention double."
+    "How blocks with attention upsample."
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    "Share of activations dropped in residual blocks while training."
+    "Fraction of activations dropped in residual blocks while training."
     act_fn: Literal["silu", "swish", "mish", "gelu", "relu"] = "silu"
     "The activation of residual blocks."
     attention_head_dim: Annotated[int, Field(ge=0)] = 8
-    "Channels of a head; 0, for which diffusers says null, for all in one."
+    "Channels of a head; 0, for which diffusers writes null, for a single head."
     norm_num_groups: Count = 32
     "Groups of group norm."
     attn_norm_num_groups: Count | None = None
-    "Groups before the attention between the two ways, where they are others."
+    "Groups of the norm before the middle attention, if different."
     norm_eps: Annotated[float, Field(gt=0)] = 1e-5
-    "What group norm adds to a variance."
+    "Added to the variance in group norm."
     resnet_time_scale_shift: Literal["default", "scale_shift"] = "default"
     "Whether the time shifts activations, or scales and shifts them."
     add_attention: bool = True
-    "Whether there is attention between the two ways."
+    "Whether the middle block has attention."
     class_embed_type: Literal["timestep", "identity"] | None = None
-    "How a class becomes features, where not by a table: as a time does, or as it is given."
+    "How a class is embedded without a table: like a time, or as given features."
     num_class_embeds: Count | None = None
-    "How many classes there are, in the table of their features."
+    "The number of classes, for a table of embeddings."
     num_train_timesteps: Count | None = None
-    "How many t there are, in the table of a learned time embedding."
+    "The number of t, for a learned time embedding."
 
-    @field_validator("mid_block_type", "attention_head_dim", mode="before")
+    @field_validator(*NULLS, mode="before")
     @classmethod
     def null(cls, value: object, info: ValidationInfo) -> object:
-        """diffusers' null, in a word that TOML has."""
-        return {"mid_block_type": "none", "attention_head_dim": 0}[info.field_name or ""] if value is None else value
+        """Replace diffusers' null by a value that TOML can write."""
+        return NULLS[info.field_name or ""] if value is None else value
 
     @property
     def conditional(self) -> bool:
-        """Whether the network has to be told a class."""
+        """Whether the network needs a class."""
         return self.class_embed_type is not None or self.num_class_embeds is not None
 
     def check(self) -> None:
-        """See to it that the settings fit each other.
+        """Check that the settings fit together.
 
         Raises:
-            InputError: they do not.
+            InputError: they do not fit.
         """
         count = len(self.block_out_channels)
         for name in ("down_block_types", "up_block_types"):
             if len(getattr(self, name)) != count:
-                raise InputError(name, f"names {len(getattr(self, name))} blocks, and block_out_channels {count}")
+                raise InputError(name, f"has {len(getattr(self, name))} blocks, but block_out_channels has {count}")
         for width in self.block_out_channels:
             if width % self.norm_num_groups:
-                raise InputError("norm_num_groups", f"{width} channels are not {self.norm_num_groups} equal groups")
+                raise InputError("norm_num_groups", f"{width} channels cannot form {self.norm_num_groups} equal groups")
         if self.time_embedding_type == "learned" and self.num_train_timesteps is None:
-            raise InputError("num_train_timesteps", "is needed by a learned time embedding")
+            raise InputError("num_train_timesteps", "is required by a learned time embedding")
 
 
 class Frequencies(nn.Module):
     """sin(ω t) and cos(ω t), with ω from 1 down to about 10⁻⁴ (DDPM, section 4): shape (B,) → (B, width).
 
     Args:
-        options: of the network.
+        options: the network's settings.
         width: twice the number of frequencies, or one more.
     """
 
@@ -143,7 +145,7 @@ class RandomFrequencies(nn.Module):
     """sin(2π w ln t) and cos(2π w ln t), w ~ N(0, 16²) (Song et al. 2021): shape (B,) → (B, 2 · count).
 
     Args:
-        count: of frequencies.
+        count: the number of frequencies.
     """
 
     def __init__(self, count: int) -> None:
@@ -156,7 +158,7 @@ class RandomFrequencies(nn.Module):
 
 
 class Features(nn.Module):
-    """Two layers between a time's frequencies and what the blocks see."""
+    """Two layers from a time's frequencies to the features for the blocks."""
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
@@ -168,21 +170,21 @@ class Features(nn.Module):
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group norm in float32, under autocast too: on a CPU it takes a third of the time that it takes in bfloat16."""
+    """Group norm in float32, also under autocast: on a CPU it takes a third of the time of bfloat16."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.float()) if x.dtype == torch.bfloat16 else super().forward(x)
 
 
 class ResnetBlock(nn.Module):
-    """(x + conv(act(norm(conv(act(norm(x))) + e)))) / scale, e from the features of the time.
+    """(x + conv(act(norm(conv(act(norm(x))) + e)))) / scale, with e from the time features.
 
     Args:
-        options: of the network.
+        options: the network's settings.
         a, b: channels in and out.
-        features: width of the time's features.
-        scale: what the sum is divided by.
-        resize: "up" or "down": double or halve on the way.
+        features: width of the time features.
+        scale: the divisor of the sum.
+        resize: "up" or "down" to double or halve the resolution.
     """
 
     def __init__(
@@ -224,13 +226,13 @@ RESIZE: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class AttentionBlock(nn.Module):
-    """Every position attends to every other, as a residual.
+    """Self-attention over all positions, with a residual connection.
 
     Args:
-        options: of the network.
-        channels: in and out.
-        groups: of the norm before; None leaves it out.
-        scale: what the sum is divided by.
+        options: the network's settings.
+        channels: channels in and out.
+        groups: groups of the norm before it; None for no norm.
+        scale: the divisor of the sum.
     """
 
     def __init__(self, options: UNet2DOptions, channels: int, groups: int | None, scale: float = 1.0) -> None:
@@ -238,7 +240,7 @@ class AttentionBlock(nn.Module):
         head = options.attention_head_dim or channels
         self.heads = channels // head
         if not self.heads:
-            raise InputError("attention_head_dim", f"{head} is more than the {channels} channels of a block")
+            raise InputError("attention_head_dim", f"{head} is larger than the {channels} channels of a block")
         inner = self.heads * head
         self.group_norm = GroupNorm(groups, channels, options.norm_eps) if groups else None
         self.to_q, self.to_k, self.to_v = (nn.Linear(channels, inner) for _ in range(3))
@@ -258,11 +260,11 @@ class AttentionBlock(nn.Module):
 
 
 class Resample(nn.Module):
-    """Half of the resolution by a convolution, or twice it before one.
+    """Downsampling by a strided convolution, or upsampling followed by a convolution.
 
     Args:
-        channels: in and out.
-        padding: of the halving; None doubles.
+        channels: channels in and out.
+        padding: of the downsampling; None for upsampling.
     """
 
     def __init__(self, channels: int, padding: int | None) -> None:
@@ -278,15 +280,15 @@ class Resample(nn.Module):
 
 
 class Block(nn.Module):
-    """The residual blocks of one resolution, each followed by attention if there is any; then the way to the next.
+    """The residual blocks of one resolution, each with attention if ``attends``, and the step to the next resolution.
 
     Args:
-        options: of the network.
-        inputs: channels into each residual block; on the way up those of what is concatenated are among them.
+        options: the network's settings.
+        inputs: channels into each residual block, on the way up including the concatenated state.
         width: channels out of each.
-        features: width of the time's features.
+        features: width of the time features.
         attends: whether there is attention.
-        resample: the name and the module of the way to the next resolution; None at the last.
+        resample: the name and the module of the step to the next resolution; None at the last.
     """
 
     def __init__(
@@ -315,12 +317,12 @@ class Block(nn.Module):
         return self.attentions[number](x) if self.attends else x
 
     def leave(self, x: Tensor, features: Tensor) -> Tensor:
-        """The way to the next resolution, if there is one."""
+        """The step to the next resolution, if there is one."""
         return getattr(self, self.resampler)[0](x, features) if self.resampler else x
 
 
 class DownBlock(Block):
-    """One resolution on the way down: keeps every state."""
+    """One resolution on the way down; it stores every state."""
 
     def forward(self, x: Tensor, features: Tensor, states: list[Tensor]) -> Tensor:
         for number in range(len(self.resnets)):
@@ -333,7 +335,7 @@ class DownBlock(Block):
 
 
 class UpBlock(Block):
-    """One resolution on the way up: takes a state for each residual block, the last first."""
+    """One resolution on the way up; each residual block uses a stored state, the last one first."""
 
     def forward(self, x: Tensor, features: Tensor, states: list[Tensor]) -> Tensor:
         for number in range(len(self.resnets)):
@@ -342,7 +344,7 @@ class UpBlock(Block):
 
 
 class Middle(nn.Module):
-    """Between the two ways: a residual block, attention, a residual block."""
+    """The middle block: a residual block, attention, a residual block."""
 
     def __init__(self, options: UNet2DOptions, width: int, features: int) -> None:
         super().__init__()
@@ -361,16 +363,16 @@ class Middle(nn.Module):
 
 
 class UNet2D(nn.Module):
-    """x_t, a time and, where there are classes, a class → an output of the same height and width.
+    """x_t, a time and, for a class-conditional network, a class → an output of the same height and width.
 
-    Any height and width: sides that cannot be halved often enough are padded with zeros inside and cropped again.
+    Any height and width is possible: sides that cannot be halved often enough are padded with zeros inside and cropped.
 
     Args:
-        options: what diffusers' ``config.json`` says.
-        label: the class where :meth:`forward` is told none.
+        options: the contents of diffusers' ``config.json``.
+        label: the class if :meth:`forward` gets none.
 
     Raises:
-        InputError: settings that do not fit each other.
+        InputError: the settings do not fit together.
     """
 
     def __init__(self, options: UNet2DOptions, label: int | None = None) -> None:
@@ -392,7 +394,7 @@ class UNet2D(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def frequencies(self, first: int) -> tuple[nn.Module, int]:
-        """What a time is turned into first, and its width."""
+        """The first embedding of a time, and its width."""
         kind = self.options.time_embedding_type
         if kind == "positional":
             return Frequencies(self.options, first), first
@@ -401,7 +403,7 @@ class UNet2D(nn.Module):
         return nn.Embedding(self.options.num_train_timesteps or 0, first), first
 
     def classes(self, sines: int, features: int) -> nn.Module | None:
-        """What a class is turned into."""
+        """The embedding of a class, or None."""
         kind, count = self.options.class_embed_type, self.options.num_class_embeds
         if kind == "timestep":
             return Features(sines, features)
@@ -425,7 +427,7 @@ class UNet2D(nn.Module):
         return blocks
 
     def on_the_way_up(self, features: int) -> list[UpBlock]:
-        """The blocks of each resolution, coarsest first; each layer's input has a state from the way down beside it."""
+        """The blocks of each resolution, coarsest first; each layer's input includes a state of the way down."""
         options, blocks = self.options, list[UpBlock]()
         coarse = options.block_out_channels[::-1]
         for level, width in enumerate(coarse):
@@ -444,7 +446,7 @@ class UNet2D(nn.Module):
         return blocks
 
     def features(self, time: Tensor, label: Tensor | None) -> Tensor:
-        """What the blocks are told of the time and the class, shape (B, features)."""
+        """The features of the time and the class, shape (B, features)."""
         whole = self.options.time_embedding_type == "learned"
         found = self.time_embedding(self.time_proj(time.round().long() if whole else time))
         if self.class_embedding is None:
@@ -460,8 +462,8 @@ class UNet2D(nn.Module):
 
         Args:
             x: x_t on [−1, 1], shape (B, C, H, W).
-            time: as diffusers counts it, t − 1 = 0 … T − 1, shape (B,).
-            label: a class, shape (B,), or its features, shape (B, features), where the settings ask for one.
+            time: as in diffusers, t − 1 = 0 … T − 1, shape (B,).
+            label: a class, shape (B,), or its features, shape (B, features), for a class-conditional network.
         """
         height, width = x.shape[-2:]
         multiple = 2 ** (len(self.options.block_out_channels) - 1)

@@ -1,4 +1,4 @@
-"""One process among several: its share of the work, how all come to one answer, and how one that is lost is missed."""
+"""Several processes of one run: the division of work, agreement between processes, and detection of lost ones."""
 
 from nelbo.processes.team import (
     ALONE,

@@ -1,8 +1,8 @@
-"""A sign of life from every process, by which one that has vanished with its machine is missed.
+"""A heartbeat of every process, which detects processes that vanish with their machine.
 
-The connections of a process that ends are closed, and the others hear of it at once. A machine that loses its power or
-its cable says nothing, and a process that waits for it may wait for a quarter of an hour. So each writes a number into
-the store that the launcher keeps, and reads those of the others.
+If a process ends, its connections close, and the others notice at once. If a machine loses power or its cable, nothing
+closes, and a waiting process may wait for a quarter of an hour. So each process writes a counter into the launcher's
+store, and reads the counters of the others.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any
 
 END = b"end"
 BEAT, MISSED = 5.0, 8
-"""Seconds between two signs of life, and how many may be missed in a row.
+"""Seconds between two heartbeats, and how many in a row may be missed.
 
-Beats are counted and not seconds, so that processes which were all stopped for an hour do not miss each other.
+Heartbeats are counted instead of seconds, so that processes that were all suspended do not report each other.
 """
 
 
 class Heartbeat:
-    """Beats, listens, and says whom it has not heard.
+    """Writes heartbeats, reads those of the others, and reports missing ones.
 
     Args:
-        store: a connection to the launcher's store, for this alone: it may hang.
-        rank, count: which process this is, of how many.
-        alarm: is told who is silent, once; from another thread, while the process may hang in a message of its own.
+        store: a connection to the launcher's store, for this object alone, because it can hang.
+        rank, count: the number of this process, and the number of all.
+        alarm: called once with a description of the silent process, from another thread.
     """
 
     def __init__(self, store: Any, rank: int, count: int, alarm: Callable[[str], None]) -> None:
@@ -40,12 +40,12 @@ class Heartbeat:
         atexit.register(self.stop)
 
     def stop(self) -> None:
-        """Beat no more, and let the others know that this is the end and no loss."""
+        """Stop, and tell the others that this process ends normally."""
         self.stopped.set()
         self.beating.join(timeout=1.0)
 
     def beat(self) -> None:
-        """Write, and read what the others have written."""
+        """Write the own counter and read those of the others, in a loop."""
         own, seen, missed = 0, dict.fromkeys(self.others, b""), dict.fromkeys(self.others, 0)
         try:
             while not self.stopped.wait(BEAT):
@@ -60,23 +60,23 @@ class Heartbeat:
                     if missed[other] == MISSED:
                         self.call(f"process {other} has been silent for {BEAT * MISSED:.0f} seconds")
             self.store.set(self.key(self.rank), END.decode())
-        except RuntimeError:  # the store is closed, and did not vanish
+        except RuntimeError:  # the store is closed normally
             self.stopped.set()
 
     def watch(self) -> None:
-        """See to it that the store answers."""
+        """Check in a loop that the store responds."""
         while not self.stopped.wait(BEAT):
             self.waited += 1
             if self.waited > MISSED:
                 self.call(f"their launcher has been silent for {BEAT * MISSED:.0f} seconds")
 
     def call(self, who: str) -> None:
-        """Give the alarm, if it is not over."""
+        """Call the alarm, unless stopped."""
         if not self.stopped.is_set():
             self.stopped.set()
             self.alarm(who)
 
     @staticmethod
     def key(rank: int) -> str:
-        """Where a process writes."""
+        """The key of a process's counter."""
         return f"beat-{rank}"

@@ -1,8 +1,8 @@
-"""One process among several: what its share of the work is, and how all come to one answer.
+"""The processes of one run: each one's part of the work, and agreement between them.
 
 A launcher (``torchrun``, ``accelerate launch``) starts the same command once for every device, on one machine or many,
-and says by RANK and WORLD_SIZE which is which. Nothing but texts, numbers and tensors goes from one to another, and
-nothing that is sent is a pickle. The main process, number 0, alone writes and speaks.
+and sets RANK and WORLD_SIZE. Processes exchange texts, numbers and tensors, never pickles. Only the main process,
+number 0, writes and prints.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 FAILED, WELL = b"!", b"="
 TRANSPORT = re.compile(r"gloo|nccl|connection|\bpeer\b|socket|process ?group|timed? ?out|\bstore\b", re.IGNORECASE)
-"""What errors of torch.distributed speak of."""
+"""Words in the errors of torch.distributed."""
 
 
 class ElsewhereError(Exception):
-    """The main process cannot go on, and has said why.
+    """The main process cannot continue, and has printed the reason.
 
     Args:
         code: the exit code.
@@ -35,46 +35,46 @@ class ElsewhereError(Exception):
 
     def __init__(self, code: int) -> None:
         self.code = code
-        super().__init__("the main process could not go on")
+        super().__init__("the main process could not continue")
 
 
 class ProcessLostError(Exception):
-    """Another process of this run has stopped, or cannot be reached.
+    """Another process of this run has stopped or is unreachable.
 
     Args:
-        why: what the transport says, or who is silent.
+        why: the transport's message, or the silent process.
     """
 
     def __init__(self, why: str) -> None:
-        super().__init__(f"another process of this run has stopped, or cannot be reached ({why})")
+        super().__init__(f"another process of this run has stopped or is unreachable ({why})")
 
 
 def rank() -> int:
-    """The number of this process, 0 where there is but one."""
+    """The number of this process; 0 for a single process."""
     return int(os.environ.get("RANK", "0")) if count() > 1 else 0
 
 
 def count() -> int:
-    """How many processes the launcher has started."""
+    """The number of processes that the launcher has started."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def place(devices: int) -> int:
-    """Which of a machine's devices is this process's own."""
+    """The index of this process's device on its machine."""
     return int(os.environ.get("LOCAL_RANK", "0")) % max(1, devices)
 
 
 def shares_asked() -> bool:
-    """Whether the launcher wants weights in shares: ``accelerate launch --use_fsdp``."""
+    """Whether the launcher asks for sharded weights: ``accelerate launch --use_fsdp``."""
     return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
 
 class Team:
-    """The processes that do one piece of work together.
+    """The processes that share the work.
 
     Args:
-        rank: the number of this one, from 0.
-        count: how many there are; with one, every method is that process's own value.
+        rank: the number of this process, from 0.
+        count: the number of processes; with one, every method returns that process's own value.
     """
 
     def __init__(self, rank: int = 0, count: int = 1) -> None:
@@ -82,13 +82,13 @@ class Team:
 
     @property
     def main(self) -> bool:
-        """Whether this process writes and speaks."""
+        """Whether this process writes and prints."""
         return self.rank == 0
 
     def share(self, total: int, rank: int | None = None) -> range:
-        """Which of ``total`` things in a row are this process's (or those of another ``rank``), as even as can be.
+        """The indices of this process's part (or that of another ``rank``) of ``total`` items, as even as possible.
 
-        Where there are fewer things than processes, each has them all.
+        If there are fewer items than processes, each process has all of them.
 
         >>> [list(Team(rank, 3).share(4)) for rank in range(3)]
         [[0], [1], [2, 3]]
@@ -99,11 +99,11 @@ class Team:
         return range(total * rank // self.count, total * (rank + 1) // self.count)
 
     def together(self, rows: Tensor, total: int) -> Tensor:
-        """The rows of all shares of ``total``, in order, on every process.
+        """The rows of all parts of ``total``, in order, on every process.
 
         Args:
-            rows: those of this process's share, any dtype, shape (len(share), …).
-            total: of all shares.
+            rows: the rows of this process's part, any dtype, shape (len(share), …).
+            total: the number of all rows.
 
         Returns:
             Shape (total, …).
@@ -125,7 +125,7 @@ class Team:
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
     def greatest(self, values: Sequence[float]) -> list[float]:
-        """The greatest of each value over all processes.
+        """The maximum of each value over all processes.
 
         Raises:
             ProcessLostError: a process has stopped.
@@ -156,7 +156,7 @@ class Team:
         return value
 
     def same(self, tensors: Iterable[Tensor]) -> None:
-        """Give every process the main one's values, in place.
+        """Copy the main process's values to every process, in place.
 
         Raises:
             ProcessLostError: a process has stopped.
@@ -169,10 +169,10 @@ class Team:
                     distributed.broadcast(tensor, 0)
 
     def from_main(self, make: Callable[[], bytes]) -> bytes:
-        """What the main process makes, on every process; where it cannot, all stop.
+        """The result of ``make`` in the main process, on every process; if it fails, all stop.
 
         Raises:
-            ElsewhereError: on the others, when ``make`` raised; on the main process, what it raised.
+            ElsewhereError: on the other processes, if ``make`` raised; on the main process, the original exception.
             ProcessLostError: a process has stopped.
         """
         if self.count == 1:
@@ -191,14 +191,14 @@ class Team:
         return made
 
     def tell(self, message: bytes) -> None:
-        """Send bytes to all others."""
+        """Send bytes to all other processes."""
         import numpy as np
         import torch
 
         self.same([torch.tensor([len(message)]), torch.from_numpy(np.frombuffer(bytearray(message), dtype=np.uint8))])
 
     def heard(self) -> bytes:
-        """What the main process tells."""
+        """Receive bytes from the main process."""
         import torch
 
         size = torch.zeros(1, dtype=torch.long)
@@ -211,17 +211,17 @@ class Team:
 ALONE = Team()
 
 heartbeat: Heartbeat | None = None
-"""Of this process, once it has met the others."""
-GO_ON = "; start all of them again, 'train' with --resume"
+"""This process's heartbeat, after :func:`join`."""
+GO_ON = "; start all processes again, 'train' with --resume"
 
 
 def join() -> Team:
-    """Meet the other processes that the launcher has started; alone where there are none.
+    """Connect to the other processes of the launcher; the single process if there is no launcher.
 
-    From then on this process ends, with a word on stderr, where one of them has vanished with its machine.
+    From then on this process ends, with a message on stderr, if another one vanishes with its machine.
 
     Raises:
-        ProcessLostError: they cannot be reached.
+        ProcessLostError: the others are unreachable.
     """
     global heartbeat
     if count() == 1:
@@ -233,7 +233,7 @@ def join() -> Team:
         if torch.cuda.is_available():
             torch.cuda.set_device(place(torch.cuda.device_count()))
         with others_reached():
-            # A process that is lost is noticed at once; one that reads a large folder may take its time.
+            # A lost process is noticed at once, but reading a large folder may take long.
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             distributed.init_process_group(backend, timeout=timedelta(days=1))
             store: Any = distributed.distributed_c10d._get_default_store()
@@ -242,13 +242,13 @@ def join() -> Team:
 
 
 def give_up(error: ProcessLostError) -> None:
-    """End this process from whichever thread, as its main one may be waiting for an answer that does not come."""
+    """End this process from any thread, because the main thread may wait for a response that does not come."""
     print(f"nelbo: {error}{GO_ON}", file=sys.stderr, flush=True)
     os._exit(1)
 
 
 def leave() -> None:
-    """Part from the other processes, when all are done: who goes first would seem lost to the others."""
+    """Disconnect from the other processes when all are done, so that none seems lost."""
     torch = sys.modules.get("torch")
     if count() > 1 and torch is not None and torch.distributed.is_initialized():
         with others_reached():
@@ -260,10 +260,10 @@ def leave() -> None:
 
 @contextmanager
 def others_reached() -> Iterator[None]:
-    """Say in one way that another process is gone, which each transport says in its own.
+    """Turn the errors of every transport into ProcessLostError.
 
     Raises:
-        ProcessLostError: it is.
+        ProcessLostError: another process has stopped or is unreachable.
     """
     try:
         yield
@@ -275,7 +275,7 @@ def others_reached() -> Iterator[None]:
 
 
 def of_transport(error: RuntimeError) -> bool:
-    """Whether an error is of what goes between processes; a compiler's or a device's are of other types."""
+    """Whether an error is from the communication; a compiler's or a device's errors have other types."""
     from torch.distributed import DistError
 
     return isinstance(error, DistError) or (type(error) is RuntimeError and bool(TRANSPORT.search(str(error))))

@@ -1,4 +1,4 @@
-"""Pictures and tables for people."""
+"""Pictures and tables."""
 
 from nelbo.report.pictures import beside, grid, picture, save_images
 

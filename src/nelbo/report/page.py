@@ -1,4 +1,4 @@
-"""One page that compares runs: self-contained HTML, for a phone, for print, and in the dark."""
+"""A page that compares runs: self-contained HTML for phones, print and dark mode."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class Pictures(NamedTuple):
-    """What is drawn of one run.
+    """The pictures of one run.
 
     Attributes:
-        samples: drawn by it.
-        views: how it works, with titles.
-        real: images of its data, if they are at hand.
+        samples: samples of the run.
+        views: pictures of how it works, with titles.
+        real: images of its data, or None if they are not available.
     """
 
     samples: Image.Image
@@ -32,10 +32,10 @@ class Pictures(NamedTuple):
 
 
 def page(kept: dict[str, Any], pictures: Sequence[Pictures]) -> str:
-    """The page, the same for the same input.
+    """The page; equal input gives an equal page.
 
     Args:
-        kept: what compare.json holds: of each run its name, facts, scores and validation curve; paired differences.
+        kept: the contents of compare.json: name, facts, scores and validation curve of each run; paired differences.
         pictures: of each run.
     """
     runs = kept["runs"]
@@ -64,31 +64,31 @@ def page(kept: dict[str, Any], pictures: Sequence[Pictures]) -> str:
 
 
 def measure_order(name: str) -> tuple[bool, str]:
-    """Distances first."""
+    """A sort key that puts distances first."""
     return (not name.startswith(("FD-", "KD-", "FID", "KID")), name)
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A number for a table cell; nothing for None."""
+    """A number for a table cell, or "" for None."""
     return "" if value is None else f"{value:,.{digits}f}"
 
 
 def data_uri(picture: Image.Image) -> str:
-    """A picture inside the page."""
+    """A picture as a data URI."""
     file = io.BytesIO()
     picture.save(file, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def svg(plot: Callable[[dict[str, Any]], Figure], runs: list[dict[str, Any]], what: str) -> str:
-    """A plot of what the runs have under this name, as an SVG element; nothing where none has it."""
+    """A plot of this entry of all runs that have it, as an SVG element; "" if none has it."""
     found = {as_text(run["name"]): run[what] for run in runs if run[what]}
     if not found:
         return ""
     import matplotlib as mpl
 
     file = io.StringIO()
-    # Names of parts come from a fixed salt, and text stays text: the same page for the same runs.
+    # A fixed salt for element names, and text as text, so that the same runs give the same page.
     with mpl.rc_context({"svg.hashsalt": f"nelbo {what}", "svg.fonttype": "none"}):
         plot(found).savefig(file, format="svg", metadata={"Date": None})
     text = file.getvalue()

@@ -1,4 +1,4 @@
-"""Where a result may be written: never over something that is there."""
+"""Paths for results; existing files are never overwritten."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from nelbo.errors import InputError
 
 
 def free(path: Path, option: str) -> Path:
-    """The path itself, if nothing is there yet and its folder can be made.
+    """The path, if it does not exist and its folder can be made.
 
     Raises:
-        InputError: something is there.
+        InputError: the path exists, or a file is in place of its folder.
     """
     if os.path.lexists(path):
-        raise InputError(option, f"{path} exists already; name another, or move it away")
+        raise InputError(option, f"{path} already exists; name another, or remove it")
     return reachable(path, option)
 
 
 def reachable(path: Path, option: str) -> Path:
-    """The path itself, if its folder is there or can be made.
+    """The path, if its folder exists or can be made.
 
     Raises:
-        InputError: a file is in the way.
+        InputError: a file is in place of its folder.
     """
     for parent in path.absolute().parents:
         if parent.exists():
@@ -34,7 +34,7 @@ def reachable(path: Path, option: str) -> Path:
 
 
 def unused(folder: Path, name: str, suffix: str = ".png") -> Path:
-    """A path in this folder that nothing has yet: name.png, name-2.png, …"""
+    """The first unused path of name.png, name-2.png, … in this folder."""
     path, number = folder / f"{name}{suffix}", 1
     while path.exists():
         number += 1

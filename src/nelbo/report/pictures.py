@@ -1,4 +1,4 @@
-"""Images drawn from arrays: a grid, a strip, a folder, an animation."""
+"""Pictures from arrays: a grid, a comparison, a folder, an animation."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from nelbo.files import atomic_write
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 GRID_SIDE = 640
 CHECKS = 6
-"""Squares of the board behind a transparent image, along its shorter side."""
+"""Squares of the chessboard behind a transparent image, along its shorter side."""
 LIGHT, DARK = 204, 153
 
 
 def picture(image: Tensor, levels: int) -> Image.Image:
-    """One image as a picture, its levels stretched over 0 … 255.
+    """One image as a picture, with its levels scaled to 0 … 255.
 
     Args:
         image: integer levels, uint8, shape (C, H, W), C = 1 … 4.
@@ -32,7 +32,7 @@ def picture(image: Tensor, levels: int) -> Image.Image:
 
 
 def over_checks(tile: Image.Image) -> Image.Image:
-    """The picture itself, or where it has alpha what is seen of it before a board of grey squares."""
+    """The picture; with alpha, over a chessboard of grey squares."""
     if tile.mode not in ("LA", "RGBA"):
         return tile
     side = max(1, min(tile.size) // CHECKS)
@@ -43,15 +43,15 @@ def over_checks(tile: Image.Image) -> Image.Image:
 
 
 def grid(images: Tensor, levels: int, columns: int | None = None) -> Image.Image:
-    """Images in rows, a thin gap between them, small ones enlarged without smoothing, transparent ones before a board.
+    """Images in a grid; small ones are enlarged without smoothing, transparent ones shown over a chessboard.
 
     Args:
         images: integer levels, uint8, shape (n, C, H, W), n ≥ 1.
         levels: L.
-        columns: images in a row; near a square of pixels if None.
+        columns: images in a row; None for an almost square picture.
 
     Returns:
-        A picture in greys (C = 1, 2) or in RGB (C = 3, 4).
+        A picture in grey (C = 1, 2) or RGB (C = 3, 4).
     """
     n, channels, height, width = images.shape
     columns = columns or max(1, min(n, round(math.sqrt(n * height / width))))
@@ -70,7 +70,7 @@ def grid(images: Tensor, levels: int, columns: int | None = None) -> Image.Image
 
 
 def beside(left: Image.Image, left_title: str, right: Image.Image, right_title: str) -> Image.Image:
-    """Two pictures next to each other, each under its title."""
+    """Two pictures side by side, each with a title above."""
     font = ImageFont.load_default(size=22)
     head, gap = 40, 24
     colour = "RGB" if "RGB" in left.mode else "L"
@@ -83,13 +83,13 @@ def beside(left: Image.Image, left_title: str, right: Image.Image, right_title: 
 
 
 def save_images(images: Tensor, levels: int, out: Path, render: Callable[[], Image.Image]) -> None:
-    """Write images where ``out`` says: a .png grid, an .npz of the exact levels, or a folder of single PNGs.
+    """Write images by the suffix of ``out``: a .png grid, an .npz of the exact levels, or a folder of PNGs.
 
     Args:
         images: integer levels, uint8, shape (n, C, H, W).
         levels: L.
-        out: must not exist; its suffix decides.
-        render: makes the picture of a .png.
+        out: the path, which must not exist.
+        render: makes the picture for a .png.
     """
     with atomic_write(out) as aside:
         if out.suffix.lower() == ".npz":
@@ -104,7 +104,7 @@ def save_images(images: Tensor, levels: int, out: Path, render: Callable[[], Ima
 
 
 def save_gif(frames: Sequence[Image.Image], out: Path, seconds: float = 4.0) -> None:
-    """Write an animation that lasts ``seconds`` and rests on its last frame."""
+    """Write an animation that lasts ``seconds`` and pauses at its last frame."""
     each = max(40, round(1000 * seconds / max(1, len(frames))))
     durations = [each] * (len(frames) - 1) + [2000]
     with atomic_write(out) as aside:

@@ -18,11 +18,11 @@ COLOUR, PALE = "#2f5d8a", "#c9d6e4"
 
 
 def profile_plot(profile: Profile, score: Score) -> Figure:
-    """Where in t the bits are: the area under the curve is the diffusion term, and all terms stand beside it.
+    """bits/dim over t, where the area under the curve is the diffusion term, beside all terms.
 
     Args:
         profile: bits/dim over t.
-        score: of the same images.
+        score: the score of the same images.
     """
     from matplotlib.figure import Figure
 
@@ -40,7 +40,7 @@ def profile_plot(profile: Profile, score: Score) -> Figure:
 
 
 def draw_density(axes: Axes, profile: Profile) -> None:
-    """bits/dim per unit of t over t, ± one standard error over images, with ln SNR = −γ along the top."""
+    """bits/dim per unit of t over t, ± one standard error over images, with ln SNR = −γ at the top."""
     edges, width = profile.edges.numpy(), profile.width.numpy()
     mean, error = (bits.numpy() for bits in profile.bits())
     low, high = ((mean + side * error) / width for side in (-1, 1))
@@ -76,7 +76,7 @@ def draw_terms(axes: Axes, terms: dict[str, float]) -> None:
 
 
 def diffusion_profiles_plot(found: dict[str, dict[str, list[float]]]) -> Figure:
-    """bits/dim per unit of t of several runs, t from 0 to 1 whatever their number of steps.
+    """bits/dim per unit of t of several runs, with t scaled to [0, 1].
 
     Args:
         found: name → ``edges`` of pieces of t, and ``bits`` of each piece.
@@ -97,10 +97,10 @@ def diffusion_profiles_plot(found: dict[str, dict[str, list[float]]]) -> Figure:
 
 
 def terms_plot(found: dict[str, dict[str, Any]]) -> Figure:
-    """The terms of several scores as bars, a panel for each.
+    """The terms of several scores as bars, with a panel for each score.
 
     Args:
-        found: name → what ``nelbo score --json`` prints, with a bound.
+        found: name → the result of ``nelbo score --json``, with a bound.
     """
     from matplotlib.figure import Figure
 
@@ -122,7 +122,7 @@ def curves_plot(curves: dict[str, list[tuple[float, float]]]) -> Figure:
     """bits/dim on ``val`` against minutes of training.
 
     Args:
-        curves: name → (seconds, bits/dim) of each look; runs without any are left out.
+        curves: name → (seconds, bits/dim) of each preview; runs without previews are omitted.
     """
     from matplotlib.figure import Figure
 

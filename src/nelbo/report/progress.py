@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar with the time left where a person watches, now and then a plain line elsewhere."""
+"""Progress on stderr: a bar with the remaining time on a terminal, otherwise a line from time to time."""
 
 from __future__ import annotations
 
@@ -21,28 +21,27 @@ from rich.text import Text
 
 from nelbo.processes import rank
 from nelbo.streams import Speaker
-from nelbo.training import Step
 
 FIRST_LINE = 10.0
-"""Seconds until the first plain line; each of the next ones comes after twice as long."""
+"""Seconds until the first line; each following interval is twice as long."""
 
 
 def console() -> Speaker:
-    """Where messages for people go: stderr, so that stdout holds results alone; only the main process speaks."""
+    """The console for messages: stderr, because stdout has only results; only the main process prints."""
     return Speaker(stderr=True, soft_wrap=True, quiet=rank() > 0)
 
 
 class TimeLeft(ProgressColumn):
-    """The time left, at the mean speed so far: a speed over the last seconds is unknown where a piece takes longer."""
+    """The remaining time at the mean speed so far, which is also defined within a long piece of work."""
 
     def render(self, task: Task) -> Text:
-        """``0:01:23 left``, or nothing before the first piece is done."""
+        """``0:01:23 left``, or "" before the first piece is done."""
         left = seconds_left(task)
         return Text("" if left is None else f"{timedelta(seconds=round(left))} left")
 
 
 def seconds_left(task: Task) -> float | None:
-    """Seconds until a task is done, at its mean speed since it began here; None while that is unknown."""
+    """Remaining seconds of a task at its mean speed in this session; None while unknown."""
     done, elapsed = task.completed - task.fields["begun"], task.elapsed
     if task.total is None or elapsed is None or done <= 0:
         return None
@@ -52,10 +51,10 @@ def seconds_left(task: Task) -> float | None:
 class Bar(Progress):
     """A progress bar with one task.
 
-    Where stderr is no terminal it is not drawn, and what takes long says so in a plain line now and then.
+    If stderr is not a terminal, it is not drawn, and a long task prints a line from time to time.
 
     Args:
-        lines: whether to write these lines.
+        lines: whether to print these lines.
     """
 
     def __init__(self, *columns: ProgressColumn, lines: bool, **more: Any) -> None:
@@ -63,7 +62,7 @@ class Bar(Progress):
         self.next = FIRST_LINE if lines else float("inf")
 
     def move(self, done: float, **fields: Any) -> None:
-        """Have so much done, of ``total``."""
+        """Set how much of ``total`` is done."""
         task = self.tasks[0]
         self.update(task.id, completed=done, **fields)
         elapsed = task.elapsed or 0.0
@@ -81,10 +80,10 @@ def bar(title: str, total: float | None, begun: float = 0.0, lines: bool = True)
     """A progress bar with one task.
 
     Args:
-        title: what is being done.
-        total: how much there is to do; None if unknown.
-        begun: how much of it was done before.
-        lines: whether to write a plain line now and then where stderr is no terminal.
+        title: the task.
+        total: the amount of work; None if unknown.
+        begun: the amount done before this session.
+        lines: whether to print a line from time to time if stderr is not a terminal.
     """
     out = console()
     columns = (
@@ -101,8 +100,3 @@ def bar(title: str, total: float | None, begun: float = 0.0, lines: bool = True)
         task = progress.add_task(title, total=total, note="", begun=begun)
         progress.update(task, completed=begun)
         yield progress
-
-
-def training_note(step: Step, loss: float, rate: float) -> str:
-    """Step, loss and speed, for the bar."""
-    return f"step {step.step:,} · loss {loss:.4f} · {rate:,.0f} images/s"

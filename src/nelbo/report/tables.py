@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def table_of(*headings: str) -> Table:
-    """An empty table: names on the left, numbers on the right."""
+    """An empty table, with names on the left and numbers on the right."""
     table = Table()
     for i, name in enumerate(headings):
         table.add_column(name, justify="right" if i else "left")
@@ -23,7 +23,7 @@ def table_of(*headings: str) -> Table:
 
 
 def score_table(score: Score) -> Table:
-    """The terms of a score, in bits/dim, beside the code that knows nothing."""
+    """The terms of a score in bits/dim, with the uniform code for comparison."""
     if score.kind == "none":
         return measures_table(score.measures)
     table = table_of("term", "bits/dim", "± s.e.")
@@ -47,7 +47,7 @@ def score_table(score: Score) -> Table:
 
 
 def measures_table(measures: Mapping[str, Measure | float]) -> Table:
-    """What is measured where there are no bits: name → value, with its error where it has one."""
+    """Measures without bits: name → value, with its error if known."""
     table = table_of("measure", "value", "± s.e.")
     for name, found in measures.items():
         if isinstance(found, float):
@@ -58,12 +58,12 @@ def measures_table(measures: Mapping[str, Measure | float]) -> Table:
 
 
 def measure_text(found: Measure, digits: str) -> str:
-    """A measure as a format like ``.3f`` writes it; a bound whose estimate is below 0 proves nothing."""
-    return f"{found.value:{digits}}" + (" (nothing proved)" if found.estimate is not None else "")
+    """A measure in a format like ``.3f``; a lower bound with a negative estimate proves nothing."""
+    return f"{found.value:{digits}}" + (" (no evidence)" if found.estimate is not None else "")
 
 
 def modes_rows(modes: Modes | None) -> dict[str, float]:
-    """What the classifier says of the samples, as rows of a table."""
+    """The classifier's results on the samples, as rows of a table."""
     if modes is None:
         return {}
     return {
@@ -74,7 +74,7 @@ def modes_rows(modes: Modes | None) -> dict[str, float]:
 
 
 def score_title(score: Score) -> str:
-    """What was scored, on what, in one line."""
+    """A line with the run, its data and the images."""
     images = f"{score.n:,} images of {score.dims:,} dimensions"
     title = f"{score.family} on {score.data}, {score.split} split, {images}, {score.weights} weights"
     title += "" if score.T is None else f", T = {score.T}"
@@ -85,7 +85,7 @@ def score_title(score: Score) -> str:
 
 
 def evaluation_title(found: Evaluation) -> str:
-    """What was drawn, and beside what, in one line."""
+    """A line with the samples, the images and the features."""
     return (
         f"{found.samples:,} samples of {found.family} ({found.sampling}) beside {found.n:,} images of {found.data}, "
         f"{found.split} split, features {found.features} {found.features_sha256[:12]}"

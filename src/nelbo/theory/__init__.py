@@ -2,7 +2,7 @@
 
 KL(q‖p) = E_q[ln q − ln p],   JS(q, p) = ½ KL(q‖m) + ½ KL(p‖m) with m = ½(q + p),   TV(q, p) = ½ ∫ |q − p|
 
-Discrete laws: by a sum. Densities: in closed form, by quadrature in one dimension, by Monte Carlo elsewhere.
-Everywhere 0 ln 0 = 0, and a ValueError refuses numbers that are no law, and a KL that is infinite because q has mass
-where p has none. JS and TV are finite for any two laws. Everything is in nats.
+Discrete distributions use a sum. Densities use a closed form, quadrature in one dimension, or Monte Carlo.
+All divergences are in nats, and 0 ln 0 = 0. A ValueError refuses probabilities that do not sum to 1, and an infinite KL
+(q has mass where p has none). JS and TV are always finite.
 """

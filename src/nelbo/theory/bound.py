@@ -1,4 +1,4 @@
-"""A bound: the negative ELBO of each example, as the sum of named terms."""
+"""The negative ELBO of each example, as a sum of named terms."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 SOLVER = "solver"
-"""An extra of a bound: what another tolerance of a solver changes in each image's total, in nats."""
+"""Name of an extra: how much each image's total changes with another solver tolerance, in nats."""
 
 
 @dataclass(frozen=True)
 class Bound:
-    """The negative ELBO in nats, per example: a cost, −ln p(x) ≤ total.
+    """The negative ELBO in nats, per example: −ln p(x) ≤ total.
 
     Args:
         terms: name → nats of each example, shape (B,).
-        extras: name → nats of what is told with the terms and is no part of their sum, shape (B,).
-        evaluations: network evaluations per example that it took.
+        extras: name → reported numbers that are not in the sum, nats of each example, shape (B,).
+        evaluations: network evaluations per example.
     """
 
     terms: Mapping[str, Tensor]

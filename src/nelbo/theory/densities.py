@@ -1,10 +1,9 @@
-"""Divergences between densities: in closed form where torch has one, by quadrature in one dimension.
+"""Divergences between densities: closed forms of torch, and quadrature in one dimension.
 
 KL(q‖p) = ∫ q ln(q/p) dx,   JS(q, p) = ½ ∫ q ln(q/m) + p ln(p/m) dx with m = ½(q + p),   TV(q, p) = ½ ∫ |q − p| dx
 
-Densities are given by their logarithms, so that a tail that underflows is not taken for one without mass: −∞ says that
-there is none. The integral of each is computed with the divergence and must be one, which also shows a peak that the
-quadrature has missed.
+A density is given by its logarithm; −∞ means no mass, so a tail that underflows still counts as mass. The integral of
+each density is computed with the divergence and must be 1. This check also detects a peak that the quadrature missed.
 """
 
 from __future__ import annotations
@@ -25,23 +24,23 @@ LogDensity = Callable[[Tensor], Tensor]
 
 LINE = (-math.inf, math.inf)
 REACH = 2.0**60
-"""How far out the real line is followed."""
+"""The real line is integrated from −REACH to REACH."""
 MASS_TOLERANCE = 1e-6
-"""How far the integral of a density may be from one: what a density in float32 can miss it by."""
+"""Allowed error of a density's integral, about the error of a density in float32."""
 NODES, WEIGHTS = (torch.from_numpy(array) for array in np.polynomial.legendre.leggauss(16))
 
 
 def kl(q: Distribution, p: Distribution) -> Tensor:
-    """KL(q‖p) between distributions of torch: its closed form where there is one, else :func:`kl_density`.
+    """KL(q‖p) between distributions of torch: the closed form if torch has one, else :func:`kl_density`.
 
     Args:
-        q, p: distributions; without a closed form, densities of one number, without a batch.
+        q, p: distributions; without a closed form, densities over one number, without a batch.
 
     Returns:
         The divergence in nats, of the batch's shape.
 
     Raises:
-        ValueError: the divergence is infinite, or there is neither a closed form nor a quadrature for it.
+        ValueError: the divergence is infinite, or has neither a closed form nor a quadrature.
     """
     try:
         value = kl_divergence(q, p)
@@ -55,16 +54,19 @@ def kl(q: Distribution, p: Distribution) -> Tensor:
 def kl_density(
     log_q: LogDensity, log_p: LogDensity, support: tuple[float, float] = LINE, around: Sequence[float] = (0.0,)
 ) -> Tensor:
-    """KL(q‖p) = ∫ q ln(q/p) dx between densities of one number, in nats, to about 1e-10.
+    """KL(q‖p) = ∫ q ln(q/p) dx between densities over one number, in nats, to about 1e-10.
 
     Args:
         log_q, log_p: ln q and ln p; −∞ where there is no mass.
-        support: where both laws live; an end may be infinite.
-        around: near which x the mass is, and where its jumps are. A narrow peak that is not named is refused as missing
-            mass; a jump that is not named may cost as much as 1e-6, the tolerance of the masses.
+        support: the interval that holds both densities; an end may be infinite.
+        around: places x of the mass and of the jumps. A narrow peak that is not listed is refused as missing mass. A
+            jump that is not listed can cause an error of 1e-6, the tolerance of the masses.
+
+    Returns:
+        The divergence in nats, a float64 scalar.
 
     Raises:
-        ValueError: q or p does not integrate to one, or the divergence is infinite.
+        ValueError: q or p does not integrate to 1, or the divergence is infinite.
     """
 
     def integrand(log_q: Tensor, log_p: Tensor) -> Tensor:
@@ -79,9 +81,9 @@ def kl_density(
 def js_density(
     log_q: LogDensity, log_p: LogDensity, support: tuple[float, float] = LINE, around: Sequence[float] = (0.0,)
 ) -> Tensor:
-    """JS(q, p) = ½ KL(q‖m) + ½ KL(p‖m), m = ½(q + p), between densities of one number, in nats, to about 1e-10.
+    """JS(q, p) = ½ KL(q‖m) + ½ KL(p‖m), m = ½(q + p), between densities over one number, in nats, to about 1e-10.
 
-    Args and raises as :func:`kl_density`; it is never infinite.
+    Args, returns and raises as :func:`kl_density`; JS is never infinite.
     """
 
     def integrand(log_q: Tensor, log_p: Tensor) -> Tensor:
@@ -94,9 +96,9 @@ def js_density(
 def total_variation_density(
     log_q: LogDensity, log_p: LogDensity, support: tuple[float, float] = LINE, around: Sequence[float] = (0.0,)
 ) -> Tensor:
-    """TV(q, p) = max_A |q(A) − p(A)| = ½ ∫ |q − p| dx between densities of one number, to about 1e-10.
+    """TV(q, p) = max_A |q(A) − p(A)| = ½ ∫ |q − p| dx between densities over one number, to about 1e-10.
 
-    Args and raises as :func:`kl_density`; it is never infinite.
+    Args, returns and raises as :func:`kl_density`; TV is at most 1.
     """
     return _divergence(lambda log_q, log_p: 0.5 * (log_q.exp() - log_p.exp()).abs(), log_q, log_p, support, around)
 
@@ -107,22 +109,22 @@ def integral(
     around: Sequence[float] = (0.0,),
     tolerance: float = 1e-10,
 ) -> Tensor:
-    """∫ f(x) dx by Gauss–Legendre panels of 16 points, halved wherever a panel and its halves disagree.
+    """∫ f(x) dx by Gauss–Legendre panels of 16 points; a panel is halved where it disagrees with its halves.
 
-    By hand, as scipy's ``quad_vec`` asks for one x at a time, where f is made of tensor operations on many.
-    Panels begin as a ladder c ± 2^k around each place c and each end, so that no scale is too small or too large.
+    Written by hand because scipy's ``quad_vec`` evaluates one x at a time, and f takes many.
+    The first panels have edges c ± 2^k around each place c and each end, which covers every scale.
 
     Args:
         f: x of shape (n,), float64 ↦ m integrands, shape (n, m).
-        support: the ends; an infinite one is followed to 2^60, where nothing may be left.
+        support: the ends; an infinite end is replaced by ±2^60, where the integrand must be negligible.
         around: the places c.
-        tolerance: of the sum of the panels' disagreements, relative to the integral if that is above 1.
+        tolerance: of the sum of the panels' disagreements, absolute for integrals below 1, else relative.
 
     Returns:
         The integrals, float64, shape (m,).
 
     Raises:
-        ValueError: f is not finite somewhere, or the integral seems not to exist: it does not settle.
+        ValueError: f is not finite somewhere, or the integral does not converge.
     """
     edges = _ladder(support, around)
     left, right = edges[:-1], edges[1:]
@@ -140,7 +142,7 @@ def integral(
         rough = error > limit / (2 * len(error))
         done = done + halves[~rough].sum(0)
         left, right = torch.cat([left[rough], middle[rough]]), torch.cat([middle[rough], right[rough]])
-    raise ValueError("the integral does not settle: it is infinite, or its tails are too heavy for quadrature")
+    raise ValueError("the integral does not converge: it is infinite, or its tails are too heavy for quadrature")
 
 
 def _panels(f: Callable[[Tensor], Tensor], left: Tensor, right: Tensor) -> Tensor:
@@ -157,7 +159,7 @@ def _ladder(support: tuple[float, float], around: Sequence[float]) -> Tensor:
     """The edges of the first panels: both ends, and c ± 2^k around each place and each finite end."""
     low, high = max(support[0], -REACH), min(support[1], REACH)
     if not low < high:
-        raise ValueError(f"({support[0]:g}, {support[1]:g}) is no support: its ends must be in order")
+        raise ValueError(f"({support[0]:g}, {support[1]:g}) is not a support: its ends must be in order")
     steps = 2.0 ** torch.arange(-20, 60, dtype=torch.float64)
     steps = torch.cat([-steps, torch.zeros(1, dtype=torch.float64), steps])
     places = torch.tensor([*around, *(end for end in support if math.isfinite(end))], dtype=torch.float64)
@@ -173,7 +175,7 @@ def _divergence(
     support: tuple[float, float],
     around: Sequence[float],
 ) -> Tensor:
-    """∫ integrand(ln q, ln p) dx, once both have been found to integrate to one."""
+    """∫ integrand(ln q, ln p) dx, after a check that both densities integrate to 1."""
 
     def columns(x: Tensor) -> Tensor:
         at_q, at_p = log_q(x), log_p(x)
@@ -183,7 +185,7 @@ def _divergence(
     for name, mass in (("q", mass_q), ("p", mass_p)):
         if not abs(float(mass) - 1) <= MASS_TOLERANCE:
             raise ValueError(
-                f"{name} integrates to {float(mass):.6g} and not to 1: normalise it, or name its peaks in `around`"
+                f"{name} integrates to {float(mass):.6g}, not to 1: normalise it, or list its peaks in `around`"
             )
     return value
 
@@ -192,27 +194,27 @@ def _kl_by_quadrature(q: Distribution, p: Distribution) -> Tensor:
     """KL(q‖p) over both supports, around the laws' means, modes and ends."""
     if any(law.batch_shape or law.event_shape or _support(law).is_discrete for law in (q, p)):
         names = f"{type(q).__name__}‖{type(p).__name__}"
-        raise ValueError(f"KL({names}) has no closed form, nor is it of one number: see kl_monte_carlo")
+        raise ValueError(f"KL({names}) has no closed form and is not over one number: use kl_monte_carlo")
     (low_q, high_q), (low_p, high_p) = _ends(q), _ends(p)
     around = [place for place in (*_ends(q), *_ends(p), *_centres(q), *_centres(p)) if math.isfinite(place)]
     return kl_density(_log_density(q), _log_density(p), (min(low_q, low_p), max(high_q, high_p)), around or [0.0])
 
 
 def _support(law: Distribution) -> Constraint:
-    """Where a law lives; every one that has samples says so."""
+    """The support of a distribution; every distribution with samples has one."""
     support: Constraint | None = law.support
     assert support is not None
     return support
 
 
 def _ends(law: Distribution) -> tuple[float, float]:
-    """Where the support of a law ends."""
+    """The ends of a distribution's support."""
     support = _support(law)
     return float(getattr(support, "lower_bound", -math.inf)), float(getattr(support, "upper_bound", math.inf))
 
 
 def _centres(law: Distribution) -> list[float]:
-    """Mean and mode of a law, those that torch knows."""
+    """The mean and the mode of a distribution, if torch has them."""
     found = []
     for name in ("mean", "mode"):
         try:
@@ -223,7 +225,7 @@ def _centres(law: Distribution) -> list[float]:
 
 
 def _log_density(law: Distribution) -> LogDensity:
-    """ln of a law's density, −∞ outside its support (where torch refuses to answer)."""
+    """ln of a distribution's density, and −∞ outside its support, where torch raises an error."""
 
     def log_density(x: Tensor) -> Tensor:
         inside = _support(law).check(x)  # type: ignore[no-untyped-call]

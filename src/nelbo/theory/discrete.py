@@ -1,21 +1,24 @@
-"""Divergences and entropy of discrete laws: sums over the last dimension."""
+"""Divergences and entropy of discrete distributions: sums over the last dimension."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-INFINITE = "KL(q‖p) is infinite: q gives mass to what p gives none"
+INFINITE = "KL(q‖p) is infinite: q has mass where p has none"
 
 
 def kl_discrete(q: Tensor, p: Tensor) -> Tensor:
-    """KL(q‖p) = Σ_k q_k ln(q_k/p_k) between laws over the last dimension, in nats; 0 ln 0 = 0.
+    """KL(q‖p) = Σ_k q_k ln(q_k/p_k) over the last dimension, in nats; 0 ln 0 = 0.
 
     Args:
         q, p: probabilities, shapes (…, n) that broadcast.
 
+    Returns:
+        The divergence in nats, shape (…).
+
     Raises:
-        ValueError: numbers that are no law, or a k that q allows and p does not: the divergence is infinite there.
+        ValueError: q or p is not a distribution, or some q_k > 0 where p_k = 0, so that the divergence is infinite.
     """
     require_law(q)
     require_law(p)
@@ -28,13 +31,16 @@ def kl_discrete(q: Tensor, p: Tensor) -> Tensor:
 def js_discrete(q: Tensor, p: Tensor) -> Tensor:
     """JS(q, p) = ½ KL(q‖m) + ½ KL(p‖m) with m = ½(q + p), over the last dimension, in nats (Lin 1991).
 
-    Symmetric, 0 for equals, ln 2 for laws without a common outcome, and never infinite.
+    JS is symmetric and finite: 0 for q = p, and ln 2 if q and p have no common outcome.
 
     Args:
         q, p: probabilities, shapes (…, n) that broadcast.
 
+    Returns:
+        The divergence in nats, shape (…).
+
     Raises:
-        ValueError: numbers that are no law.
+        ValueError: q or p is not a distribution.
     """
     require_law(q)
     require_law(p)
@@ -43,13 +49,13 @@ def js_discrete(q: Tensor, p: Tensor) -> Tensor:
 
 
 def js_part(m: Tensor, u: Tensor) -> Tensor:
-    """What one outcome adds to JS: ½ m [(1 + u) ln(1 + u) + (1 − u) ln(1 − u)], so q = m(1 + u) and p = m(1 − u).
+    """One outcome's term of JS: ½ m [(1 + u) ln(1 + u) + (1 − u) ln(1 − u)], where q = m(1 + u) and p = m(1 − u).
 
-    Near u = 0 it is written as ½ m [ln(1 − u²) + 2u artanh u], where both terms are of order u² and nothing cancels.
+    Near u = 0 it is computed as ½ m [ln(1 − u²) + 2u artanh u], where both terms are of order u² and do not cancel.
 
     Args:
         m: ½(q + p), mass or density.
-        u: (q − p)/(q + p), from −1 to 1; any number between them where m = 0.
+        u: (q − p)/(q + p), in [−1, 1]; any value where m = 0.
     """
     near = torch.log1p(-u * u) + 2 * u * torch.atanh(u)
     far = torch.special.xlog1py(1 + u, u) + torch.special.xlog1py(1 - u, -u)
@@ -57,13 +63,16 @@ def js_part(m: Tensor, u: Tensor) -> Tensor:
 
 
 def total_variation_discrete(q: Tensor, p: Tensor) -> Tensor:
-    """TV(q, p) = max_A |q(A) − p(A)| = ½ Σ_k |q_k − p_k| between laws over the last dimension, from 0 to 1.
+    """TV(q, p) = max_A |q(A) − p(A)| = ½ Σ_k |q_k − p_k| over the last dimension, in [0, 1].
 
     Args:
         q, p: probabilities, shapes (…, n) that broadcast.
 
+    Returns:
+        The distance, without a unit, shape (…).
+
     Raises:
-        ValueError: numbers that are no law.
+        ValueError: q or p is not a distribution.
     """
     require_law(q)
     require_law(p)
@@ -71,23 +80,29 @@ def total_variation_discrete(q: Tensor, p: Tensor) -> Tensor:
 
 
 def entropy_discrete(p: Tensor) -> Tensor:
-    """H(p) = −Σ_k p_k ln p_k of laws over the last dimension, in nats; 0 ln 0 = 0.
+    """H(p) = −Σ_k p_k ln p_k over the last dimension, in nats; 0 ln 0 = 0.
+
+    Args:
+        p: probabilities, shape (…, n).
+
+    Returns:
+        The entropy in nats, shape (…).
 
     Raises:
-        ValueError: numbers that are no law.
+        ValueError: p is not a distribution.
     """
     require_law(p)
     return -torch.xlogy(p, p).sum(-1)
 
 
 def require_law(p: Tensor) -> None:
-    """Check that every row is a law: no negative mass, and a sum of one to round-off.
+    """Check that every row is a distribution: no negative entry, and a sum of 1 up to round-off.
 
     Args:
         p: probabilities, shape (…, n).
 
     Raises:
-        ValueError: it is not.
+        ValueError: a row is not a distribution.
     """
     close = 16 * p.shape[-1] * torch.finfo(p.dtype).eps
     if not bool((p >= 0).all() and ((p.sum(-1) - 1).abs() <= close).all()):

@@ -1,11 +1,11 @@
-"""Exact oracles: Gaussian data, for which the denoiser, the log-likelihood and every term of the bound are known.
+"""Exact results for Gaussian data: the optimal denoiser, the log-likelihood and every term of the bound.
 
 For x_0 ~ N(m, Σ) and z = √ᾱ x_0 + √(1−ᾱ) ε, in the eigenbasis of Σ (eigenvalue λ, coordinate y = x_0 − m):
 
     E[x_0 | z] = m + k (z − √ᾱ m),   k = √ᾱ λ/(ᾱ λ + 1 − ᾱ)
     E_ε (x_0 − x̂_0)² = ((1−ᾱ)/(ᾱ λ + 1−ᾱ))² y² + k² (1−ᾱ),        ‖ε − ε̂‖² = SNR ‖x_0 − x̂_0‖²
 
-Nothing here is taken from what it is the truth of: coefficients are computed from ᾱ = 1/(1 + e^γ) itself.
+This module does not use the code that it verifies: it computes its coefficients from ᾱ = 1/(1 + e^γ).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Coefficients:
     """DDPM's tables for a chain: α_t, β_t, ᾱ_t and 1 − ᾱ_t for t = 0 … T, float64.
 
     Args:
-        gammas: −∞, γ_1, …, γ_T, rising, shape (T + 1,).
+        gammas: −∞, γ_1, …, γ_T, increasing, shape (T + 1,).
     """
 
     def __init__(self, gammas: Tensor) -> None:
@@ -38,7 +38,7 @@ class Coefficients:
 
 
 class GaussianData:
-    """x_0 ~ N(m, Σ), for any covariance. All in float64.
+    """x_0 ~ N(m, Σ) with any covariance Σ. All computations are in float64.
 
     Args:
         mean: m, shape (D,).
@@ -50,7 +50,7 @@ class GaussianData:
         self.eigenvalues, self.basis = torch.linalg.eigh(self.cov)
 
     def sample(self, noise: Tensor) -> Tensor:
-        """x_0 from standard normal noise of shape (N, D)."""
+        """x_0 from standard normal noise, both of shape (N, D)."""
         return self.mean + (noise.double() * self.eigenvalues.sqrt()) @ self.basis.T
 
     def log_prob(self, x_0: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class GaussianData:
         return (x_0.double() - self.mean) @ self.basis
 
     def denoise(self, z: Tensor, gamma: Tensor) -> Tensor:
-        """E[x_0 | z], the exact denoiser's x̂_0, for z of shape (B, D) and γ of shape (B,)."""
+        """E[x_0 | z], the optimal denoiser's x̂_0, for z of shape (B, D) and γ of shape (B,)."""
         alpha_bar = (1 / (1 + gamma.double().exp()))[:, None].to(z)
         noise_var = (1 / (1 + (-gamma.double()).exp()))[:, None].to(z)
         signal = alpha_bar.sqrt()
@@ -71,7 +71,7 @@ class GaussianData:
         return self.mean + (gain * ((z - signal * self.mean) @ self.basis)) @ self.basis.T
 
     def squared_error(self, gamma: Tensor, y_squared: Tensor) -> Tensor:
-        """E_ε ‖x_0 − x̂_0(z)‖² for given y², shape (B, D), at γ, shape (B,); with y² = λ the mean over the data."""
+        """E_ε ‖x_0 − x̂_0(z)‖², shape (B,), for y² of shape (B, D) at γ of shape (B,); y² = λ gives the data's mean."""
         alpha_bar = (1 / (1 + gamma.double().exp()))[:, None]
         noise_var = (1 / (1 + (-gamma.double()).exp()))[:, None]
         total = alpha_bar * self.eigenvalues + noise_var
@@ -79,10 +79,10 @@ class GaussianData:
         return ((noise_var / total).square() * y_squared + gain_squared * noise_var).sum(1)
 
     def bound(self, gammas: Tensor, reverse_var: Tensor, x_0: Tensor) -> dict[str, Tensor]:
-        """Each term of the denoising form for the exact denoiser, with the decoder p(x_0|x_1) = N(x̂_0(x_1), β_1 I).
+        """Each term of the denoising form for the optimal denoiser, with the decoder p(x_0|x_1) = N(x̂_0(x_1), β_1 I).
 
         Args:
-            gammas: −∞, γ_1, …, γ_T.
+            gammas: −∞, γ_1, …, γ_T, shape (T + 1,).
             reverse_var: σ_t², shape (T + 1,).
             x_0: shape (B, D).
 
@@ -107,13 +107,13 @@ class GaussianData:
         return 0.5 * error / beta_1 + 0.5 * x_0.shape[1] * (2 * math.pi * beta_1).log()
 
     def consistency(self, gammas: Tensor, reverse_var: Tensor, x_0: Tensor) -> dict[str, Tensor]:
-        """Each term of the consistency form for the exact denoiser, with the decoder of :meth:`bound`.
+        """Each term of the consistency form for the optimal denoiser, with the decoder of :meth:`bound`.
 
         With z_t = x_t − √ᾱ_t m, the means of q(x_t|x_{t−1},x_{t+1}) and p_θ(x_t|x_{t+1}) differ by
         a z_{t−1} + b z_{t+1}.
 
         Args:
-            gammas: −∞, γ_1, …, γ_T.
+            gammas: −∞, γ_1, …, γ_T, shape (T + 1,).
             reverse_var: σ_t², shape (T + 1,).
             x_0: shape (B, D).
 

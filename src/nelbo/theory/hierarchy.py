@@ -1,15 +1,15 @@
-"""The bound of a Markovian hierarchy p(z_T) ∏ p(z_{t−1}|z_t) p(x|z_1), in the two orders of inferring its latents.
+"""The bound of a Markovian hierarchy p(z_T) ∏ p(z_{t−1}|z_t) p(x|z_1), with bottom-up or top-down inference.
 
 Bottom-up, q(z_1|x) ∏ q(z_t|z_{t−1}), with z_0 = x and p(z_T|z_{T+1}) = p(z_T):
 
     −ln p(x) ≤ E[−ln p(x|z_1)] + Σ_{t=1}^T E[ln q(z_t|z_{t−1}) − ln p(z_t|z_{t+1})]            reconstruction + level_t
 
-No level_t is a divergence but the one of T = 1: its two laws are not conditioned on the same things, and it can be
-negative. Top-down, q(z_T|x) ∏ q(z_{t−1}|z_t, x) (Sønderby et al. 2016):
+For T > 1, a level_t is not a divergence, because its two distributions have different conditions; it can be negative.
+Top-down, q(z_T|x) ∏ q(z_{t−1}|z_t, x) (Sønderby et al. 2016):
 
     −ln p(x) ≤ E[−ln p(x|z_1)] + KL(q(z_T|x) ‖ p(z_T)) + Σ_{t<T} E KL(q(z_t|z_{t+1}, x) ‖ p(z_t|z_{t+1}))     … + kl_t
 
-A diffusion model is the bottom-up hierarchy whose q is fixed and whose z_t have the size of x.
+A diffusion model is the bottom-up hierarchy with a fixed q and latents z_t of the size of x.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from torch import Tensor
 from nelbo.theory.normal import Gaussian, kl_normal
 
 Level = Callable[[Tensor, int], Gaussian]
-"""(z, t) → a law of a neighbour of z."""
+"""(z, t) → the distribution of z_{t+1} or z_{t−1} given z."""
 Decoder = Callable[[Tensor], Tensor]
 """z_1, shape (B, …) → −ln p(x|z_1) of each example in nats, shape (B,)."""
 
 
 class BottomUpPass(NamedTuple):
-    """One draw of z_1 … z_T on the way up, in nats of each example.
+    """One sample of z_1 … z_T from q, and its log-densities in nats.
 
     Attributes:
         reconstruction: −ln p(x|z_1), shape (B,).
         log_q: ln q(z_t|z_{t−1}), shape (T, B).
-        log_p: ln p(z_t|z_{t+1}), and ln p(z_T) last, shape (T, B).
+        log_p: ln p(z_t|z_{t+1}); the last row is ln p(z_T); shape (T, B).
     """
 
     reconstruction: Tensor
@@ -45,15 +45,15 @@ class BottomUpPass(NamedTuple):
 def infer_bottom_up(
     up: Level, down: Level, last: Gaussian, decoder: Decoder, x_0: Tensor, noise: Iterable[Tensor]
 ) -> BottomUpPass:
-    """Draw z_1 … z_T from the bottom up, one for each of the noise, and weigh every step in both directions.
+    """Sample z_1 … z_T bottom-up, and compute the log-density of every step under q and p.
 
     Args:
-        up: (z_{t−1}, t) → q(z_t|z_{t−1}), z_0 being ``x_0``.
+        up: (z_{t−1}, t) → q(z_t|z_{t−1}), with z_0 = ``x_0``.
         down: (z_t, t) → p(z_{t−1}|z_t), t ≥ 2.
         last: p(z_T).
-        decoder: −ln p(x|z_1) for these x.
-        x_0: what the first step sees, shape (B, …).
-        noise: T standard normals, of the shapes of z_1, z_2, …
+        decoder: z_1 → −ln p(x|z_1) for these x.
+        x_0: the input of the first step, shape (B, …).
+        noise: T standard normal tensors, of the shapes of z_1, z_2, …
     """
     z, reconstruction, log_q, log_p = x_0, x_0.new_zeros(len(x_0)), [], []
     for t, eps in enumerate(noise, 1):
@@ -70,18 +70,18 @@ def infer_bottom_up(
 
 
 def bottom_up_terms(walk: BottomUpPass) -> dict[str, Tensor]:
-    """reconstruction and level_1 … level_T, in nats, shape (B,)."""
+    """The terms reconstruction and level_1 … level_T, in nats, shape (B,)."""
     levels = {f"level_{t}": cost for t, cost in enumerate(walk.log_q - walk.log_p, 1)}
     return {"reconstruction": walk.reconstruction, **levels}
 
 
 class TopDownPass(NamedTuple):
-    """One draw of z_T … z_1 on the way down, in nats of each example.
+    """One sample of z_T … z_1 from q, and its terms in nats.
 
     Attributes:
         reconstruction: −ln p(x|z_1), shape (B,).
         kl: KL(q(z_t|z_{t+1}, x) ‖ p(z_t|z_{t+1})), shape (T, B), t = 1 first.
-        log_ratio: ln q(z_t|z_{t+1}, x) − ln p(z_t|z_{t+1}) at the z_t that was drawn, whose mean kl is.
+        log_ratio: ln q(z_t|z_{t+1}, x) − ln p(z_t|z_{t+1}) at the sampled z_t, shape (T, B); its mean is kl.
         latents: z_1 … z_T.
     """
 
@@ -94,12 +94,12 @@ class TopDownPass(NamedTuple):
 def infer_top_down(
     laws: Callable[[Tensor | None, int], tuple[Gaussian, Gaussian]], decoder: Decoder, noise: Sequence[Tensor]
 ) -> TopDownPass:
-    """Draw z_T … z_1 from the top down, and weigh every step.
+    """Sample z_T … z_1 top-down, and compute the terms of every step.
 
     Args:
-        laws: (z_{t+1}, t) → q(z_t|z_{t+1}, x) and p(z_t|z_{t+1}); at t = T there is nothing above, and z is None.
-        decoder: −ln p(x|z_1) for these x.
-        noise: T standard normals, of the shapes of z_1 … z_T.
+        laws: (z_{t+1}, t) → q(z_t|z_{t+1}, x) and p(z_t|z_{t+1}); z is None at t = T.
+        decoder: z_1 → −ln p(x|z_1) for these x.
+        noise: T standard normal tensors, of the shapes of z_1 … z_T.
     """
     z, kl, log_ratio, latents = None, [], [], []
     for t in range(len(noise), 0, -1):
@@ -113,10 +113,10 @@ def infer_top_down(
 
 
 def top_down_terms(walk: TopDownPass, costs: Tensor) -> dict[str, Tensor]:
-    """reconstruction and kl_1 … kl_T, in nats, shape (B,), from either of the walk's two costs."""
+    """The terms reconstruction and kl_1 … kl_T, in nats, shape (B,); ``costs`` is the pass's kl or log_ratio."""
     return {"reconstruction": walk.reconstruction, **{f"kl_{t}": cost for t, cost in enumerate(costs, 1)}}
 
 
 def total(parts: Tensor) -> Tensor:
-    """The sum over everything but the batch, shape (B,)."""
+    """The sum over all dimensions but the batch, shape (B,)."""
     return parts.flatten(1).sum(1)

@@ -1,8 +1,8 @@
-"""The importance-weighted bound (Burda et al. 2016): k draws of all latents in one logarithm.
+"""The importance-weighted bound (Burda et al. 2016): k samples of all latents inside one logarithm.
 
     −ln p(x) ≤ −E ln (1/k) Σ_j p(x, z_j)/q(z_j|x)                                              [(8)]
 
-At k = 1 it is the negative ELBO; its expectation never grows with k, and falls to −ln p(x).
+At k = 1 this is the negative ELBO. Its expectation decreases with k, towards −ln p(x).
 """
 
 from __future__ import annotations

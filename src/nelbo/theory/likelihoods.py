@@ -1,7 +1,7 @@
-"""p(x | ·) over pixel levels: from the integers 0 … L−1 to [−1, 1] and to probabilities that sum to one.
+"""p(x | ·) over pixel levels: integers 0 … L−1 mapped to [−1, 1], and distributions over them.
 
-Level k of L stands at 2k/(L−1) − 1. A continuous density becomes a law over levels by integrating it over each
-level's bin, half a spacing to either side; the outermost bins reach to ±∞, so that nothing is lost (DDPM (13)).
+Level k of L has the value 2k/(L−1) − 1. The probability of a level is the integral of a continuous density over the
+level's bin, half a spacing to either side; the outermost bins extend to ±∞, so that the sum is 1 (DDPM (13)).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from nelbo.errors import InputError
 
 
 def to_unit(levels: Tensor, L: int) -> Tensor:
-    """Map integer levels 0 … L−1 onto [−1, 1], in float32, or the default type if that is another.
+    """Map integer levels 0 … L−1 to [−1, 1], in the default dtype.
 
     >>> to_unit(torch.tensor([0, 8, 16]), 17).tolist()
     [-1.0, 0.0, 1.0]
 
     Raises:
-        InputError: floats, which are no levels.
+        InputError: ``levels`` has a floating-point or complex dtype.
     """
     if levels.is_floating_point():
         raise InputError("images", float_levels(levels, L))
@@ -30,7 +30,7 @@ def to_unit(levels: Tensor, L: int) -> Tensor:
 
 
 def float_levels(x: Tensor, L: int) -> str:
-    """Why floats are no levels, and what makes levels of them, for a message."""
+    """The message that refuses float images, with the expression that converts them to levels."""
     kind = str(x.dtype).removeprefix("torch.")
     if x.is_complex() or not x.numel() or not bool(x.isfinite().all()):
         return f"is {kind}, not integer levels 0 … {L - 1}" + ("" if x.is_complex() else ", and not all finite")
@@ -45,12 +45,12 @@ def float_levels(x: Tensor, L: int) -> str:
 
 
 def to_default_dtype(x: Tensor) -> Tensor:
-    """In torch's default type: float32, whatever x was computed in, or float64 where all is computed in that."""
+    """Convert to torch's default dtype: float32, unless the user changed it."""
     return x.to(torch.get_default_dtype())
 
 
 def to_levels(x: Tensor, L: int) -> Tensor:
-    """Round values to the nearest of L levels on [−1, 1], as uint8; what lies outside goes to the outermost level."""
+    """Round values to the nearest of L levels on [−1, 1], as uint8; values outside are clamped."""
     return ((x.clamp(-1.0, 1.0) + 1.0) * ((L - 1) / 2.0)).round().to(torch.uint8)
 
 
@@ -59,8 +59,8 @@ class DiscretizedNormal:
     """N(μ, σ²) integrated over the bins of L levels (DDPM (13)).
 
     P(k) = Φ((b_k − μ)/σ) − Φ((a_k − μ)/σ), where the bin of level k is (a_k, b_k) = 2k/(L−1) − 1 ∓ 1/(L−1), with
-    a_0 = −∞ and b_{L−1} = +∞. Computed in float64 from differences of log Φ in the lower tail, so that no probability
-    underflows to zero, and nothing is clipped.
+    a_0 = −∞ and b_{L−1} = +∞. It is computed in float64 from differences of log Φ in the lower tail, so that no
+    probability underflows to 0. Nothing is clipped.
 
     Args:
         mean: μ, on the scale where levels fill [−1, 1]; any shape.
@@ -94,7 +94,7 @@ class DiscretizedNormal:
         return torch.where(open_below, below, torch.where(open_above, above, inside))
 
     def expectation(self) -> Tensor:
-        """μ, for looking at."""
+        """μ, used to display images."""
         return self.mean
 
     def log_probs(self) -> Tensor:
@@ -112,10 +112,10 @@ def _log_cdf_difference(lower: Tensor, upper: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class DiscretizedLogistics:
-    """A mixture of logistic laws, integrated over the bins of L levels (Salimans et al. 2017, PixelCNN++).
+    """A mixture of logistic distributions, integrated over the bins of L levels (Salimans et al. 2017, PixelCNN++).
 
-    P(k) = Σ_j π_j [σ((b_k − μ_j)/s_j) − σ((a_k − μ_j)/s_j)] with the bins of :class:`DiscretizedNormal`. As
-    σ(u) − σ(l) = σ(u) σ(−l) (1 − e^{l−u}), its logarithm never cancels.
+    P(k) = Σ_j π_j [σ((b_k − μ_j)/s_j) − σ((a_k − μ_j)/s_j)] with the bins of :class:`DiscretizedNormal`. The logarithm
+    uses σ(u) − σ(l) = σ(u) σ(−l) (1 − e^{l−u}), which does not cancel.
 
     Args:
         logits: ln π_j up to a constant, shape (…, J).
@@ -140,7 +140,7 @@ class DiscretizedLogistics:
         return torch.logsumexp(self.logits.log_softmax(-1) + log_p, -1)
 
     def expectation(self) -> Tensor:
-        """Σ_j π_j μ_j, shape (…): the mean before the levels, for looking at."""
+        """Σ_j π_j μ_j, shape (…): the mean before the discretisation, used to display images."""
         return (self.logits.softmax(-1) * self.mean).sum(-1)
 
 

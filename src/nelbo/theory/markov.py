@@ -1,13 +1,13 @@
-"""Markov chains in discrete time over discrete states, and the noise that they make of pixel levels.
+"""Markov chains in discrete time over discrete states, and noising chains over pixel levels.
 
-    P[X_{n+1} = j | X_n = i] = P_ij,   law of X_n = (law of X_0) Pⁿ,   stationary: π P = π
+    P[X_{n+1} = j | X_n = i] = P_ij,   distribution of X_n = (distribution of X_0) Pⁿ,   stationary: π P = π
 
-A noising chain forgets its state with probability β_t and then draws a new one from π (Austin et al. 2021, D3PM):
+A noising chain replaces its state with probability β_t by a sample from π (Austin et al. 2021, D3PM):
 
     q(x_t | x_{t−1}) = α_t [x_t = x_{t−1}] + β_t π(x_t),   α_t = 1 − β_t
     q(x_t | x_0)     = ᾱ_t [x_t = x_0] + (1 − ᾱ_t) π(x_t),   ᾱ_t = ∏_{i≤t} α_i          D3PM (3)
 
-π is uniform over the L levels, or all of it is on a state of its own, "absorbed".
+π is uniform over the L levels, or has all its mass on one extra state, "absorbed".
 """
 
 from __future__ import annotations
@@ -21,42 +21,45 @@ from nelbo.theory.discrete import require_law
 
 
 class MarkovChain:
-    """A chain that moves from i to j with probability P_ij.
+    """A chain that moves from state i to state j with probability P_ij.
 
     Args:
-        P: transition matrix, shape (n, n), float64; row i is the law of what follows i.
+        P: transition matrix, shape (n, n), float64; row i is the distribution of the state after i.
 
     Raises:
-        ValueError: P is not square, or a row is no law.
+        ValueError: P is not square, or a row is not a distribution.
     """
 
     def __init__(self, P: Tensor) -> None:
         if P.ndim != 2 or P.shape[0] != P.shape[1] or not len(P):
-            raise ValueError(f"a transition matrix is square, and this has shape {tuple(P.shape)}")
+            raise ValueError(f"a transition matrix must be square, but its shape is {tuple(P.shape)}")
         self.P = P.to(torch.float64)
         require_law(self.P)
 
     def law(self, start: Tensor, n: int) -> Tensor:
-        """The law of X_n: start · Pⁿ.
+        """The distribution of X_n: start · Pⁿ.
 
         Args:
-            start: law of X_0, shape (…, states), float64.
-            n: steps, n ≥ 0.
+            start: distribution of X_0, shape (…, states), float64.
+            n: number of steps, n ≥ 0.
+
+        Returns:
+            Probabilities, shape (…, states), float64.
 
         Raises:
-            ValueError: start is no law over the states, or n < 0.
+            ValueError: start is not a distribution over the states, or n < 0.
         """
         if n < 0:
             raise ValueError(f"{n} is not a number of steps; it must be at least 0")
         if start.shape[-1] != len(self.P):
-            raise ValueError(f"a law over {start.shape[-1]} states cannot start a chain of {len(self.P)}")
+            raise ValueError(f"start has {start.shape[-1]} states, but the chain has {len(self.P)}")
         require_law(start)
         return start @ torch.linalg.matrix_power(self.P, n)
 
     def closed_classes(self) -> list[list[int]]:
-        """The sets of states that reach each other and nothing else; a chain ends in one of them and never leaves.
+        """The closed communicating classes: sets of states that reach each other and no other state.
 
-        What can happen is what has P_ij > 0, however small. States in no closed class are transient.
+        A transition is possible if P_ij > 0, however small. States in no closed class are transient.
         """
         reach = (self.P > 0) | torch.eye(len(self.P), dtype=torch.bool)
         for _ in range(len(self.P).bit_length()):
@@ -66,10 +69,10 @@ class MarkovChain:
         return [row.nonzero()[:, 0].tolist() for i, row in enumerate(mutual) if closed[i] and not row[:i].any()]
 
     def stationary_laws(self) -> Tensor:
-        """The extreme stationary laws, one on each closed class; every stationary law is a mixture of them.
+        """One stationary distribution for each closed class; every stationary distribution is a mixture of them.
 
         Returns:
-            Laws in the order of :meth:`closed_classes`, shape (classes, n).
+            Probabilities in the order of :meth:`closed_classes`, shape (classes, n).
         """
         classes = self.closed_classes()
         laws = self.P.new_zeros(len(classes), len(self.P))
@@ -78,31 +81,31 @@ class MarkovChain:
         return laws
 
     def stationary(self) -> Tensor:
-        """The law π with π P = π, shape (n,). A periodic chain has one too, though its law need not tend to it.
+        """The distribution π with π P = π, shape (n,). Periodic chains have one too, but need not converge to it.
 
         Raises:
-            ValueError: there are several, as the chain has several closed classes; they are named.
+            ValueError: the chain has several closed classes, hence several π; the message lists the classes.
         """
         classes = self.closed_classes()
         if len(classes) > 1:
             raise ValueError(
-                f"the stationary law is not unique: the closed classes {classes} have one each (stationary_laws)"
+                f"the stationary law is not unique: each of the closed classes {classes} has one (see stationary_laws)"
             )
         return self.stationary_laws()[0]
 
     def simulate(self, start: Tensor, n: int, draws: Draws) -> Tensor:
-        """Paths X_0 … X_n, each of which depends on its example's index alone, and begins as a shorter one does.
+        """Paths X_0 … X_n. A path depends only on its example's index; a longer path begins with the shorter one.
 
         Args:
             start: states X_0, integers, shape (B,).
-            n: steps, n ≥ 0.
-            draws: the examples' randomness (``Stream.SAMPLE``).
+            n: number of steps, n ≥ 0.
+            draws: the examples' random numbers (``Stream.SAMPLE``).
 
         Returns:
             States, integers, shape (B, n + 1).
 
         Raises:
-            ValueError: a start that is no state.
+            ValueError: an entry of ``start`` is not a state.
         """
         _require_states(start, len(self.P))
         u = draws.uniform(Stream.SAMPLE, (n,))
@@ -115,7 +118,7 @@ class MarkovChain:
 def _stationary(P: Tensor) -> Tensor:
     """π P = π of an irreducible chain, to full relative precision (Grassmann, Taksar & Heyman 1985).
 
-    States are removed one by one, the chain being watched on those that are left; nothing is ever subtracted.
+    It removes the states one by one and keeps the chain on the remaining states, without any subtraction.
     """
     P = P.clone()
     for k in range(len(P) - 1, 0, -1):
@@ -128,30 +131,30 @@ def _stationary(P: Tensor) -> Tensor:
 
 
 def draw(law: Tensor, u: Tensor) -> Tensor:
-    """States with the given laws, by inversion of the distribution function: the k with F(k−1) ≤ u < F(k).
+    """Sample states by inversion of the distribution function: the k with F(k−1) ≤ u < F(k).
 
     Args:
         law: probabilities, shape (…, n), float64.
-        u: uniform in [0, 1), of a shape that broadcasts with the law's leading dimensions.
+        u: uniform in [0, 1), of a shape that broadcasts with the leading dimensions of ``law``.
 
     Returns:
-        Integers 0 … n−1; never one without probability.
+        Integers 0 … n−1, never a state of probability 0.
     """
     total = law.cumsum(-1)
     return (total / total[..., -1:] <= u[..., None]).sum(-1)
 
 
 class NoisingChain:
-    """Noise that forgets: q(x_t | x_{t−1}) = α_t [x_t = x_{t−1}] + β_t π(x_t)  (Austin et al. 2021, appendix A.2).
+    """A noising chain: q(x_t | x_{t−1}) = α_t [x_t = x_{t−1}] + β_t π(x_t)  (Austin et al. 2021, appendix A.2).
 
-    In every method x is integers (B, …), t and s are integers (B,), 0 ≤ s < t ≤ T, and a law has shape (B, …, n).
+    In every method x holds integers (B, …), t and s integers (B,), 0 ≤ s < t ≤ T; a result has shape (B, …, n).
 
     Args:
-        beta: β_1 … β_T, shape (T,), each in (0, 1), the last in (0, 1]; ``Schedule.beta[1:]`` is one.
-        pi: π, the law that is left in the end, shape (n,), float64.
+        beta: β_1 … β_T, shape (T,), each in (0, 1); the last may be 1.
+        pi: π, the distribution of the replaced states, shape (n,), float64.
 
     Raises:
-        ValueError: a β_t outside its range, or π is no law.
+        ValueError: a β_t is outside its range, or π is not a distribution.
     """
 
     def __init__(self, beta: Tensor, pi: Tensor) -> None:
@@ -169,33 +172,33 @@ class NoisingChain:
         return self.beta.numel() - 1
 
     def matrix(self, t: int) -> Tensor:
-        """Q_t = α_t I + β_t 1 πᵀ, the transition matrix of step t, shape (n, n): one for :class:`MarkovChain`."""
+        """Q_t = α_t I + β_t 1 πᵀ, the transition matrix of step t, shape (n, n)."""
         states = torch.arange(len(self.pi))
         return self.step(states, torch.full_like(states, t))
 
     def step(self, x_prev: Tensor, t: Tensor) -> Tensor:
-        """The law q(x_t | x_{t−1}) of x_t."""
+        """The distribution q(x_t | x_{t−1}) of x_t."""
         return self._from(x_prev, t, t - 1)
 
     def jump(self, x_0: Tensor, t: Tensor) -> Tensor:
-        """The law q(x_t | x_0) = ᾱ_t [x_t = x_0] + (1 − ᾱ_t) π(x_t) of x_t  [D3PM (3)]; t may be 0."""
+        """The distribution q(x_t | x_0) = ᾱ_t [x_t = x_0] + (1 − ᾱ_t) π(x_t) of x_t  [D3PM (3)]; t may be 0."""
         return self._from(x_0, t, torch.zeros_like(t))
 
     def posterior(self, x_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor | None = None) -> Tensor:
-        """The law q(x_s | x_t, x_0) of x_s, with s = t − 1 unless given  [D3PM (3)].
+        """The distribution q(x_s | x_t, x_0) of x_s, with s = t − 1 unless given  [D3PM (3)].
 
         With α = ᾱ_t/ᾱ_s and β = 1 − α, q(x_s | x_t, x_0) is
 
             (α [x_s = x_t] + β π(x_t)) (ᾱ_s [x_s = x_0] + (1 − ᾱ_s) π(x_s)) / (ᾱ_t [x_t = x_0] + (1 − ᾱ_t) π(x_t)).
 
         Raises:
-            ValueError: x_t cannot come from x_0.
+            ValueError: q(x_t | x_0) = 0.
         """
         s = t - 1 if s is None else s
         _require_states(x_t, len(self.pi))
         evidence = self.jump(x_0, t).gather(-1, x_t[..., None])
         if not bool((evidence > 0).all()):
-            raise ValueError("q(x_t | x_0) is 0: this x_t cannot come from this x_0")
+            raise ValueError("q(x_t | x_0) is 0: x_0 cannot become this x_t")
         kept, forgotten = self._rates(t, s, x_t.ndim)
         likelihood = kept * F.one_hot(x_t, len(self.pi)) + forgotten * self.pi[x_t][..., None]
         return likelihood * self.jump(x_0, s) / evidence
@@ -207,15 +210,15 @@ class NoisingChain:
         return kept * F.one_hot(x_s, len(self.pi)) + forgotten * self.pi
 
     def _rates(self, t: Tensor, s: Tensor, ndim: int) -> tuple[Tensor, Tensor]:
-        """α = ᾱ_t/ᾱ_s and β = 1 − α, shaped (B, 1, …, 1) to multiply laws of x with ndim dimensions."""
+        """α = ᾱ_t/ᾱ_s and β = 1 − α, of shape (B, 1, …, 1) to multiply distributions of an x with ndim dimensions."""
         if not bool(((s >= 0) & ((s < t) | (t == 0)) & (t <= self.T)).all()):
-            raise ValueError(f"steps are 0 ≤ s < t ≤ {self.T}")
+            raise ValueError(f"steps must satisfy 0 ≤ s < t ≤ {self.T}")
         log_alpha = (self.log_alpha_bar[t] - self.log_alpha_bar[s]).reshape(-1, *[1] * ndim)
         return log_alpha.exp(), -torch.expm1(log_alpha)
 
 
 def uniform_noise(beta: Tensor, L: int) -> NoisingChain:
-    """A level that is forgotten becomes any of the L levels: π = 1/L (Austin et al. 2021, appendix A.2.1).
+    """A replaced level becomes any of the L levels: π = 1/L (Austin et al. 2021, appendix A.2.1).
 
     Args:
         beta: β_1 … β_T, shape (T,).
@@ -225,7 +228,7 @@ def uniform_noise(beta: Tensor, L: int) -> NoisingChain:
 
 
 def absorbing_noise(beta: Tensor, L: int) -> NoisingChain:
-    """A level that is forgotten becomes "absorbed", the state L after levels 0 … L−1, and stays it (appendix A.2.2).
+    """A replaced level becomes "absorbed", state L after the levels 0 … L−1, and stays there (appendix A.2.2).
 
     Args:
         beta: β_1 … β_T, shape (T,).
@@ -235,7 +238,10 @@ def absorbing_noise(beta: Tensor, L: int) -> NoisingChain:
 
 
 def even_beta(T: int) -> Tensor:
-    """β_t = 1/(T − t + 1), so that ᾱ_t = 1 − t/T: each step forgets the same share (Austin et al. 2021, section 3.1).
+    """β_t = 1/(T − t + 1), so that ᾱ_t = 1 − t/T decreases linearly (Austin et al. 2021, section 3.1).
+
+    Args:
+        T: the number of steps.
 
     Returns:
         β_1 … β_T, float64, shape (T,); β_T = 1.
@@ -245,4 +251,4 @@ def even_beta(T: int) -> Tensor:
 
 def _require_states(x: Tensor, n: int) -> None:
     if not bool(((x >= 0) & (x < n)).all()):
-        raise ValueError(f"states are the integers 0 … {n - 1}")
+        raise ValueError(f"states must be integers 0 … {n - 1}")

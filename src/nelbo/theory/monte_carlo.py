@@ -1,4 +1,4 @@
-"""KL(q‖p) estimated from samples of q, with its standard error: for laws without a closed form, in any dimension."""
+"""KL(q‖p) and its standard error from samples of q, for distributions without a closed form in any dimension."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Estimate(NamedTuple):
 
     Attributes:
         mean: the estimate.
-        stderr: its standard error, from the spread of the samples.
+        stderr: its standard error, from the standard deviation of the samples.
     """
 
     mean: Tensor
@@ -25,16 +25,16 @@ class Estimate(NamedTuple):
 def kl_monte_carlo(log_q: Tensor, log_p: Tensor) -> Estimate:
     """KL(q‖p) = E_q[ln q(x) − ln p(x)] ≈ (1/n) Σ_i [ln q(x_i) − ln p(x_i)] with x_i ~ q, unbiased.
 
-    Both densities must be normalised, which samples cannot show: a factor of p changes the answer by its logarithm.
+    Both densities must be normalised, and samples cannot verify this: a factor c of p changes the result by −ln c.
 
     Args:
         log_q, log_p: ln q(x_i) and ln p(x_i) at independent samples of q, in nats, shape (n, …), n ≥ 2.
 
     Returns:
-        The estimate and its standard error, shape (…); an estimate may be negative, the divergence is not.
+        The estimate and its standard error in nats, shape (…); an estimate can be negative.
 
     Raises:
-        ValueError: n < 2; a sample where q has no density; one where p has none, so that the divergence is infinite.
+        ValueError: n < 2, ln q is not finite at a sample, or ln p is not finite (the divergence is infinite at −∞).
     """
     return _mean(-_log_ratio(log_q, log_p))
 
@@ -42,9 +42,9 @@ def kl_monte_carlo(log_q: Tensor, log_p: Tensor) -> Estimate:
 def kl_monte_carlo_low_variance(log_q: Tensor, log_p: Tensor) -> Estimate:
     """KL(q‖p) = E_q[r − 1 − ln r] with r = p/q, x_i ~ q (k3 of Schulman 2020, "Approximating KL divergence").
 
-    No sample counts less than nothing, and laws that are near each other need far fewer of them: r − 1 has mean 0 under
-    q and cancels the first order of ln r. That mean is 0 only if q has density wherever p has; otherwise the estimate
-    is too low by p's mass outside q's support.
+    Every summand is at least 0. The term r − 1 has mean 0 under q and cancels the first order of ln r, so similar
+    distributions need far fewer samples. The mean is 0 only if q has density wherever p has; otherwise the estimate is
+    too low by p's mass outside q's support.
 
     Args, returns and raises as :func:`kl_monte_carlo`; the estimate is never negative.
     """
@@ -53,13 +53,13 @@ def kl_monte_carlo_low_variance(log_q: Tensor, log_p: Tensor) -> Estimate:
 
 
 def _log_ratio(log_q: Tensor, log_p: Tensor) -> Tensor:
-    """ln r = ln p − ln q, finite."""
+    """ln r = ln p − ln q, checked to be finite."""
     if not bool(log_q.isfinite().all()):
-        raise ValueError("ln q is not finite at a sample: these are no samples of a density q")
+        raise ValueError("ln q is not finite at a sample: the samples are not from a density q")
     if bool((log_p == -torch.inf).any()):
         raise ValueError(INFINITE)
     if not bool(log_p.isfinite().all()):
-        raise ValueError("ln p is not finite at a sample: it is no density")
+        raise ValueError("ln p is not finite at a sample: p is not a density")
     return log_p - log_q
 
 

@@ -1,4 +1,4 @@
-"""Normal distributions, their divergence and their entropy, in closed form.
+"""Normal distributions: KL divergence and entropy in closed form.
 
 KL(N(μ_q, σ_q²) ‖ N(μ_p, σ_p²)) = ½ [ (μ_q − μ_p)²/σ_p² + δ − ln(1 + δ) ],   δ = σ_q²/σ_p² − 1
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Gaussian(NamedTuple):
-    """A Gaussian with independent components: mean μ and variance σ², shapes that broadcast."""
+    """A Gaussian with independent components: mean μ and variance σ², broadcastable shapes."""
 
     mean: Tensor
     var: Tensor
@@ -41,7 +41,7 @@ def kl_normal(mean_q: Tensor, var_q: Tensor, mean_p: Tensor, var_p: Tensor) -> T
 
 
 def kl_of_variances(var_q: Tensor, var_p: Tensor) -> Tensor:
-    """Twice the part of KL(q‖p) that the variances alone cost: δ − ln(1 + δ) with δ = σ_q²/σ_p² − 1.
+    """δ − ln(1 + δ) with δ = σ_q²/σ_p² − 1: twice the KL(q‖p) of two normals with equal means.
 
     For D dimensions and σ_q² = β̃_t, σ_p² = σ_t², half of it times D is (D/2)(β̃_t/σ_t² − 1 + ln(σ_t²/β̃_t)).
     """

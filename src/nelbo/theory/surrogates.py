@@ -1,9 +1,9 @@
-"""Variational inference: a surrogate q for a posterior known up to its constant.
+"""Variational inference: a surrogate q for an unnormalised posterior.
 
     ln p(X=D) = ELBO(q) + KL(q(Z) ‖ p(Z|X=D)),   ELBO(q) = E_q[ln p(X=D, Z) − ln q(Z)]
 
-so the q with the largest ELBO has the smallest divergence (Jordan et al. 1999). The gradient of the ELBO is estimated
-in two ways, both without bias: through the samples, or through ln q alone.
+The q with the largest ELBO has the smallest divergence (Jordan et al. 1999). Two unbiased estimators give the gradient
+of the ELBO: reparameterised samples, and the score function.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from nelbo.rng import Draws, Stream
 
 CPU = torch.device("cpu")
 LogJoint = Callable[[Tensor], Tensor]
-"""ln p(X=D, z) in nats, shape (S,) for z of shape (S, D); it need not be normalised."""
+"""ln p(X=D, z) in nats, shape (S,) for z of shape (S, D); it may be unnormalised."""
 
 
 class Surrogate(nn.Module, ABC):
-    """q(Z), with parameters that are free to take any value.
+    """q(Z), with unconstrained parameters.
 
     Attributes:
         reparameterised: whether samples carry gradients to the parameters.
@@ -36,7 +36,7 @@ class Surrogate(nn.Module, ABC):
 
     @abstractmethod
     def sample(self, draws: Draws, stream: Stream = Stream.TRAIN_NOISE) -> Tensor:
-        """z of shape (S, D), one for each example of ``draws``."""
+        """z of shape (S, D), one sample for each example of ``draws``."""
 
     @abstractmethod
     def log_prob(self, z: Tensor) -> Tensor:
@@ -66,10 +66,10 @@ class _Gaussian(Surrogate):
 
 
 class MeanField(_Gaussian):
-    """q = ∏_d N(μ_d, σ_d²): independent coordinates; it starts with σ = 1.
+    """q = ∏_d N(μ_d, σ_d²): independent coordinates, initially with σ = 1.
 
     Args:
-        mean: the first μ, shape (D,).
+        mean: the initial μ, shape (D,).
     """
 
     def factor(self) -> Tensor:
@@ -77,10 +77,10 @@ class MeanField(_Gaussian):
 
 
 class FullRank(_Gaussian):
-    """q = N(μ, L Lᵀ), L by its Cholesky factor with diagonal exp(·): Kucukelbir et al. 2017; it starts with L = I.
+    """q = N(μ, L Lᵀ), with L a Cholesky factor of diagonal exp(·), initially the identity (Kucukelbir et al. 2017).
 
     Args:
-        mean: the first μ, shape (D,).
+        mean: the initial μ, shape (D,).
     """
 
     def __init__(self, mean: Tensor) -> None:
@@ -92,14 +92,14 @@ class FullRank(_Gaussian):
 
 
 class Family(Surrogate):
-    """Any family of torch.distributions.
+    """Any distribution of torch.distributions.
 
     Args:
         build: unconstrained parameters, shape (P,), to a distribution over vectors of shape (D,).
-        start: the first parameters, shape (P,).
+        start: the initial parameters, shape (P,).
 
     Raises:
-        InputError: the distribution is not over one vector.
+        InputError: the distribution has a batch shape, or its event is not a vector.
     """
 
     def __init__(self, build: Callable[[Tensor], Distribution], start: Tensor) -> None:
@@ -131,7 +131,7 @@ def log_ratio(log_joint: LogJoint, q: Surrogate, z: Tensor) -> Tensor:
         z: samples, shape (S, D).
 
     Raises:
-        InputError: a log_joint of another shape, or one that is not finite at a sample.
+        InputError: the result of ``log_joint`` has another shape, or is not finite at a sample.
     """
     value = log_joint(z)
     if value.shape != z.shape[:1]:
@@ -144,11 +144,11 @@ def log_ratio(log_joint: LogJoint, q: Surrogate, z: Tensor) -> Tensor:
 
 
 class Objective(NamedTuple):
-    """What one batch of samples says.
+    """The ELBO's terms from one batch of samples, and a value to differentiate.
 
     Attributes:
         terms: ln p(X=D, z) − ln q(z), without gradients, in nats, shape (S,).
-        value: a number whose gradient estimates that of the ELBO; its own value means nothing.
+        value: a scalar whose gradient estimates the ELBO's gradient; its own value has no meaning.
     """
 
     terms: Tensor
@@ -163,8 +163,8 @@ def reparameterised(log_joint: LogJoint, q: Surrogate, draws: Draws) -> Objectiv
 
     Args:
         log_joint: ln p(X=D, ·), differentiable.
-        q: a surrogate whose samples carry gradients.
-        draws: one example for each of the S samples; their noise is the training noise.
+        q: a surrogate with reparameterised samples.
+        draws: the random numbers, one example for each of the S samples.
 
     Raises:
         InputError: samples of q carry no gradients.
@@ -185,12 +185,12 @@ def score_function(log_joint: LogJoint, q: Surrogate, draws: Draws) -> Objective
 
 
 def leave_one_out(log_joint: LogJoint, q: Surrogate, draws: Draws) -> Objective:
-    """The score function with a baseline, f_i − mean of f_j over j ≠ i: Kool et al. 2019.
+    """The score-function estimator with the baseline mean_{j ≠ i} f_j subtracted from f_i: Kool et al. 2019.
 
     Arguments as in :func:`score_function`.
 
     Raises:
-        InputError: S < 2, which leaves none out.
+        InputError: S < 2.
     """
     count = len(draws.indices)
     _require_count(count)
@@ -200,7 +200,7 @@ def leave_one_out(log_joint: LogJoint, q: Surrogate, draws: Draws) -> Objective:
 
 
 def _scored(log_joint: LogJoint, q: Surrogate, draws: Draws) -> tuple[Tensor, Tensor]:
-    """f without gradients and ln q with them, at samples that carry none."""
+    """f without gradients, and ln q with gradients, at samples without gradients."""
     with torch.no_grad():
         z = q.sample(draws)
         terms = log_ratio(log_joint, q, z)
@@ -209,18 +209,18 @@ def _scored(log_joint: LogJoint, q: Surrogate, draws: Draws) -> tuple[Tensor, Te
 
 def _require_count(count: int) -> None:
     if count < 2:
-        raise InputError("count", f"is {count}; an error, or a baseline, takes at least 2 samples")
+        raise InputError("count", f"is {count}; a standard error or a baseline needs at least 2 samples")
 
 
 class Estimate(NamedTuple):
-    """A number and its Monte-Carlo standard error, in nats."""
+    """A number and its Monte Carlo standard error, in nats."""
 
     value: float
     stderr: float
 
 
 class FitStep(NamedTuple):
-    """The state of a fit: the step just taken, from 1, and the ELBO's estimate before it."""
+    """One step of a fit: its number, from 1, and the estimated ELBO before it."""
 
     step: int
     elbo: Estimate
@@ -236,22 +236,22 @@ def fit(
     seed: int = 0,
     estimator: Estimator | None = None,
 ) -> Iterator[FitStep]:
-    """Maximise the ELBO by Adam, its rate falling linearly to nought; q is changed in place.
+    """Maximise the ELBO by Adam, with a learning rate that decreases linearly to 0; q is changed in place.
 
     Args:
         log_joint: ln p(X=D, ·).
-        q: the surrogate, where to begin.
-        steps: how many to take.
+        q: the surrogate, at its initial parameters.
+        steps: the number of steps.
         count: S ≥ 2, samples for each step.
-        rate: Adam's rate at the first step.
-        seed: decides every sample.
-        estimator: of the gradient; ``reparameterised`` if q can be, else ``leave_one_out``.
+        rate: Adam's learning rate at the first step.
+        seed: the seed of all samples.
+        estimator: of the gradient; by default ``reparameterised`` if q allows it, else ``leave_one_out``.
 
     Yields:
-        The step and the ELBO's estimate from its samples.
+        The step and the ELBO estimated from its samples.
 
     Raises:
-        InputError: count < 2; log_joint of another shape or not finite, or a gradient that is not finite.
+        InputError: count < 2, a result of ``log_joint`` has another shape, or it or a gradient is not finite.
     """
     _require_count(count)
     estimate = estimator or (reparameterised if q.reparameterised else leave_one_out)
@@ -270,16 +270,19 @@ def fit(
 
 @torch.no_grad()
 def elbo(log_joint: LogJoint, q: Surrogate, count: int = 10_000, seed: int = 0) -> Estimate:
-    """E_q[ln p(X=D, Z) − ln q(Z)] by its mean over samples.
+    """E_q[ln p(X=D, Z) − ln q(Z)], estimated by the mean over samples.
 
     Args:
         log_joint: ln p(X=D, ·).
         q: the surrogate.
         count: S ≥ 2, the number of samples.
-        seed: decides them; never those of a fit.
+        seed: the seed of the samples, which differ from those of every fit.
+
+    Returns:
+        The ELBO and its standard error, in nats.
 
     Raises:
-        InputError: count < 2, or log_joint of another shape or not finite.
+        InputError: count < 2, or a result of ``log_joint`` has another shape or is not finite.
     """
     _require_count(count)
     return _mean(log_ratio(log_joint, q, q.sample(Draws(seed, 0, range(count), count, CPU), Stream.SCORE_NOISE)))
@@ -289,8 +292,8 @@ def elbo(log_joint: LogJoint, q: Surrogate, count: int = 10_000, seed: int = 0) 
 def log_evidence(log_joint: LogJoint, q: Surrogate, count: int = 10_000, seed: int = 0) -> Estimate:
     """ln (1/S) Σ_i p(X=D, z_i)/q(z_i), z_i ~ q: Burda et al. 2016 (8). Its mean is at most ln p(X=D).
 
-    The error is the delta method's, σ(w)/(mean(w) √S); a q with lighter tails than the posterior makes it too small.
-    Arguments and errors as in :func:`elbo`.
+    The standard error is the delta method's, σ(w)/(mean(w) √S). It is too small if q has lighter tails than the
+    posterior. Arguments, returns and errors as in :func:`elbo`.
     """
     _require_count(count)
     terms = log_ratio(log_joint, q, q.sample(Draws(seed, 0, range(count), count, CPU), Stream.SCORE_NOISE))

@@ -1,4 +1,4 @@
-"""The training loop, and what it keeps."""
+"""The training loop, and its checkpoints."""
 
 from nelbo.training.checkpoint import Checkpoint, load_weights, read_checkpoint, write_checkpoint
 from nelbo.training.folders import latest_checkpoint

@@ -1,4 +1,4 @@
-"""The training data: one permutation after another, cut into batches, by (seed, step) alone."""
+"""The training data in batches: one permutation after another, a function of (seed, step)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Batches:
         images: integer levels, uint8, shape (N, C, H, W); never copied.
         size: B, the number of images of the whole batch.
         seed: the seed of the run.
-        grey_levels: the number of levels of the images where each batch is binarised, else None.
-        flip: whether each image is mirrored, left to right, with probability ½.
+        grey_levels: the number of levels of the images, if each batch is binarised; else None.
+        flip: whether to mirror each image, left to right, with probability ½.
     """
 
     def __init__(
@@ -40,19 +40,19 @@ class Batches:
         return rows
 
     def gather(self, step: int, places: Sequence[int], out: Tensor | None = None) -> Tensor:
-        """Copy the images in these places, 0 … B−1, of the batch of this step, as they are in ``images``.
+        """Copy images of the batch of this step, as they are in ``images``.
 
         Args:
-            step: which batch.
-            places: which of its images.
-            out: where they go, uint8, shape (len(places), C, H, W); new memory if None.
+            step: the step of the batch.
+            places: the places of the images in the batch, 0 … B−1.
+            out: the tensor to fill, uint8, shape (len(places), C, H, W); None for a new one.
         """
         out = torch.empty(len(places), *self.images.shape[1:], dtype=self.images.dtype) if out is None else out
         np.take(self.images.numpy(), self.rows(step)[list(places)], axis=0, out=out.numpy())
         return out
 
     def augment(self, images: Tensor, step: int, places: Sequence[int]) -> Tensor:
-        """Binarise and mirror gathered images as the run does, on their device; uint8, of their shape."""
+        """Binarise and mirror gathered images, if the run does so, on their device; uint8, of their shape."""
         if self.grey_levels is not None:
             images = drawn(images, self.grey_levels, self.seed, Stream.BINARIZE, step, places)
         if self.flip:
@@ -61,7 +61,7 @@ class Batches:
         return images
 
     def order(self, epoch: int) -> np.ndarray:
-        """The order of the data in one epoch; the last one is kept."""
+        """The order of the data in one epoch; the last one is cached."""
         kept = self._order
         if kept[0] != epoch:
             kept = self._order = (epoch, permutation(self.seed, epoch, len(self.images)))

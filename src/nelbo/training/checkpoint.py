@@ -1,9 +1,8 @@
-"""Checkpoints: complete or not there at all.
+"""Checkpoints that are either complete or absent.
 
-``RUN/checkpoints/step-00001000/`` holds model.safetensors, ema.safetensors, optimizer.safetensors and state.json. It
-is written under another name, forced to disk and renamed, then ``RUN/checkpoints/latest`` is made to name it.
-state.json carries the size and SHA-256 of the tensor files, so that a damaged one is noticed. Nothing is
-a pickle.
+``RUN/checkpoints/step-00001000/`` holds model.safetensors, ema.safetensors, optimizer.safetensors and state.json. It is
+written under another name, synced to disk and renamed; then ``RUN/checkpoints/latest`` is set to its name. state.json
+has the size and SHA-256 of the tensor files, to detect damage. No file is a pickle.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ FILES = ("model", "ema", "optimizer")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything that training needs to go on.
+    """Everything that is needed to continue training.
 
     Args:
         state: step, seconds, random state, data position: JSON values.
@@ -44,13 +43,15 @@ class Checkpoint:
 
 
 def write_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint, make ``latest`` name it, and thin out old ones; returns its folder."""
+    """Write a checkpoint, set ``latest`` to it, and delete old ones; returns its folder."""
     final = folder_of(run, checkpoint.state["step"])
     with atomic_write(final) as aside:
         aside.mkdir()
         files = {}
         for name in FILES:
-            data = safetensors.torch.save({k: v.detach().contiguous() for k, v in checkpoint.tensors[name].items()})
+            data = safetensors.torch.save(
+                {k: v.detach().cpu().contiguous() for k, v in checkpoint.tensors[name].items()}
+            )
             write_synced(aside / f"{name}.safetensors", data)
             files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         state = {"format": FORMAT, **checkpoint.state, "files": files}
@@ -66,7 +67,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     """state.json of a checkpoint.
 
     Raises:
-        InputError: it is missing, not JSON, of a later format, or of another step than the folder's name says.
+        InputError: the file is missing, not JSON, of a later format, or of another step than its folder's name.
     """
     path = folder / "state.json"
     try:
@@ -78,14 +79,14 @@ def read_state(folder: Path) -> dict[str, Any]:
     if not is_state(state):
         raise damaged(path, "is not a checkpoint's state")
     if NAME.fullmatch(folder.name) and state["step"] != step_of(folder):
-        raise damaged(path, f"is of step {state['step']}, and its folder is {folder.name}")
+        raise damaged(path, f"is of step {state['step']}, but its folder is {folder.name}")
     if state.get("format") not in range(1, FORMAT + 1):
-        raise InputError(str(path), f"has format {state.get('format')}, and this nelbo reads 1 to {FORMAT}; update it")
+        raise InputError(str(path), f"has format {state.get('format')}, but this nelbo reads 1 to {FORMAT}; update it")
     return state
 
 
 def is_state(state: Any) -> bool:
-    """Whether this is what :func:`write_checkpoint` writes, in any format."""
+    """Whether this is a state of :func:`write_checkpoint`, in any format."""
     if not isinstance(state, dict) or not isinstance(state.get("files"), dict):
         return False
     files = [state["files"].get(name) for name in FILES]
@@ -102,7 +103,7 @@ def is_state(state: Any) -> bool:
 
 
 def rollbacks_of(state: dict[str, Any]) -> int:
-    """How often the run went back to a checkpoint; before 0.2 this was ``falls``."""
+    """How often the run went back to a checkpoint; called ``falls`` before 0.2."""
     rollbacks: int = state.get("rollbacks", state.get("falls", 0))
     return rollbacks
 
@@ -111,17 +112,17 @@ def read_tensors(folder: Path, name: str, state: dict[str, Any]) -> dict[str, Te
     """One of a checkpoint's tensor files.
 
     Raises:
-        InputError: it is missing, or its size or contents are not those that were written.
+        InputError: the file is missing, or its size or contents have changed.
     """
     path = folder / f"{name}.safetensors"
     expected = state["files"][name]
     try:
         size = path.stat().st_size
         if size != expected["bytes"]:
-            raise damaged(path, f"has {size:,} bytes where {expected['bytes']:,} were written")
+            raise damaged(path, f"has {size:,} bytes, but {expected['bytes']:,} were written")
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != expected["sha256"]:
-            raise damaged(path, "does not hold what was written")
+            raise damaged(path, "has changed since it was written")
         return renamed(safetensors.torch.load(data), state["format"])
     except OSError as error:
         raise damaged(path, f"cannot be read ({error.strerror})") from None
@@ -130,7 +131,7 @@ def read_tensors(folder: Path, name: str, state: dict[str, Any]) -> dict[str, Te
 
 
 def renamed(tensors: dict[str, Tensor], written_in: int) -> dict[str, Tensor]:
-    """The tensors under the names of this format: in format 1 the schedule of a ``vdm`` was called gamma."""
+    """The tensors under the names of this format; in format 1 the schedule of a ``vdm`` was called gamma."""
     if written_in > 1:
         return tensors
     return {re.sub(r"^((?:student|teacher)\.)?gamma\.", r"\1schedule.", name): x for name, x in tensors.items()}
@@ -140,23 +141,23 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     """The checkpoint in this folder.
 
     Raises:
-        InputError: any file of it is missing or damaged.
+        InputError: a file is missing or damaged.
     """
     state = read_state(folder)
     return Checkpoint(state, {name: read_tensors(folder, name, state) for name in FILES})
 
 
 def shared(team: Team, read: Callable[[], Checkpoint] | None) -> Checkpoint | None:
-    """A checkpoint that the main process reads, on every process, which need not see its disk.
+    """A checkpoint that the main process reads and sends to every process.
 
     Args:
         team: the processes.
-        read: reads it; None where there is none. What the others bring does not matter.
+        read: reads it on the main process; None if there is no checkpoint. Ignored on the others.
 
     Raises:
-        InputError: it cannot be read; ElsewhereError on the others.
+        InputError: it cannot be read; ElsewhereError on the other processes.
     """
-    own: list[Checkpoint] = []  # on the main process, if there is one
+    own: list[Checkpoint] = []  # on the main process, if there is a checkpoint
 
     def state() -> bytes:
         if read is not None:
@@ -171,7 +172,7 @@ def shared(team: Team, read: Callable[[], Checkpoint] | None) -> Checkpoint | No
 
 
 def load_weights(model: nn.Module, folder: Path, weights: str) -> dict[str, Any]:
-    """Put ``model`` or ``ema`` weights of a checkpoint into a model; returns the checkpoint's state.
+    """Load ``model`` or ``ema`` weights of a checkpoint into a model; returns the checkpoint's state.
 
     Raises:
         InputError: the file is damaged, or does not fit the model.
@@ -182,10 +183,10 @@ def load_weights(model: nn.Module, folder: Path, weights: str) -> dict[str, Any]
 
 
 def fit(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Load tensors into a model of the same names and shapes.
+    """Load tensors into a model with the same names and shapes.
 
     Raises:
-        InputError: they are not the same.
+        InputError: names or shapes differ.
     """
     try:
         model.load_state_dict(tensors)
@@ -193,4 +194,4 @@ def fit(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
         own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
         theirs = {name: tuple(value.shape) for name, value in tensors.items()}
         odd = min(name for name in {*own, *theirs} if own.get(name) != theirs.get(name))
-        raise InputError(str(path), f"does not fit the model that config.toml describes (first at {odd!r})") from None
+        raise InputError(str(path), f"does not fit the model of config.toml (first difference: {odd!r})") from None

@@ -1,6 +1,6 @@
-"""The moving average of the weights: what is sampled and scored.
+"""The exponential moving average of the weights, which is sampled and scored.
 
-By hand, as the averages of torch.optim.swa_utils have no warm-up of the decay.
+Written by hand because the averages of torch.optim.swa_utils have no warm-up of the decay.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from nelbo.training.shards import distribute_like, gather, to_local
 class EMA:
     """θ̄ ← d θ̄ + (1 − d) θ after every step, with d = min(decay, (1 + step)/(10 + step)).
 
-    The warm-up of d lets the average forget the initial weights; buffers are copied.
+    The warm-up of d lets the average forget the initial weights. Buffers are copied.
 
     Args:
-        model: the model whose weights are averaged.
+        model: the model to average.
         decay: the final d.
     """
 
@@ -33,14 +33,14 @@ class EMA:
         self.decay = decay
 
     def split(self, model: nn.Module) -> None:
-        """Shard the average as the weights of ``model`` are; :attr:`model` holds it when it is collected."""
+        """Shard the average like the weights of ``model``; :meth:`collect` writes it to :attr:`model`."""
         self.sharded = True
         pairs = zip(self.model.parameters(), model.parameters(), strict=True)
         self.averages = [distribute_like(average.detach(), p) for average, p in pairs]
 
     @torch.no_grad()
     def collect(self, model: nn.Module, main: bool) -> None:
-        """Of shards, every process has to bring its own: the main one's :attr:`model` then holds the average of now."""
+        """Gather a sharded average in the main process's :attr:`model`; every process must call this."""
         if not self.sharded:
             return
         for target, average in zip(self.model.parameters(), self.averages, strict=True):
@@ -51,7 +51,7 @@ class EMA:
 
     @contextmanager
     def at_hand(self, model: GenerativeModel, main: bool) -> Iterator[None]:
-        """While this is entered, the main process has the average of now in :attr:`model`, on ``model``'s device."""
+        """A context in which the main process's :attr:`model` has the current average, on ``model``'s device."""
         self.collect(model, main)
         before = self.model.device
         if main:
@@ -63,7 +63,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after step number ``step`` (1, 2, …)."""
+        """Update the average with the weights after step number ``step`` (1, 2, …)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         averages = [to_local(average) for average in self.averages]
         torch._foreach_lerp_(averages, [to_local(p.detach()) for p in model.parameters()], 1 - decay)
@@ -71,6 +71,6 @@ class EMA:
             self.copy_buffers(model)
 
     def copy_buffers(self, model: nn.Module) -> None:
-        """Buffers are those of the model."""
+        """Copy the buffers of the model."""
         for average, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
             average.copy_(buffer)

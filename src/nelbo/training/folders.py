@@ -1,4 +1,4 @@
-"""The folders of a run's checkpoints: which there are, which is the latest, and which of the old ones stay."""
+"""The folders of a run's checkpoints: list them, find the latest, and delete old ones."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ NAME = re.compile(r"step-\d{8,15}", re.ASCII)
 
 
 def folder_of(run: Path, step: int) -> Path:
-    """Where the checkpoint of this step lies."""
+    """The folder of the checkpoint of this step."""
     return run / "checkpoints" / f"step-{step:08d}"
 
 
 def thin(run: Path) -> None:
-    """Keep the last two checkpoints, and of the older ones those nearest to 1, 2, 4, 8, … times the first."""
+    """Keep the last two checkpoints, and the older ones nearest to 1, 2, 4, 8, … times the first."""
     folders = all_checkpoints(run)
     older, kept_step = folders[:-KEEP_LAST], 0
     for folder in older:
@@ -27,7 +27,7 @@ def thin(run: Path) -> None:
             kept_step = step_of(folder)
         else:
             with suppress(OSError):
-                aside = beside(folder)  # renamed first: a folder of this name is whole, however the process ends
+                aside = beside(folder)  # renamed first, so that a folder with this name is always complete
                 remove(aside)
                 folder.replace(aside)
                 remove(aside)
@@ -40,12 +40,12 @@ def all_checkpoints(run: Path) -> list[Path]:
 
 
 def step_of(folder: Path) -> int:
-    """The step that a checkpoint folder's name says."""
+    """The step in a checkpoint folder's name."""
     return int(folder.name.removeprefix("step-"))
 
 
 def latest_checkpoint(run: Path) -> Path | None:
-    """The checkpoint that ``latest`` names, else the newest there is, else None."""
+    """The checkpoint in ``latest``, else the newest, else None."""
     try:
         named = run / "checkpoints" / Path((run / "checkpoints" / "latest").read_text().strip()).name
     except (OSError, UnicodeDecodeError):
@@ -56,7 +56,7 @@ def latest_checkpoint(run: Path) -> Path | None:
 
 
 def damaged(path: Path, how: str) -> InputError:
-    """The error of a checkpoint that is not complete."""
+    """The error for a damaged checkpoint."""
     others = [folder for folder in all_checkpoints(path.parents[2]) if folder != path.parent]
     fix = f"delete {path.parent.name} to fall back on {others[-1].name}" if others else "there is no other checkpoint"
     return InputError(str(path), f"{how}; {fix}")

@@ -1,4 +1,4 @@
-"""How far a run is, and the learning rate that it has there."""
+"""The progress of a run, and the learning rate there."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from nelbo.options import TrainingOptions
 
 
 def progress_at(options: TrainingOptions, step: int, seconds: float, reserve: float = 0.0) -> float:
-    """How much of the run is done, in [0, 1].
+    """The progress of the run, in [0, 1].
 
     Args:
-        options: the recipe; one of ``minutes`` and ``steps`` is set.
-        step: how many steps have been taken.
-        seconds: of training so far.
-        reserve: seconds that a run by the clock keeps for what comes after its last step; at most half of it.
+        options: the training options, with ``minutes`` or ``steps``.
+        step: steps taken.
+        seconds: training time so far.
+        reserve: seconds that a run with ``minutes`` keeps for work after its last step; at most half of the run.
     """
     if options.steps is not None:
         return min(1.0, step / options.steps)
@@ -21,13 +21,13 @@ def progress_at(options: TrainingOptions, step: int, seconds: float, reserve: fl
 
 
 def learning_rate(options: TrainingOptions, step: int, progress: float, rollbacks: int = 0) -> float:
-    """A linear rise over ``warmup`` steps, then constant, then a linear fall to zero over the last ``decay``.
+    """Linear warm-up over ``warmup`` steps, a constant rate, and linear decay to 0 over the last fraction ``decay``.
 
     Args:
-        options: the recipe.
-        step: how many steps have been taken before this one.
-        progress: how much of the run is done.
-        rollbacks: how often the run went back to a checkpoint, each time to half of the rate.
+        options: the training options.
+        step: steps taken before this one.
+        progress: the progress of the run, in [0, 1].
+        rollbacks: how often the run went back to a checkpoint; each time halves the rate.
     """
     rise = min(1.0, (step + 1) / (options.warmup + 1))
     fall = min(1.0, (1.0 - progress) / options.decay) if options.decay else 1.0

@@ -1,8 +1,8 @@
 """The training loop, a generator that yields its state after every step.
 
-The order of the data and all noise are functions of (seed, step), so that a run that stops at a checkpoint and goes on
-is the run that never stopped. They are also those of the whole batch: several processes, each with its share of it,
-take the step that one would. Dropout alone is each process's own.
+The order of the data and all noise depend only on (seed, step), so a run that stops at a checkpoint and resumes equals
+an uninterrupted run. They are those of the whole batch: several processes, each with a part of it, take the step of a
+single process. Only dropout differs between processes.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class Step(NamedTuple):
     """The state after one step.
 
     Attributes:
-        step: how many steps have been taken, from the beginning of the run.
-        progress: how much of the run is done, in [0, 1].
-        loss: mean over the batch; reading it may wait for the device.
+        step: steps taken since the beginning of the run.
+        progress: the progress of the run, in [0, 1].
+        loss: the mean over the batch; reading it may wait for the device.
         lr: the learning rate of this step.
-        seconds: of training so far, earlier sessions included.
+        seconds: training time so far, including earlier sessions.
         images: images seen so far.
-        milestone: whether it is time to look at samples and at ``val``.
+        milestone: whether it is time for samples and a score of ``val``.
     """
 
     step: int
@@ -51,14 +51,14 @@ class Trainer(Session):
     """Trains a model in place, with warm-up and decay, gradient clipping, and an average of the weights."""
 
     def __iter__(self) -> Iterator[Step]:
-        """Train to the end, yielding every step; what the caller does between two steps counts as training time.
+        """Train to the end, yielding every step; the caller's work between two steps counts as training time.
 
-        A checkpoint is written every 10 to 45 seconds and at the end. One that cannot be written on the way is
-        ``trouble``, and is tried again.
+        A checkpoint is written every 10 to 45 seconds and at the end. A failed write during training sets ``trouble``
+        and is repeated later.
 
         Raises:
             Interrupted: after Ctrl-C or SIGTERM, when the checkpoint has been written.
-            FloatingPointError: the loss is not finite, again and again; see :func:`roll_back`.
+            FloatingPointError: the loss is repeatedly not finite; see :func:`roll_back`.
             OSError: the last checkpoint cannot be written.
         """
         self.model.train()
@@ -95,8 +95,8 @@ class Trainer(Session):
         """Take one step; returns the mean loss of the whole batch and the learning rate.
 
         Raises:
-            FloatingPointError: the loss or a gradient is not finite; no step has been taken then. A GPU is asked at
-                every tenth step only, as the answer has to be waited for.
+            FloatingPointError: the loss or a gradient is not finite; the weights are unchanged then. On a GPU it is
+                checked at every tenth step only, because the check waits for the device.
             ProcessLostError: a process has stopped.
         """
         options, device, size = self.options, self.model.device, self.options.batch_size
@@ -107,7 +107,7 @@ class Trainer(Session):
                 group["lr"] = lr * group["times"]
         with dropout_seed(options.seed, self.step, self.team.rank, device), autocast(device, options.precision):
             losses = self.losses(self.batch(), draws)
-            # The mean of this over the processes is the mean over the batch, even if their shares are not.
+            # The mean of this over the processes is the mean over the batch, even for unequal parts.
             loss = losses.mean() * (len(losses) * self.team.count / size)
         loss.backward()
         loss = self.team.mean(loss.detach())

@@ -23,13 +23,14 @@ NEW = (torch.empty, torch.zeros, torch.ones, torch.randn)
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of this name; ``auto`` is CUDA where there is one, else the CPU.
+    """The device of this name; ``auto`` is CUDA where there is one, else Metal (``mps``), else the CPU.
 
     Raises:
-        InputError: no such device here, or one without float64, which likelihoods are computed in.
+        InputError: there is no such device here.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        without_cuda = "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else without_cuda
     try:
         device = torch.device(name)
         if device == torch.device("cuda") and count() > 1:  # one for each process
@@ -39,11 +40,79 @@ def pick_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
         raise InputError("device", f"there is no device {name!r} here; try cpu, or leave it out") from None
+    return device
+
+
+def has_float64(device: torch.device) -> bool:
+    """Whether this device computes in float64; Metal does not."""
     try:
         torch.empty(1, device=device, dtype=torch.float64)
     except (RuntimeError, TypeError):
-        raise InputError("device", f"{name!r} has no float64, which likelihoods need; use cpu") from None
+        return False
+    return True
+
+
+def training_device(options: TrainingOptions) -> torch.device:
+    """The device to train on; one without float64 trains in float32, and not compiled.
+
+    Raises:
+        InputError: there is no such device here, or it cannot do what else is asked for.
+    """
+    device = pick_device(options.device)
+    if not has_float64(device):
+        if options.precision not in ("auto", "fp32"):
+            raise InputError("precision", f"{device.type} trains in fp32; leave it out, or use `device` cpu")
+        if options.compile == "on":
+            raise InputError("compile", f"is not used on {device.type}; leave it out")
+        if count() > 1:
+            raise InputError("device", f"several processes cannot share {device.type}; use cpu, or one process")
     return device
+
+
+class Float32Only(TorchFunctionMode):
+    """While it is entered, a tensor that would be float64 on this device is float32.
+
+    Coefficients are computed in float64 wherever there is float64; so code need not know of devices without.
+
+    Args:
+        device: one without float64.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.kind = device.type
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Ask for float32 in the place of float64, wherever a tensor or an argument names the device."""
+        kwargs = dict(kwargs or {})
+        if not any(map(self.is_here, (*args, *kwargs.values()))):
+            return func(*args, **kwargs)
+        if func is torch.Tensor.double:
+            return args[0].float()
+        if func is torch.Tensor.to and args[0].dtype == torch.float64:
+            args = (args[0].float(), *args[1:])
+        args = tuple(map(single, args))
+        return func(*args, **{name: single(value) for name, value in kwargs.items()})
+
+    def is_here(self, value: Any) -> bool:
+        """Whether this is the device, or a tensor on it."""
+        if isinstance(value, torch.Tensor):
+            return value.device.type == self.kind
+        if isinstance(value, torch.device | str):
+            return str(value).partition(":")[0] == self.kind
+        return False
+
+
+def single(value: Any) -> Any:
+    """float32 in the place of float64; anything else as it is."""
+    return torch.float32 if value is torch.float64 else value
+
+
+@contextlib.contextmanager
+def training_dtypes(device: torch.device, precision: str) -> Iterator[None]:
+    """The dtypes of a training run: all float64 if ``precision`` says so, none on a device that has it not."""
+    with default_dtype(precision), contextlib.nullcontext() if has_float64(device) else Float32Only(device):
+        yield
 
 
 def keep_memory() -> None:
@@ -92,7 +161,7 @@ class Sizing(TorchFunctionMode):
 
 def conditions(training: TrainingOptions) -> dict[str, str]:
     """What of this machine decides the numbers of a run, and whether the run can be repeated with it."""
-    device = pick_device(training.device)
+    device = training_device(training)
     cuda = device.type == "cuda"
     if cuda:
         repeatable = "not to the bit: CUDA adds gradients up in an order that differs from run to run"

@@ -1,6 +1,6 @@
-"""Muon (Jordan et al. 2024): a step that changes all of a matrix's directions by the same amount.
+"""Muon (Jordan et al. 2024): an optimiser whose step changes all singular directions of a matrix equally.
 
-By hand, as torch.optim.Muon takes matrices alone, no convolutions, and no shares of them.
+Written by hand because torch.optim.Muon does not support convolutions or sharded matrices.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from torch import Tensor
 from nelbo.training.shards import distribute_like, gather, to_local
 
 SMALLEST = 8
-"""Matrices with a side below this have too few directions to share a step between."""
+"""The smallest side of a matrix that Muon trains."""
 QUINTIC = (3.4445, -4.7750, 2.0315)
-"""a, b and c of the iteration X ← a X + b (X Xᵀ) X + c (X Xᵀ)² X; every singular value ends near 1, not at it."""
+"""a, b and c of the iteration X ← a X + b (X Xᵀ) X + c (X Xᵀ)² X; singular values approach 1, not exactly."""
 ITERATIONS = 5
 LIKE_ADAMW = 0.2
-"""Root mean square of a step, at a learning rate of 1: about that of AdamW, so that both take the same rates."""
+"""Root mean square of a step at learning rate 1, about that of AdamW, so that both can use the same rates."""
 
 
 def is_matrix(p: Tensor) -> bool:
-    """Whether Muon trains it: a matrix, or a convolution's weights, C_out rows of C_in · k · k."""
+    """Whether Muon trains it: a matrix, or a convolution's weights with C_out rows of C_in · k · k."""
     return p.ndim >= 2 and min(p.shape[0], p.numel() // p.shape[0]) >= SMALLEST
 
 
 def orthogonalised(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """About U Vᵀ of each M = U S Vᵀ, by five Newton–Schulz steps: singular values between 0.6 and 1.3.
+    """About U Vᵀ of each M = U S Vᵀ, by five Newton–Schulz steps; its singular values are between 0.6 and 1.3.
 
     Args:
         matrices: M, shape (N, n, m).
-        dtype: to multiply in; bfloat16 does.
+        dtype: the dtype of the products; bfloat16 is precise enough.
 
     Returns:
-        Shape (N, n, m), of the type of M. A matrix of zeros stays one.
+        Shape (N, n, m), of the dtype of M. A zero matrix stays zero.
     """
     a, b, c = QUINTIC
     X = (matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp_min(1e-30)).to(dtype)
@@ -50,12 +50,12 @@ def orthogonalised(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tens
 class Muon(torch.optim.Optimizer):
     """W ← (1 − η λ) W − 0.2 η √max(n, m) · O, O ≈ U Vᵀ of the momentum's U S Vᵀ  [Liu et al. 2025, section 2.2].
 
-    The momentum is M ← μ M + (1 − μ) G, and O that of the look ahead, μ M + (1 − μ) G, as Nesterov's. O's root mean
-    square is 1/√max(n, m), so a step's is 0.2 η, whatever the shape. Matrices of one shape are turned at once.
+    The momentum is M ← μ M + (1 − μ) G, and O is that of Nesterov's μ M + (1 − μ) G. The root mean square of O is
+    1/√max(n, m), so that of a step is 0.2 η for any shape. Matrices of the same shape are processed together.
 
     Args:
-        groups: of parameters for which :func:`is_matrix` holds, each with lr, weight_decay and momentum.
-        dtype: to orthogonalise in.
+        groups: groups of parameters that satisfy :func:`is_matrix`, each with lr, weight_decay and momentum.
+        dtype: the dtype of the orthogonalisation.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], dtype: torch.dtype) -> None:
@@ -67,7 +67,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step of every parameter that has a gradient."""
+        """Take one step with every parameter that has a gradient."""
         for group in self.param_groups:
             alike: dict[torch.Size, list[Tensor]] = {}
             for p in group["params"]:
@@ -77,7 +77,7 @@ class Muon(torch.optim.Optimizer):
                 self.turn(weights, group)
 
     def turn(self, weights: list[Tensor], group: dict[str, Any]) -> None:
-        """One step of parameters of one shape."""
+        """Take one step with parameters of one shape."""
         lr, momentum = group["lr"], group["momentum"]
         gradients = [p.grad for p in weights if p.grad is not None]
         moments = [self.state[p]["momentum"] for p in weights]
@@ -94,5 +94,5 @@ class Muon(torch.optim.Optimizer):
 
 
 def as_it_lies(weights: Tensor) -> Tensor:
-    """The weights of a convolution with the channels last, as they lie in memory; others as they are."""
+    """The weights of a convolution with the channels last, as in memory; other weights unchanged."""
     return weights.movedim(1, -1) if weights.ndim > 2 else weights

@@ -1,4 +1,4 @@
-"""Which optimiser trains what."""
+"""The optimisers of a model's parameters."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from nelbo.training.machine import compute_dtype
 from nelbo.training.muon import Muon, is_matrix
 
 MOMENTS = {torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"), Muon: ("momentum",)}
-"""What an optimiser keeps of a parameter."""
+"""The state of each optimiser for a parameter."""
 
 
 def optimizers_of(
     groups: Sequence[ParamGroup], options: TrainingOptions, device: torch.device
 ) -> list[torch.optim.Optimizer]:
-    """Muon for matrices, unless told otherwise, and AdamW for the rest; vectors do not decay."""
+    """Muon for matrices, if chosen, and AdamW for the rest; vectors have no weight decay."""
     by_muon: list[dict[str, Any]] = []
     by_adamw: list[dict[str, Any]] = []
     for group in groups:

@@ -1,4 +1,4 @@
-"""Recovery: a loss that is not finite goes back to the last checkpoint; a compiler that fails is not used again."""
+"""Recovery: return to the last checkpoint if the loss is not finite; continue without a compiler that fails."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from nelbo.training.session import Session
 from nelbo.training.shards import to_local
 
 MOST_ROLLBACKS = 5
-"""How often a run goes back to its last checkpoint, each time with half of the learning rate, before it ends."""
+"""How often a run can return to its last checkpoint, each time with half of the learning rate, before it fails."""
 
 
 def require_finite(session: Session, loss: Tensor) -> None:
-    """Check the loss and all weights, so that nothing that is not finite is drawn, logged or saved.
+    """Check that the loss and all weights are finite, before they are used for samples, logs or checkpoints.
 
     Raises:
         FloatingPointError: the loss or a weight is not finite.
@@ -30,11 +30,11 @@ def require_finite(session: Session, loss: Tensor) -> None:
 
 
 def describe_nonfinite(session: Session, losses: Tensor) -> str:
-    """Which images, and of a bound which terms, are not finite; the batch's gradient if all losses are.
+    """The images whose loss is not finite, with the terms of their bound; the gradient if all losses are finite.
 
     Args:
-        session: before the step that could not be taken.
-        losses: the loss of each image of this process's share, shape (B,).
+        session: the session before the failed step.
+        losses: the loss of each of this process's images, shape (B,).
     """
     losses = session.model.gather_batch(losses.detach())
     wrong = (~losses.isfinite()).nonzero()[:, 0].cpu()
@@ -47,7 +47,7 @@ def describe_nonfinite(session: Session, losses: Tensor) -> str:
 
 @torch.no_grad()
 def nonfinite_terms(session: Session, places: list[int]) -> str:
-    """The names of the bound's terms that are not finite on the images in these places, in brackets."""
+    """The terms of the bound that are not finite on the images in these places, in brackets."""
     if session.sharded or not isinstance(session.model, LikelihoodModel):
         return ""
     terms = session.model.bound(session.batch(places)).terms.items()
@@ -56,15 +56,15 @@ def nonfinite_terms(session: Session, places: list[int]) -> str:
 
 
 def roll_back(session: Session, error: FloatingPointError) -> None:
-    """Go back to the last checkpoint, with half of the learning rate.
+    """Return to the last checkpoint, with half of the learning rate.
 
     Raises:
-        FloatingPointError: there is no checkpoint yet, or the run went back too often.
+        FloatingPointError: there is no checkpoint yet, or the run has returned too often.
     """
     folder = latest_checkpoint(session.run_folder) if session.team.main else None
     checkpoint = shared(session.team, None if folder is None else lambda: read_checkpoint(folder))
     if checkpoint is None or session.rollbacks >= MOST_ROLLBACKS:
-        often = f", after going back {session.rollbacks} times" if session.rollbacks else ""
+        often = f", after {session.rollbacks} returns to a checkpoint" if session.rollbacks else ""
         raise FloatingPointError(f"{error}{often}; try a lower `lr`, with `resume`") from None
     rollbacks, seconds = session.rollbacks + 1, session.seconds
     session.zero_grad()
@@ -74,9 +74,9 @@ def roll_back(session: Session, error: FloatingPointError) -> None:
 
 
 def run_uncompiled(session: Session, error: Exception) -> None:
-    """Go on without torch.compile, which cannot be used here; no step has been taken."""
+    """Continue without torch.compile after its failure; no step has been taken."""
     give_up(session.model)
     session.compiler_errors = ()
     session.zero_grad()
     why, *_ = str(error).replace("raised:\n", "raised ").splitlines() or [type(error).__name__]
-    session.news.append(f"torch.compile cannot be used here ({why}); training goes on without it")
+    session.news.append(f"torch.compile fails here ({why}); training continues without it")

@@ -1,4 +1,4 @@
-"""A training session: the model, its data and optimisers, how far it is, and its checkpoints."""
+"""A training session: the model, its data and optimisers, its progress, and its checkpoints."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ from nelbo.training.ema import EMA
 from nelbo.training.feed import Feed
 from nelbo.training.gradients import distributed_losses
 from nelbo.training.learning_rate import learning_rate, progress_at
-from nelbo.training.machine import pick_device
+from nelbo.training.machine import training_device
 from nelbo.training.optimizers import optimizers_of
 from nelbo.training.shards import unsharded
 from nelbo.training.signals import Signals
 from nelbo.training.state import State
 
 MILESTONES = 6
-"""How often in a run samples are drawn and ``val`` is scored, evenly spread."""
+"""How often a run draws samples and scores ``val``, at even intervals."""
 
 
 class Session:
-    """All that one process needs to train a model in place.
+    """What one process needs to train a model in place.
 
     Args:
-        model: the model, on its device; where its weights are to be sharded, on any.
-        images: the training images: integer levels, uint8, shape (N, C, H, W); never copied.
-        options: the recipe; one of ``minutes`` and ``steps`` is set.
+        model: the model, on its device; on any device if its weights are sharded.
+        images: the training images: integer levels, uint8, shape (N, C, H, W); they are not copied.
+        options: the training options, with ``minutes`` or ``steps``.
         run: the run directory, for checkpoints.
-        grey_levels: if they are to be binarised, each batch anew, how many levels they have.
-        team: the processes that share each batch; all begin with the main one's weights, and it alone writes them.
-        settings: what the weights depend on, written to every checkpoint.
-        clock: seconds from any moment on.
+        grey_levels: the number of levels of the images, if each batch is binarised; else None.
+        team: the processes that share each batch; all start with the main process's weights, and only it writes.
+        settings: the settings that the weights depend on, saved in every checkpoint.
+        clock: a clock in seconds.
 
     Attributes:
-        signals: the signal that asks to stop, once it has come.
-        after: seconds that whoever looks on needs after the last step; a run by the clock ends so much earlier.
+        signals: the signal to stop, if there was one.
+        after: seconds that the caller needs after the last step; a run with ``minutes`` ends earlier by this time.
         trouble: why the last checkpoint could not be written, or None.
-        rollbacks: how often the run went back to a checkpoint, each time to half of the learning rate.
-        news: what a user should be told, oldest first; whoever tells it takes it out.
+        rollbacks: how often the run went back to a checkpoint; each time halves the learning rate.
+        news: messages for the user, oldest first; the caller prints and removes them.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Session:
         self.compiler_errors = compile_networks(model, options, model.device, team.count == 1)
         self.unsharded = unsharded(model) if self.sharded else []
         with others_reached():
-            self.losses = distributed_losses(model, team, pick_device(options.device) if self.sharded else None)
+            self.losses = distributed_losses(model, team, training_device(options) if self.sharded else None)
         if self.sharded:
             self.ema.split(model)
         self.feed = Feed(self.batches, self.share, model.device)
@@ -88,16 +88,16 @@ class Session:
         self.given_up = False
         self.news: list[str] = []
 
-    # Where the run is
+    # Progress
 
     @property
     def progress(self) -> float:
-        """How much of the run is done, in [0, 1]."""
+        """The progress of the run, in [0, 1]."""
         return progress_at(self.options, self.step, self.seconds, self.reserve)
 
     @property
     def milestones(self) -> int:
-        """How many of the run's ``MILESTONES`` have been reached."""
+        """The number of reached ``MILESTONES``."""
         return math.floor(self.progress * MILESTONES)
 
     def learning_rate(self) -> float:
@@ -105,19 +105,19 @@ class Session:
         return learning_rate(self.options, self.step, self.progress, self.rollbacks)
 
     def batch(self, places: Sequence[int] | None = None) -> Tensor:
-        """The images in these places of the next batch (in this process's share if None), on the model's device."""
+        """The images in these places of the next batch (None: in this process's part), on the model's device."""
         if places is None:
             return self.feed.take(self.step)
         return self.batches.augment(self.batches.gather(self.step, places).to(self.model.device), self.step, places)
 
     def zero_grad(self) -> None:
-        """Forget all gradients."""
+        """Reset all gradients."""
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     @contextmanager
     def average_at_hand(self) -> Iterator[None]:
-        """While this is entered, the main process has the average of now in ``ema.model``."""
+        """A context in which the main process has the current average in ``ema.model``."""
         with ExitStack() as stack:
             with others_reached():
                 stack.enter_context(self.ema.at_hand(self.model, self.team.main))
@@ -126,10 +126,10 @@ class Session:
     # Checkpoints
 
     def keep(self, must: bool) -> None:
-        """Write a checkpoint; where it cannot be written, training goes on without it.
+        """Write a checkpoint; if this fails and ``must`` is False, set ``trouble``.
 
         Raises:
-            OSError: it cannot be written, and it must be.
+            OSError: the checkpoint cannot be written, and ``must`` is True.
         """
         if not (self.team.main or self.sharded):
             return
@@ -142,14 +142,14 @@ class Session:
             self.trouble = f"{error.filename}: {error.strerror or error}"
 
     def save(self) -> None:
-        """Write a checkpoint of the state as it is, if this is the main process; given up where a signal waits."""
+        """Write a checkpoint, on the main process only; it is abandoned if a signal waits too long."""
         with others_reached():
             checkpoint = self.checkpoint()
         if self.team.main:
             self.given_up = not self.signals.finished(lambda: write_checkpoint(self.run_folder, checkpoint))
 
     def checkpoint(self) -> Checkpoint:
-        """The state as it is; of shards, every process has to bring its own."""
+        """The current state; with shards, every process must call this."""
         state = {
             "step": self.step,
             "seconds": self.seconds,
@@ -162,10 +162,10 @@ class Session:
         return Checkpoint(state, self.state.tensors())
 
     def restore(self, checkpoint: Checkpoint, source: Path) -> None:
-        """Go on from a checkpoint.
+        """Continue from a checkpoint.
 
         Raises:
-            InputError: it does not fit the model.
+            InputError: the checkpoint does not fit the model.
         """
         self.state.restore(checkpoint.tensors, source)
         self.step = checkpoint.state["step"]

@@ -1,8 +1,8 @@
-"""Sharded weights, gradients, moments and averages: each process keeps its own shard (FSDP, Zhao et al. 2023).
+"""Sharded weights, gradients, moments and averages: each process stores its own shard (FSDP, Zhao et al. 2023).
 
-A block's weights are gathered only while it computes (in bf16, what autocast made of them until the backward pass used
-it). For models that do not fit into one device's memory; others train faster as they are, see docs/scale.md. While a
-run is started, and on the main process when it looks or keeps, all of a model is in the memory of the host.
+A block's weights are gathered while it computes (in bf16, autocast's copies stay until the backward pass). Sharding is
+for models that do not fit into one device's memory; others train faster without it, see docs/scale.md. At the start of
+a run, and in the main process at previews and checkpoints, the host's memory holds the whole model.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from nelbo.nn.unet2d import AttentionBlock, ResnetBlock
 from nelbo.processes import Team
 
 BLOCKS = (ResidualBlock, SelfAttention, ResnetBlock, AttentionBlock)
-"""What is gathered by itself; the rest of a model is gathered for a whole step."""
+"""Modules that are gathered separately; the rest of a model is gathered for a whole step."""
 
 
 def shard(losses: nn.Module, team: Team, place: device) -> nn.Module:
-    """Shard every parameter over the team's devices, and let gradients be the mean over all processes.
+    """Shard every parameter over the team's devices; gradients become the mean over all processes.
 
-    All but :func:`unsharded`, whose gradients are each process's own.
+    The parameters of :func:`unsharded` are excluded, and their gradients stay local.
     """
-    from torch.distributed.device_mesh import init_device_mesh  # nobody else waits for these imports
+    from torch.distributed.device_mesh import init_device_mesh  # slow imports, used only here
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(place.type, (team.count,))
@@ -39,14 +39,14 @@ def shard(losses: nn.Module, team: Team, place: device) -> nn.Module:
 
 
 def unsharded(module: nn.Module) -> list[nn.Parameter]:
-    """The parameters that are not sharded: few numbers, in another precision than the rest (a learned γ)."""
+    """The parameters that are not sharded: the few in another dtype than the rest (a learned γ)."""
     precisions = Counter(p.dtype for p in module.parameters())
     usual = max(precisions, key=lambda each: precisions[each])
     return [p for p in module.parameters() if p.dtype != usual]
 
 
 def clip(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
-    """Scale gradients down until the norm of all together is at most this; returns what it was."""
+    """Scale gradients so that their total norm is at most ``most``; returns the norm before."""
     given = [p for p in parameters if p.grad is not None]
     shares, rest = [p for p in given if hasattr(p, "to_local")], [p for p in given if not hasattr(p, "to_local")]
     if not (shares and rest):
@@ -65,13 +65,13 @@ def gather(x: Tensor) -> Tensor:
 
 
 def to_local(x: Tensor) -> Tensor:
-    """This process's shard of a tensor; a tensor that is not sharded, as it is."""
+    """This process's shard of a tensor; an unsharded tensor unchanged."""
     local: Tensor = x.to_local() if hasattr(x, "to_local") else x
     return local
 
 
 def distribute_like(x: Tensor, other: Tensor) -> Tensor:
-    """A full tensor, sharded as ``other`` of the same shape is; as it is where ``other`` is not sharded."""
+    """A full tensor, sharded like ``other`` of the same shape; unchanged if ``other`` is not sharded."""
     if not hasattr(other, "to_local") or x.shape != other.shape:
         return x
     from torch.distributed.tensor import DTensor, distribute_tensor

@@ -1,6 +1,6 @@
-"""Ctrl-C and SIGTERM: the first is noted, so that a step can be finished and kept; the second ends at once.
+"""Ctrl-C and SIGTERM: the first is recorded, so that a step can finish and be saved; the second ends the process.
 
-What need not be finished is abandoned when the first one comes; the writing of a checkpoint gets some seconds more.
+Work that may stay unfinished is abandoned at the first signal; the writing of a checkpoint gets a few more seconds.
 """
 
 from __future__ import annotations
@@ -13,38 +13,38 @@ from contextlib import contextmanager
 from typing import Any
 
 ECHO_SECONDS = 2.0
-"""Launchers pass on the signal that a terminal sends to all: so soon after the first, a second one is the same."""
+"""A second signal within this time is an echo: launchers forward the signal that a terminal sends to all processes."""
 PATIENCE = 5.0
-"""So many seconds after a signal, the writing of a checkpoint is given up."""
+"""Seconds after a signal, until the writing of a checkpoint is abandoned."""
 USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-"""What a second signal does where a shell has had it ignored, as of what it starts in the background."""
+"""The handlers for a second signal if the shell ignores it, as for processes in the background."""
 
 
 class Interrupted(Exception):  # noqa: N818
-    """Training was asked to stop by a signal.
+    """A signal stopped the training.
 
     Args:
         signum: the signal's number.
         step: the step of the last checkpoint; None if there is none.
-        at: the step at which training stopped, if no checkpoint of it could be written in time.
+        at: the step at which training stopped, if its checkpoint could not be written in time.
     """
 
     def __init__(self, signum: int, step: int | None, at: int | None = None) -> None:
         self.signum, self.step = signum, step
-        last = "there is none yet" if step is None else f"the last one is of step {step}"
-        lost = "" if at is None else f"; its checkpoint took longer than {PATIENCE:.0f} s and was given up, {last}"
+        last = "there is no earlier one" if step is None else f"the last one is of step {step}"
+        lost = "" if at is None else f"; its checkpoint took longer than {PATIENCE:.0f} s and was abandoned, {last}"
         super().__init__(f"stopped by signal {signum} at step {step if at is None else at}{lost}")
 
 
 class Abandoned(BaseException):
-    """A signal came in the middle of what need not be finished. No ``Exception``: nothing on the way may keep it."""
+    """A signal came during work that may stay unfinished. A BaseException, so that no handler on the way catches it."""
 
 
 class Signals:
     """The first SIGINT or SIGTERM.
 
     Attributes:
-        signum: its number; 0 as long as there is none.
+        signum: its number; 0 if there was none.
     """
 
     def __init__(self) -> None:
@@ -53,17 +53,17 @@ class Signals:
         self.unfinished = False
 
     def note(self, signum: int) -> None:
-        """Take in the first signal.
+        """Record the first signal.
 
         Raises:
-            Abandoned: in the middle of what need not be finished.
+            Abandoned: during work that may stay unfinished.
         """
         self.signum, self.came = signum, time.monotonic()
         if self.unfinished:
             raise Abandoned
 
     def abandonable(self, work: Callable[[], Any]) -> bool:
-        """Do work that ends where it is when a signal comes, or is not begun; returns whether it was done."""
+        """Do work that a signal interrupts or prevents; returns whether it was done."""
         try:
             try:
                 self.unfinished = True
@@ -76,12 +76,12 @@ class Signals:
             return False
 
     def finished(self, work: Callable[[], Any]) -> bool:
-        """Do work that a signal must not cut, in a thread; returns False where it was not done in time after one.
+        """Do work in a thread that a signal does not interrupt; returns False if it took too long after a signal.
 
-        The thread then ends with the process, wherever it is, as it would in a process that is killed.
+        The thread then ends with the process, as if the process were killed.
 
         Raises:
-            Exception: what the work raised.
+            Exception: the exception of the work.
         """
         errors: list[BaseException | None] = []
 
@@ -106,13 +106,13 @@ class Signals:
 
 @contextmanager
 def caught_signals(signals: Signals, echo: float) -> Iterator[None]:
-    """Note the first SIGINT or SIGTERM instead of dying of it; a second one works as it always did.
+    """Record the first SIGINT or SIGTERM instead of ending; a second one has its usual effect.
 
-    Outside the main thread signals cannot be caught, and none are.
+    Outside the main thread signals cannot be caught.
 
     Args:
-        signals: what notes it.
-        echo: seconds in which a second signal is the first one's echo, and is passed over.
+        signals: records the signal.
+        echo: seconds in which a second signal is ignored as an echo of the first.
     """
     old: dict[signal.Signals, object] = {}
 

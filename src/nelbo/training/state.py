@@ -1,4 +1,4 @@
-"""What a run is between two steps: its weights, their average, and what the optimisers keep, as tensors by name."""
+"""The state of a run between two steps: weights, their average, and the optimisers' state, as named tensors."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from nelbo.training.shards import distribute_like, gather
 
 
 class State:
-    """All that a step changes.
+    """All tensors that a step changes.
 
     Args:
-        model, ema, optimizers: what holds it.
-        team: the processes that hold shards of it; a team of one where each holds all.
+        model, ema, optimizers: their owners.
+        team: the processes that hold shards; a team of one without shards.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class State:
         self.model, self.ema, self.optimizers, self.team = model, ema, optimizers, team
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """model, ema and optimizer: name → tensor. Of shards, every process has to bring its own."""
+        """model, ema and optimizer: name → tensor. With shards, every process must call this."""
         self.ema.collect(self.model, self.team.main)
         names = {id(p): name for name, p in self.model.named_parameters()}
         moments = {
@@ -45,7 +45,7 @@ class State:
         return {kind: self.gathered(part) for kind, part in parts.items()}
 
     def gathered(self, part: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The full tensors; of shards, on the main process alone, gathered one after another in the same order."""
+        """The full tensors; shards are gathered on the main process only, one after another in the same order."""
         if self.team.count == 1:
             return part
         tensors = {}
@@ -56,10 +56,10 @@ class State:
         return tensors
 
     def restore(self, tensors: dict[str, dict[str, Tensor]], source: Path) -> None:
-        """Put all of them back.
+        """Restore all tensors.
 
         Raises:
-            InputError: it does not fit the model.
+            InputError: they do not fit the model.
         """
         current = self.model.state_dict()
         model = {name: distribute_like(x, current.get(name, x)) for name, x in tensors["model"].items()}
@@ -74,11 +74,12 @@ class State:
             name, _, moment = key.rpartition("/")
             p = parameters[name]
             entry = trained_by[name].state[p]
-            # In the layout of the parameter: the fused step goes through both as they lie in memory.
-            entry[moment] = value if moment == "step" else torch.empty_like(p).copy_(distribute_like(value, p))
+            # With the memory layout of the parameter, which the fused step requires.
+            own = value.to(p.device) if moment == "step" else torch.empty_like(p).copy_(distribute_like(value, p))
+            entry[moment] = own
 
     def trained_by(self) -> dict[str, torch.optim.Optimizer]:
-        """The name of every parameter → its optimiser."""
+        """Name of a parameter → its optimiser."""
         names = {id(p): name for name, p in self.model.named_parameters()}
         return {
             names[id(p)]: optimizer
@@ -88,10 +89,10 @@ class State:
         }
 
     def check_moments(self, moments: dict[str, Tensor], path: Path) -> None:
-        """What its optimiser keeps of every parameter; AdamW has nothing of one without a gradient.
+        """Check the optimisers' state of every parameter; AdamW has none for a parameter without a gradient.
 
         Raises:
-            InputError: they do not fit the model.
+            InputError: names or shapes do not fit the model.
         """
         trained = {key.rpartition("/")[0] for key in moments}
         shapes = {name: tuple(p.shape) for name, p in self.model.named_parameters()}
@@ -104,4 +105,4 @@ class State:
         theirs = {name: tuple(value.shape) for name, value in moments.items()}
         odd = sorted(name for name in {*own, *theirs} if own.get(name) != theirs.get(name))
         if odd:
-            raise InputError(str(path), f"does not fit the model that config.toml describes (first at {odd[0]!r})")
+            raise InputError(str(path), f"does not fit the model of config.toml (first difference: {odd[0]!r})")

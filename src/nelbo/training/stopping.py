@@ -1,4 +1,4 @@
-"""When to write a checkpoint and when to stop: clocks and signals are each process's own, and all must do the same."""
+"""When to write a checkpoint and when to stop, agreed between processes with their own clocks and signals."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from nelbo.training.session import Session
 from nelbo.training.signals import Interrupted
 
 CHECKPOINT_SECONDS, SOONEST, CHECKPOINT_SHARE = 45.0, 10.0, 0.02
-"""The longest and the shortest time between two checkpoints; between these, writing takes this share of the time."""
+"""The longest and shortest seconds between two checkpoints; between them, writing takes this fraction of the time."""
 
 
 def agree(session: Session) -> tuple[bool, int]:
-    """Whether a checkpoint is due, and the signal that one of the processes was sent, or 0; the same on every process.
+    """Whether a checkpoint is due, and a process's signal or 0; the same on every process.
 
-    It also makes the time of training, and what a run by the clock reserves of it, the same.
+    It also equalises the training time, and the reserve of a run with ``minutes``.
     """
     now, writing = session.clock(), session.writing
     late = now - session.saved - min(CHECKPOINT_SECONDS, max(SOONEST, writing / CHECKPOINT_SHARE))
@@ -22,17 +22,17 @@ def agree(session: Session) -> tuple[bool, int]:
     session.seconds, signum, late, session.reserve = agreed
     minutes = session.options.minutes
     if minutes is not None and session.progress >= 1.0:
-        session.seconds = max(session.seconds, 60.0 * minutes)  # what was reserved is spent: the run is done
+        session.seconds = max(session.seconds, 60.0 * minutes)  # the reserve is used: the run is done
     return bool(signum or late > 0 or session.progress >= 1.0), int(signum)
 
 
 def write_due_checkpoint(session: Session, signum: int) -> int:
-    """Write the checkpoint that is due; returns the signal that one of the processes was sent by its end, or 0.
+    """Write the due checkpoint; returns a signal that a process received until its end, or 0.
 
-    A checkpoint that cannot be written on the way is ``trouble`` and is tried again: after a signal at once.
+    A checkpoint that cannot be written sets ``trouble`` and is tried again, after a signal at once.
 
     Raises:
-        OSError: it cannot be written, and there will be no later one.
+        OSError: it cannot be written, and no later one will be.
     """
     began = session.clock()
     session.keep(must=bool(signum) or session.progress >= 1.0)
@@ -45,12 +45,12 @@ def write_due_checkpoint(session: Session, signum: int) -> int:
 
 
 def stop(session: Session, signum: int) -> None:
-    """End training after a signal; all that can be saved is.
+    """End training after a signal, when everything that can be saved is saved.
 
     Raises:
         Interrupted: always.
     """
-    session.team.greatest([0.0])  # launchers end the main one, which saves, when the others have ended
+    session.team.greatest([0.0])  # launchers end the main process, which saves, when the others have ended
     if not session.given_up:
         raise Interrupted(signum, session.step)
     folder = latest_checkpoint(session.run_folder)

@@ -1,6 +1,6 @@
-"""Every pixel by itself: p(x) = ∏_d p_d(x_d), a law over the levels for each data dimension d.
+"""Independent pixels: p(x) = ∏_d p_d(x_d), with a distribution over the levels for each data dimension d.
 
-The likelihood is exact. Its best value is the sum of the pixels' own entropies.
+The likelihood is exact. The optimal cost is the sum of the pixels' entropies.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class IndependentOptions(FamilyOptions):
     """The settings of the family."""
 
     smoothing: Annotated[float, Field(ge=0)] = 1e-3
-    "What training adds of the squared logits: it keeps levels that were never seen from −∞."
+    "Weight of the squared logits in the loss; it keeps ln p of unseen levels finite."
 
 
 class Independent(LikelihoodModel):
