@@ -28,6 +28,8 @@ WORD = 0xFFFFFFFF
 """The mask of a 32-bit word. Words are int64, because torch has no unsigned arithmetic."""
 TILE = 2**16
 """Blocks at a time on the CPU, so that intermediate results stay in its caches."""
+TOGETHER = 1024
+"""Steps whose integers are drawn together."""
 LARGEST = 2**44
 """The bound of steps and indices."""
 
@@ -237,9 +239,20 @@ def words(
 
 
 def integer(seed: int, stream: Stream, step: int, index: int = 0) -> int:
-    """An integer 0 … 2^62 − 1, the seed for a generator of another library, such as torch's for dropout."""
-    low, high = words(seed, stream, step, [index], (2,))[0].tolist()
-    return int(low | high >> 2 << 32)
+    """An integer 0 … 2^62 − 1 on the host, such as the seed of another library's generator.
+
+    In the counter, ``step`` and ``index`` change places. The integers of many steps take the time of one.
+    """
+    block, place = divmod(step, TOGETHER)
+    return integers(seed, stream, block, index)[place]
+
+
+@functools.lru_cache(maxsize=64)
+def integers(seed: int, stream: Stream, block: int, index: int) -> list[int]:
+    """The integers of ``TOGETHER`` steps."""
+    steps = range(block * TOGETHER, (block + 1) * TOGETHER)
+    low, high = words(seed, stream, index, steps, (2,)).unbind(1)
+    return (low | high >> 2 << 32).tolist()
 
 
 def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
@@ -298,6 +311,6 @@ class Draws:
         u_k = (k/B + u) mod 1 with one u for the step (Kingma et al. 2021, appendix I.1). The mean over the batch has a
         lower variance than with independent numbers.
         """
-        offset = uniform(self.seed, stream, self.step, range(1), device=self.device)
+        offset = self.integer(stream) * 2.0**-62
         places = column(self.indices, self.device).double()
         return torch.remainder(places / self.total + offset, 1.0)

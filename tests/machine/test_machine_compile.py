@@ -11,6 +11,7 @@ import torch
 from machine_helpers import Toy, call
 from torch import nn
 
+from nelbo import rng
 from nelbo.errors import InputError
 from nelbo.models.ddpm import DDPM, DDPMOptions
 from nelbo.options import TrainingOptions
@@ -26,6 +27,7 @@ def as_it_was() -> Iterator[None]:
     """Nothing that is compiled outlives its test."""
     yield
     torch.compiler.reset()
+    rng.FUSED.clear()
 
 
 def with_backend(monkeypatch: pytest.MonkeyPatch, backend: Any) -> list[str]:
@@ -38,6 +40,7 @@ def with_backend(monkeypatch: pytest.MonkeyPatch, backend: Any) -> list[str]:
         real(self, backend=backend, dynamic=dynamic)
 
     monkeypatch.setattr(nn.Module, "compile", noted)
+    monkeypatch.setattr(rng, "fused", lambda: lambda *counter: torch.stack(rng.numbers_of(*counter), -1))
     return asked
 
 
@@ -82,6 +85,7 @@ def test_where_compiling_fails_training_goes_on_without(
     with_backend(monkeypatch, fails)
     plain, compiled = trained(tmp_path / "plain"), trained(tmp_path / "compiled", compile="on")
     (line,) = compiled.news
+    assert not rng.FUSED
     assert line.startswith("torch.compile fails here")
     assert why in line
     for name, value in plain.model.state_dict().items():
@@ -111,6 +115,7 @@ def test_on_cuda_kernels_are_launched_as_graphs(monkeypatch: pytest.MonkeyPatch,
     model = DDPM.from_options(DDPMOptions(widths=(8,), timesteps=20).resolved(SHAPE), SHAPE, 17)
     assert compile_networks(model, TrainingOptions(minutes=10), CUDA, alone)
     assert asked == [expected]
+    assert {"cuda"} == rng.FUSED
 
 
 def test_what_cannot_be_compiled_is_refused_only_if_asked_for() -> None:

@@ -219,7 +219,8 @@ def test_a_bound_below_nothing_proves_nothing(run: Path, monkeypatch: pytest.Mon
 def said_command(message: str) -> list[str]:
     """The words of the command that a message names, without ``nelbo``."""
     found = re.search(
-        r"(nelbo (?:train|features) .*?) \((?:it stops after 5 minutes|about \d+ (?:s|minutes) on this machine)", message
+        r"(nelbo (?:train|features) .*?) \((?:it stops after 5 minutes|about \d+ (?:s|minutes) on this machine)",
+        message,
     )
     assert found, message
     return shlex.split(found[1])[1:]

@@ -19,7 +19,7 @@ from scipy.special import log_ndtr
 from torch import Tensor, nn
 
 from nelbo.diffusion.bound import ChainBound
-from nelbo.diffusion.levels import GAUSSIANS, OUTPUTS
+from nelbo.diffusion.levels import LOG_S_0, MU_0, OUTPUTS
 from nelbo.diffusion.process import diffuse
 from nelbo.diffusion.schedules import (
     SCHEDULES,
@@ -133,7 +133,7 @@ def seen(model: Diffusion, z: Tensor, gamma: float) -> Seen:
 
 def law_of(output: Tensor, z: Tensor, signal: float, noise: float) -> Tensor:
     """ln P(k|z), P(k|z) ∝ P(k) N(z; √ᾱ x_k, 1 − ᾱ), over every level, shape (N, L)."""
-    start = torch.tensor(GAUSSIANS, dtype=torch.float64)
+    start = torch.tensor([MU_0, LOG_S_0], dtype=torch.float64).T
     mu, log_s, weight = (output[:, k : k + 2, None] for k in (0, 2, 4))
     mu, s = mu + start[:, :1], (log_s + start[:, 1:]).exp()
     density = (weight.exp() * torch.exp(-0.5 * ((VALUES - mu) / s) ** 2) / (s * math.sqrt(2 * math.pi))).sum(1)

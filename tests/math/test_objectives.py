@@ -362,8 +362,8 @@ def test_in_continuous_time_the_loss_is_the_weighted_integrand(objective: str, c
     made = Diffusion(Affine(), (1, 3, 2), 5, schedule=curve, objective=objective).eval()
     x, draws = batch(64)
     found = made.loss(x, draws)
-    index, importance = made.profile.draw(draws.spread(Stream.TRAIN_TIME))
-    t = (index - 1 + draws.uniform(Stream.TRAIN_PLACE)) / made.profile.T
+    _, importance, place = made.profile.draw(draws.spread(Stream.TRAIN_TIME))
+    t = place / made.profile.T
     gamma, slope = made.schedule(t)
     x_0, eps = x.double() / 2 - 1, draws.normal(Stream.TRAIN_NOISE, (1, 3, 2)).double()
     alpha_bar = (1 / (1 + gamma.exp()))[:, None, None, None]

@@ -88,9 +88,10 @@ def test_the_profiles_draw_is_unbiased(T: int, make) -> None:
     M = 400_000
     profile = make(T)
     u = (torch.arange(M, dtype=torch.float64) + 0.5) / M
-    t, weight = profile.draw(u)
+    t, weight, place = profile.draw(u)
     assert int(t.min()) == 1
     assert int(t.max()) == T
+    assert bool(((t - 1 <= place) & (place < t)).all())
     assert bool((t.diff() >= 0).all())  # by inversion: one interval of u for each t
     expected = torch.zeros(T + 1, dtype=torch.float64).index_add(0, t, weight)[1:] / M
     assert bool(((expected - 1 / T).abs() <= 1.01 * float(weight.max()) / M).all())
@@ -110,8 +111,19 @@ def test_the_profiles_bins_cover_every_t_once(T: int) -> None:
     assert float(profile.probabilities().sum()) == pytest.approx(1, abs=1e-14)
 
 
+@pytest.mark.parametrize("make", [LossProfile, taught])
+def test_the_place_of_continuous_time_is_unbiased_too(make) -> None:
+    """E[weight · τ²] = ∫ τ² dτ / T = T²/3, by midpoints in u: second order in the width of a bin's share of them."""
+    M, T = 400_000, 30
+    profile = make(T)
+    _, weight, place = profile.draw((torch.arange(M, dtype=torch.float64) + 0.5) / M)
+    assert float((weight * place**2).mean()) == pytest.approx(T**2 / 3, rel=3 * 64 / M * float(weight.max()))
+    inside = place % 1
+    assert float((weight * inside).mean()) == pytest.approx(0.5, abs=3 * 64 / M * float(weight.max()))
+
+
 def test_before_any_loss_t_is_uniform() -> None:
-    t, weight = LossProfile(40).draw((torch.arange(40, dtype=torch.float64) + 0.5) / 40)
+    t, weight, _ = LossProfile(40).draw((torch.arange(40, dtype=torch.float64) + 0.5) / 40)
     assert t.tolist() == list(range(1, 41))
     assert weight.tolist() == pytest.approx([1.0] * 40)
 
@@ -152,8 +164,8 @@ def test_the_profiles_law_lowers_the_variance() -> None:
     for _ in range(300):
         profile.update(t, loss)
     u = (torch.arange(M, dtype=torch.float64) + 0.5) / M
-    drawn, weight = profile.draw(u)
-    uniform, _ = LossProfile(T).draw(u)
+    drawn, weight, _ = profile.draw(u)
+    uniform, *_ = LossProfile(T).draw(u)
     assert float((weight * 100.0 / drawn).var()) < 0.05 * float((100.0 / uniform).var())
 
 

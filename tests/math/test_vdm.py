@@ -425,8 +425,8 @@ def test_a_decoder_at_every_t_is_added_to_the_loss() -> None:
         for model in (plain, more):  # laws far from the ends, s about 0.1, of which the quick sums lose nothing
             model.network.head[-1].weight *= 0.1
             model.network.head[-1].bias += torch.tensor([0, -0.98, -1, 0.7, 0, 0, 0, 0])
-    index, _ = plain.profile.draw(draws.spread(Stream.TRAIN_TIME))
-    gamma = plain.schedule((index - 1 + draws.uniform(Stream.TRAIN_PLACE)) / PROFILE_STEPS)[0]
+    _, _, place = plain.profile.draw(draws.spread(Stream.TRAIN_TIME))
+    gamma = plain.schedule(place / PROFILE_STEPS)[0]
     z = diffuse(to_unit(x, 17), gamma, draws.normal(Stream.TRAIN_NOISE, (1, 3, 3)))
     with torch.no_grad():
         added = more.loss(x, draws) - plain.loss(x, draws)

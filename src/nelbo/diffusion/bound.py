@@ -26,7 +26,7 @@ from nelbo.diffusion.consistency import Three, consistency_prior_term, consisten
 from nelbo.diffusion.decoders import Decoder
 from nelbo.diffusion.denoiser import Denoised, Denoiser
 from nelbo.diffusion.entropy import entropy_difference, entropy_terms
-from nelbo.diffusion.process import diffuse, prior_term
+from nelbo.diffusion.process import diffuse, on_device, prior_term
 from nelbo.diffusion.rare import RARE, RARE_DRAWS, crossing, shifted
 from nelbo.diffusion.schedules import Curve
 from nelbo.diffusion.timesteps import LossProfile, harmonic, stratified
@@ -245,7 +245,7 @@ class ChainBound(DiffusionBound):
 
     def gamma(self, t: Tensor) -> Tensor:
         """γ_t of each t, on its device."""
-        return self.gammas.to(t.device)[t]
+        return on_device(self.gammas, t.device)[t]
 
     def reverse(self, z_t: Tensor, gamma_s: Tensor, gamma_t: Tensor) -> Gaussian:
         """p_θ(z_s|z_t) for finite γ_s."""

@@ -24,7 +24,16 @@ import torch
 from torch import Tensor, nn
 
 from nelbo.diffusion.levels import OUTPUTS, Posterior
-from nelbo.diffusion.process import noise_rate, noise_var, per_image, rates, signal_rate, step_signal, step_var
+from nelbo.diffusion.process import (
+    noise_rate,
+    noise_var,
+    on_device,
+    per_image,
+    rates,
+    signal_rate,
+    step_signal,
+    step_var,
+)
 from nelbo.errors import InputError
 from nelbo.theory.likelihoods import to_default_dtype
 
@@ -155,7 +164,7 @@ class Mean(LinearPrediction):
         self.gammas = gammas
 
     def row(self, gamma: Tensor) -> Row:
-        grid = self.gammas.to(gamma.device)
+        grid = on_device(self.gammas, gamma.device)
         before = grid[(torch.searchsorted(grid, gamma.double().contiguous()) - 1).clamp(min=0)]
         signal, noise = signal_rate(before), noise_rate(gamma)
         return Row(

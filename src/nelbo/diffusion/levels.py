@@ -19,15 +19,21 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-GAUSSIANS = ((0.0, -1.2), (0.98, -3.0))
+MU_0, LOG_S_0 = (0.0, 0.98), (-1.2, -3.0)
 """μ and ln s of each Gaussian for an output of zeros."""
-OUTPUTS = 3 * len(GAUSSIANS) + 2
+OUTPUTS = 3 * len(MU_0) + 2
 """Outputs per pixel and channel: every μ, every ln s, every ln weight, and the logits of the two outermost levels."""
+
+
+def constants(values: Sequence[float], like: Tensor) -> Tensor:
+    """Constants along the dimension of the Gaussians, shape (n, 1, 1, 1), made on the device without a copy."""
+    return torch.stack([like.new_full((1, 1, 1), value) for value in values])
 
 
 class Law(NamedTuple):
@@ -50,12 +56,11 @@ class Law(NamedTuple):
 
         s is clamped between a hundredth of the levels' spacing, 2/(L − 1), and e³.
         """
-        channels, n = output.shape[1] // OUTPUTS, len(GAUSSIANS)
+        channels, n = output.shape[1] // OUTPUTS, len(MU_0)
         outputs = output.contiguous().reshape(len(output), OUTPUTS, channels, *output.shape[2:])
         mu, log_s, weight = outputs[:, : 3 * n].chunk(3, dim=1)
-        mu_0, log_s_0 = output.new_tensor(GAUSSIANS).T.reshape(2, n, 1, 1, 1)
-        log_s = (log_s + log_s_0).clamp(math.log(0.02 / (L - 1)), 3.0)
-        return cls(mu + mu_0, torch.exp(-2 * log_s), weight, outputs[:, -2], outputs[:, -1])
+        log_s = (log_s + constants(LOG_S_0, log_s)).clamp(math.log(0.02 / (L - 1)), 3.0)
+        return cls(mu + constants(MU_0, mu), torch.exp(-2 * log_s), weight, outputs[:, -2], outputs[:, -1])
 
     def inner(self, x: Tensor, L: int) -> Tensor:
         """ln of the Gaussians' mass at the level x, shape (B, C, H, W): their densities times the spacing."""

@@ -13,6 +13,7 @@ Every γ has shape (B,) and is float64. Coefficients are computed in float64 and
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -23,6 +24,12 @@ from nelbo.theory.normal import Gaussian, kl_normal
 
 CLEAN = -math.inf
 """γ of an image without noise."""
+
+
+@functools.lru_cache(maxsize=16)
+def on_device(gammas: Tensor, device: torch.device) -> Tensor:
+    """A grid of γ on a device; only the first call waits for the copy."""
+    return gammas.to(device)
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:

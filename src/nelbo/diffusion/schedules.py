@@ -124,7 +124,7 @@ class Sigmoid(FixedSchedule):
     """ᾱ(t) = (sigmoid(3) − sigmoid(6t − 3))/(sigmoid(3) − sigmoid(−3))  [Jabri et al. 2022, τ = 1 between −3 and 3]."""
 
     def gamma(self, t: Tensor) -> Tensor:
-        top, bottom = (torch.sigmoid(t.new_tensor(end)) for end in (3.0, -3.0))
+        top, bottom = (1 / (1 + math.exp(-end)) for end in (3.0, -3.0))
         return gamma_of(((top - torch.sigmoid(6 * t - 3)) / (top - bottom)).log())
 
 
@@ -284,7 +284,7 @@ class LearnedGamma(EndsSchedule):
 
     def shape(self, t: Tensor) -> Curve:
         """n(t) and n′(t)."""
-        low, high = self.raw(t.new_tensor([0.0, 1.0]))[0]
+        low, high = self.raw(torch.arange(2, dtype=t.dtype, device=t.device))[0]
         value, slope = self.raw(t)
         return (value - low) / (high - low), slope / (high - low)
 

@@ -70,22 +70,23 @@ class LossProfile(nn.Module):
         weight = share * self.mean_square.sqrt()
         return (1 - self.floor) * weight / weight.sum() + self.floor * share
 
-    def draw(self, u: Tensor) -> tuple[Tensor, Tensor]:
+    def draw(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """t and the importance weight 1/(T p(t)) from uniforms u in [0, 1), by inversion.
 
         Args:
             u: shape (B,).
 
         Returns:
-            t in 1 … T, and weights with E[weight · f(t)] = mean of f over t; both shape (B,).
+            t in 1 … T; weights with E[weight · f(t)] = mean of f over t; and τ, uniform in [t − 1, t), for continuous
+            time; all of shape (B,).
         """
         p = self.probabilities()
         upper = p.cumsum(0)
         bins = torch.searchsorted(upper, u.double(), side="right").clamp(max=len(p) - 1)
         inside = ((u - (upper - p)[bins]) / p[bins]).clamp(0, 1 - 1e-9)
         width = self.edges[1:] - self.edges[:-1]
-        t = self.edges[bins] + 1 + (inside * width[bins]).floor().long()
-        return t, width[bins] / (self.T * p[bins])
+        place = self.edges[bins] + inside * width[bins]
+        return place.long() + 1, width[bins] / (self.T * p[bins]), place
 
     @torch.no_grad()
     def update(self, t: Tensor, loss: Tensor) -> None:

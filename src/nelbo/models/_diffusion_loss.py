@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nelbo.diffusion.denoiser import Denoised
-from nelbo.diffusion.process import diffuse, prior_term
+from nelbo.diffusion.process import diffuse, on_device, prior_term
 from nelbo.diffusion.schedules import Curve, LearnedGamma, split_gradient
 from nelbo.diffusion.variances import VARIANCES, squared_error
 from nelbo.rng import Draws, Stream
@@ -52,12 +52,12 @@ def chain_loss(model: Diffusion, x: Tensor, draws: Draws) -> Tensor:
     gammas = model.timeline.gammas
     assert gammas is not None
     x_0, eps = to_unit(x, model.levels), draws.normal(Stream.TRAIN_NOISE, model.shape)
-    t, importance = model.profile.draw(draws.spread(Stream.TRAIN_TIME))
+    t, importance, _ = model.profile.draw(draws.spread(Stream.TRAIN_TIME))
     exact, T = model.objective.trains_bound, len(gammas) - 1
     rows = decoder_subset(draws, CHAIN_DECODER_SHARE)
     if not exact and model.decoder.learned:
         t[rows] = 1
-    first, grid = t == 1, gammas.to(t.device)
+    first, grid = t == 1, on_device(gammas, t.device)
     gamma, before = grid[t], torch.where(first, grid[t] - 1.0, grid[t - 1])  # t = 1 is the decoder, not a step
     z = diffuse(x_0, gamma, eps)
     output = model.denoiser.predict(z, gamma)
@@ -115,10 +115,10 @@ def continuous_loss(model: Diffusion, x: Tensor, draws: Draws) -> Tensor:
     for each image is 2 · loss times the gradient of the loss (Kingma et al. 2021, section 5.1).
     """
     x_0, eps = to_unit(x, model.levels), draws.normal(Stream.TRAIN_NOISE, model.shape)
-    index, importance = model.profile.draw(draws.spread(Stream.TRAIN_TIME))
-    t = (index - 1 + draws.uniform(Stream.TRAIN_PLACE)) / model.profile.T
+    index, importance, place = model.profile.draw(draws.spread(Stream.TRAIN_TIME))
+    t = place / model.profile.T
     (gamma, slope), set_loss = trained_curve(model, t)
-    ends = model.schedule(t.new_tensor([0.0, 1.0]))[0]
+    ends = model.schedule(torch.arange(2, dtype=t.dtype, device=t.device))[0]
     learned = isinstance(model.schedule, LearnedGamma)
     subset = decoder_subset(draws, DECODER_SHARE) if learned or model.decoder.learned else slice(0)
     gamma_0 = ends[0].expand(len(x[subset]))

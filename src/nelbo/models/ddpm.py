@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from nelbo.diffusion.denoiser import Conditioning
+from nelbo.diffusion.process import on_device
 from nelbo.diffusion.schedules import BetaTable, Schedule, as_schedule, chain_of
 from nelbo.errors import InputError
 from nelbo.models.diffusion import Diffusion
@@ -92,7 +93,7 @@ def by_step(gammas: Tensor, from_zero: bool) -> Conditioning:
     T = len(gammas) - 1
 
     def condition(network: nn.Module, z: Tensor, gamma: Tensor) -> Tensor:
-        t = step_of(gammas.to(gamma.device), gamma.double())
+        t = step_of(on_device(gammas, gamma.device), gamma.double())
         output: Tensor = network(z, (t - 1 if from_zero else t / T).to(torch.get_default_dtype()))
         return output
 

@@ -1,4 +1,4 @@
-"""torch.compile, where it is faster: a diffusion model's network on CUDA, with its kernels in one CUDA graph.
+"""torch.compile, where it is faster: on CUDA, a diffusion model's network, as one CUDA graph, and noise, as one kernel.
 
 On a CPU with two cores it was slower (bench/RESULTS.md), so there it is off by default.
 """
@@ -10,6 +10,7 @@ import torch
 from nelbo.errors import InputError
 from nelbo.models.base import GenerativeModel
 from nelbo.options import TrainingOptions
+from nelbo.rng import FUSED
 
 LONG_MINUTES, LONG_STEPS = 2.0, 2000
 """Minutes or steps from which a run is long enough to compile, which takes about a minute."""
@@ -38,7 +39,7 @@ def require_compilable(model: GenerativeModel, options: TrainingOptions, process
 def compile_networks(
     model: GenerativeModel, options: TrainingOptions, device: torch.device, alone: bool
 ) -> tuple[type[Exception], ...]:
-    """Compile the model's networks at their first call; the EMA model stays uncompiled.
+    """Compile the model's networks and the noise at their first call; the EMA model stays uncompiled.
 
     Args:
         model: changed in place; the names of weights stay.
@@ -56,6 +57,7 @@ def compile_networks(
     graphs = device.type == "cuda" and alone  # several processes exchange gradients between the kernels
     for network in model.recipe.compilable:
         network.compile(mode="reduce-overhead" if graphs else "default", dynamic=False)
+    FUSED.add(device.type)
     return (TorchDynamoException,)
 
 
@@ -63,3 +65,4 @@ def give_up(model: GenerativeModel) -> None:
     """Continue without compilation."""
     for network in model.recipe.compilable:
         network._compiled_call_impl = None
+    FUSED.clear()

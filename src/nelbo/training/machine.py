@@ -17,6 +17,7 @@ from nelbo.errors import InputError
 from nelbo.options import TrainingOptions
 from nelbo.processes import count, place
 
+ACCELERATORS = ("cuda", "mps", "xpu")
 LARGE = 2**20
 """Bytes above which :class:`Sizing` gives a tensor no memory; tables of values are smaller."""
 NEW = (torch.empty, torch.zeros, torch.ones, torch.randn)
@@ -35,7 +36,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         if device == torch.device("cuda") and count() > 1:  # one for each process
             device = torch.device("cuda", place(torch.cuda.device_count()))
-        if device.type not in ("cpu", "cuda", "mps", "xpu"):
+        if device.type not in ("cpu", *ACCELERATORS):
             raise RuntimeError
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
