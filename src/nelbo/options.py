@@ -102,6 +102,8 @@ class TrainingOptions(Options):
     "Seed of all random numbers in the run."
     batch_size: AtLeastOne = 32
     "Images per step."
+    accumulate: AtLeastOne = 1
+    "Parts of each batch, computed one after another: the same gradient in the memory of one part."
     optimizer: Literal["muon", "adamw"] = "muon"
     "Optimiser of matrices and convolutions; AdamW trains everything else, and both players of a gan."
     lr: Annotated[float, Field(gt=0)] = 2e-3
@@ -122,6 +124,8 @@ class TrainingOptions(Options):
     "Precision of the network in training; auto uses bf16 if the machine supports it. 'nelbo score' always uses fp32."
     compile: Literal["auto", "on", "off"] = "auto"
     "Compile the network of a ddpm or vdm (torch.compile); auto: on CUDA, in runs that are long enough."
+    checkpoint_activations: bool = False
+    "Compute the activations of each block again in the backward pass: less memory, more time."
     shard: bool = False
     "Shard the weights between processes (FSDP), for models that do not fit on one device."
     device: str = "auto"

@@ -14,6 +14,7 @@ import torch
 from nelbo.config.files import CONFIG, RunConfig, run_config, run_config_text, write_run_config
 from nelbo.config.trained import weight_settings
 from nelbo.data import Dataset
+from nelbo.data.symmetry import mirror_note
 from nelbo.errors import InputError
 from nelbo.files import sole
 from nelbo.jobs.journal import Journal
@@ -24,6 +25,7 @@ from nelbo.options import TrainingOptions
 from nelbo.processes import Team, count, join
 from nelbo.report.progress import bar, console
 from nelbo.training import Trainer, latest_checkpoint, read_checkpoint
+from nelbo.training.activations import require_blocks
 from nelbo.training.checkpoint import shared
 from nelbo.training.compiling import require_compilable
 from nelbo.training.machine import default_dtype, keep_memory, training_device, training_dtypes
@@ -106,7 +108,8 @@ def run_training(work: Work, team: Team) -> None:
             return
         write_run_config(path, config)
         announce(path, config, dataset, trainer)
-        for note in notes:
+        asymmetric = mirror_note(images) if config.training.augment == "flip" else None
+        for note in (*notes, *[asymmetric] * (asymmetric is not None)):
             console().print(note)
         shown = bar("training", 1.0, trainer.progress, lines=False)
         with shown as progress, Journal(path, config.training.tensorboard) as journal:
@@ -127,10 +130,16 @@ def require_doable(model: GenerativeModel, training: TrainingOptions, asked: Map
         asked: the requested settings of a resumed run; None for a new run.
 
     Raises:
-        InputError: there are more processes than images in a batch, or the model cannot be compiled.
+        InputError: there are fewer images in a batch than processes or parts, or the model cannot be compiled, or has
+            no blocks to compute again.
     """
     if training.batch_size < count():
         raise InputError("batch_size", f"{training.batch_size} is less than the number of processes, {count()}")
+    if training.batch_size < training.accumulate * count():
+        most = training.batch_size // count()
+        raise InputError("accumulate", f"splits {training.batch_size} images too often; give at most {most}")
+    if training.checkpoint_activations:
+        require_blocks(model)
     if asked is None or "compile" in asked:
         require_compilable(model, training, count())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,31 @@ def distributed_losses(model: GenerativeModel, team: Team, shard_on: torch.devic
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of another name for broadcast_buffers, which older torch lacks
         return DistributedDataParallel(losses, broadcast_buffers=False, find_unused_parameters=True)
+
+
+class Part(NamedTuple):
+    """A part of a batch: ``places``, this process's places in the batch, and ``total``, the images of all processes."""
+
+    places: range
+    total: int
+
+
+def parts_of(size: int, accumulate: int, team: Team) -> list[Part]:
+    """The parts of a batch of ``size`` images, consecutive and as even as possible."""
+    parts = []
+    for k in range(accumulate):
+        first, total = size * k // accumulate, size * (k + 1) // accumulate - size * k // accumulate
+        share = team.share(total)
+        parts.append(Part(range(first + share.start, first + share.stop), total))
+    return parts
+
+
+def exchanging(losses: nn.Module, last: bool) -> contextlib.AbstractContextManager[object]:
+    """Exchange gradients between processes only after the last part of a batch."""
+    synchronise = getattr(losses, "set_requires_gradient_sync", None)  # of a sharded module
+    if synchronise is not None:
+        synchronise(last)
+    return losses.no_sync() if isinstance(losses, DistributedDataParallel) and not last else contextlib.nullcontext()
 
 
 def average_gradients(parameters: Sequence[nn.Parameter], team: Team) -> None:

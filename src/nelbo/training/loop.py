@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nelbo.processes import others_reached
 from nelbo.rng import Draws
-from nelbo.training.gradients import average_gradients, dropout_seed
+from nelbo.training.gradients import Part, average_gradients, dropout_seed, exchanging
 from nelbo.training.machine import autocast
 from nelbo.training.recovery import describe_nonfinite, require_finite, roll_back, run_uncompiled
 from nelbo.training.session import Session
@@ -99,18 +99,15 @@ class Trainer(Session):
                 checked at every tenth step only, because the check waits for the device.
             ProcessLostError: a process has stopped.
         """
-        options, device, size = self.options, self.model.device, self.options.batch_size
-        draws = Draws(options.seed, self.step, self.share, size, device)
+        options, device = self.options, self.model.device
         lr = self.learning_rate()
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = lr * group["times"]
-        with dropout_seed(options.seed, self.step, self.team.rank, device), autocast(device, options.precision):
-            losses = self.losses(self.batch(), draws)
-            # The mean of this over the processes is the mean over the batch, even for unequal parts.
-            loss = losses.mean() * (len(losses) * self.team.count / size)
-        loss.backward()
-        loss = self.team.mean(loss.detach())
+        with dropout_seed(options.seed, self.step, self.team.rank, device):
+            shares = torch.split(self.batch(), [len(part.places) for part in self.parts])
+            losses = [self.backward(x, part) for x, part in zip(shares, self.parts, strict=True)]
+        loss = self.team.mean(torch.cat(losses).sum() * (self.team.count / options.batch_size))
         average_gradients(self.unsharded, self.team)
         norms = [clip(group.parameters, options.clip) for group in self.groups]
         if (device.type == "cpu" or (self.step + 1) % 10 == 0) and not all(map(torch.isfinite, (loss, *norms))):
@@ -121,3 +118,15 @@ class Trainer(Session):
         self.step += 1
         self.ema.update(self.model, self.step)
         return loss, lr
+
+    def backward(self, x: Tensor, part: Part) -> Tensor:
+        """Add the gradients of a part of the batch; returns the loss of each of its images x, shape (b,)."""
+        options, self.part = self.options, part
+        draws = Draws(options.seed, self.step, part.places, options.batch_size, self.model.device)
+        with exchanging(self.losses, part is self.parts[-1]):
+            with autocast(self.model.device, options.precision):
+                losses: Tensor = self.losses(x, draws)
+            # The mean of this over the processes is a part of the batch's mean, even for unequal shares.
+            mean = losses.mean() * (len(losses) * self.team.count / options.batch_size)
+            mean.backward()  # type: ignore[no-untyped-call]
+        return losses.detach()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -29,15 +31,16 @@ def require_finite(session: Session, loss: Tensor) -> None:
         raise FloatingPointError(f"{what} is not finite at step {session.step}")
 
 
-def describe_nonfinite(session: Session, losses: Tensor) -> str:
+def describe_nonfinite(session: Session, losses: Sequence[Tensor]) -> str:
     """The images whose loss is not finite, with the terms of their bound; the gradient if all losses are finite.
 
     Args:
         session: the session before the failed step.
-        losses: the loss of each of this process's images, shape (B,).
+        losses: for each part of the batch, the loss of each of this process's images, shape (b,).
     """
-    losses = session.model.gather_batch(losses.detach())
-    wrong = (~losses.isfinite()).nonzero()[:, 0].cpu()
+    parts = zip(losses, session.parts, strict=True)
+    whole = torch.cat([session.team.together(each, part.total) for each, part in parts])
+    wrong = (~whole.isfinite()).nonzero()[:, 0].cpu()
     if not len(wrong):
         return "a gradient is not finite"
     rows = sorted(session.batches.rows(session.step)[wrong.numpy()].tolist())

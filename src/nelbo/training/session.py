@@ -14,12 +14,13 @@ from torch import Tensor
 from nelbo.models.base import GenerativeModel
 from nelbo.options import TrainingOptions
 from nelbo.processes import ALONE, Team, others_reached
+from nelbo.training.activations import checkpoint_activations
 from nelbo.training.batches import Batches
 from nelbo.training.checkpoint import Checkpoint, rollbacks_of, write_checkpoint
 from nelbo.training.compiling import compile_networks
 from nelbo.training.ema import EMA
 from nelbo.training.feed import Feed
-from nelbo.training.gradients import distributed_losses
+from nelbo.training.gradients import distributed_losses, parts_of
 from nelbo.training.learning_rate import learning_rate, progress_at
 from nelbo.training.machine import training_device
 from nelbo.training.optimizers import optimizers_of
@@ -66,18 +67,21 @@ class Session:
         self.model, self.options, self.run_folder, self.team = model, options, run, team
         self.settings = dict(settings or {})
         self.batches = Batches(images, options.batch_size, options.seed, grey_levels, options.augment == "flip")
-        self.share = team.share(options.batch_size)
-        model.gather_batch = lambda rows: team.together(rows, options.batch_size)
+        self.parts = parts_of(options.batch_size, options.accumulate, team)
+        self.part = self.parts[0]
+        model.gather_batch = lambda rows: team.together(rows, self.part.total)
         team.same(model.state_dict().values())
         self.ema = EMA(model, options.ema)
         self.sharded = options.shard and team.count > 1
         self.compiler_errors = compile_networks(model, options, model.device, team.count == 1)
+        if options.checkpoint_activations:
+            checkpoint_activations(model)
         self.unsharded = unsharded(model) if self.sharded else []
         with others_reached():
             self.losses = distributed_losses(model, team, training_device(options) if self.sharded else None)
         if self.sharded:
             self.ema.split(model)
-        self.feed = Feed(self.batches, self.share, model.device)
+        self.feed = Feed(self.batches, [place for part in self.parts for place in part.places], model.device)
         self.groups = model.recipe.groups
         self.optimizers = optimizers_of(self.groups, options, model.device)
         self.state = State(model, self.ema, self.optimizers, team if self.sharded else ALONE)

@@ -1,8 +1,9 @@
 """Sharded weights, gradients, moments and averages: each process stores its own shard (FSDP, Zhao et al. 2023).
 
-A block's weights are gathered while it computes (in bf16, autocast's copies stay until the backward pass). Sharding is
-for models that do not fit into one device's memory; others train faster without it, see docs/scale.md. At the start of
-a run, and in the main process at previews and checkpoints, the host's memory holds the whole model.
+A block's weights are gathered while it computes (in bf16, autocast's copies stay until the backward pass); all other
+weights are gathered for a whole step. Sharding is for models that do not fit into one device's memory; others train
+faster without it, see docs/scale.md. At the start of a run, and in the main process at previews and checkpoints, the
+host's memory holds the whole model.
 """
 
 from __future__ import annotations
@@ -13,12 +14,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, device, nn
 
-from nelbo.nn.blocks import ResidualBlock, SelfAttention
-from nelbo.nn.unet2d import AttentionBlock, ResnetBlock
 from nelbo.processes import Team
-
-BLOCKS = (ResidualBlock, SelfAttention, ResnetBlock, AttentionBlock)
-"""Modules that are gathered separately; the rest of a model is gathered for a whole step."""
+from nelbo.training.activations import blocks_of
 
 
 def shard(losses: nn.Module, team: Team, place: device) -> nn.Module:
@@ -32,7 +29,7 @@ def shard(losses: nn.Module, team: Team, place: device) -> nn.Module:
     mesh = init_device_mesh(place.type, (team.count,))
     for p in losses.parameters():
         p.data = p.data.contiguous()
-    for block in [module for module in losses.modules() if isinstance(module, BLOCKS)]:
+    for block in blocks_of(losses):
         fully_shard(block, mesh=mesh)
     fully_shard(losses, mesh=mesh, ignored_params=set(unsharded(losses)))
     return losses.to(place)
