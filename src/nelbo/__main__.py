@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import sys
 
+from nelbo.cores import settle_threads
 from nelbo.processes import count
 from nelbo.streams import accept_any_text
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    if count() == 1:
+        settle_threads(os.environ)
     from nelbo.cli import run
 
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # what Metal cannot compute, the CPU does

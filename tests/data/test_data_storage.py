@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from nelbo import limits
 from nelbo.data import load, storage
 from nelbo.errors import InputError
 
@@ -120,6 +121,6 @@ def test_the_limit_of_a_container_counts(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
     (tmp_path / "own").write_text(line + "\n")
-    monkeypatch.setattr(storage, "OWN_GROUPS", tmp_path / "own")
-    monkeypatch.setattr(storage, "GROUPS", tmp_path)
-    assert storage.memory() == (expected or without)
+    monkeypatch.setattr(limits, "OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(limits, "GROUPS", tmp_path)
+    assert limits.memory() == (expected or without)

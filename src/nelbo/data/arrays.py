@@ -18,8 +18,8 @@ import numpy as np
 from nelbo.data.axes import Array, as_images, is_ambiguous
 from nelbo.data.keys import LEVELS, Keys, choose
 from nelbo.data.raw import ALL, Part, Raw, named_labels
-from nelbo.data.storage import memory
 from nelbo.errors import InputError
+from nelbo.limits import memory
 from nelbo.options import Layout
 
 DAMAGED = (

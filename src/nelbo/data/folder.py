@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from nelbo.cores import leave_core
 from nelbo.data.decode import BadImageError, Header, quiet_decoding, read_header, read_pixels
 from nelbo.data.progress import progress_bar
 from nelbo.data.raw import ALL, Part, Pixels, Raw
@@ -18,6 +19,7 @@ from nelbo.data.scan import Found, scan
 from nelbo.data.shaping import require_fit, shape_pixels, shaping_notes
 from nelbo.data.storage import allocate, picked
 from nelbo.errors import InputError
+from nelbo.limits import cores
 from nelbo.options import RunDataOptions
 
 Result = TypeVar("Result")
@@ -74,8 +76,8 @@ def for_each(
             return error
 
     done: dict[Path, Result] = {}
-    workers = min(WORKERS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool, progress_bar(title, len(paths)) as step:
+    workers = min(WORKERS, math.ceil(cores()))
+    with ThreadPoolExecutor(workers, initializer=leave_core) as pool, progress_bar(title, len(paths)) as step:
         for path, result in zip(paths, pool.map(attempt, paths), strict=True):
             step(1)
             if not isinstance(result, BadImageError):

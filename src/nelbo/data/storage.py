@@ -6,7 +6,6 @@ it is deleted when the process ends.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import tempfile
@@ -16,41 +15,12 @@ import numpy as np
 
 from nelbo.data.raw import Pixels
 from nelbo.errors import InputError
+from nelbo.limits import memory
 
 SHARE = 4
 """An array larger than this fraction (1/4) of the memory goes to disk, because building it needs two copies."""
 CHUNK = 1024
 """Images copied at a time."""
-OWN_GROUPS, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
-
-
-def memory() -> int:
-    """Bytes of memory available to this process: the machine's or its container's."""
-    sizes = [2**40]
-    with contextlib.suppress(AttributeError, ValueError, OSError):
-        sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    with contextlib.suppress(ValueError, OSError):
-        for line in OWN_GROUPS.read_text().splitlines():
-            _, kinds, place = line.split(":", 2)
-            sizes += [size for size in map(limit, limits(kinds, place)) if size]
-    return min(sizes)
-
-
-def limits(kinds: str, place: str) -> list[Path]:
-    """The files with the memory limits of a control group and its parents."""
-    if kinds not in ("", "memory"):
-        return []
-    root, name = (GROUPS / "memory", "memory.limit_in_bytes") if kinds else (GROUPS, "memory.max")
-    own = root / place.lstrip("/")
-    return [folder / name for folder in (own, *own.parents) if folder.is_relative_to(root)]
-
-
-def limit(file: Path) -> int | None:
-    """The number in this file, or None."""
-    try:
-        return int(file.read_text())
-    except (OSError, ValueError):
-        return None
 
 
 def allocate(shape: tuple[int, ...], where: str) -> Pixels:

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
+from nelbo.cores import leave_core
 from nelbo.training.batches import Batches
 
 AHEAD = 2
@@ -29,7 +30,7 @@ class Feed:
 
     def __init__(self, batches: Batches, places: Sequence[int], device: torch.device) -> None:
         self.batches, self.places, self.device = batches, places, device
-        self.thread = ThreadPoolExecutor(1, thread_name_prefix="nelbo-feed")
+        self.thread = ThreadPoolExecutor(1, "nelbo-feed", leave_core)
         self.coming: dict[int, Future[Moving]] = {}
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 

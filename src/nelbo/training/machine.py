@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from nelbo.data.storage import memory
 from nelbo.errors import InputError
+from nelbo.limits import memory
 from nelbo.options import TrainingOptions
 from nelbo.processes import count, place
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from nelbo.cores import leave_core
+
 ECHO_SECONDS = 2.0
 """A second signal within this time is an echo: launchers forward the signal that a terminal sends to all processes."""
 PATIENCE = 5.0
@@ -86,6 +88,7 @@ class Signals:
         errors: list[BaseException | None] = []
 
         def attempt() -> None:
+            leave_core()
             try:
                 work()
             except BaseException as error:
