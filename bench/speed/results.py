@@ -15,10 +15,14 @@ from pathlib import Path
 
 import torch
 
+import busy
+import host
 import large
 import learn
 import memory
+import noise
 import pairs
+import parts
 import scaling
 import startup
 import step
@@ -38,9 +42,8 @@ def sections(text: str) -> dict[str, str]:
 def main() -> None:
     """Measure, and write the page; sections that are not measured stay unchanged."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--only", nargs="+", metavar="SECTION", help="step, pairs, startup, memory, large, scaling, learn, hour"
-    )
+    names = "step, pairs, startup, noise, host, parts, busy, memory, large, scaling, learn, hour"
+    parser.add_argument("--only", nargs="+", metavar="SECTION", help=names)
     parser.add_argument("--networks", nargs="+", choices=pairs.NETWORKS, default=list(pairs.NETWORKS))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     given = parser.parse_args()
@@ -49,6 +52,10 @@ def main() -> None:
         "step": lambda: step.table(device),
         "pairs": lambda: pairs.table(device, given.networks),
         "startup": startup.table,
+        "noise": lambda: noise.table(device),
+        "host": lambda: host.table(device),
+        "parts": lambda: parts.table(device),
+        "busy": busy.table,
         "memory": memory.table,
         "large": large.table,
         "scaling": scaling.table,
