@@ -6,7 +6,7 @@ BENCH := .venv-bench
 FUZZ := .venv-fuzz
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-kill soak fuzz lint types check bench scale samplers simplifications agreement objectives weights anomalies estimators gamma inference targets clean
+.PHONY: setup demo test test-kill soak fuzz lint types check bench gpu scale samplers simplifications agreement objectives weights anomalies estimators gamma inference targets clean
 
 setup: $(READY)
 
@@ -58,13 +58,18 @@ types: setup
 
 check: lint types test
 
+# Ten minutes on a machine with a GPU: correctness first, then speed, into bench/GPU.md.
+gpu: $(BENCH)/.ready
+	NELBO_TEST_DEVICE=cuda $(BENCH)/bin/python -m pytest tests/device
+	$(BENCH)/bin/python bench/run.py gpu
+
 bench: $(BENCH)/.ready
 	$(BENCH)/bin/python bench/run.py results
 
 # diffusers beside nelbo, in an environment of its own.
 $(BENCH)/.ready: pyproject.toml constraints.txt
 	test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
-	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[hub]' diffusers
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,hub]' diffusers
 	@touch $@
 
 # Studies without arguments; each writes its page of docs/.

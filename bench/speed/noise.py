@@ -11,7 +11,7 @@ from nelbo import rng
 from nelbo.rng import Stream, normal
 from timing import by_turns
 
-SHAPES = ((256, 3, 32, 32), (64, 3, 256, 256))
+SHAPES: tuple[tuple[int, ...], ...] = ((256, 3, 32, 32), (64, 3, 256, 256))
 ROUNDS = 15
 
 

@@ -56,16 +56,16 @@ def samples(model: GenerativeModel) -> Iterator[tuple[str, Tensor]]:
 
 
 @torch.no_grad()
-def numbers(path: Path) -> dict[str, Tensor]:
-    """Everything that a golden run gives, by name, computed in float64: no order of additions shows in it."""
+def numbers(path: Path, device: str = "cpu") -> dict[str, Tensor]:
+    """All results of a golden run, by name, in float64, so that the order of additions does not matter."""
     run = Run(path)
     with default_dtype("fp64"):
-        return numbers_of(run, run.model(device="cpu").double())
+        return numbers_of(run, run.model(device=device).double())
 
 
 def numbers_of(run: Run, model: GenerativeModel) -> dict[str, Tensor]:
     """The same of a model that is loaded."""
-    x = run.dataset.split("test")[:IMAGES]
+    x = run.dataset.split("test")[:IMAGES].to(model.device)
     found = {f"sample/{sampler}": value for sampler, value in samples(model)}
     if isinstance(model, LikelihoodModel):
         found |= {f"bound/{term}": value for term, value in bounds(model, x)}

@@ -34,6 +34,23 @@ def test_a_race_ends_when_the_bound_is_low_enough_and_says_so() -> None:
     assert looked[-1] == float(ended[2])
 
 
+def test_the_page_of_a_gpu_is_written_on_a_cpu_too(tmp_path: Path) -> None:
+    """Every section, at small size."""
+    words = ["gpu", "--small", "--device", "cpu", "--out", tmp_path / "page.md"]
+    done = subprocess.run([sys.executable, BENCH / "run.py", *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    titles = re.findall(r"^## (.*)", (tmp_path / "page.md").read_text(), re.MULTILINE)
+    assert titles == [
+        "Time to a bound",
+        "The default network",
+        "Noise",
+        "Host time with a free network",
+        "Memory of a step",
+        "Samples",
+        "The same weights in diffusers",
+    ]
+
+
 @pytest.mark.parametrize(("rows", "columns"), [(8, 20), (20, 8), (9, 9)])
 def test_muons_operations_are_those_that_torch_counts(rows: int, columns: int) -> None:
     assert scale.newton_schulz(rows, columns) == counted(lambda: orthogonalised(torch.randn(1, rows, columns)))
