@@ -25,7 +25,12 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 
+import host
+from nelbo.models.ddpm import DDPM, DDPMOptions
 from nelbo.nn.unet2d import UNet2D, UNet2DOptions
+from nelbo.options import TrainingOptions
+from nelbo.processes import join, leave
+from nelbo.training import Trainer
 from nelbo.training.muon import ITERATIONS, is_matrix
 
 PAGE = Path(__file__).parents[2] / "docs" / "scale.md"
@@ -41,6 +46,7 @@ BUCKET = 25 * 2**20
 """Bytes of gradients in one bucket of DistributedDataParallel."""
 MEMORIES = (24, 80, 141)
 MEASURED_BATCH, ROUNDS = 8, 15
+WEAK, WEAK_BATCH, WEAK_STEPS, WEAK_ROUNDS = (1, 28, 28), 32, 60, 3
 
 
 class Link(NamedTuple):
@@ -209,21 +215,59 @@ def measured() -> dict[str, float]:
     return found
 
 
+def trained() -> float:
+    """Median seconds of nelbo's own training step, in a process that has its share of a growing batch."""
+    torch.set_num_threads(1)
+    team = join()
+    model = DDPM.from_options(DDPMOptions().resolved(WEAK), WEAK, 256)
+    images = torch.randint(0, 256, (WEAK_BATCH * 8, *WEAK), dtype=torch.uint8)
+    recipe = TrainingOptions(steps=10**6, batch_size=WEAK_BATCH * team.count, device="cpu")
+    trainer = Trainer(model, images, recipe, Path("unused"), team=team)
+    times = []
+    for _ in range(WEAK_STEPS):
+        started = time.perf_counter()
+        trainer.advance()
+        times.append(time.perf_counter() - started)
+    leave()
+    return statistics.median(times[3:])
+
+
+def weak() -> dict[str, float]:
+    """Median seconds of that step: of one process, of two that know nothing of each other, and of two together."""
+    words, environment = [__file__, "--train"], {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def output(process: subprocess.Popen[str]) -> float:
+        text, _ = process.communicate()
+        return float(text)
+
+    def started(*words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, text=True, env=environment)
+
+    taken: dict[str, list[float]] = {"one": [], "apart": [], "together": []}
+    for _ in range(WEAK_ROUNDS):
+        taken["one"].append(output(started(*words)))
+        taken["apart"].append(statistics.mean([output(each) for each in [started(*words), started(*words)]]))
+        launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+        taken["together"].append(output(started(*launcher, *words)))
+    return {name: statistics.median(each) for name, each in taken.items()}
+
+
 # The page
 
 
-def page(given: argparse.Namespace, here: dict[str, float]) -> str:
+def page(given: argparse.Namespace, here: dict[str, float], weakly: dict[str, float]) -> str:
     """The page."""
     link = Link(given.inside, given.between, given.latency, given.node)
     networks = {name: counted(widths) for name, widths in NETWORKS.items()}
     expected = here["alone"] + max(0.0, here["exchange"] - 2 / 3 * here["alone"])
-    rows = []
+    rows, shortest = [], math.inf
     for name, net in networks.items():
         for count in GPUS:
             cells = []
             for images in (LOCAL, WHOLE / count):
                 for way in (replicated, sharded):
                     step = way(net, images, count, given.rate, link)
+                    shortest = min(shortest, sum(step))
                     cells.append(f"{100 * step.efficiency:.1f}% ({1000 * sum(step):.0f} ms)")
             rows.append(f"| {name} | {count:,} | {' | '.join(cells)} |")
     per = sum(PER_PARAMETER.values())
@@ -263,8 +307,14 @@ def page(given: argparse.Namespace, here: dict[str, float]) -> str:
         bytes=here["bytes"] / 1e6,
         message=f"{1e6 * here['message']:.0f}",
         together=f"{1000 * here['together']:.1f}",
+        weak_batch=WEAK_BATCH,
         expected=f"{1000 * expected:.0f}",
         most=f"{1000 * (here['alone'] + here['exchange']):.0f}",
+        shortest=f"{1000 * shortest:.0f}",
+        **{f"weak_{name}": f"{1000 * value:.0f}" for name, value in weakly.items()},
+        of_one=f"{100 * weakly['one'] / weakly['together']:.0f}",
+        of_apart=f"{100 * weakly['apart'] / weakly['together']:.0f}",
+        host=f"{host_milliseconds():.1f}",
     )
 
 
@@ -282,6 +332,16 @@ the table has medians of alternating runs. An exchange is an all-reduce of {byte
 
 The first prediction assumes that the backward pass hides the exchange, as on GPUs. The second adds the exchange, as
 for processes without a free core.
+
+## Weak scaling of nelbo's own step
+`ddpm` of the default size on 28×28, {weak_batch} images in each process of one thread; medians of runs by turns. Each
+process reads and draws its share of the batch, and gradients, losses and clocks are exchanged.
+
+| one process | two that know nothing of each other | two together | speed of each, relative to one | to two apart |
+| --- | --- | --- | --- | --- |
+| {weak_one} ms | {weak_apart} ms | {weak_together} ms | {of_one}% | {of_apart}% |
+
+Two processes on this machine share the memory's bandwidth, so that even apart each is slower than one alone.
 
 ## Cost of a step
 Networks are those of `UNet2DModel`, 3×{side}×{side}, counted by torch on the meta device.
@@ -307,6 +367,9 @@ with those of its index), then within a node. "Grows": {local} images on each GP
 - Six short messages per step (loss, profile over t, clocks, used parameters) cost only latency.
 - Muon orthogonalises every matrix on every process. The efficiency does not count this as a loss, but for the 1 B
   model it takes {muon:.1f} times as long as {local} images: use AdamW there, or larger batches.
+- The host sends a step's operations while the device computes the step before. With a network that costs nothing this
+  took {host} ms here (bench/RESULTS.md, "Host time"), and the shortest step of the table has {shortest} ms: the host's
+  time is hidden, if the network's own kernels are launched as one CUDA graph.
 - With a fixed batch, the work on each GPU becomes too small to hide the exchange: use a larger batch with more GPUs.
 
 ## The limit of DDP
@@ -317,8 +380,15 @@ DDP needs one process's state and the activations of {local} images to fit on on
 {ends}
 
 nelbo trains with DDP, or with `--shard` with FSDP: each process stores a shard of weights, moments and average, and
-gathers a block while it computes. Both give the same weights.
+gathers a block while it computes. Both give the same weights. A batch that does not fit can be computed in parts
+(`--accumulate`), and blocks can compute their activations again (`--checkpoint-activations`): bench/RESULTS.md has the
+memory and the time of both.
 """
+
+
+def host_milliseconds() -> float:
+    """The host's time for a training step with a free network, as bench/run.py results measures it."""
+    return host.milliseconds(host.trainer(host.TINY, 256, 1000, torch.device("cpu")).advance, torch.device("cpu"))
 
 
 def main() -> None:
@@ -330,13 +400,19 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=10e-6, help="seconds")
     parser.add_argument("--node", type=int, default=8, help="GPUs in a node")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--train", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.train:
+        seconds = trained()
+        if os.environ.get("RANK", "0") == "0":
+            print(seconds)
+        return
     if given.measure:
         found = measure()
         if os.environ["RANK"] == "0":
             print(json.dumps(found))
         return
-    PAGE.write_text(page(given, measured()), encoding="utf-8")
+    PAGE.write_text(page(given, measured(), weak()), encoding="utf-8")
     print(PAGE)
 
 
