@@ -13,8 +13,8 @@ from nelbo.config.families import OURS
 SOURCE = Path(__file__).parents[2] / "src" / "nelbo"
 
 FLOORS = [
-    ["errors"],
-    ["check", "files", "options", "processes", "rng", "units", "streams"],
+    ["errors", "limits"],
+    ["check", "cores", "files", "options", "processes", "rng", "units", "streams"],
     ["theory"],
     ["diffusion"],
     ["nn"],
