@@ -24,7 +24,7 @@ from nelbo.rng import Draws
 from nelbo.training import Trainer
 from nelbo.training.activations import blocks_of
 from nelbo.training.batches import Batches
-from nelbo.training.gradients import parts_of
+from nelbo.training.gradients import parts_of, places_of
 
 SHAPE, LEVELS = (1, 8, 8), 17
 
@@ -104,6 +104,8 @@ def test_parts_cover_each_place_once() -> None:
         places = [place for parts in zip(*shares, strict=True) for part in parts for place in part.places]
         assert places == list(range(size))
         assert sum(part.total for part in shares[0]) == size
+        assert all(list(places_of(own)) == [place for part in own for place in part.places] for own in shares)
+    assert isinstance(places_of(parts_of(32, 4, Team(0, 1))), range)
 
 
 class Blocks(nn.Module):

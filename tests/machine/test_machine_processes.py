@@ -435,3 +435,31 @@ def test_two_machines(here: Path) -> None:
     call_well(*words, "one")
     assert not (here / names[1] / "two").exists()
     assert furthest(here / "one", here / names[0] / "two") < SAME
+
+
+EMPTY = """
+import sys
+import nelbo.training.machine as machine
+import nelbo.training.gradients as gradients
+from nelbo.cli import run
+machine.LARGE = 4000
+shard = gradients.shard
+def shard_and_tell(losses, team, place):
+    print("empty", sum(p.is_meta for p in losses.parameters()), file=sys.stderr, flush=True)
+    return shard(losses, team, place)
+gradients.shard = shard_and_tell
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("family", ["vdm", "gan"])
+def test_only_the_main_process_builds_a_model_that_is_sharded(here: Path, family: str) -> None:
+    """Tensors of more than 4 kB have no memory in the other process before they are sharded, and the values arrive."""
+    words = ["train", family, *SMALL[family], *DOUBLE, "--steps", "3", "--out"]
+    call_well(*words, "one")
+    answers = ended(started(2, *words, "two", "--shard", code=EMPTY))
+    assert all(answer.code == 0 for answer in answers), answers
+    counts = [int(next(line for line in answer.err.splitlines() if "empty" in line).split()[1]) for answer in answers]
+    assert counts[0] == 0
+    assert counts[1] > 0
+    assert furthest(here / "one", here / "two") < SAME

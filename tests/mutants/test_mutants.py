@@ -30,6 +30,7 @@ KINDS = (
     "wrong player",
     "biased",
     "wrong order",
+    "wrong noise",
 )
 
 MUTANTS = [
@@ -453,8 +454,8 @@ MUTANTS = [
         "wrong weight",
         "1/(T p) of the loss profile",
         "diffusion/timesteps.py",
-        "(width[bins] / (self.T * p[bins]))",
-        "torch.ones_like(p[bins])",
+        "width[bins] / (self.T * p[bins]), place",
+        "torch.ones_like(p[bins]), place",
         ("test_timesteps.py::test_the_profiles_draw_is_unbiased[taught-30]",),
     ),
     Mutant(
@@ -643,6 +644,30 @@ MUTANTS = [
         "+ traces - 2 * cross",
         "+ traces - cross",
         ("test_distances.py::test_frechet_of_axis_aligned_gaussians",),
+    ),
+    Mutant(
+        "wrong noise",
+        "nine rounds of Philox",
+        "rng.py",
+        "ROUNDS = 10",
+        "ROUNDS = 9",
+        ("test_rng.py::test_the_words_are_those_of_whole_numbers_without_end",),
+    ),
+    Mutant(
+        "wrong noise",
+        "the variance of Box and Muller's numbers",
+        "rng.py",
+        ".mul_(-2.0).sqrt_()",
+        ".mul_(-2.1).sqrt_()",
+        ("test_rng.py::test_moments_and_tails_are_the_normal_laws",),
+    ),
+    Mutant(
+        "wrong noise",
+        "the upper bits of the index left out",
+        "rng.py",
+        "tag ^ index >> 32 << 8",
+        "tag ^ 0 * index",
+        ("test_rng.py::test_an_example_walks_through_its_blocks",),
     ),
 ]
 

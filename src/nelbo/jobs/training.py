@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -28,7 +29,7 @@ from nelbo.training import Trainer, latest_checkpoint, read_checkpoint
 from nelbo.training.activations import require_blocks
 from nelbo.training.checkpoint import shared
 from nelbo.training.compiling import require_compilable
-from nelbo.training.machine import default_dtype, keep_memory, training_device, training_dtypes
+from nelbo.training.machine import Sizing, default_dtype, keep_memory, training_device, training_dtypes
 
 
 class Work(NamedTuple):
@@ -69,7 +70,8 @@ def train_together(settle: Callable[[], Work], model: GenerativeModel | None = N
     if not works:
         path = Path(settled["path"])
         config = run_config(tomllib.loads(settled["config"]), path / CONFIG)
-        works.append(Work(path, config, read_data(own_images(config.data, path)), model or fresh_model(config)))
+        model = model or (empty_model(config) if config.training.shard else fresh_model(config))
+        works.append(Work(path, config, read_data(own_images(config.data, path)), model))
         if works[0].dataset.sha256 != config.images.sha256:
             raise InputError("data", f"{config.data.data} has other images here than on the main process")
     run_training(works[0], team)
@@ -81,6 +83,17 @@ def fresh_model(config: RunConfig) -> GenerativeModel:
     with torch.random.fork_rng([]), default_dtype(config.training.precision):
         torch.manual_seed(config.training.seed)
         return build_model(config)
+
+
+def empty_model(config: RunConfig) -> GenerativeModel:
+    """The model without memory for its large parameters, whose shards come from the main process; buffers are zeros."""
+    with Sizing(math.inf):
+        model = fresh_model(config)
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_meta:
+                setattr(module, name, torch.zeros_like(buffer, device="cpu"))
+    return model
 
 
 def run_training(work: Work, team: Team) -> None:

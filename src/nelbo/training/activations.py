@@ -21,10 +21,15 @@ from nelbo.nn.unet2d import AttentionBlock, ResnetBlock
 BLOCKS = (ResidualBlock, SelfAttention, ResnetBlock, AttentionBlock)
 
 
+def own_blocks(model: nn.Module) -> list[nn.Module]:
+    """The blocks of nelbo's U-Nets."""
+    return [module for module in model.modules() if isinstance(module, BLOCKS)]
+
+
 def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """The blocks of a model: those of nelbo's networks, or else the elements of each ``nn.ModuleList``."""
-    own: list[nn.Module] = [module for module in model.modules() if isinstance(module, BLOCKS)]
-    return own or [block for each in model.modules() if isinstance(each, nn.ModuleList) for block in each]
+    """The blocks of a model: those of nelbo's U-Nets, or else the elements of each ``nn.ModuleList``."""
+    lists = (module for module in model.modules() if isinstance(module, nn.ModuleList))
+    return own_blocks(model) or [block for each in lists for block in each]
 
 
 def require_blocks(model: nn.Module) -> None:

@@ -6,7 +6,7 @@ Written by hand because the averages of torch.optim.swa_utils have no warm-up of
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -32,11 +32,18 @@ class EMA:
         self.sharded = False
         self.decay = decay
 
-    def split(self, model: nn.Module) -> None:
-        """Shard the average like the weights of ``model``; :meth:`collect` writes it to :attr:`model`."""
+    def split(self, model: nn.Module, whole: Mapping[str, Tensor] | None = None) -> None:
+        """Shard the average like the weights of ``model``; :meth:`collect` writes it to :attr:`model`.
+
+        Args:
+            model: the sharded model.
+            whole: name → average, the same on every process; None at the start, where the average is the weights.
+        """
         self.sharded = True
-        pairs = zip(self.model.parameters(), model.parameters(), strict=True)
-        self.averages = [distribute_like(average.detach(), p) for average, p in pairs]
+        self.averages = [
+            p.detach().clone() if whole is None else distribute_like(whole[name], p)
+            for name, p in model.named_parameters()
+        ]
 
     @torch.no_grad()
     def collect(self, model: nn.Module, main: bool) -> None:
@@ -59,7 +66,8 @@ class EMA:
         try:
             yield
         finally:
-            self.model.to(before)
+            if main:
+                self.model.to(before)
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:

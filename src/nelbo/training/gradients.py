@@ -66,6 +66,13 @@ def parts_of(size: int, accumulate: int, team: Team) -> list[Part]:
     return parts
 
 
+def places_of(parts: Sequence[Part]) -> Sequence[int]:
+    """This process's places in all parts; a range, which needs no copy to a device, if they have no gaps."""
+    places = [place for part in parts for place in part.places]
+    whole = range(places[0], places[-1] + 1)
+    return whole if len(whole) == len(places) else places
+
+
 def exchanging(losses: nn.Module, last: bool) -> contextlib.AbstractContextManager[object]:
     """Exchange gradients between processes only after the last part of a batch."""
     synchronise = getattr(losses, "set_requires_gradient_sync", None)  # of a sharded module

@@ -133,14 +133,15 @@ def keep_memory() -> None:
 
 
 class Sizing(TorchFunctionMode):
-    """While it is entered, large tensors have a size and no memory, and their sizes are added up.
+    """A mode in which large tensors have a size but no memory (device ``meta``), and their sizes are added up.
 
-    Settings from a stranger can describe a network of any size: so it is refused before it is allocated.
+    Args:
+        most: the bytes after which a model is refused, before they are allocated; None for the machine's memory.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: float | None = None) -> None:
         super().__init__()
-        self.left = memory()
+        self.left = memory() if most is None else most
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Count what a new tensor would take.

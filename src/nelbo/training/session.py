@@ -20,7 +20,7 @@ from nelbo.training.checkpoint import Checkpoint, rollbacks_of, write_checkpoint
 from nelbo.training.compiling import compile_networks
 from nelbo.training.ema import EMA
 from nelbo.training.feed import Feed
-from nelbo.training.gradients import distributed_losses, parts_of
+from nelbo.training.gradients import distributed_losses, parts_of, places_of
 from nelbo.training.learning_rate import learning_rate, progress_at
 from nelbo.training.machine import training_device
 from nelbo.training.optimizers import optimizers_of
@@ -70,7 +70,8 @@ class Session:
         self.parts = parts_of(options.batch_size, options.accumulate, team)
         self.part = self.parts[0]
         model.gather_batch = lambda rows: team.together(rows, self.part.total)
-        team.same(model.state_dict().values())
+        if not (options.shard and team.count > 1):  # shards come from the main process
+            team.same(model.state_dict().values())
         self.ema = EMA(model, options.ema)
         self.sharded = options.shard and team.count > 1
         self.compiler_errors = compile_networks(model, options, model.device, team.count == 1)
@@ -81,7 +82,7 @@ class Session:
             self.losses = distributed_losses(model, team, training_device(options) if self.sharded else None)
         if self.sharded:
             self.ema.split(model)
-        self.feed = Feed(self.batches, [place for part in self.parts for place in part.places], model.device)
+        self.feed = Feed(self.batches, places_of(self.parts), model.device)
         self.groups = model.recipe.groups
         self.optimizers = optimizers_of(self.groups, options, model.device)
         self.state = State(model, self.ema, self.optimizers, team if self.sharded else ALONE)

@@ -2,12 +2,13 @@
 
 A block's weights are gathered while it computes (in bf16, autocast's copies stay until the backward pass); all other
 weights are gathered for a whole step. Sharding is for models that do not fit into one device's memory; others train
-faster without it, see docs/scale.md. At the start of a run, and in the main process at previews and checkpoints, the
-host's memory holds the whole model.
+faster without it, see docs/scale.md. The host's memory holds the whole model only in the main process, and in all
+processes while a checkpoint is read.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterable
 
@@ -15,24 +16,40 @@ import torch
 from torch import Tensor, device, nn
 
 from nelbo.processes import Team
-from nelbo.training.activations import blocks_of
+from nelbo.training.activations import own_blocks
 
 
 def shard(losses: nn.Module, team: Team, place: device) -> nn.Module:
     """Shard every parameter over the team's devices; gradients become the mean over all processes.
 
+    The values are those of the main process; in the others, parameters may be on the device ``meta``, without memory.
     The parameters of :func:`unsharded` are excluded, and their gradients stay local.
     """
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
     from torch.distributed.device_mesh import init_device_mesh  # slow imports, used only here
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(place.type, (team.count,))
     for p in losses.parameters():
         p.data = p.data.contiguous()
-    for block in blocks_of(losses):
+    whole = losses.state_dict() if team.main else {}
+    for block in own_blocks(losses):
+        allocate(block)
         fully_shard(block, mesh=mesh)
+    allocate(losses)
     fully_shard(losses, mesh=mesh, ignored_params=set(unsharded(losses)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a group with a backend for each kind of device
+        set_model_state_dict(losses, whole, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
     return losses.to(place)
+
+
+def allocate(module: nn.Module) -> None:
+    """Give memory to the parameters that have none; their values are undefined."""
+    for part in module.modules():
+        for name, p in part.named_parameters(recurse=False):
+            if p.is_meta:
+                setattr(part, name, nn.Parameter(torch.empty_like(p, device="cpu"), p.requires_grad))
 
 
 def unsharded(module: nn.Module) -> list[nn.Parameter]:

@@ -64,9 +64,10 @@ class State:
         current = self.model.state_dict()
         model = {name: distribute_like(x, current.get(name, x)) for name, x in tensors["model"].items()}
         fit(self.model, model, source / "model.safetensors")
-        fit(self.ema.model, tensors["ema"], source / "ema.safetensors")
+        if self.team.main:
+            fit(self.ema.model, tensors["ema"], source / "ema.safetensors")
         if self.team.count > 1:
-            self.ema.split(self.model)
+            self.ema.split(self.model, tensors["ema"])
         parameters = dict(self.model.named_parameters())
         self.check_moments(tensors["optimizer"], source / "optimizer.safetensors")
         trained_by = self.trained_by()
