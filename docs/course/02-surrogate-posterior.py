@@ -16,7 +16,7 @@
 # ## The equations
 #
 # $$\ln p(x) = \underbrace{\mathbb{E}_{z\sim q}\left[\ln p(x, z) - \ln q(z)\right]}_{\mathrm{ELBO}(q)}
-# + \mathrm{KL}\big(q(z)\,\|\,p(z\mid x)\big) \qquad\text{Jordan et al. 1999 (section 6); Bishop 2006 (10.2)}$$
+# + \mathrm{KL}\big(q(z)\,\|\,p(z\mid x)\big) \qquad\text{Jordan et al. 1999; Bishop 2006 (10.2)}$$
 #
 # The proof has one line: $\ln p(x) = \ln p(x,z) - \ln p(z\mid x)$ for **every** $z$; add and subtract $\ln q(z)$, and take
 # the expectation over $q$.
