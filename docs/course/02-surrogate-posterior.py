@@ -110,10 +110,7 @@ turn(draw_surrogate, mean=(0.2, -2.0, 3.0), std=(1.0, 0.2, 2.0))
 
 # %%
 q = surrogate(mean=-2.0, std=2.0)
-path = []
-for step in fit(log_joint_of(x), q, steps=400):
-    path.append((q.mean.item(), q.log_diagonal.exp().item(), step.elbo.value))
-
+path = [(q.mean.item(), q.log_diagonal.exp().item(), step.elbo.value) for step in fit(log_joint_of(x), q, steps=400)]
 means, stds, values = zip(*path, strict=True)
 mean_grid, std_grid = torch.meshgrid(torch.linspace(-2.5, 2.5, 80), torch.linspace(0.3, 2.4, 80), indexing="ij")
 gaps = kl_normal(mean_grid, std_grid**2, number(x / 2), number(0.5))

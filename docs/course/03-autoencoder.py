@@ -84,7 +84,8 @@ def draw_reconstructions(size: int) -> None:
             ax.set(xticks=[], yticks=[])
             ax.set_frame_on(False)
         for ax, picture in zip(row, pictures[:, 0], strict=False):
-            ax.imshow(picture, cmap=colours, vmin=-1 if colours == "gray" else None, vmax=1 if colours == "gray" else None)
+            largest = 1.0 if colours == "gray" else float(pictures.abs().max())
+            ax.imshow(picture, cmap=colours, vmin=-largest, vmax=largest)
         row[0].set_ylabel(name)
     print(f"code of {size} numbers: squared error per pixel {error:.4f}")
 
@@ -106,9 +107,7 @@ def curved_autoencoder(size: int, steps: int = 400) -> nelbo.AE:
     """A trained autoencoder with a hidden layer in both networks."""
     torch.manual_seed(0)
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(digits.dims, 256), nn.SiLU(), nn.Linear(256, size))
-    decoder = nn.Sequential(
-        nn.Linear(size, 256), nn.SiLU(), nn.Linear(256, digits.dims), nn.Unflatten(1, digits.shape)
-    )
+    decoder = nn.Sequential(nn.Linear(size, 256), nn.SiLU(), nn.Linear(256, digits.dims), nn.Unflatten(1, digits.shape))
     model = nelbo.AE(encoder, decoder, digits.shape, digits.levels, latent=size)
     optimiser = torch.optim.Adam(model.parameters(), 3e-3)
     for step in range(steps):
@@ -132,7 +131,9 @@ for name, make in (("linear", linear_autoencoder), ("one hidden layer", curved_a
 _, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
 for name in ("linear", "one hidden layer"):
     ax.plot(sizes, [errors[name, size] for size in sizes], "o-", label=name)
-ax.set(xscale="log", xticks=sizes, xticklabels=sizes, xlabel="numbers in the code", ylabel="squared error per test pixel")
+ax.set(
+    xscale="log", xticks=sizes, xticklabels=sizes, xlabel="numbers in the code", ylabel="squared error per test pixel"
+)
 _ = ax.legend()
 
 # %% [markdown]

@@ -132,7 +132,9 @@ ax.axhline(32, color="grey", linestyle=":", label="a denoiser that knows nothing
 ax.set(xlabel="γ: from little noise to much noise", ylabel="nats per unit of γ", ylim=(0, 34))
 ax.legend()
 nats = area(SHAPES["straight"])[0]
-print(f"diffusion term of Gaussian digits between γ = −6 and 6: {nats:.3f} nats = {bits_per_dim(nats, 64):.3f} bits/dim")
+print(
+    f"diffusion term of Gaussian digits between γ = −6 and 6: {nats:.3f} nats = {bits_per_dim(nats, 64):.3f} bits/dim"
+)
 
 # %% [markdown]
 # ## Exercise

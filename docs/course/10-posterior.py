@@ -31,9 +31,9 @@ import torch
 from torch import Tensor
 
 from nelbo.course import check, turn
-from nelbo.diffusion.process import diffuse, marginal, posterior, posterior_var, transition
-from nelbo.diffusion.samplers import Ancestral, trajectory
 from nelbo.diffusion.denoiser import denoiser_of
+from nelbo.diffusion.process import marginal, posterior, posterior_var, transition
+from nelbo.diffusion.samplers import Ancestral, trajectory
 from nelbo.diffusion.schedules import Cosine, LinearBeta, betas_of, chain_of
 from nelbo.diffusion.variances import PosteriorVariance
 
@@ -63,7 +63,9 @@ def draw_posterior(t: int, x_0: float, x_t: float) -> None:
     ax.fill_between(grid, likelihood.exp(), alpha=0.3, label=f"q(x_{t} = {x_t:.1f} | x_{t - 1})")
     ax.plot(grid, product, "k", label="product, normalised")
     ax.plot(grid[::12], exact.log_prob(grid[::12])[0].exp(), "C3o", markersize=4, label="N(μ̃, β̃)")
-    ax.set(xlabel=f"$x_{{{t - 1}}}$", ylabel="density", title=f"μ̃ = {exact.mean.item():.3f}, β̃ = {exact.var.item():.4f}")
+    ax.set(
+        xlabel=f"$x_{{{t - 1}}}$", ylabel="density", title=f"μ̃ = {exact.mean.item():.3f}, β̃ = {exact.var.item():.4f}"
+    )
     ax.legend(fontsize=8)
 
 
@@ -117,8 +119,10 @@ _, ax = plt.subplots(figsize=(9, 3.2), layout="constrained")
 ax.plot(range(1000, -1, -1), path.T, color="C0", linewidth=0.5)
 ax.set(xlabel="t (from noise, left, to data, right)", ylabel="$x_t$", xlim=(1000, 0))
 ends = path[:, -1]
-print(f"{int((ends > 0).sum())} of 40 walks end at 0.5; the largest distance from a value of the data is "
-      f"{float((ends[:, None] - VALUES).abs().min(1).values.max()):.1e}")
+print(
+    f"{int((ends > 0).sum())} of 40 walks end at 0.5; the largest distance from a value of the data is "
+    f"{float((ends[:, None] - VALUES).abs().min(1).values.max()):.1e}"
+)
 
 # %% [markdown]
 # ## Exercise

@@ -47,7 +47,9 @@ x_t = diffuse(x_0, gamma, eps)
 for name, kind in KINDS.items():
     target = kind.target(x_0, eps, gamma)  # what the network should say
     denoised = kind.denoised(target, x_t, gamma)  # what follows from it
-    print(f"network says {name} = {target.item():7.4f}  →  x₀ = {denoised.x_0.item():.4f}, ε = {denoised.eps.item():.4f}")
+    print(
+        f"network says {name} = {target.item():7.4f}  →  x₀ = {denoised.x_0.item():.4f}, ε = {denoised.eps.item():.4f}"
+    )
 
 
 # %% [markdown]

@@ -123,7 +123,8 @@ for ax, t in zip(axes, (1, 100, 300, 600, 900), strict=True):
 # %%
 features: dict[str, Tensor] = {}
 hooks = []
-for name, module in {"down, 8×8": model.network.down[0], "coarsest": model.network.up[-1], "up, 8×8": model.network.up[0]}.items():
+looked_at = {"down, 8×8": model.network.down[0], "coarsest": model.network.up[-1], "up, 8×8": model.network.up[0]}
+for name, module in looked_at.items():
     hooks.append(module.register_forward_hook(lambda _, __, output, name=name: features.update({name: output})))
 gamma = gammas[100].expand(1)
 z = diffuse(x[:1], gamma, torch.randn(x[:1].shape, generator=torch.Generator().manual_seed(0)))
@@ -138,7 +139,9 @@ for row, (name, maps) in zip(axes, features.items(), strict=True):
     for ax, channel in zip(row[1:], strongest, strict=True):
         ax.imshow(maps[0, channel], cmap="coolwarm")
     row[1].set_ylabel(name)
-for ax, picture, title in zip(axes[:, 0], (x[0, 0], z[0, 0], denoised.x_0[0, 0]), ("image", "input", "x̂₀"), strict=True):
+for ax, picture, title in zip(
+    axes[:, 0], (x[0, 0], z[0, 0], denoised.x_0[0, 0]), ("image", "input", "x̂₀"), strict=True
+):
     ax.imshow(picture, cmap="gray", vmin=-1, vmax=1)
     ax.set_ylabel(title)
 for ax in axes.flat:

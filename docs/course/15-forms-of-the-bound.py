@@ -37,7 +37,13 @@ import torch
 from torch import Tensor
 
 from nelbo.course import check, turn
-from nelbo.diffusion.consistency import Three, consistency_log_ratio, consistency_prior_term, consistency_term, neighbours
+from nelbo.diffusion.consistency import (
+    Three,
+    consistency_log_ratio,
+    consistency_prior_term,
+    consistency_term,
+    neighbours,
+)
 from nelbo.diffusion.denoiser import Denoised, from_x_0
 from nelbo.diffusion.process import diffuse, prior_term, transition
 from nelbo.diffusion.schedules import LinearBeta, betas_of, chain_of
@@ -139,7 +145,7 @@ def draw_forms(form: str, T: int) -> None:
     """The terms of every form, and the estimates of one."""
     x_0, n = -0.4, 500
     truth = -float(data.log_prob(torch.tensor([[x_0]])))
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    _, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     for row, name in enumerate(FORMS):
         terms, start = terms_of(name, x_0, T, n), {True: 0.0, False: 0.0}
         for colour, (term, values) in zip(("C0", "C1", "C2"), terms.items(), strict=True):
@@ -147,7 +153,9 @@ def draw_forms(form: str, T: int) -> None:
             left.barh(row, mean, left=start[mean > 0], color=colour, label=term if row == 0 else None)
             start[mean > 0] += mean
         total = sum(terms.values())
-        left.text(max(start[True], 0) + 0.3, row, f"{total.mean():.3f} ± {total.std() / n**0.5:.3f}", va="center", fontsize=8)
+        left.text(
+            max(start[True], 0) + 0.3, row, f"{total.mean():.3f} ± {total.std() / n**0.5:.3f}", va="center", fontsize=8
+        )
         if name == form:
             right.hist(total, bins=40, color="C4")
             right.axvline(float(total.mean()), color="C3", linestyle="--", label=f"mean {total.mean():.4f}")

@@ -28,6 +28,7 @@
 # %%
 import os
 import time
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import torch
@@ -47,7 +48,7 @@ from nelbo.units import bits_per_dim, uniform_bits
 LONG = os.environ.get("NELBO_COURSE_LONG") == "1"
 # Change this and run again: the number of steps, and the channels at each resolution.
 STEPS = 9000 if LONG else 2000
-WIDTHS = (32, 64, 64) if LONG else (48, 96)
+WIDTHS = (32, 64, 64) if LONG else (32, 64)
 BATCH = 32 if LONG else 64
 
 dataset = load("mnist" if LONG else "digits")
@@ -85,7 +86,7 @@ class UNet(nn.Module):
         self.stem = nn.Conv2d(1, widths[0], 3, padding=1)
         self.down = nn.ModuleList(Block(width, embedding) for width in widths)
         self.up = nn.ModuleList(Block(width, embedding) for width in widths)
-        pairs = list(zip(widths, widths[1:], strict=False))
+        pairs = list(pairwise(widths))
         self.coarsen = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairs)
         self.refine = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairs)
         self.head = nn.Conv2d(widths[0], 1, 3, padding=1)
@@ -135,7 +136,9 @@ for step in range(STEPS):
     optimiser.step()
     decay.step()
     losses.append(loss.item())
-print(f"{STEPS:,} steps in {time.monotonic() - start:.0f} s, {sum(p.numel() for p in network.parameters()):,} parameters")
+    if (step + 1) % (STEPS // 5) == 0:
+        print(f"step {step + 1:,}: {sum(losses[-200:]) / 200:.4f} after {time.monotonic() - start:.0f} s")
+print(f"{sum(p.numel() for p in network.parameters()):,} parameters")
 
 _, ax = plt.subplots(figsize=(7, 2.6), layout="constrained")
 smooth = torch.tensor(losses).unfold(0, 50, 10).mean(1)
@@ -159,7 +162,7 @@ def walk_back(count: int, steps: int) -> list[Tensor]:
     gammas = torch.cat([gammas, torch.tensor([-torch.inf], dtype=torch.float64)])
     source = torch.Generator().manual_seed(1)
     z, seen = torch.randn(count, *dataset.shape, generator=source), []
-    for now, then in zip(gammas, gammas[1:], strict=False):
+    for now, then in pairwise(gammas):
         gamma_t, gamma_s = now.expand(count), then.expand(count)
         denoised = velocity.denoised(network(z, gamma_t.float()), z, gamma_t)
         x_hat = clipped(denoised, z, gamma_t).x_0
@@ -199,9 +202,7 @@ turn(draw_samples, steps=(5, 1, 200))
 # level that is nearest to $z$ is nearly always the right one.
 
 # %%
-model = nelbo.Diffusion(
-    network, dataset.shape, dataset.levels, schedule=Cosine(), predict="v", decoder="categorical"
-)
+model = nelbo.Diffusion(network, dataset.shape, dataset.levels, schedule=Cosine(), predict="v", decoder="categorical")
 model.eval()
 bounds = [model.bound(batch, timesteps=32) for batch in test.split(250)]
 nats = {name: float(torch.cat([bound.terms[name] for bound in bounds]).mean()) for name in bounds[0].terms}
