@@ -109,7 +109,7 @@ decoder = nn.Sequential(
     nn.Linear(LATENT, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, 128), nn.Unflatten(1, (2, 8, 8))
 )
 model = nelbo.VAE(encoder, decoder, shape=(1, 8, 8), levels=17, latent=LATENT, likelihood="normal")
-run = nelbo.fit(model, "digits", steps=1500, out=Path(tempfile.mkdtemp()) / "vae")
+run = nelbo.fit(model, "digits", steps=1500, device="cpu", out=Path(tempfile.mkdtemp()) / "vae")
 print(run.score())
 
 # %% [markdown]
@@ -120,7 +120,7 @@ print(run.score())
 # %%
 digits = load("digits")
 images, labels = digits.split("train"), digits.split_labels("train")
-trained = run.model()
+trained = run.model(device="cpu")
 with torch.no_grad():
     codes = trained.encoder(images / 8.0 - 1.0)[:, :LATENT]
     places = torch.special.ndtri(torch.linspace(0.04, 0.96, 12))

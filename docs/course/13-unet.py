@@ -92,8 +92,8 @@ turn(draw_network, width=(32, 8, 128), resolutions=(3, 2, 5), side=(32, 16, 128)
 # images. With little noise the network reads the pixel itself. With more noise it asks the neighbours, and then the whole image.
 
 # %%
-run = nelbo.train("ddpm", "digits", steps=250, out=Path(tempfile.mkdtemp()) / "ddpm")
-model = run.model()
+run = nelbo.train("ddpm", "digits", steps=250, device="cpu", out=Path(tempfile.mkdtemp()) / "ddpm")
+model = run.model(device="cpu")
 assert isinstance(model, nelbo.Diffusion)
 x = to_unit(run.dataset.split("test")[:64], 17)
 gammas = model.timeline.chain()

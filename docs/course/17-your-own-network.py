@@ -112,7 +112,7 @@ torch.manual_seed(0)
 model = nelbo.Diffusion(
     MyNet(), shape=(1, 8, 8), levels=17, predict="v", schedule=my_schedule, objective=my_weight, timesteps=100
 )
-run = nelbo.fit(model, "digits", steps=STEPS, out=Path(tempfile.mkdtemp()) / "mine")
+run = nelbo.fit(model, "digits", steps=STEPS, device="cpu", out=Path(tempfile.mkdtemp()) / "mine")
 print(run.score())
 
 # %% [markdown]
@@ -120,7 +120,7 @@ print(run.score())
 # model fit together.
 
 # %%
-trained = run.model()
+trained = run.model(device="cpu")
 assert isinstance(trained, nelbo.Diffusion)
 images = run.dataset.split("test")[:100]
 for form in ("denoising", "consistency", "trajectory"):

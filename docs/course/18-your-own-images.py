@@ -83,7 +83,7 @@ for name, value in nelbo.info(folder).items():
 # Change this and run again: the family (ddpm, vdm, vae, hvae) and the number of steps.
 FAMILY, STEPS = "ddpm", 300
 
-run = nelbo.train(FAMILY, folder, steps=STEPS, out=folder.parent / "run")
+run = nelbo.train(FAMILY, folder, steps=STEPS, device="cpu", out=folder.parent / "run")
 print(run.score())
 
 # %%
@@ -98,7 +98,7 @@ beside(
 # The bound of every test image, in bits/dim. Above: the cheapest and the most expensive ones.
 
 # %%
-model = run.model()
+model = run.model(device="cpu")
 assert isinstance(model, nelbo.Diffusion | nelbo.VAE | nelbo.HVAE)
 
 

@@ -36,7 +36,7 @@ def check(answer: Any, truth: Any, hint: str, *, rtol: float = 1e-3, atol: float
     if is_open(answer):
         print(UNANSWERED)
         return
-    given, right = np.asarray(answer), np.asarray(truth)
+    given, right = np.asarray(plain(answer)), np.asarray(plain(truth))
     if right.dtype.kind not in "biuf":
         good = bool(given.shape == right.shape and (given == right).all())
     elif given.dtype.kind not in "biuf":
@@ -56,6 +56,13 @@ def is_open(answer: Any) -> bool:
     if isinstance(answer, list | tuple):
         return any(is_open(part) for part in answer)
     return answer is None or answer is ...
+
+
+def plain(value: Any) -> Any:
+    """The value with every tensor as a NumPy array."""
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    return value.detach().cpu().numpy() if hasattr(value, "detach") else value
 
 
 def turn(draw: Callable[..., None], **controls: Control) -> None:

@@ -30,6 +30,8 @@ def test_without_an_answer_it_says_what_to_do(answer: Any, capsys: pytest.Captur
         (3, 3.0),
         ([1, 2], np.array([1.0, 2.0])),
         (torch.tensor([0.5]), [0.5]),
+        (torch.tensor(0.5, requires_grad=True), 0.5),
+        ((torch.tensor(0.5), 1), [0.5, 1.0]),
         ("a.png", "a.png"),
         (["a", "b"], ["a", "b"]),
         (0.0, 0.0),
