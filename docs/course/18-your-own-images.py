@@ -77,11 +77,11 @@ for name, value in nelbo.info(folder).items():
 # %% [markdown]
 # ## Train, look, score
 #
-# `nelbo.train` is the command `nelbo train` with the same names. 300 steps take about half a minute; for photos plan an hour.
+# `nelbo.train` is the command `nelbo train` with the same names. 600 steps take about half a minute; for photos plan an hour.
 
 # %%
 # Change this and run again: the family (ddpm, vdm, vae, hvae) and the number of steps.
-FAMILY, STEPS = "ddpm", 300
+FAMILY, STEPS = "ddpm", 600
 
 run = nelbo.train(FAMILY, folder, steps=STEPS, device="cpu", out=folder.parent / "run")
 print(run.score())
