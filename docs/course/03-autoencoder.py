@@ -154,6 +154,7 @@ def subspace(x: Tensor, k: int) -> Tensor | None:
 torch.set_default_dtype(torch.float64)
 trained = linear_autoencoder(3)
 columns = torch.linalg.qr(trained.decoder[0].weight.detach()).Q  # (64, 3)
+torch.set_default_dtype(torch.float32)
 basis = subspace(x.flatten(1), 3)
 check(
     None if basis is None else basis.T @ basis,  # the projection: it does not depend on the choice of the basis
@@ -162,7 +163,6 @@ check(
     "and the basis must be orthonormal.",
     atol=2e-3,
 )
-torch.set_default_dtype(torch.float32)
 
 # %% [markdown]
 # ## Where this goes
