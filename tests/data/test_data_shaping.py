@@ -92,7 +92,7 @@ def test_named_sets_can_be_shaped_and_it_is_said():
         ({"fit": "crop"}, "fit: crop needs a size"),
         ({"size": (8, 8), "fit": "corp"}, "fit: input should be 'crop', 'pad' or 'resize'"),
         ({"size": (0, 8)}, "size"),
-        ({"channels": 5}, "channels: input should be less than or equal to 4, and this is 5"),
+        ({"channels": 5}, "channels: input should be less than or equal to 4, not 5"),
         ({"channels": 0}, "channels"),
         ({"levels": 1}, "levels"),
         ({"levels": 257}, "levels"),

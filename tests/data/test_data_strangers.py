@@ -202,7 +202,7 @@ def test_layout_decides_four_axes_too(tmp_path):
     assert load(str(tmp_path / "a.npy"), layout="nhwc").shape == (4, 3, 5)
     with pytest.raises(InputError, match=r"^layout: nhw has 3 axes, but .*a.npy has 4"):
         load(str(tmp_path / "a.npy"), layout="nhw")
-    with pytest.raises(InputError, match=r"^layout: input should be 'nhw', .* and this is 'nhcw'"):
+    with pytest.raises(InputError, match=r"^layout: input should be 'nhw', .* not 'nhcw'"):
         load(str(tmp_path / "a.npy"), layout="nhcw")
 
 

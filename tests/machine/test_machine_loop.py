@@ -323,7 +323,7 @@ def test_a_run_falls_back_and_goes_on_more_slowly(tmp_path: Path, monkeypatch: p
 def test_a_run_falls_back_only_so_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stopping, "CHECKPOINT_SECONDS", -1.0)
     trainer = trainer_of(tmp_path, Ill(at=6, times=100), steps=8)
-    with pytest.raises(FloatingPointError, match=r"at step 6, after going back 5 times; try a lower `lr`"):
+    with pytest.raises(FloatingPointError, match=r"at step 6, after 5 returns to a checkpoint; try a lower `lr`"):
         list(trainer)
     assert step_of(latest_checkpoint(tmp_path)) == 5  # type: ignore[arg-type]
 

@@ -66,7 +66,7 @@ def test_images_that_are_gone(moved: Path, words: tuple[str, ...]) -> None:
 
 def test_compare_says_that_images_are_gone(moved: Path) -> None:
     answer = call_well("compare", "run", "--out", "page")
-    assert answer.err.count("is gone; give their new place with --data NEW") == 1
+    assert answer.err.count("is missing; give the new path with --data NEW") == 1
 
 
 def test_a_score_of_the_same_images_elsewhere_is_the_run_s_own(moved: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_later_revision_of_a_network_names_its_version(here: Path, made_by: st
     answer = call("info", "run")
     assert answer.code == 2
     assert "config.toml: [model] revision" in answer.err
-    assert "this is 2" in answer.err
+    assert "not 2" in answer.err
     assert said in answer.err
     assert ("pip install" in answer.err) == bool(said)
 

@@ -109,7 +109,7 @@ def test_a_signal_stops_it_within_seconds(here: Path, place: str) -> None:
         assert f"at step {step_of(folder)}; continue with --resume" in lines[0]
     elif place == "a_checkpoint":
         assert folder is None
-        assert "was given up, there is none yet" in lines[0]
+        assert "was abandoned, there is no earlier one" in lines[0]
     elif place == "a_checkpoint_that_is_soon_done":
         assert folder is not None
         assert step_of(folder) == 1, "the one that was being written is the last"
@@ -126,7 +126,7 @@ def test_a_checkpoint_that_takes_too_long_leaves_the_one_before(here: Path) -> N
     call_well("train", "ddpm", *TINY, "--steps", "3", "--out", out)
     said, seconds = stopped("a_checkpoint", signal.SIGTERM, out, 9)
     assert seconds < SECONDS
-    assert "at step 4; its checkpoint took longer than 5 s and was given up, the last one is of step 3" in said
+    assert "at step 4; its checkpoint took longer than 5 s and was abandoned, the last one is of step 3" in said
     folder = latest_checkpoint(out)
     assert folder is not None
     assert read_checkpoint(folder).state["step"] == 3

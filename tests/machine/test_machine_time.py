@@ -191,9 +191,9 @@ def test_warnings_are_printed_when_they_change(
     said = [line for line in capsys.readouterr().err.splitlines() if "collapse" in line]
     assert said == [
         "step 2: collapse: 0.1 of it; do this",
-        "step 6: no longer so: collapse",
+        "step 6: no longer: collapse",
         "step 8: collapse: 1 of it",
-        "step 10: no longer so: collapse",
+        "step 10: no longer: collapse",
     ]
 
 
@@ -245,8 +245,8 @@ def test_every_long_work_moves_its_bar(digits_run: Path, here: Path, monkeypatch
     assert inside == sorted(inside)
     assert len([done for done in inside if 0 < done < 8]) >= 20, "30 steps of one batch"
     call_well("evaluate", run, "--samples", "21", "--steps", "5", "--features", "features")
-    assert len(moved["drawing 21 images"]) == 5
+    assert len(moved["sampling 21 images"]) == 5
     assert moved["features of 1,259 training images"][-1] == 1259
     call_well("compare", run, "--out", "page")
-    assert len(moved["drawing 36 images of run"]) > 5
+    assert len(moved["sampling 36 images of run"]) > 5
     assert moved["profile over t of run"][-1] == 64

@@ -280,7 +280,7 @@ def test_a_longer_run_says_that_the_learning_rate_goes_up(here: Path) -> None:
     said = call_well(*words, "high").err
     assert "decayed to 0.01 and increases to 0.05" in said
     assert rates(here / "high")[-1] == pytest.approx(0.1 / 20)
-    assert "--lr 0.01 would go on at the low rate" in said
+    assert "--lr 0.01 would keep the low rate" in said
     said = call_well(*words, "low", "--lr", "0.01").err
     assert "increases to" not in said
     assert rates(here / "low")[-1] == pytest.approx(0.01 / 20)

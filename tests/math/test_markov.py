@@ -167,7 +167,7 @@ def test_what_is_no_transition_matrix_is_refused(rows: list[list[float]], words:
 
 def test_what_no_chain_can_start_from_is_refused() -> None:
     chain = MarkovChain(random_matrix(3, 0))
-    for start, n, words in (([0.5, 0.5], 1, "over 2 states"), ([0.5, 0.6, 0.0], 1, "sum to 1"), ([1, 0, 0], -1, "-1")):
+    for start, n, words in (([0.5, 0.5], 1, "has 2 states"), ([0.5, 0.6, 0.0], 1, "sum to 1"), ([1, 0, 0], -1, "-1")):
         with pytest.raises(ValueError, match=words):
             chain.law(torch.tensor(start, dtype=torch.float64), n)
     for state in (-1, 3):

@@ -243,19 +243,19 @@ X = torch.zeros(6, 1, 1, 1, dtype=torch.uint8)
 def test_a_networks_output_of_another_shape_is_refused() -> None:
     """Each of these would broadcast, and be trained on."""
     draws = Draws(0, 1, range(6), 6, CPU)
-    with pytest.raises(InputError, match=r"critic: gave shape \(6, 1\), and \(6,\) is needed"):
+    with pytest.raises(InputError, match=r"critic: outputs shape \(6, 1\), but the model needs \(6,\)"):
         GAN(Linear(), Wrong(), (1, 1, 1), LEVELS, latent=3).loss(X, draws)
-    with pytest.raises(InputError, match=r"generator: gave shape \(6, 1\), and \(6, 1, 1, 1\) is needed"):
+    with pytest.raises(InputError, match=r"generator: outputs shape \(6, 1\), but the model needs \(6, 1, 1, 1\)"):
         GAN(Wrong(), Judge(), (1, 1, 1), LEVELS, latent=3).loss(X, draws)
-    with pytest.raises(InputError, match=r"decoder: gave shape \(6, 1\), and \(6, 1, 1, 1\) is needed"):
+    with pytest.raises(InputError, match=r"decoder: outputs shape \(6, 1\), but the model needs \(6, 1, 1, 1\)"):
         AE(Wrong(), Wrong(), (1, 1, 1), LEVELS, latent=1).loss(X, draws)
-    with pytest.raises(InputError, match=r"encoder: gave shape \(6, 1\), and \(6, 2\) is needed"):
+    with pytest.raises(InputError, match=r"encoder: outputs shape \(6, 1\), but the model needs \(6, 2\)"):
         AE(Wrong(), Wrong(), (1, 1, 1), LEVELS, latent=2).loss(X, draws)
-    with pytest.raises(InputError, match=r"encoder: gave shape \(6, 1\), and \(6, 6\) is needed"):
+    with pytest.raises(InputError, match=r"encoder: outputs shape \(6, 1\), but the model needs \(6, 6\)"):
         VAE(Wrong(), Wrong(), (1, 1, 1), LEVELS, latent=3).loss(X, draws)
-    with pytest.raises(InputError, match=r"decoder: gave shape \(6, 1\), and \(6, 15, 1, 1\) is needed"):
+    with pytest.raises(InputError, match=r"decoder: outputs shape \(6, 1\), but the model needs \(6, 15, 1, 1\)"):
         VAE(Pair(), Wrong(), (1, 1, 1), LEVELS, latent=1).loss(X, draws)
-    with pytest.raises(InputError, match=r"encoder: gave shape \(6, 1\), and \(6, 2\) is needed"):
+    with pytest.raises(InputError, match=r"encoder: outputs shape \(6, 1\), but the model needs \(6, 2\)"):
         HVAE(Wrong(), Chain(), (1, 1, 1), LEVELS, inference="bottom-up").loss(X, draws)
 
 

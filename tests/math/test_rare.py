@@ -118,7 +118,7 @@ def test_an_error_that_few_images_make_is_said_to_be_uncertain() -> None:
     few = torch.zeros(60, 2).double()
     few[:3, 0] = 50.0
     (line,) = LikelihoodScore({"reconstruction": few, "diffusion": even}, 64, 2).warnings()
-    assert line.startswith("reconstruction: 3 of 60 images make 90% of its Monte-Carlo variance")
+    assert line.startswith("reconstruction: 3 of 60 images have 90% of its Monte Carlo variance")
     assert "replicates" in line
     assert LikelihoodScore({"reconstruction": 1e-4 * few, "diffusion": even}, 64, 2).warnings() == []
     assert LikelihoodScore({"reconstruction": few[:10], "diffusion": even[:10]}, 64, 2).warnings() == []
