@@ -53,7 +53,7 @@ $(FUZZ)/.ready: pyproject.toml constraints.txt
 course: setup
 	$(BIN)/python docs/course/notebooks.py
 
-# The last chapter on MNIST, about a quarter of an hour.
+# Chapter 16 on MNIST, about ten minutes.
 course-long: setup
 	NELBO_COURSE_LONG=1 $(BIN)/python docs/course/16-mnist.py
 
