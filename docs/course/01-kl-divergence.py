@@ -16,7 +16,7 @@
 # ## The equations
 #
 # $$\mathrm{KL}(q\,\|\,p) = \sum_k q_k \ln\frac{q_k}{p_k} = \mathbb{E}_{x\sim q}\left[\ln q(x) - \ln p(x)\right]
-# \qquad\text{Kullback \& Leibler 1951}$$
+# \qquad\text{Kullback and Leibler 1951}$$
 #
 # Two normal distributions have a closed form, which the rest of the course uses all the time:
 #

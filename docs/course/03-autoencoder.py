@@ -20,7 +20,7 @@
 #
 # For linear $F$ and $G$ with a code of $k$ numbers, the minimum is the variance that the first $k$ principal components leave:
 #
-# $$\min_{F,G\ \text{linear}} \mathbb{E}_x \|x - G(F(x))\|^2 = \sum_{i > k} \lambda_i \qquad\text{Baldi \& Hornik 1989}$$
+# $$\min_{F,G\ \text{linear}} \mathbb{E}_x \|x - G(F(x))\|^2 = \sum_{i > k} \lambda_i \qquad\text{Baldi and Hornik 1989}$$
 #
 # where $\lambda_1 \ge \lambda_2 \ge \dots$ are the eigenvalues of the covariance of the images. The columns of the decoder's
 # matrix then span the first $k$ eigenvectors.

@@ -17,13 +17,13 @@
 #
 # $$-\ln p(x) \le \underbrace{\mathbb{E}_{q(z\mid x)}[-\ln p(x\mid z)]}_{\text{reconstruction}}
 # + \underbrace{\mathrm{KL}\big(q(z\mid x)\,\|\,\mathcal N(0, I)\big)}_{\text{kl}}
-# \qquad\text{Kingma \& Welling 2014 (3)}$$
+# \qquad\text{Kingma and Welling 2014 (3)}$$
 #
 # For any function $f$ and $z = \mu + \sigma\varepsilon$, $\varepsilon\sim\mathcal N(0,1)$, there are two estimators of the same
 # gradient:
 #
 # $$\nabla_\mu \mathbb{E}[f(z)] = \mathbb{E}\big[f'(\mu + \sigma\varepsilon)\big]
-# \qquad\text{reparameterised, or pathwise (Kingma \& Welling 2014, section 2.4)}$$
+# \qquad\text{reparameterised, or pathwise (Kingma and Welling 2014, section 2.4)}$$
 #
 # $$\nabla_\mu \mathbb{E}[f(z)] = \mathbb{E}\big[f(z)\,\nabla_\mu\ln q(z)\big]
 # = \mathbb{E}\Big[f(z)\,\frac{z-\mu}{\sigma^2}\Big] \qquad\text{score function (Williams 1992)}$$

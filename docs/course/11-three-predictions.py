@@ -18,7 +18,7 @@
 # With $\sqrt{\bar\alpha_t} = \cos\varphi$ and $\sqrt{1-\bar\alpha_t} = \sin\varphi$:
 #
 # $$x_t = \cos\varphi\;x_0 + \sin\varphi\;\varepsilon \quad\text{Ho et al. 2020 (4)}, \qquad
-# v = \cos\varphi\;\varepsilon - \sin\varphi\;x_0 \quad\text{Salimans \& Ho 2022, appendix D}$$
+# v = \cos\varphi\;\varepsilon - \sin\varphi\;x_0 \quad\text{Salimans and Ho 2022, appendix D}$$
 #
 # $$\hat x_0 = \frac{x_t - \sin\varphi\;\hat\varepsilon}{\cos\varphi} = \cos\varphi\;x_t - \sin\varphi\;\hat v,
 # \qquad \hat\varepsilon = \frac{x_t - \cos\varphi\;\hat x_0}{\sin\varphi} = \sin\varphi\;x_t + \cos\varphi\;\hat v$$

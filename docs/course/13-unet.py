@@ -18,7 +18,7 @@
 # A residual block adds to its input $h$ a small network, which the embedding $e(t)$ modulates:
 #
 # $$h \leftarrow h + \mathrm{conv}\Big(\mathrm{SiLU}\big((1 + s(e))\;\mathrm{conv}(\mathrm{SiLU}(h)) + b(e)\big)\Big)
-# \qquad\text{He et al. 2016; scale and shift as in Dhariwal \& Nichol 2021, section 3}$$
+# \qquad\text{He et al. 2016; scale and shift as in Dhariwal and Nichol 2021, section 3}$$
 #
 # Self-attention over all places of the coarsest map:
 #

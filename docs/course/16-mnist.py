@@ -18,7 +18,7 @@
 # $$z_t = \sqrt{\bar\alpha_t}\,x + \sqrt{1-\bar\alpha_t}\,\varepsilon, \qquad
 # v = \sqrt{\bar\alpha_t}\,\varepsilon - \sqrt{1-\bar\alpha_t}\,x, \qquad
 # \text{loss} = \mathbb{E}_{t, \varepsilon}\|v - v_\theta(z_t, \gamma_t)\|^2
-# \qquad\text{Salimans \& Ho 2022}$$
+# \qquad\text{Salimans and Ho 2022}$$
 #
 # $$\text{bits/dim} = \frac{1}{D\ln 2}\Big(\underbrace{\mathbb{E}[-\ln p(x\mid z_0)]}_{\text{reconstruction}}
 # + \underbrace{\tfrac12\int_0^1\gamma'(t)\,\mathbb{E}\|\varepsilon-\hat\varepsilon\|^2dt}_{\text{diffusion}}

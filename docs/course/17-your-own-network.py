@@ -18,7 +18,7 @@
 # An objective is a weight on the integrand of the bound:
 #
 # $$\mathcal L_w = \tfrac12\int w(\gamma)\,\mathbb{E}\|\varepsilon-\hat\varepsilon(z_\gamma,\gamma)\|^2\,d\gamma
-# \qquad\text{Kingma \& Gao 2023}$$
+# \qquad\text{Kingma and Gao 2023}$$
 #
 # $w = 1$ is the bound. If $w$ never falls with $\gamma$, $\mathcal L_w$ is a bound of noised images (their theorem 1).
 # A deterministic step of a sampler (Song et al. 2021, DDIM (12), with $\sigma = 0$) is
