@@ -6,7 +6,7 @@ BENCH := .venv-bench
 FUZZ := .venv-fuzz
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-kill soak fuzz lint types check bench gpu scale samplers simplifications agreement objectives weights anomalies estimators gamma inference targets clean
+.PHONY: setup demo test test-kill soak fuzz lint types check bench gpu scale samplers simplifications agreement objectives weights anomalies estimators gamma inference targets course course-long clean
 
 setup: $(READY)
 
@@ -48,6 +48,14 @@ $(FUZZ)/.ready: pyproject.toml constraints.txt
 	test -x $(FUZZ)/bin/python || $(PYTHON) -m venv $(FUZZ)
 	$(FUZZ)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable . atheris==3.0.0
 	@touch $@
+
+# The course's notebooks, in build/course.
+course: setup
+	$(BIN)/python docs/course/notebooks.py
+
+# Chapter 16 on MNIST, about ten minutes.
+course-long: setup
+	NELBO_COURSE_LONG=1 $(BIN)/python docs/course/16-mnist.py
 
 lint: setup
 	$(BIN)/ruff check .

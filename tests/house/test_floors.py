@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "nelbo"
 
 FLOORS = [
     ["errors", "limits"],
-    ["check", "cores", "files", "options", "processes", "rng", "units", "streams"],
+    ["check", "cores", "course", "files", "options", "processes", "rng", "units", "streams"],
     ["theory"],
     ["diffusion"],
     ["nn"],
