@@ -46,11 +46,15 @@ class Modules(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """One section for each module."""
         package = importlib.import_module(self.arguments[0])
-        found = [f"{package.__name__}.{module.name}" for module in pkgutil.iter_modules(getattr(package, "__path__", []))]
+        found = [
+            f"{package.__name__}.{module.name}" for module in pkgutil.iter_modules(getattr(package, "__path__", []))
+        ]
         names = [package.__name__] * bool(package.__doc__)
         names += [name for name in found if "._" not in name or f"`{name}." in EQUATIONS]
         text = "".join(
-            f"## {name}\n\n" + rst(f".. automodule:: {name}\n   :members:\n   :ignore-module-all:\n   :show-inheritance:\n") for name in names
+            f"## {name}\n\n"
+            + rst(f".. automodule:: {name}\n   :members:\n   :ignore-module-all:\n   :show-inheritance:\n")
+            for name in names
         )
         return self.parse_text_to_nodes(text, allow_section_headings=True)
 
@@ -66,7 +70,9 @@ class Names(SphinxDirective):
             if ismodule(found):
                 text += f"`nelbo.{name}` is the module {{py:mod}}`{found.__name__}`.\n\n"
             elif isclass(found):
-                text += rst(f".. autoclass:: nelbo.{name}\n   :members:\n   :inherited-members: Module, BaseModel, Exception\n")
+                text += rst(
+                    f".. autoclass:: nelbo.{name}\n   :members:\n   :inherited-members: Module, BaseModel, Exception\n"
+                )
             else:
                 text += rst(f".. autofunction:: nelbo.{name}\n")
         return self.parse_text_to_nodes(text)
