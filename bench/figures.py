@@ -3,8 +3,8 @@
 python bench/figures.py              runs them: hours in all; run it again after an interruption
 python bench/figures.py --list       says of each whether it is of the present code, and how long it took
 
-The last line of a page of a study says which code, machine and command made it, and when. A study is skipped if that line
-names the present version of nelbo and the present revision of the networks.
+The last line of a page of a study says which code, machine and command made it, and when. A study is skipped if that
+line names the present version of nelbo and the present revision of the networks.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ STUDIES = {
 }
 """Each study, a target of make, and its page."""
 LINE = re.compile(
-    r"^\(Measured (?P<date>\S+) by `make (?P<study>\w+)` in (?P<minutes>\d+) minutes, with nelbo (?P<version>\S+), "
-    r"network revision (?P<revision>\d+), on (?P<machine>.+)\.\)$",
+    r"^\(Measured (?P<date>\S+) by `make (?P<study>\w+)`(?: in (?P<minutes>\d+) minutes)?, "
+    r"with nelbo (?P<version>\S+), network revision (?P<revision>\d+)(?:, on (?P<machine>.+))?\.\)$",
     re.MULTILINE,
 )
 
@@ -51,7 +51,7 @@ class Measured(NamedTuple):
 
     version: str
     revision: int
-    minutes: int
+    minutes: int | None
 
 
 def present_revision() -> int:
@@ -65,7 +65,7 @@ def measured(study: str) -> Measured | None:
     page = DOCS / f"{STUDIES[study]}.md"
     for found in LINE.finditer(page.read_text(encoding="utf-8")):
         if found["study"] == study:
-            return Measured(found["version"], int(found["revision"]), int(found["minutes"]))
+            return Measured(found["version"], int(found["revision"]), int(found["minutes"] or 0) or None)
     return None
 
 
@@ -100,7 +100,7 @@ def listing() -> str:
     lines = []
     for study in STUDIES:
         made = measured(study)
-        took = f"took {made.minutes} minutes with nelbo {made.version}" if made else "duration unknown"
+        took = f"took {made.minutes} minutes with nelbo {made.version}" if made and made.minutes else "duration unknown"
         lines.append(f"{study:16} {'present' if is_present(study) else 'to measure':12} {took}")
     return "\n".join(lines)
 

@@ -176,7 +176,8 @@ CONTRAST = """() => {
     if (!e.textContent.trim() || !e.offsetParent || e.classList.contains("headerlink")) continue;
     const a = light(getComputedStyle(e).color), b = light(ground(e));
     const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    if (ratio < LEAST) worst.push(`${ratio.toFixed(2)} ${e.tagName} ${e.className}: ${e.textContent.trim().slice(0, 40)}`);
+    const words = e.textContent.trim().slice(0, 40);
+    if (ratio < LEAST) worst.push(`${ratio.toFixed(2)} ${e.tagName} ${e.className}: ${words}`);
   }
   return worst;
 }"""
