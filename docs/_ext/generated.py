@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import pkgutil
+import re
 import subprocess
 import sys
 from functools import cache
@@ -38,6 +39,15 @@ def rst(text: str) -> str:
     return f"````{{eval-rst}}\n{text}\n````\n"
 
 
+def module(name: str) -> str:
+    """A module's docstring and members; private ones only if the page of equations names them."""
+    options = ":members:\n   :ignore-module-all:\n   :show-inheritance:"
+    private = re.findall(rf"`{re.escape(name)}\.(?:\w+\.)?(_\w+)`", EQUATIONS)
+    if private:
+        options += f"\n   :private-members: {', '.join(private)}"
+    return rst(f".. automodule:: {name}\n   {options}\n")
+
+
 class Modules(SphinxDirective):
     """Every module of a package, or the module, with all its public members."""
 
@@ -46,16 +56,10 @@ class Modules(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """One section for each module."""
         package = importlib.import_module(self.arguments[0])
-        found = [
-            f"{package.__name__}.{module.name}" for module in pkgutil.iter_modules(getattr(package, "__path__", []))
-        ]
+        found = [f"{package.__name__}.{inner.name}" for inner in pkgutil.iter_modules(getattr(package, "__path__", []))]
         names = [package.__name__] * bool(package.__doc__)
         names += [name for name in found if "._" not in name or f"`{name}." in EQUATIONS]
-        text = "".join(
-            f"## {name}\n\n"
-            + rst(f".. automodule:: {name}\n   :members:\n   :ignore-module-all:\n   :show-inheritance:\n")
-            for name in names
-        )
+        text = "".join(f"## {name}\n\n{module(name)}" for name in names)
         return self.parse_text_to_nodes(text, allow_section_headings=True)
 
 
@@ -102,8 +106,8 @@ class Help(SphinxDirective):
 
 def schema_of(name: str) -> dict[str, object]:
     """The JSON schema of a file, with its identifier and the version of nelbo."""
-    module, _, cls = SCHEMAS[name].rpartition(".")
-    kind = getattr(importlib.import_module(module), cls)
+    home, _, cls = SCHEMAS[name].rpartition(".")
+    kind = getattr(importlib.import_module(home), cls)
     schema = TypeAdapter(kind).json_schema()
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
