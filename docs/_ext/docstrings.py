@@ -8,16 +8,16 @@ from typing import Any
 from sphinx.application import Sphinx
 from sphinx.util.typing import ExtensionMetadata
 
-CODE = re.compile(r"(``.+?``|`[^`]+`)")
+CODE = re.compile(r"(:[\w:]+:`[^`]+`|``.+?``|`[^`]+`)")
 BEFORE_NAPOLEON = 400
 
 
 def escaped(line: str) -> str:
-    """The line without markup, except code in backticks."""
+    """The line without markup, except roles and code in backticks."""
     parts = CODE.split(line)
     for place, part in enumerate(parts):
         if place % 2:
-            parts[place] = f"``{part.strip('`')}``"
+            parts[place] = part if part.startswith(":") else f"``{part.strip('`')}``"
         else:
             text = re.sub(r"([*|\\])", r"\\\1", part)
             parts[place] = re.sub(r"(?<=\w)_(?=\W|$)", r"\_", text)

@@ -8,10 +8,15 @@ from sphinx.application import Sphinx
 from sphinx.util.typing import ExtensionMetadata
 from sphinx.writers.html5 import HTML5Translator
 
+LONG = 40
+"""An equation in a line with more characters of LaTeX may be wider than a phone."""
+
 
 def visit_inline(self: HTML5Translator, node: nodes.math) -> None:
     """An equation in a line of text."""
-    self.body.append(convert(node.astext(), display="inline"))
+    text = node.astext()
+    size = "math-long" if len(text) > LONG else "math-short"
+    self.body.append(f'<span class="{size}">{convert(text, display="inline")}</span>')
     raise nodes.SkipNode
 
 

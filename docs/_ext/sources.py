@@ -14,6 +14,7 @@ DOCS = Path(__file__).parents[1]
 COURSE = DOCS / "course"
 PAGES = {"bench/RESULTS.md": "speed.md", "CONTRIBUTING.md": "contributing.md", "README.md": "index.md"}
 """Files of the project that are pages of the site."""
+EQUATION = re.compile(r"\$\$.+?\$\$", re.DOTALL)
 LINK = re.compile(r"\]\((?:\.\./)+([\w./-]+)\)")
 
 
@@ -49,7 +50,11 @@ def chapter(text: str) -> Any:
     from notebooks import CHAPTERS, notebook  # type: ignore[import-not-found]
 
     (path,) = (path for path in CHAPTERS if path.read_text(encoding="utf-8") == text)
-    return notebook(path)
+    book = notebook(path)
+    for cell in book.cells:
+        if cell.cell_type == "markdown":  # a line of an equation that starts with + is not a list
+            cell.source = EQUATION.sub(lambda found: found[0].replace("\n", " "), cell.source)
+    return book
 
 
 def setup(app: Sphinx) -> ExtensionMetadata:

@@ -183,6 +183,15 @@ CONTRAST = """() => {
 }"""
 
 
+CUT_OFF = """() => [...document.querySelectorAll("article math")].filter(e => {
+  if (e.getBoundingClientRect().right <= innerWidth) return false;
+  for (let box = e; box; box = box.parentElement)
+    if (getComputedStyle(box).overflowX === "auto" && box.tagName !== "HTML") return false;
+  return true;
+}).map(e => e.textContent.slice(0, 60))"""
+"""Equations that a phone shows in part and that cannot be scrolled."""
+
+
 def test_every_page_in_a_browser(chromium: Any, address: str, site: Path, pages: dict[Path, Page]) -> None:
     """No request leaves, nothing is an error, nothing is wider than a phone, text is legible in the light and dark."""
     problems: list[str] = []
@@ -196,6 +205,7 @@ def test_every_page_in_a_browser(chromium: Any, address: str, site: Path, pages:
             width = tab.evaluate("document.documentElement.scrollWidth")
             if width > PHONE["width"]:
                 problems.append(f"{name} is {width} px wide")
+            problems += [f"{name}: cut off: {equation}" for equation in tab.evaluate(CUT_OFF)]
             if path.stat().st_size < 300_000:
                 low = tab.evaluate(CONTRAST.replace("LEAST", str(READABLE)))
                 problems += [f"{name}, {scheme}: contrast {one}" for one in low]
