@@ -8,7 +8,7 @@ from typing import Any
 from sphinx.application import Sphinx
 from sphinx.util.typing import ExtensionMetadata
 
-CODE = re.compile(r"(:[\w:]+:`[^`]+`|``.+?``|`[^`]+`)")
+CODE = re.compile(r"(:(?:mod|class|func|meth|attr|data|obj|exc):`[^`]+`|``.+?``|`[^`]+`)")
 BEFORE_NAPOLEON = 400
 
 
