@@ -6,14 +6,14 @@ BENCH := .venv-bench
 FUZZ := .venv-fuzz
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-kill soak fuzz lint types check bench gpu scale samplers simplifications agreement objectives weights anomalies estimators gamma inference targets course course-long clean
+.PHONY: setup demo test test-kill soak fuzz lint types check bench gpu scale samplers simplifications agreement objectives weights anomalies estimators gamma inference targets figures course course-long docs clean
 
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("nelbo needs Python 3.11 or later; try make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs]'
 	@touch $@
 
 demo: setup
@@ -79,6 +79,15 @@ $(BENCH)/.ready: pyproject.toml constraints.txt
 	test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,hub]' diffusers
 	@touch $@
+
+# The site, in build/site. The course is run; what has not changed since is read from build/notebooks.
+docs: setup
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m sphinx -q -W --keep-going -j auto -b html docs build/site
+	@echo "Open build/site/index.html; its search needs: $(BIN)/python -m http.server --directory build/site"
+
+# Every study whose page is not of the present code, one after the other. Hours; run it again after an interruption.
+figures: setup
+	$(BIN)/python bench/figures.py
 
 # Studies without arguments; each writes its page of docs/.
 scale simplifications targets anomalies gamma objectives weights inference: setup

@@ -9,7 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "equations.md").read_text(encoding="utf-8")
-ROWS = re.findall(r"^\| (.+?) \| `(nelbo\.[\w.]+)` \| `(tests/[\w/]+\.py)::(\w+)` \|$", TEXT, flags=re.MULTILINE)
+ROWS = re.findall(
+    r"^\| (.+?) \| \{py:obj\}`(nelbo\.[\w.]+)` \| `(tests/[\w/]+\.py)::(\w+)` \|$", TEXT, flags=re.MULTILINE
+)
 LINES = [line for line in TEXT.splitlines() if line.startswith("|") and "`nelbo." in line]
 
 

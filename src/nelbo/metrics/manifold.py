@@ -2,10 +2,10 @@
 
 With B_k(y) the ball around y with the distance to its k-th neighbour in its own set as radius,
 
-    precision = fraction of samples inside some B_k(image),  recall = fraction of images inside some B_k(sample)
-                                                                                        Kynkäänniemi et al. 2019, k = 3
-    density   = (1/k) mean over samples of the number of B_k(image) that contain the sample
-    coverage  = fraction of images whose B_k contains a sample                               Naeem et al. 2020, k = 5
+| precision | fraction of samples inside some B_k(image)                               | Kynkäänniemi et al. 2019, k = 3
+| recall    | fraction of images inside some B_k(sample)                               | the same
+| density   | (1/k) mean over samples of the number of B_k(image) that contain the sample | Naeem et al. 2020, k = 5
+| coverage  | fraction of images whose B_k contains a sample                           | the same
 """
 
 from __future__ import annotations

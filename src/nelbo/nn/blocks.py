@@ -65,9 +65,8 @@ class TimeEmbedding(nn.Module):
 class ResidualBlock(nn.Module):
     """x + conv(SiLU(conv(SiLU(x))·(1 + scale) + shift)), scale and shift from the time embedding.
 
-    It has no norm: the second convolution starts at zero, so that every block starts as the identity (Zhang et al.
-        2019),
-    and the size of the optimiser's step does not depend on the gradient's.
+    It has no norm: the second convolution starts at zero, so that every block starts as the identity
+    (Zhang et al. 2019), and the size of the optimiser's step does not depend on the gradient's.
 
     Args:
         channels: channels in and out.
