@@ -40,7 +40,7 @@ from torch import Tensor, nn
 import nelbo
 from nelbo.course import check, turn
 from nelbo.data import load
-from nelbo.rng import Stream, generator
+from nelbo.rng import Draws
 from nelbo.theory.densities import integral
 from nelbo.theory.normal import Gaussian
 from nelbo.theory.surrogates import Estimator, MeanField, leave_one_out, reparameterised, score_function
@@ -72,7 +72,8 @@ def gradients(estimator: Estimator, samples: int, repetitions: int = 2000) -> np
     found = []
     for repetition in range(repetitions):
         q = MeanField(torch.zeros(1, dtype=torch.float64))
-        estimator(log_joint, q, samples, generator(0, Stream.TRAIN_NOISE, repetition, 0)).value.backward()
+        draws = Draws(seed=0, step=repetition, indices=range(samples), total=samples, device=q.mean.device)
+        estimator(log_joint, q, draws).value.backward()
         found.append(q.mean.grad.item())
     return np.array(found)
 
