@@ -82,6 +82,8 @@ class ZMQInteractiveShell:
 def test_progress_in_a_notebook(monkeypatch: pytest.MonkeyPatch, widgets: bool) -> None:
     """A bar where ipywidgets can draw it, else lines; no warning, which here would be an error, either way."""
     monkeypatch.setattr(builtins, "get_ipython", ZMQInteractiveShell, raising=False)
+    for name in ("IPython", "IPython.display"):  # without a kernel, IPython would print what it is to show
+        monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if widgets else None)
     assert console().is_jupyter
     assert console().shows_bars is widgets
