@@ -16,7 +16,7 @@ from pathlib import Path
 
 from nelbo.cores import CHOSEN, settle_threads
 
-SECONDS, REPEATS = 5.0, 3
+SECONDS, REPEATS = 3.0, 3
 BUSY = (0, 1, 2, 4)
 SHAPE, BATCH = (1, 28, 28), 32
 WORKS = {"train": "training step", "score": "bound, 10 t", "features": "classifier step"}

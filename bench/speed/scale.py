@@ -319,7 +319,7 @@ def page(given: argparse.Namespace, here: dict[str, float], weakly: dict[str, fl
 
 
 TEXT = """# Scale
-`make scale` writes this page. Apart from the first table, it is a calculation and not a measurement: it counts the
+`make scale` writes this page. Apart from the first two tables, it is a calculation and not a measurement: it counts the
 operations and the communication of a step, and assumes the speed of a GPU and its links. No cluster was used.
 
 ## The calculation compared with this machine
@@ -340,8 +340,6 @@ process reads and draws its share of the batch, and gradients, losses and clocks
 | one process | two that know nothing of each other | two together | speed of each, relative to one | to two apart |
 | --- | --- | --- | --- | --- |
 | {weak_one} ms | {weak_apart} ms | {weak_together} ms | {of_one}% | {of_apart}% |
-
-Two processes on this machine share the memory's bandwidth, so that even apart each is slower than one alone.
 
 ## Cost of a step
 Networks are those of `UNet2DModel`, 3×{side}×{side}, counted by torch on the meta device.
