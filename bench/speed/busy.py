@@ -29,6 +29,7 @@ def unit_of(work: str) -> Callable[[], object]:
 
     from nelbo.data import Dataset
     from nelbo.jobs import features
+    from nelbo.metrics import score_likelihood
     from nelbo.models.ddpm import DDPM, DDPMOptions
     from nelbo.options import TrainingOptions
     from nelbo.training import Trainer
@@ -43,7 +44,7 @@ def unit_of(work: str) -> Callable[[], object]:
     model = DDPM.from_options(DDPMOptions().resolved(SHAPE), SHAPE, 256)
     if work == "train":
         return Trainer(model, images, TrainingOptions(steps=10**6, batch_size=BATCH), Path("unused")).advance
-    return lambda: model.eval().bound(images[:BATCH], timesteps=10)
+    return lambda: score_likelihood(model, images[:BATCH], timesteps=10, batch=BATCH)
 
 
 def measure(work: str, settled: bool) -> float:
@@ -54,7 +55,7 @@ def measure(work: str, settled: bool) -> float:
         settled: whether threads are settled as in nelbo's commands; else they are torch's.
     """
     if settled:
-        settle_threads(os.environ)
+        settle_threads(os.environ)  # what follows then computes on its own cores
     from nelbo.training.machine import keep_memory
 
     keep_memory()

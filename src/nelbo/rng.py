@@ -30,8 +30,6 @@ TILE = 2**16
 """Blocks at a time on the CPU, so that intermediate results stay in its caches."""
 TOGETHER = 1024
 """Steps whose integers are drawn together."""
-LARGEST = 2**44
-"""The bound of steps and indices."""
 
 
 class Stream(IntEnum):

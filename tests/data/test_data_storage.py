@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 
-from nelbo import limits
 from nelbo.data import load, storage
 from nelbo.errors import InputError
 
@@ -101,26 +100,3 @@ def test_an_archive_larger_than_the_memory_is_refused(tmp_path: Path, monkeypatc
     monkeypatch.setattr("nelbo.data.arrays.memory", lambda: 1000)
     with pytest.raises(InputError, match=r"does not fit into memory; save it as \.npy"):
         load(str(tmp_path / "big.npz"))
-
-
-@pytest.mark.parametrize(
-    ("line", "files", "expected"),
-    [
-        ("0::/a/b", {"memory.max": "max", "a/memory.max": "3000", "a/b/memory.max": "4000"}, 3000),
-        ("4:memory:/a/b", {"memory/memory.limit_in_bytes": "9000", "memory/a/b/memory.limit_in_bytes": "2000"}, 2000),
-        ("0::/gone", {"memory.max": "5000"}, 5000),
-        ("3:cpuset:/a", {"a/memory.max": "1"}, None),
-    ],
-)
-def test_the_limit_of_a_container_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, files: dict[str, str], expected: int | None
-) -> None:
-    """Control groups of version 2 and 1, and the limits of those that they are in."""
-    without = min(2**40, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text + "\n")
-    (tmp_path / "own").write_text(line + "\n")
-    monkeypatch.setattr(limits, "OWN_GROUPS", tmp_path / "own")
-    monkeypatch.setattr(limits, "GROUPS", tmp_path)
-    assert limits.memory() == (expected or without)

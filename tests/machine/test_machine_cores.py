@@ -7,46 +7,24 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from machine_helpers import environment
 
 from nelbo import cores, limits
 
-BOUND = {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores", "GOMP_SPINCOUNT": cores.SPIN}
+SPINNING = {"GOMP_SPINCOUNT": cores.SPIN}
 LINUX = hasattr(os, "sched_getaffinity")
-
-
-@pytest.mark.parametrize(
-    ("line", "files", "expected"),
-    [
-        ("0::/a/b", {"cpu.max": "max 100000", "a/cpu.max": "150000 100000", "a/b/cpu.max": "max 100000"}, 1.5),
-        ("0::/a", {"cpu.max": "30000 100000", "a/cpu.max": "50000 100000"}, 0.3),
-        ("4:cpu,cpuacct:/a", {"cpu/a/cpu.cfs_quota_us": "50000", "cpu/a/cpu.cfs_period_us": "100000"}, 0.5),
-        ("4:cpu:/a", {"cpu/a/cpu.cfs_quota_us": "-1", "cpu/a/cpu.cfs_period_us": "100000"}, None),
-        ("4:memory:/a", {"cpu/a/cpu.cfs_quota_us": "50000", "cpu/a/cpu.cfs_period_us": "100000"}, None),
-        ("nonsense", {"cpu.max": "1000 100000"}, None),
-    ],
-)
-def test_the_processor_time_of_a_container_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, files: dict[str, str], expected: float | None
-) -> None:
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text + "\n")
-    (tmp_path / "own").write_text(line + "\n")
-    monkeypatch.setattr(limits, "OWN_GROUPS", tmp_path / "own")
-    monkeypatch.setattr(limits, "GROUPS", tmp_path)
-    assert limits.cores() == (expected or len(cores.ALLOWED) or os.cpu_count())
 
 
 @pytest.mark.parametrize(
     ("allowed", "quota", "given", "expected"),
     [
-        ({0, 1}, 2.0, {}, BOUND),
-        ({0}, 1.0, {}, BOUND),
-        ({0, 1, 2, 3}, 1.5, {}, {"OMP_NUM_THREADS": "2"}),
-        ({0, 1}, 0.5, {}, {"OMP_NUM_THREADS": "1"}),
+        ({0, 1}, 2.0, {}, SPINNING),
+        ({0, 1, 2, 3}, 1.5, {}, {"OMP_NUM_THREADS": "2", **SPINNING}),
+        ({0, 1}, 0.5, {}, {"OMP_NUM_THREADS": "1", **SPINNING}),
+        ({0, 1}, 2.0, {"GOMP_SPINCOUNT": "5"}, {"GOMP_SPINCOUNT": "5"}),
         ({0, 1}, 2.0, {"OMP_NUM_THREADS": "1"}, {"OMP_NUM_THREADS": "1"}),
         ({0, 1}, 2.0, {"GOMP_CPU_AFFINITY": "1"}, {"GOMP_CPU_AFFINITY": "1"}),
         (set(), 2.0, {}, {}),
@@ -60,49 +38,78 @@ def test_what_is_settled(
     given: dict[str, str],
     expected: dict[str, str],
 ) -> None:
+    monkeypatch.setattr(cores, "settled", False)
     monkeypatch.setattr(cores, "ALLOWED", allowed)
     monkeypatch.setattr(cores, "cores", lambda: quota)
     monkeypatch.setattr(cores, "GPU", tmp_path / "none")
     environ = dict(given)
     cores.settle_threads(environ)
     assert environ == expected
+    assert cores.settled == (bool(allowed) and not set(given) & set(cores.CHOSEN))
 
 
-def test_where_a_gpu_works_nothing_is_bound(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_where_a_gpu_works_nothing_is_settled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cores, "settled", False)
     monkeypatch.setattr(cores, "GPU", tmp_path)
     environ: dict[str, str] = {}
     cores.settle_threads(environ)
     assert environ == {}
+    assert not cores.settled
+
+
+def test_siblings_are_one_core(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Two cores of two threads each, of which one may not be used, and one that says nothing."""
+    for core, text in ((0, "0,4"), (4, "0,4"), (1, "1-2"), (2, "1-2")):
+        (tmp_path / f"cpu{core}" / "topology").mkdir(parents=True)
+        (tmp_path / f"cpu{core}" / "topology" / "thread_siblings_list").write_text(text + "\n")
+    monkeypatch.setattr(cores, "TOPOLOGY", tmp_path)
+    assert cores.physical_cores({0, 1, 2, 4, 7}) == [{0, 4}, {1, 2}, {7}]
+    assert cores.physical_cores({0, 1}) == [{0}, {1}]
 
 
 CODE = """
-import json, os
+import json, os, sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from nelbo.cores import leave_core, settle_threads
-settle_threads(os.environ)
+from nelbo.cores import leave_core, on_own_cores, settle_threads
+if sys.argv[1] == "settled":
+    settle_threads(os.environ)
 import torch
+def allowed(thread=0):
+    return sorted(os.sched_getaffinity(thread))
 before = set(os.listdir("/proc/self/task"))
-torch.ones(2**22).add(1).sum()
-team = {str(os.getpid())} | (set(os.listdir("/proc/self/task")) - before)
-print(json.dumps({
-    "team": [sorted(os.sched_getaffinity(int(thread))) for thread in team],
-    "free": sorted(ThreadPoolExecutor(1, initializer=leave_core).submit(os.sched_getaffinity, 0).result()),
-    "bound": sorted(ThreadPoolExecutor(1).submit(os.sched_getaffinity, 0).result()),
-}))
+with on_own_cores():
+    torch.ones(2**22).add(1).sum()
+    main = allowed()
+    inside = [ThreadPoolExecutor(1, initializer=first).submit(allowed).result() for first in (None, leave_core)]
+    team = [allowed(int(thread)) for thread in set(os.listdir("/proc/self/task")) - before]
+print(json.dumps({"main": main, "team": team, "inside": inside, "after": allowed()}))
 """
 
 
-@pytest.mark.skipif(not LINUX or len(cores.ALLOWED) < 2, reason="threads are bound on Linux, with two cores or more")
-def test_each_thread_of_a_team_has_its_core_and_other_threads_have_all() -> None:
-    """In a process of its own, as OpenMP reads its settings once. Without ``leave_core``, a new thread has one core."""
+def affinities(how: str) -> dict[str, Any]:
+    """The cores of the threads of a process of its own, as OpenMP's threads stay where they are."""
     clean = {name: value for name, value in environment().items() if name not in cores.CHOSEN}
-    done = subprocess.run([sys.executable, "-c", CODE], env=clean, capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
-    if limits.cores() < len(cores.ALLOWED) or cores.GPU.exists():
-        pytest.skip("this machine's container has less time than cores, or a GPU")
-    assert len(found["team"]) > 1
-    taken = [core for allowed in found["team"] for core in allowed]
+    done = subprocess.run([sys.executable, "-c", CODE, how], env=clean, capture_output=True, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.skipif(not LINUX or len(cores.ALLOWED) < 2, reason="threads are bound on Linux, with two cores or more")
+@pytest.mark.skipif(
+    limits.cores() < len(cores.ALLOWED) or cores.GPU.exists(), reason="a container with less time than cores, or a GPU"
+)
+def test_each_thread_of_a_team_has_its_core_and_other_threads_have_all() -> None:
+    """A thread that starts inside has one core, unless it leaves it; afterwards the main thread has all again."""
+    found = affinities("settled")
+    bound = [allowed for allowed in found["team"] if set(allowed) < cores.ALLOWED and allowed != found["main"]]
+    assert bound, "the helpers are bound, and not to the main thread's core"
+    taken = [core for allowed in [found["main"], *bound] for core in allowed]
     assert len(taken) == len(set(taken)), "two threads of a team share a core"
-    assert set(found["free"]) == cores.ALLOWED
-    assert set(found["bound"]) < cores.ALLOWED
+    assert found["inside"] == [found["main"], sorted(cores.ALLOWED)]
+    assert set(found["after"]) == cores.ALLOWED
+
+
+@pytest.mark.skipif(not LINUX, reason="only Linux tells")
+def test_a_library_leaves_threads_alone() -> None:
+    found = affinities("as it was")
+    assert all(set(allowed) == cores.ALLOWED for allowed in [found["main"], *found["team"], *found["inside"]])

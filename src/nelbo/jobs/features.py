@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from nelbo.check import checked
 from nelbo.config.files import CONFIG
+from nelbo.cores import on_own_cores
 from nelbo.data import Dataset
 from nelbo.errors import InputError
 from nelbo.files import naming, replace_text, write_synced
@@ -165,10 +166,11 @@ def fit(model: Classifier, dataset: Dataset, labels: Tensor, epochs: int, seed: 
         order = torch.from_numpy(permutation(seed, epoch, len(images)))
         for rows in torch.split(order[: steps * BATCH], BATCH):
             x = moved(to_unit(images[rows], dataset.levels)).to(device)
-            with autocast(device, "auto"):
-                loss = F.cross_entropy(model(x), labels[rows].to(device), label_smoothing=0.02)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            with on_own_cores():
+                with autocast(device, "auto"):
+                    loss = F.cross_entropy(model(x), labels[rows].to(device), label_smoothing=0.02)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             schedule.step()
             yield

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from nelbo.cores import on_own_cores
 from nelbo.data import Dataset
 from nelbo.files import atomic_write
 from nelbo.jobs.journal import Journal
@@ -112,6 +113,7 @@ class Previews:
             texts = (f"{name.replace('_', ' ')} {measure_text(each, '.3f')}" for name, each in measures.items())
             self.val = "".join(f" · {text}" for text in texts)
 
+    @on_own_cores()
     @torch.no_grad()
     def draw_samples(self, step: Step, size: Size, limit: float) -> None:
         """Draw images, always from the same noise, as a grid in RUN/samples."""

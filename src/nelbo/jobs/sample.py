@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from nelbo.cores import on_own_cores
 from nelbo.data import Dataset
 from nelbo.errors import InputError
 from nelbo.jobs.run import Run
@@ -122,6 +123,7 @@ def real_images(dataset: Dataset, split: str, n: int, seed: int = 0) -> Tensor:
     return images[order[:n]]
 
 
+@on_own_cores()
 @torch.no_grad()
 def collect(
     model: GenerativeModel, n: int, seed: int, settings: SampleSettings, batch: int, keep_frames: bool, of: str = ""

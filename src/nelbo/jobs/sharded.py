@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nelbo.cores import on_own_cores
 from nelbo.jobs.run import Run
 from nelbo.metrics import LikelihoodScore, Profile, score_likelihood, score_profile
 from nelbo.metrics.quality import in_batches
@@ -93,6 +94,7 @@ def shared_profile(model: Diffusion, images: Tensor, title: str, **how: Any) -> 
     return replace(own, nats=team.together(own.nats, len(images)))
 
 
+@on_own_cores()
 @torch.no_grad()
 def shared_measures(model: GenerativeModel, images: Tensor) -> dict[str, Tensor]:
     """The measures of each image for a family without a bound, like :meth:`GenerativeModel.measures`."""

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from nelbo.cores import on_own_cores
 from nelbo.models._checks import Images, checked_images, checked_int, checked_seed
 from nelbo.models.base import LikelihoodModel
 from nelbo.rng import Draws
@@ -147,6 +148,7 @@ def stderr_of_mean(y: Tensor, copies: Tensor | None = None) -> float | None:
     return math.sqrt(distinct / (distinct - 1) * float(sums.square().sum())) / len(y) if distinct > 1 else None
 
 
+@on_own_cores()
 @torch.no_grad()
 def score_likelihood(
     model: LikelihoodModel,

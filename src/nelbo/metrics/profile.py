@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nelbo.cores import on_own_cores
 from nelbo.models._checks import Images, checked_images, checked_int, checked_seed
 from nelbo.models._diffusion_forms import bound_of
 from nelbo.models.diffusion import Diffusion
@@ -42,6 +43,7 @@ class Profile:
         return self.nats.mean(0) * scale, self.nats.std(0, correction=min(1, n - 1)) / n**0.5 * scale
 
 
+@on_own_cores()
 @torch.no_grad()
 def score_profile(
     model: Diffusion,

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nelbo.cores import on_own_cores
 from nelbo.metrics.anomaly import Auroc
 from nelbo.metrics.distances import Distance, frechet_distance, kernel_distance
 from nelbo.metrics.manifold import Manifold, manifold, memorisation
@@ -74,6 +75,7 @@ def measure_modes(samples: Tensor, images: Tensor) -> Modes:
     return Modes(counts.tolist(), p_value, *sure)
 
 
+@on_own_cores()
 @torch.no_grad()
 def in_batches(network: Callable[[Tensor], Tensor], images: Tensor, batch: int = 512) -> Tensor:
     """The output of a network for integer levels of shape (n, C, H, W), on the CPU in float32."""

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nelbo.cores import on_own_cores
 from nelbo.processes import others_reached
 from nelbo.rng import Draws
 from nelbo.training.gradients import Part, average_gradients, dropout_seed, exchanging
@@ -91,6 +92,7 @@ class Trainer(Session):
                 if signum:
                     stop(self, signum)
 
+    @on_own_cores()
     def advance(self) -> tuple[Tensor, float]:
         """Take one step; returns the mean loss of the whole batch and the learning rate.
 
