@@ -1,14 +1,17 @@
-"""Docstrings of nelbo as reStructuredText: tables and code keep their lines, and symbols are not markup."""
+"""Docstrings of nelbo as reStructuredText: tables, equations and code keep their lines, and symbols are not markup."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from sphinx.application import Sphinx
 from sphinx.util.typing import ExtensionMetadata
 
 CODE = re.compile(r"(:(?:mod|class|func|meth|attr|data|obj|exc):`[^`]+`|``.+?``|`[^`]+`)")
+SECTION = re.compile(r"[A-Z]\w+:$")
+"""The first line of a section, as ``Args:``; its indented lines are not equations."""
 BEFORE_NAPOLEON = 400
 
 
@@ -26,30 +29,46 @@ def escaped(line: str) -> str:
 
 def literal(lines: list[str], indent: str) -> list[str]:
     """A literal block of these lines."""
-    return ["", f"{indent}.. code-block:: text", "", *(f"{indent}    {line.strip()}" for line in lines), ""]
+    return ["", f"{indent}.. code-block:: text", "", *(f"{indent}    {line}".rstrip() for line in lines), ""]
+
+
+def blocks(lines: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """The lines in groups: ``code`` in fences, a ``table``, an ``equation`` (indented), or one line of ``text``."""
+    section, at = False, 0
+    while at < len(lines):
+        first, body = lines[at], lines[at].lstrip()
+        if body.startswith("```"):
+            kind, end = "code", next(n for n in range(at + 1, len(lines)) if lines[n].lstrip().startswith("```")) + 1
+        elif body.startswith("| "):
+            kind, end = "table", following(lines, at, lambda line: line.lstrip().startswith("| "))
+        elif (
+            body != first and not section and not (at and lines[at - 1].strip()) and not body.startswith((">>>", "- "))
+        ):
+            kind, end = "equation", following(lines, at, lambda line: not line or line.startswith(" "))
+        else:
+            kind, end = "text", at + 1
+            if body and body == first:
+                section = bool(SECTION.match(first))
+        yield kind, lines[at:end]
+        at = end
+
+
+def following(lines: list[str], at: int, belongs: Callable[[str], bool]) -> int:
+    """The end of the lines from ``at`` on that belong together."""
+    return next((n for n in range(at + 1, len(lines)) if not belongs(lines[n])), len(lines))
 
 
 def converted(lines: list[str]) -> list[str]:
     """A docstring's lines as reStructuredText."""
     out: list[str] = []
-    table: list[str] = []
-    fenced = False
-    for line in [*lines, ""]:
-        body = line.lstrip()
-        indent = line[: len(line) - len(body)]
-        if body.startswith("```"):
-            fenced = not fenced
-            out += ["", f"{indent}.. code-block:: text", ""] if fenced else [""]
-        elif fenced:
-            out.append(f"    {line}")
-        elif body.startswith("| "):
-            table.append(line)
+    for kind, block in blocks(lines):
+        indent = block[0][: len(block[0]) - len(block[0].lstrip())]
+        if kind == "text":
+            out.append(block[0] if block[0].lstrip().startswith(">>>") else escaped(block[0]))
+        elif kind == "code":
+            out += literal([line[len(indent) :] for line in block[1:-1]], indent)
         else:
-            if table:
-                first = table[0]
-                out += literal(table, first[: len(first) - len(first.lstrip())])
-                table = []
-            out.append(line if body.startswith(">>>") else escaped(line))
+            out += literal([line[len(indent) :] for line in block], "" if kind == "equation" else indent)
     return out
 
 
