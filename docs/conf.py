@@ -6,9 +6,11 @@ import tomllib
 from pathlib import Path
 
 import nelbo
+from nelbo.cores import settle_threads
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs" / "_ext"))
+settle_threads(os.environ)  # notebooks run side by side
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 project = "nelbo"
@@ -25,7 +27,7 @@ myst_heading_anchors = 3
 nb_custom_formats = {".py": "sources.chapter"}
 nb_execution_mode = os.environ.get("NELBO_DOCS_RUN", "cache")
 nb_execution_cache_path = str(ROOT / "build" / "notebooks")
-nb_execution_timeout = 300
+nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 
