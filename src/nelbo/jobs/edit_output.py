@@ -63,6 +63,14 @@ def sheet(given: Tensor, drawn: Tensor, levels: int) -> Image.Image:
     return grid(torch.cat([given[:, None], rows], 1).flatten(0, 1), levels, columns=1 + rows.shape[1])
 
 
+def render(done: Edited) -> Image.Image:
+    """The result as one picture; the way between two images has these at its ends."""
+    if done.verb != "interpolate":
+        return sheet(done.given, done.images, done.levels)
+    row = torch.cat([done.given[:1], done.images, done.given[1:]])
+    return grid(row, done.levels, columns=len(row))
+
+
 def save(done: Edited, out: Path) -> None:
     """Write the result by the suffix of ``out``: a .png, an .npz, or a folder."""
     with atomic_write(out) as aside:
@@ -73,9 +81,7 @@ def save(done: Edited, out: Path) -> None:
             with aside.open("wb") as file:
                 np.savez_compressed(file, **{name: part.numpy() for name, part in arrays.items()}, **levels)  # type: ignore[arg-type]
         elif out.suffix.lower() == ".png":
-            strip = done.verb == "interpolate"
-            shown = grid(done.images, done.levels, columns=len(done.images)) if strip else None
-            (shown or sheet(done.given, done.images, done.levels)).save(aside, format="PNG")
+            render(done).save(aside, format="PNG")
         else:
             aside.mkdir()
             for prefix, part in (("", done.images), ("given-", done.given)):
