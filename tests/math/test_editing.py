@@ -445,10 +445,11 @@ def test_copies_of_a_particle_are_its_weight_on_average_and_differ_by_less_than_
 
 
 def test_only_images_of_few_effective_particles_are_resampled() -> None:
-    logs = torch.tensor([[0.0, 0.0, 0.0, 0.0], [50.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
-    rows, after = resampled(logs, torch.tensor([0.5, 0.5]).double())
+    """1/Σ w² = 3.3 of 4 particles stay, with their weights; of 1 particle, all become its copies."""
+    logs = torch.tensor([[0.4, 0.3, 0.2, 0.1], [1.0, 1e-9, 1e-9, 1e-9]], dtype=torch.float64).log()
+    rows, after = resampled(logs, torch.tensor([0.9, 0.5]).double())
     assert rows.tolist() == [0, 1, 2, 3, 4, 4, 4, 4]
-    assert after.tolist() == [[0.0] * 4] * 2
+    assert torch.equal(after, torch.stack([logs[0], torch.zeros(4).double()]))
 
 
 def test_the_ratio_of_two_steps_is_that_of_their_densities() -> None:

@@ -41,9 +41,11 @@ class Method(ABC):
 
     Attributes:
         caveat: how its law differs from p(x_0 | A x_0 = y), as the end of a sentence.
+        particles: the number of z that are evaluated together for one image.
     """
 
     caveat: str
+    particles: int = 1
 
     @abstractmethod
     def draw(self, denoiser: Denoiser, seen: Seen, gammas: Tensor, numbers: Numbers, clip: bool) -> Iterator[State]:

@@ -40,13 +40,13 @@ class DiffusionEditor:
     def conditioned(self, task: Task, method: Method) -> Drawing:
         """inpaint and upscale: images that fulfil the task's constraint."""
         seen, model = task.seen(self.model.device), self.model
-        share = getattr(method, "particles", 1)
+        batch = max(1, task.batch // method.particles)
 
         def steps(rows: Tensor, numbers: Numbers) -> Iterator[State]:
             some = Seen(seen.constraint, seen.known[rows])
             return method.draw(self.denoiser, some, self.gammas, numbers, self.clip)
 
-        done = drawn_in_batches(task, model, steps, self.steps, max(1, task.batch // share))
+        done = drawn_in_batches(task, model, steps, self.steps, batch)
         return done._replace(evaluations=method.evaluations(self.steps))
 
     def varied(self, task: Task, strength: float) -> tuple[Drawing, float]:
