@@ -40,15 +40,22 @@ WAYS = (
     "replacement",
     "guidance",
     "moments",
+    "moments(sampler='ddim')",
+    "particles(particles=16, iterations=0)",
     "particles",
-    "particles(particles=4, iterations=3)",
-    "particles(particles=16, iterations=3)",
+    "particles(particles=32)",
 )
 LEAST = 0.02
 """A mode with a smaller fraction of the samples has no measured covariance."""
 NEIGHBOURS = 1
-SETTINGS = {"moments": 100, "guidance": 200, "replacement": 40, "particles(particles=4)": 50}
-"""Methods of imputation on a run, with steps of about 400 evaluations."""
+SETTINGS = {
+    "moments": 50,
+    "moments(sampler='ddim')": 50,
+    "guidance": 100,
+    "replacement": 20,
+    "particles(particles=2)": 33,
+}
+"""Methods of imputation on a run, with the steps of about 200 evaluations."""
 
 TEXT = """# Editing: methods against exact conditional laws
 
@@ -62,7 +69,7 @@ Here the denoiser is exact, so that all errors are those of the methods.
 - **moments** is exact for Gaussian data and many steps. It is biased where p(x_0|z) has several modes: their weights
   are wrong.
 - **particles** is exact in the limit of many particles and steps, and the only one that draws modes as often as it
-  should. Each image takes as many evaluations as it has particles.
+  should. Each step of an image takes the evaluations of all its particles.
 
 No method changes what is seen; `upscale` rounds every pixel to a level, hence the reduced image may differ by half a
 level.

@@ -217,7 +217,7 @@ class EditOptions(Options):
     """inpaint, upscale: replacement, guidance, moments or particles, or e.g. particles(particles=64). Default: moments.
     docs/editing.md has their errors."""
     steps: AtLeastOne | None = None
-    "Steps from noise to image; for a vae or hvae, sweeps of its Markov chain. Default 100."
+    "Steps from noise to image; for a vae or hvae, sweeps of its Markov chain, default 100. Default 50."
     fit: Fit | None = None
     "How an image of another size is converted to the run's."
     clip: bool = True

@@ -13,10 +13,10 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 
 from nelbo.diffusion.denoiser import Denoiser, denoiser_of
 from nelbo.diffusion.process import CLEAN
-from nelbo.diffusion.samplers import DDIM
+from nelbo.diffusion.samplers import DDIM, trajectory
 from nelbo.diffusion.spacing import descending
 from nelbo.editing.constraints import BlockMeans, Constraint, Mask, Matrix, Seen
-from nelbo.editing.methods import MomentMatching, Numbers, PseudoinverseGuidance, Replacement, solve
+from nelbo.editing.methods import RULES, MomentMatching, Numbers, PseudoinverseGuidance, Replacement, solve
 from nelbo.editing.particles import METHODS, TwistedParticles, log_ratio, resampled, systematic
 from nelbo.errors import InputError
 from nelbo.rng import Draws
@@ -75,11 +75,15 @@ def truth(constraint: Constraint, mean: Tensor = MEAN, cov: Tensor = COV) -> Con
     return conditional(mean, cov, A, A @ X[0])
 
 
-def drawn(name: str, n: int, steps: int, denoiser: Denoiser = EXACT, constraint: str = "mask", **how: int) -> Tensor:
+def drawn(
+    name: str, n: int, steps: int, denoiser: Denoiser = EXACT, constraint: str = "mask", **how: int | str
+) -> Tensor:
     """n images by a method, shape (n, D)."""
     grid = descending(gammas_of("cosine", 1000), steps)
     seen = seen_by(CONSTRAINTS[constraint], n)
-    *_, last = METHODS[name](**how).draw(denoiser, seen, grid, numbers(n), False)
+    *_, last = METHODS[name](**how).draw(  # type: ignore[arg-type]
+        denoiser, seen, grid, numbers(n), False
+    )
     assert last.gamma == CLEAN
     return last.z.flatten(1)
 
@@ -226,6 +230,8 @@ def test_counts_are_whole_numbers(kind: type, count: float) -> None:
         kind(count)
     with pytest.raises(InputError, match="variance"):
         PseudoinverseGuidance(0.0)
+    with pytest.raises(InputError, match="sampler"):
+        MomentMatching(sampler="euler")
 
 
 # Replacement
@@ -355,11 +361,27 @@ def test_moments_draw_from_the_exact_conditional_law_with_order_one() -> None:
         assert coarse / fine == pytest.approx(2.0, rel=0.2)
 
 
+def test_without_noise_moments_converge_with_order_two() -> None:
+    """The deterministic flow is affine: its slope and offset give mean and covariance without Monte Carlo. Twice the
+    steps of DPM-Solver++ have a quarter of the error, within 30%, from γ = 9 to −9 in even steps."""
+    kind, exact, errors = CONSTRAINTS["mask"], truth(CONSTRAINTS["mask"]), []
+    points = images(torch.cat([0 * ONE[:1], ONE]))
+    for steps in (40, 80, 160):
+        grid = torch.cat([torch.linspace(9, -9, steps, dtype=torch.float64), torch.tensor([CLEAN])])
+        denoiser = MomentMatching(2).conditional(EXACT, seen_by(kind, D + 1))
+        *_, last = trajectory(RULES["dpm++"], denoiser, points, grid, lambda _: points)
+        rows = last.z.flatten(1)
+        slope = (rows[1:] - rows[0]).T
+        errors.append(float((slope @ slope.T - exact.cov)[2:, 2:].norm()))
+    for coarse, fine in pairwise(errors):
+        assert coarse / fine == pytest.approx(4.0, rel=0.3)
+
+
 @pytest.mark.parametrize("name", ["guidance", "moments"])
 def test_draws_of_a_guided_method_have_the_law_of_its_denoiser(name: str) -> None:
     """5,000 images in 20 steps: 4 standard errors; what is seen is set at the end."""
-    how = {"iterations": 2} if name == "moments" else {}
-    method = METHODS[name](**how)
+    how: dict[str, int | str] = {"sampler": "ddim"} | ({"iterations": 2} if name == "moments" else {})
+    method = METHODS[name](**how)  # type: ignore[arg-type]
     assert isinstance(method, PseudoinverseGuidance | MomentMatching)
     grid = descending(gammas_of("cosine", 1000), 20)
     mean, cov = affine_law(method.conditional(EXACT, seen_by(CONSTRAINTS["mask"], D + 1)), grid)
@@ -383,7 +405,7 @@ def test_conjugate_gradients_stop_where_a_network_is_no_covariance() -> None:
 def test_one_particle_is_its_guided_method(iterations: int) -> None:
     grid, seen = descending(gammas_of("cosine", 1000), 8), seen_by(CONSTRAINTS["mask"], 3)
     alone = [state.z for state in TwistedParticles(1, iterations).draw(EXACT, seen, grid, numbers(3), False)]
-    method = MomentMatching(iterations) if iterations else PseudoinverseGuidance()
+    method = MomentMatching(iterations, "ddim") if iterations else PseudoinverseGuidance()
     guided = [state.z for state in method.draw(EXACT, seen, grid, numbers(3), False)]
     for one, two in zip(alone[:-1], guided[:-1], strict=True):
         torch.testing.assert_close(one, two, atol=1e-12, rtol=0)
@@ -405,9 +427,9 @@ def test_particles_converge_to_the_law_of_the_chain_given_what_is_seen() -> None
     """Correlated data in 10 steps, so that guidance alone is far off. 64 particles: 4 standard errors of 2,500 images,
     and 0.02 for the bias of order 1/K; one particle is off by more than 0.1."""
     mean, cov = law_of_particles(descending(gammas_of("cosine", 1000), 10))
-    rows = drawn("particles", 2500, 10, particles=64)[:, 2:]
+    rows = drawn("particles", 2500, 10, particles=64, iterations=0)[:, 2:]
     assert_law(rows, mean[2:], cov[2:, 2:], bias=0.02)
-    alone = drawn("particles", 2500, 10, particles=1)[:, 2:]
+    alone = drawn("particles", 2500, 10, particles=1, iterations=0)[:, 2:]
     assert float((alone.mean(0) - mean[2:]).abs().max()) > 0.1
 
 

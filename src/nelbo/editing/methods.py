@@ -27,7 +27,7 @@ from torch import Tensor
 
 from nelbo.diffusion.denoiser import Denoised, Denoiser, clipped, from_x_0
 from nelbo.diffusion.process import CLEAN, marginal, noise_var, per_image, signal_rate, transition
-from nelbo.diffusion.samplers import DDIM, State, trajectory
+from nelbo.diffusion.samplers import DDIM, DPMSolver, Sampler, State, trajectory
 from nelbo.editing.constraints import Seen
 from nelbo.errors import InputError
 from nelbo.rng import Draws, Stream
@@ -124,8 +124,24 @@ class Guided(NamedTuple):
     log_twist: Tensor
 
 
+RULES: dict[str, Sampler] = {"ddim": DDIM(1.0), "dpm++": DPMSolver()}
+"""The samplers of guided methods: with noise, and of second order without noise."""
+
+
 class GuidedMethod(Method):
-    """A method that replaces x̂_0 by an approximation of E[x_0 | z, y], and samples with DDIM, η = 1."""
+    """A method that replaces x̂_0 by an approximation of E[x_0 | z, y], for a sampler.
+
+    Args:
+        sampler: ``ddim`` (η = 1), whose noise corrects earlier errors, or ``dpm++``, deterministic and of second order.
+
+    Raises:
+        InputError: the sampler is unknown.
+    """
+
+    def __init__(self, sampler: str) -> None:
+        if sampler not in RULES:
+            raise InputError("sampler", f"{sampler!r} is not one of {', '.join(RULES)}")
+        self.sampler = sampler
 
     @abstractmethod
     def guide(self, denoiser: Denoiser, seen: Seen, z: Tensor, gamma: Tensor) -> Guided:
@@ -139,7 +155,9 @@ class GuidedMethod(Method):
         def noise(number: int) -> Tensor:
             return normal_like(seen.known, numbers, number)
 
-        walk = trajectory(DDIM(1.0), self.conditional(denoiser, seen), noise(0), gammas, lambda k: noise(k + 1), clip)
+        walk = trajectory(
+            RULES[self.sampler], self.conditional(denoiser, seen), noise(0), gammas, lambda k: noise(k + 1), clip
+        )
         for state in walk:
             yield state if state.gamma > CLEAN else state._replace(z=seen.fulfilled(state.z))
 
@@ -160,14 +178,16 @@ class PseudoinverseGuidance(GuidedMethod):
 
     Args:
         variance: v > 0, on the scale where pixels fill [−1, 1].
+        sampler: as in :class:`GuidedMethod`.
 
     Raises:
-        InputError: v ≤ 0.
+        InputError: v ≤ 0, or the sampler is unknown.
     """
 
     caveat = "biased: the prediction's errors are taken as independent between pixels"
 
-    def __init__(self, variance: float = 1.0) -> None:
+    def __init__(self, variance: float = 1.0, sampler: str = "ddim") -> None:
+        super().__init__(sampler)
         if not variance > 0:
             raise InputError("variance", f"{variance} is not above 0")
         self.variance = variance
@@ -202,14 +222,16 @@ class MomentMatching(GuidedMethod):
 
     Args:
         iterations: of the conjugate gradients, ≥ 1; each is one product with Jᵀ.
+        sampler: as in :class:`GuidedMethod`.
 
     Raises:
-        InputError: there is no iteration.
+        InputError: there is no iteration, or the sampler is unknown.
     """
 
     caveat = "exact for Gaussian data, and biased where p(x_0|z) is not Gaussian"
 
-    def __init__(self, iterations: int = 3) -> None:
+    def __init__(self, iterations: int = 3, sampler: str = "dpm++") -> None:
+        super().__init__(sampler)
         self.iterations = at_least_one("iterations", iterations)
 
     def guide(self, denoiser: Denoiser, seen: Seen, z: Tensor, gamma: Tensor) -> Guided:

@@ -44,7 +44,7 @@ class TwistedParticles(Method):
     Particles are resampled where the effective number (Σ w)²/Σ w² is below half of them.
 
     Args:
-        particles: K ≥ 1 of each image. K = 1 is the guided method itself.
+        particles: K ≥ 1 of each image. K = 1 is the guided method itself, with ``ddim``.
         iterations: 0 for the steps and the twist of ΠGDM; else those of
             :class:`~nelbo.editing.methods.MomentMatching` with this number of iterations.
 
@@ -54,7 +54,7 @@ class TwistedParticles(Method):
 
     caveat = "exact in the limit of many particles"
 
-    def __init__(self, particles: int = 16, iterations: int = 0) -> None:
+    def __init__(self, particles: int = 8, iterations: int = 2) -> None:
         self.particles, self.iterations = at_least_one("particles", particles), iterations
         self.guidance: GuidedMethod = MomentMatching(iterations) if iterations else PseudoinverseGuidance()
 

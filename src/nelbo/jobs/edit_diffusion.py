@@ -18,7 +18,7 @@ from nelbo.models.diffusion import Diffusion
 from nelbo.rng import Stream
 from nelbo.theory.likelihoods import to_levels
 
-STEPS = 100
+STEPS = 50
 
 
 class DiffusionEditor:
