@@ -161,9 +161,10 @@ REFUSED = [
     ("inpaint a.png --mask mask.png --strength 0.3", "--strength: applies to vary, not to inpaint; leave it out"),
     ("vary a.png --mask mask.png", "--mask: applies to inpaint, not to vary"),
     ("vary a.png --strength 0", "--strength: "),
-    ("invert a.png -n 3", "-n: applies to inpaint and upscale and vary, not to invert"),
+    ("invert a.png -n 3", "-n: applies to inpaint, upscale, vary, not to invert"),
     ("interpolate a.png", "images: 'interpolate' takes two images"),
     ("vary", "images: are missing"),
+    ("upscale small.png --fit crop", "--fit: applies to inpaint, vary, invert, interpolate, not to upscale"),
     ("upscale a.png", "a.png: is 8x8, which times a whole number of at least 2 is not 8x8"),
     ("upscale small.png --factor 3", "small.png: is 4x4, which times 3 is not 8x8"),
     ("vary a.png --out a.jpg", "--out: .jpg is not supported"),
@@ -247,7 +248,7 @@ def test_models_with_latents(family: str, digits_run: Path, files: Tensor, here:
         assert f"{verb}: is not possible with {family}: " in answer.err
     answer = call("edit", run, "inpaint", "a.png", "--mask", "mask.png", "--method", "guidance")
     assert answer.code == 2
-    assert "--method: applies to diffusion models" in answer.err
+    assert f"--method: is not used by inpaint with {family}" in answer.err
 
 
 @pytest.mark.parametrize("family", ["ae", "gan"])

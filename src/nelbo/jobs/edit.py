@@ -41,6 +41,7 @@ ONLY_FOR = {
     "method": ("inpaint", "upscale"),
     "n": ("inpaint", "upscale", "vary"),
     "clip": ("inpaint", "upscale", "vary"),
+    "fit": ("inpaint", "vary", "invert", "interpolate"),
 }
 """The verbs of each option that not all of them use."""
 LATENT_VERBS = ("inpaint", "interpolate")
@@ -65,7 +66,7 @@ class Edited:
             images that the latents give back, and for ``interpolate`` the way from the first image to the second.
         levels: L.
         how: one line about the method and its bias.
-        evaluations: network evaluations of an image.
+        evaluations: network evaluations of an image; for ``interpolate``, without those of the two latents.
         latents: for ``invert``, shape (M, C, H, W).
         error: for ``invert`` and ``interpolate``, the root mean square of x − x_back on [−1, 1], shape (M,).
         frames: ``images`` at earlier steps, if they were kept.
@@ -132,7 +133,7 @@ def require_used(verb: str, named: set[str]) -> None:
     """
     for name, verbs in ONLY_FOR.items():
         if name in named and verb not in verbs:
-            raise InputError(name, f"applies to {' and '.join(verbs)}, not to {verb}; leave it out")
+            raise InputError(name, f"applies to {', '.join(verbs)}, not to {verb}; leave it out")
 
 
 def method_of(words: str | None) -> Method:
@@ -201,15 +202,11 @@ def edited(
         return by_diffusion(DiffusionEditor(model, options.steps, options.clip), verb, task, given, options, method)
     if space is None or verb not in LATENT_VERBS:
         other = "only diffusion models, vae and hvae can edit images; use a run of ddpm or vdm"
-        why = (
-            "edit the run that it was distilled from"
-            if isinstance(model, Distilled)
-            else WHY_NOT.get(model.family, other)
-        )
+        why = "edit the run of its teacher" if isinstance(model, Distilled) else WHY_NOT.get(model.family, other)
         raise InputError(verb, f"is not possible with {model.family}: {why}")
-    for name in ("method", "clip"):
+    for name in ("method", "clip", *["steps"] * (verb == "interpolate")):
         if name in options.model_fields_set:
-            raise InputError(name, f"applies to diffusion models, not to {model.family}; leave it out")
+            raise InputError(name, f"is not used by {verb} with {model.family}; leave it out")
     editor = LatentEditor(model, space, options.steps)
     if verb == "interpolate":
         how = "straight lines between the means of q(z|x)"
@@ -239,4 +236,4 @@ def by_diffusion(
     if verb == "invert":
         return Edited(verb, given, to_levels(back, levels), levels, how, 4 * steps, z, error)
     images = editor.between(z, options.frames, task.batch)
-    return Edited(verb, given, images, levels, how, 4 * steps, error=error)
+    return Edited(verb, given, images, levels, how, 2 * steps - 1, error=error)
