@@ -68,8 +68,8 @@ Here the denoiser is exact, so that all errors are those of the methods.
   independent between pixels.
 - **moments** is exact for Gaussian data and many steps. It is biased where p(x_0|z) has several modes: their weights
   are wrong.
-- **particles** is exact in the limit of many particles and steps, and there the only one that draws modes as often as it
-  should; at the budgets below it is still biased. Each step takes the evaluations of all particles.
+- **particles** is exact in the limit of many particles and steps, and there the only one that draws modes as often as
+  it should; at the budgets below it is still biased. Each step takes the evaluations of all particles.
 
 No method changes what is seen; `upscale` rounds every pixel to a level, hence the reduced image may differ by half a
 level.
@@ -102,8 +102,9 @@ The mixture with the mask has the exact weights {weights}. Drawn at the largest 
 """
 IMPUTATION = """## Imputation on a run
 `{command}`: the right half of {n} test images, {draws} draws of each. Mean
-squared error of the hidden pixels on [−1, 1], ± its standard error over images. The mean of many draws estimates the conditional mean, which has the
-smallest error that is possible. A draw from the exact law has twice the error of that mean.
+squared error of the hidden pixels on [−1, 1], ± its standard error over images. The mean of many draws estimates the
+conditional mean, which has the smallest error that is possible. A draw from the exact law has twice the error of that
+mean.
 
 | method | evaluations | mean of {draws} draws | one draw |
 | --- | --- | --- | --- |
