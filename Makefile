@@ -6,7 +6,7 @@ BENCH := .venv-bench
 FUZZ := .venv-fuzz
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-kill soak fuzz lint types check bench gpu scale samplers simplifications agreement objectives weights anomalies estimators gamma inference targets figures course course-long docs clean
+.PHONY: setup demo test test-kill soak fuzz lint types check bench gpu scale samplers simplifications agreement objectives weights anomalies estimators gamma inference editing targets figures course course-long docs clean
 
 setup: $(READY)
 
@@ -104,6 +104,11 @@ samplers: setup
 
 estimators: setup
 	$(BIN)/python bench/run.py estimators runs/mnist-vdm
+
+# With a run of digits of four minutes for the table of imputation.
+editing: setup
+	test -d runs/digits-vdm || $(BIN)/nelbo train vdm --data digits --minutes 4 --out runs/digits-vdm
+	$(BIN)/python bench/run.py editing runs/digits-vdm
 
 clean:
 	rm -rf $(VENV) $(BENCH) $(FUZZ) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

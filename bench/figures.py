@@ -37,6 +37,7 @@ STUDIES = {
     "estimators": "estimators",
     "gamma": "forms",  # only its picture
     "inference": "inference",
+    "editing": "editing",
 }
 """Each study, a target of make, and its page."""
 LINE = re.compile(

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from nelbo.jobs.compare import compare as compare
     from nelbo.jobs.describe import info as info
     from nelbo.jobs.distill import distill as distill
+    from nelbo.jobs.edit import Edited as Edited
+    from nelbo.jobs.edit import edit as edit
     from nelbo.jobs.evaluate import evaluate as evaluate
     from nelbo.jobs.features import features as features
     from nelbo.jobs.fit import fit as fit
@@ -46,6 +48,7 @@ PLACES = {
     "Comparison": "report.results",
     "Dataset": "data",
     "Diffusion": "models.diffusion",
+    "Edited": "jobs.edit",
     "Evaluation": "report.results",
     "GAN": "models.gan",
     "HVAE": "models.hvae",
@@ -55,6 +58,7 @@ PLACES = {
     "VAE": "models.vae",
     "compare": "jobs.compare",
     "distill": "jobs.distill",
+    "edit": "jobs.edit",
     "evaluate": "jobs.evaluate",
     "features": "jobs.features",
     "fit": "jobs.fit",

@@ -202,6 +202,37 @@ class SampleOptions(SamplingOptions):
     "Images per batch; affects only speed and memory."
 
 
+class EditOptions(Options):
+    """Options of ``nelbo edit``; an option of another verb is refused."""
+
+    mask: Path | None = None
+    "inpaint: an image of the size of IMAGE. Its bright pixels, from half on, are drawn; the others are seen."
+    factor: Annotated[int, Field(ge=2)] | None = None
+    "upscale: height of the run's images over that of IMAGE; default: from their sizes."
+    strength: Annotated[float, Field(gt=0, le=1)] = 0.5
+    "vary: S. The image is noised to t = S, and drawn again; 1 keeps almost nothing of it."
+    frames: Annotated[int, Field(ge=2)] = 8
+    "interpolate: images of the strip or animation, with both ends."
+    method: str | None = None
+    """inpaint, upscale: replacement, guidance, moments or particles, or e.g. particles(particles=64). Default: moments.
+    docs/editing.md has their errors."""
+    steps: AtLeastOne | None = None
+    "Steps from noise to image; for a vae or hvae, sweeps of its Markov chain, default 100. Default 50."
+    fit: Fit | None = None
+    "How an image of another size is converted to the run's."
+    clip: bool = True
+    "inpaint, upscale, vary: clamp the predicted image to the range of pixels."
+    out: Path | None = None
+    """A .png (a row for each image: the given one, then those drawn), .gif (the steps, or the way from A to B), .npz
+    (the exact levels, given and drawn) or a folder of PNGs; it must not exist. Default: a new grid in RUN/samples."""
+    seed: Seed = 0
+    "Drawing j of image i has the same noise, whatever their numbers."
+    weights: Weights = "ema"
+    device: Device = "auto"
+    batch_size: AtLeastOne = 64
+    "Images per batch; affects only speed and memory. Particles count as images."
+
+
 class MeasuringOptions(Options):
     """Options of every measurement of a run."""
 

@@ -51,6 +51,8 @@ class Stream(IntEnum):
     SCORE_RARE_PLACE = 14
     FLIP = 15
     DROPOUT = 16
+    EDIT = 17
+    EDIT_CHOICE = 18
 
 
 Words = tuple[Tensor, ...]

@@ -17,7 +17,7 @@ FLOORS = [
     ["check", "cores", "course", "files", "options", "processes", "rng", "units", "streams"],
     ["theory"],
     ["diffusion"],
-    ["nn"],
+    ["nn", "editing"],
     ["models"],
     ["data", "metrics"],
     ["training"],

@@ -669,6 +669,38 @@ MUTANTS = [
         "tag ^ 0 * index",
         ("test_rng.py::test_an_example_walks_through_its_blocks",),
     ),
+    Mutant(
+        "wrong weight",
+        "of a particle: the twist before the step",
+        "editing/particles.py",
+        "after.log_twist - found.log_twist",
+        "after.log_twist",
+        ("test_editing.py::test_particles_converge_to_the_law_of_the_chain_given_what_is_seen",),
+    ),
+    Mutant(
+        "wrong variance",
+        "of the seen part in RePaint: that of the step before",
+        "editing/methods.py",
+        "marginal(seen.known, gamma_s).sample(given)",
+        "marginal(seen.known, gamma_t).sample(given)",
+        ("test_editing.py::test_replacement_has_the_law_of_its_paper[1]",),
+    ),
+    Mutant(
+        "biased",
+        "hidden pixels of a VAE: every proposal accepted",
+        "models/_imputation.py",
+        "cost = None if sweep <= FREE_SWEEPS else space.cost(x, z)",
+        "cost = None",
+        ("test_imputation.py::test_the_chain_has_the_models_law_although_q_is_not_the_posterior[seen0]",),
+    ),
+    Mutant(
+        "wrong order",
+        "of the latent of an image: Euler's method",
+        "editing/latents.py",
+        "from nelbo.diffusion.samplers import Heun, trajectory",
+        "from nelbo.diffusion.samplers import DDIM, trajectory\nHeun = lambda _: DDIM(0.0)",
+        ("test_latents_of_images.py::test_the_latent_is_the_exact_flows_with_order_two",),
+    ),
 ]
 
 Run = Callable[[Path, tuple[str, ...]], Answer]

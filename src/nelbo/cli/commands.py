@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 from cyclopts.validators import Number
 
-from nelbo.options import DataOptions, DistillOptions, EvaluateOptions, FeaturesOptions, SampleOptions, ScoreOptions
+from nelbo.options import (
+    DataOptions,
+    DistillOptions,
+    EditOptions,
+    EvaluateOptions,
+    FeaturesOptions,
+    SampleOptions,
+    ScoreOptions,
+)
 
 if TYPE_CHECKING:
     from nelbo.report.results import Result
@@ -40,6 +48,35 @@ def sample(
 
     where, how = draw(run, n, options)
     console().print(f"{n} images, {how}, seed {options.seed}, {options.weights} weights")
+    print(where)
+
+
+def edit(
+    run: Path,
+    verb: Literal["inpaint", "upscale", "vary", "invert", "interpolate"],
+    /,
+    *images: Path,
+    n: Annotated[AtLeastOne | None, Parameter(name=["--n", "-n"])] = None,
+    options: Annotated[EditOptions, Parameter(name="*")] = EditOptions(),
+) -> None:
+    """Run ``nelbo edit``.
+
+    Parameters
+    ----------
+    run
+        The directory made by 'train'.
+    verb
+        inpaint, upscale, vary, invert or interpolate.
+    images
+        Image files; two for interpolate.
+    n
+        inpaint, upscale, vary: draws of each image; default 8.
+    """
+    from nelbo.jobs.edit_output import write_edit
+    from nelbo.report.progress import console
+
+    where, done = write_edit(run, verb, images, n, options)
+    console().print(f"{verb}: {done.how}")
     print(where)
 
 

@@ -8,6 +8,19 @@ nelbo sample runs/mnist -n 100 --out digits.png
 nelbo sample runs/mnist -n 16 --sampler ancestral --out denoising.gif
 ```
 """,
+    "edit": """Edit images with a run: fill holes, upscale, vary, invert, interpolate. Prints the path of the result.
+
+```
+nelbo edit runs/mnist inpaint seven.png --mask hole.png -n 8 --out filled.png
+nelbo edit runs/mnist upscale small.png --factor 4
+nelbo edit runs/mnist vary seven.png --strength 0.3
+nelbo edit runs/mnist invert seven.png --out latent.npz
+nelbo edit runs/mnist interpolate seven.png nine.png --out way.gif
+```
+
+A ddpm or vdm has all verbs; a vae or hvae has inpaint and interpolate. docs/editing.md says how far each method is
+from the exact conditional law.
+""",
     "score": """Measure a run on held-out images: the negative ELBO in bits/dim, term by term, with its errors.
 
 ```

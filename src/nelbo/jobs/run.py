@@ -29,6 +29,8 @@ from nelbo.training.folders import step_of
 from nelbo.training.machine import Sizing, has_float64, keep_memory, pick_device
 
 if TYPE_CHECKING:
+    from nelbo.jobs.edit import Edited, Verb
+    from nelbo.jobs.edit_images import Given
     from nelbo.report.results import Evaluation, Score
 
 OWN_IMAGES = "images.npz"
@@ -232,6 +234,12 @@ class Run:
         from nelbo.jobs.sample import sample
 
         return sample(self, n, **how)
+
+    def edit(self, verb: Verb, *images: Given, **how: Any) -> Edited:
+        """Edit images: :func:`nelbo.edit` of this run."""
+        from nelbo.jobs.edit import edit
+
+        return edit(self, verb, *images, **how)
 
     def score(self, **how: Any) -> Score:
         """Score images: :func:`nelbo.score` of this run."""

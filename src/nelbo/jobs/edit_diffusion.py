@@ -1,0 +1,87 @@
+"""The verbs of ``nelbo edit`` for a diffusion model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from nelbo.diffusion.samplers import DDIM, State
+from nelbo.diffusion.spacing import karras_steps
+from nelbo.editing.constraints import Seen
+from nelbo.editing.latents import from_latent, slerp, to_latent
+from nelbo.editing.methods import Method, Numbers
+from nelbo.editing.variation import lower_part, vary
+from nelbo.jobs.edit_task import Drawing, Task, drawn_in_batches
+from nelbo.models.diffusion import Diffusion
+from nelbo.rng import Stream
+from nelbo.theory.likelihoods import to_levels
+
+STEPS = 50
+
+
+class DiffusionEditor:
+    """Edits images with a diffusion model.
+
+    Args:
+        model: the model.
+        steps: the number of steps; None for STEPS, or all steps of a shorter chain.
+        clip: whether to clamp x̂_0 to [−1, 1], except in latents.
+    """
+
+    def __init__(self, model: Diffusion, steps: int | None, clip: bool) -> None:
+        self.model, self.clip = model, clip
+        self.denoiser = model.denoiser  # with a condition, the denoiser of p(x|condition) takes this place
+        gammas = model.timeline.gammas
+        self.steps = steps or (STEPS if gammas is None else min(STEPS, len(gammas) - 1))
+        self.gammas = model.timeline.descending(self.steps)
+
+    def conditioned(self, task: Task, method: Method) -> Drawing:
+        """inpaint and upscale: images that fulfil the task's constraint."""
+        seen, model = task.seen(self.model.device), self.model
+        batch = max(1, task.batch // method.particles)
+
+        def steps(rows: Tensor, numbers: Numbers) -> Iterator[State]:
+            some = Seen(seen.constraint, seen.known[rows])
+            return method.draw(self.denoiser, some, self.gammas, numbers, self.clip)
+
+        done = drawn_in_batches(task, model, steps, self.steps, batch)
+        return done._replace(evaluations=method.evaluations(self.steps))
+
+    def varied(self, task: Task, strength: float) -> tuple[Drawing, float]:
+        """vary: images noised to t = S, and drawn again; and γ(S)."""
+        gammas, x = lower_part(self.gammas, strength), task.x.to(self.model.device)
+
+        def steps(rows: Tensor, numbers: Numbers) -> Iterator[State]:
+            def noise(number: int) -> Tensor:
+                return numbers(number).normal(Stream.EDIT, self.model.shape)
+
+            return vary(DDIM(1.0), self.denoiser, x[rows], gammas, noise, self.clip)
+
+        done = drawn_in_batches(task, self.model, steps, len(gammas) - 1, task.batch)
+        return done._replace(evaluations=len(gammas) - 1), float(gammas[0])
+
+    @property
+    def flow_gammas(self) -> Tensor:
+        """γ of the deterministic flow, with Karras's spacing."""
+        return karras_steps(self.model.timeline.chain(), self.steps)
+
+    def latents(self, task: Task) -> tuple[Tensor, Tensor]:
+        """The latent of each image, and the image that it gives back on [−1, 1], both of shape (M, C, H, W)."""
+        pairs = []
+        for x in torch.split(task.x, task.batch):
+            z = to_latent(self.denoiser, x.to(self.model.device), self.flow_gammas)
+            pairs.append((z.cpu(), from_latent(self.denoiser, z, self.flow_gammas).cpu()))
+        z, back = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+        return z, back
+
+    def between(self, z: Tensor, count: int, batch: int) -> Tensor:
+        """``count`` images from the first latent to the second, as levels, shape (count, C, H, W)."""
+        share = torch.linspace(0, 1, count, dtype=torch.float64)
+        points = slerp(z[:1].expand(count, *z.shape[1:]), z[1:].expand(count, *z.shape[1:]), share)
+        parts = [
+            from_latent(self.denoiser, some.to(self.model.device), self.flow_gammas)
+            for some in torch.split(points, batch)
+        ]
+        return to_levels(torch.cat(parts), self.model.levels).cpu()
