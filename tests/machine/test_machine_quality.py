@@ -72,8 +72,12 @@ def test_samples_are_measured_beside_images(run: Path, learnt: Path, here: Path)
         "memorisation",
     }
     assert sum(found["modes"]["counts"]) == 40
-    # The same from the samples themselves.
-    call_well("sample", run, "-n", "40", "--out", here / "drawn.npz", *DEVICE)
+    # The same from the samples themselves; 'sample' says what is known of them.
+    said = call_well("sample", run, "-n", "40", "--out", here / "drawn.npz", *DEVICE).err
+    share = found["modes"]["readable"] / found["modes"]["readable_images"]
+    words = f"have FD-digits {found['quality']['FD-digits']['value']:.3g} and are {share:.3f} as readable as images"
+    assert f"40 samples ({found['sampling']}) {words}" in " ".join(said.split())
+    assert "bits/dim" not in said  # a gan has none
     drawn = torch.from_numpy(np.load(here / "drawn.npz")["images"]).movedim(-1, 1)
     space, test = open_features(learnt, load("digits"), "cpu"), load("digits").split("test")
     expected = frechet_distance(in_batches(space.embed, drawn), in_batches(space.embed, test)).value

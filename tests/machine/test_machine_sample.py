@@ -37,6 +37,18 @@ def test_npz_is_the_models_own_images(digits_run: Path) -> None:
     assert np.array_equal(images, expected.permute(0, 2, 3, 1).numpy())
 
 
+def test_what_is_known_of_the_samples_is_said(digits_run: Path, here: Path) -> None:
+    """Before a measurement the commands that measure, then the bound, but only of the present weights."""
+    own = shutil.copytree(digits_run, here / "own")
+    said = " ".join(call_well("sample", own, "-n", "1").err.split())
+    assert f"bits/dim unknown ('nelbo score {own}'); quality of samples unknown ('nelbo evaluate {own}')" in said
+    bound = nelbo.Run(own).score(limit=5, timesteps=1).bits_per_dim
+    said = " ".join(call_well("sample", own, "-n", "1").err.split())
+    assert f"bound {bound:.4f} bits/dim on 5 test images; quality" in said
+    call_well("train", "ddpm", "--resume", "--steps", "14", "--out", own)
+    assert "bits/dim unknown" in call_well("sample", own, "-n", "1").err
+
+
 @pytest.mark.parametrize("sampler", ["ddim", "ancestral"])
 def test_image_i_of_a_seed_is_always_the_same(digits_run: Path, sampler: str) -> None:
     how = ("--sampler", sampler, "--steps", "10")

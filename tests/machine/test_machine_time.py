@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,12 @@ def test_what_looks_took_is_said(tmp_path: Path, slow_disk: Clock, capsys: pytes
     said = capsys.readouterr().err
     assert f"previews (val and samples) took {watcher.previews.budget.spent:.1f} s of" in said
     assert "a step takes" not in said, "600 steps are enough"
+    expected, images, of, times = re.search(
+        r"about (\S+) steps in 5 minutes: (\S+) images, each of (\d+) about (\S+) times", " ".join(said.split())
+    ).groups()  # type: ignore[union-attr]
+    assert int(expected) == pytest.approx(watcher.trainer.step, rel=0.15)  # checkpoints take a tenth
+    assert float(images.replace(",", "")) == pytest.approx(BATCH * int(expected), rel=0.05)
+    assert float(times) == pytest.approx(BATCH * int(expected) / int(of), rel=0.1)
 
 
 def test_too_slow_for_any_sense_is_said_after_the_first_step(

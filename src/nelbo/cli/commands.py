@@ -46,8 +46,9 @@ def sample(
     from nelbo.jobs.sample import draw
     from nelbo.report.progress import console
 
-    where, how = draw(run, n, options)
+    where, how, known = draw(run, n, options)
     console().print(f"{n} images, {how}, seed {options.seed}, {options.weights} weights")
+    console().print(known)
     print(where)
 
 

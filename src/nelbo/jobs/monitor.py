@@ -16,6 +16,15 @@ FEW_STEPS = 300
 """A run with fewer steps learns almost nothing."""
 
 
+def rounded(count: int) -> str:
+    """The count with two digits.
+
+    >>> rounded(9_837)
+    '9,800'
+    """
+    return f"{float(f'{count:.2g}'):,.0f}"
+
+
 class Monitor:
     """Observes a training run: writes the log, moves the bar, and makes previews at milestones."""
 
@@ -92,6 +101,11 @@ class Monitor:
         self.trainer.after = self.previews.last_seconds()
         steps = step.step + int((60 * options.minutes - step.seconds) / took)
         if steps >= FEW_STEPS:
+            seen, images = steps * options.batch_size, len(self.trainer.batches.images)
+            console().print(
+                f"about {rounded(steps)} steps in {options.minutes:g} minutes: {rounded(seen)} images, "
+                f"each of {images:,} about {seen / images:.2g} times; samples on the way are in {self.previews.folder}"
+            )
             return
         ways = ["smaller images (`size`)", f"`minutes` {round(FEW_STEPS * took / 60 + 0.5)} or more"]
         ways += ["a smaller `batch_size`"] * (options.batch_size > 1)

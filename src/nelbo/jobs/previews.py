@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -60,6 +61,11 @@ class Previews:
         if drawn is not None:
             self.draw_samples(step, drawn, left)
         self.trainer.after = 0.0 if ended else self.last_seconds()
+
+    @property
+    def folder(self) -> Path:
+        """Where the grids of samples are."""
+        return self.trainer.run_folder / "samples"
 
     @property
     def val_sizes(self) -> list[Size]:
@@ -125,7 +131,7 @@ class Previews:
             for frame in model.frames(range(size.images), 0, settings):
                 tell(frame.done / frame.of)
             images = to_levels(frame.x, model.levels).cpu()
-            with atomic_write(self.trainer.run_folder / "samples" / f"step-{step.step:08d}.png") as aside:
+            with atomic_write(self.folder / f"step-{step.step:08d}.png") as aside:
                 grid(images, model.levels).save(aside)
 
     def print_warnings(self, step: Step, lines: Sequence[str]) -> None:

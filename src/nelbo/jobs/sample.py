@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from nelbo.cores import on_own_cores
 from nelbo.data import Dataset
 from nelbo.errors import InputError
+from nelbo.jobs.known import quality_line
 from nelbo.jobs.run import Run
 from nelbo.jobs.sharded import opened
 from nelbo.models.base import GenerativeModel
@@ -67,11 +68,11 @@ def settings_of(options: SamplingOptions) -> SampleSettings:
     return SampleSettings(**{name: getattr(options, name) for name in SampleSettings._fields})
 
 
-def draw(path: str | Path, n: int, options: SampleOptions) -> tuple[Path, str]:
+def draw(path: str | Path, n: int, options: SampleOptions) -> tuple[Path, str, str]:
     """Sample n ≥ 1 images and write them.
 
     Returns:
-        The path of the result, and a description of the sampling.
+        The path of the result, a description of the sampling, and what is known of the quality of the run's samples.
 
     Raises:
         InputError: an argument cannot be used.
@@ -86,13 +87,13 @@ def draw(path: str | Path, n: int, options: SampleOptions) -> tuple[Path, str]:
     if options.real:
         run.dataset.split("test")  # raises for missing images before sampling
     model = run.model(options.weights, options.device)
-    how = model.inspector.describe_sampling(settings)
+    how, known = model.inspector.describe_sampling(settings), quality_line(run, model)
     images, frames = collect(model, n, seed, settings, options.batch_size, keep_frames=out.suffix.lower() == ".gif")
     if rank():
-        return out, how
+        return out, how, known
     if frames:
         save_gif([grid(frame, model.levels) for frame in frames], out)
-        return out, how
+        return out, how, known
 
     def render() -> Image.Image:
         sheet = grid(images, model.levels)
@@ -102,7 +103,7 @@ def draw(path: str | Path, n: int, options: SampleOptions) -> tuple[Path, str]:
         return beside(grid(theirs, model.levels), "real images", sheet, f"samples of {model.family}")
 
     save_images(images, model.levels, out, render)
-    return out, how
+    return out, how, known
 
 
 def real_images(dataset: Dataset, split: str, n: int, seed: int = 0) -> Tensor:
