@@ -6,11 +6,10 @@ import tomllib
 from pathlib import Path
 
 import nelbo
-from nelbo.cores import settle_threads
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs" / "_ext"))
-settle_threads(os.environ)  # notebooks run side by side
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as many notebooks as cores run side by side
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 project = "nelbo"
