@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 BENCH := .venv-bench
 FUZZ := .venv-fuzz
+PEERS := .venv-peers
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-kill soak fuzz lint types check bench gpu scale samplers simplifications agreement objectives weights anomalies estimators gamma inference editing targets figures course course-long docs clean
+.PHONY: setup demo test test-kill soak fuzz lint types check bench gpu peers scale samplers simplifications agreement objectives weights anomalies estimators gamma inference editing targets figures course course-long docs clean
 
 setup: $(READY)
 
@@ -80,6 +81,16 @@ $(BENCH)/.ready: pyproject.toml constraints.txt
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,hub]' diffusers
 	@touch $@
 
+# Environment of "bench/run.py peers": other diffusion libraries, one of them without torchvision, which it can do without.
+peers: $(PEERS)/.ready
+	$(PEERS)/bin/python bench/run.py peers --help
+
+$(PEERS)/.ready: pyproject.toml constraints.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,hub]' diffusers accelerate einops==0.8.1
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps denoising-diffusion-pytorch==2.2.5 ema-pytorch==0.7.7
+	@touch $@
+
 # The site, in build/site. The course is run; what has not changed since is read from build/notebooks.
 docs: setup
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m sphinx -q -W --keep-going -j auto -b html docs build/site
@@ -111,4 +122,4 @@ editing: setup
 	$(BIN)/python bench/run.py editing runs/digits-vdm
 
 clean:
-	rm -rf $(VENV) $(BENCH) $(FUZZ) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BENCH) $(FUZZ) $(PEERS) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

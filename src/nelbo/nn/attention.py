@@ -52,6 +52,7 @@ class InPieces(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """softmax(q kᵀ/√d) v."""
         q = torch.mul(q, q.shape[-1] ** -0.5 * BITS_PER_NAT, out=side_by_side(q))  # exp2 is faster than exp
         k, v = side_by_side(k).copy_(k), with_column(v, 1.0)
         free = longest(q) * longest(k) > HIGHEST
@@ -67,6 +68,7 @@ class InPieces(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradients of q, k and v."""
         whole: tuple[Tensor, ...] = ctx.saved_tensors
         q, k, v, o, total = whole
         scaled = torch.div(gradient, total, out=torch.empty_like(q))
