@@ -113,3 +113,35 @@ def test_each_thread_of_a_team_has_its_core_and_other_threads_have_all() -> None
 def test_a_library_leaves_threads_alone() -> None:
     found = affinities("as it was")
     assert all(set(allowed) == cores.ALLOWED for allowed in [found["main"], *found["team"], *found["inside"]])
+
+
+TRAINING = """
+import os, tempfile
+from pathlib import Path
+
+import torch
+
+from nelbo.data import load
+from nelbo.models.ddpm import DDPM, DDPMOptions
+from nelbo.options import TrainingOptions
+from nelbo.training import Trainer
+
+data = load("digits")
+model = DDPM.from_options(DDPMOptions(widths=(8,)).resolved(data.shape), data.shape, data.levels)
+(torch.ones(400, 400) @ torch.ones(400, 400)).exp().sum()
+before = set(os.listdir("/proc/self/task"))
+with tempfile.TemporaryDirectory() as folder:
+    for _ in Trainer(model, data.split("train"), TrainingOptions(steps=4), Path(folder)):
+        tasks = set(os.listdir("/proc/self/task")) - before
+print(len(tasks))
+"""
+
+
+@pytest.mark.skipif(not LINUX, reason="counts threads as Linux lists them")
+def test_training_on_a_cpu_starts_no_thread() -> None:
+    """Beside a thread with OpenMP threads of its own, all of them wait by sleeping, and a step takes 1.5 times as long."""
+    ran = subprocess.run(
+        [sys.executable, "-c", TRAINING], env=environment() | {"OMP_NUM_THREADS": "2"}, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.strip() == "0"
