@@ -139,7 +139,7 @@ print(len(tasks))
 
 @pytest.mark.skipif(not LINUX, reason="counts threads as Linux lists them")
 def test_training_on_a_cpu_starts_no_thread() -> None:
-    """Beside a thread with OpenMP threads of its own, all of them wait by sleeping, and a step takes 1.5 times as long."""
+    """Beside a thread with OpenMP threads of its own, all wait by sleeping, and a step takes 1.5 times as long."""
     ran = subprocess.run(
         [sys.executable, "-c", TRAINING], env=environment() | {"OMP_NUM_THREADS": "2"}, capture_output=True, text=True
     )
