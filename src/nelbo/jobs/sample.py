@@ -15,6 +15,7 @@ from nelbo.data import Dataset
 from nelbo.errors import InputError
 from nelbo.jobs.run import Run
 from nelbo.jobs.sharded import opened
+from nelbo.jobs.steps import sampled_steps
 from nelbo.models.base import GenerativeModel
 from nelbo.models.sampling import Frame, SampleKeywords, SampleSettings
 from nelbo.options import SampleOptions, SamplingOptions
@@ -63,8 +64,9 @@ def sample(
 
 
 def settings_of(options: SamplingOptions) -> SampleSettings:
-    """The sampling options as settings for a model."""
-    return SampleSettings(**{name: getattr(options, name) for name in SampleSettings._fields})
+    """The sampling options as settings for a model; best steps are those of ancestral."""
+    settings = SampleSettings(**{name: getattr(options, name) for name in SampleSettings._fields})
+    return settings._replace(sampler="ancestral") if options.spacing == "best" else settings
 
 
 def draw(path: str | Path, n: int, options: SampleOptions) -> tuple[Path, str]:
@@ -85,7 +87,7 @@ def draw(path: str | Path, n: int, options: SampleOptions) -> tuple[Path, str]:
         raise InputError("real", "needs a .png; leave it out, or give `out` a name that ends in .png")
     if options.real:
         run.dataset.split("test")  # raises for missing images before sampling
-    model = run.model(options.weights, options.device)
+    model = sampled_steps(run, run.model(options.weights, options.device), options, options.weights)
     how = model.inspector.describe_sampling(settings)
     images, frames = collect(model, n, seed, settings, options.batch_size, keep_frames=out.suffix.lower() == ".gif")
     if rank():
