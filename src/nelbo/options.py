@@ -14,6 +14,7 @@ Shape = tuple[int, int, int]
 """(C, H, W): channels, rows and columns of an image."""
 Fit = Literal["crop", "pad", "resize"]
 SplitBy = Literal["hash", "rank"]
+Spacing = Literal["even", "best"]
 Layout = Literal["nhw", "nhwc", "nchw", "hwc", "chw"]
 AtLeastOne = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -177,6 +178,8 @@ class SamplingOptions(Options):
     steps: AtLeastOne | None = None
     """Network evaluations per image; default 200 (ddim), all (ancestral) or 20 (others). For a gan: length of the
     Metropolis–Hastings chain of G(z) for each image; default 1."""
+    spacing: Spacing | None = None
+    "best: ancestral in the --steps with the lowest bound on val, with the noise that this bound has."
     eta: float | None = None
     "DDIM's η, from 0 (deterministic) to 1 (as random as ancestral)."
     clip: bool = True
@@ -262,7 +265,13 @@ class ScoreOptions(MeasuringOptions):
     k: AtLeastOne | None = None
     "Trajectories in one logarithm of --form iw; default 8."
     T: AtLeastOne | None = None
-    "Score a vdm in this number of steps, instead of its own number or continuous time."
+    "Score a vdm in this number of steps, instead of its own number or continuous time; a ddpm with --spacing best."
+    spacing: Spacing | None = None
+    """With --T: even in t (the default), or best, the steps with the lowest bound on val, by costs that are measured
+    once and stored in RUN/steps.json."""
+    reverse_variance: Literal["beta", "beta_tilde", "learned", "moments"] | None = None
+    """With --T: σ² of the steps; default: the model's own, and with --spacing best moments, β̃ + c² Var(x|z), if the
+    model knows Var(x|z)."""
     baseline: Path | None = None
     "Another run, scored with the same noise: adds the paired difference and its error."
     replicates: Annotated[int, Field(ge=2)] = 2

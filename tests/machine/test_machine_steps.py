@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,9 @@ def test_the_flow_is_an_estimate_of_another_model(vdm_run: Path) -> None:
         (("--T", "6", "--form", "iw", "--timesteps", "3"), "--timesteps", "always uses every t"),
         (("--T", "0"), "--T", "1"),
         (("--form", "odd"), "--form", "ode"),
+        (("--spacing", "best"), "--spacing", "--T"),
+        (("--reverse-variance", "moments"), "--reverse-variance", "--T"),
+        (("--T", "6", "--reverse-variance", "learned"), "--reverse-variance", "beta_tilde"),
     ],
 )
 def test_what_does_not_go_together_is_said(vdm_run: Path, words: tuple[str, ...], option: str, said: str) -> None:
@@ -85,3 +89,47 @@ def test_a_ddpm_has_its_own_steps(tmp_path: Path) -> None:
     assert answer.code == 2
     assert "--T" in answer.err
     assert "only a diffusion model in continuous time" in answer.err
+
+
+def test_the_best_steps_are_measured_once_and_have_a_lower_bound(vdm_run: Path) -> None:
+    """With the same noise, on images that the steps were not chosen on."""
+    even = scored(vdm_run, "--T", 7, "--timesteps", "0")
+    best = scored(vdm_run, "--T", 7, "--timesteps", "0", "--spacing", "best")
+    costs = (vdm_run / "steps.json").read_bytes()
+    again = scored(vdm_run, "--T", 7, "--timesteps", "0", "--spacing", "best", "--again")
+    assert (vdm_run / "steps.json").read_bytes() == costs
+    assert again["bits_per_dim"] == best["bits_per_dim"]
+    assert best["bits_per_dim"] < even["bits_per_dim"] - 3 * best["stderr_mc"]
+    assert len(best["gammas"]) == 8
+    assert "gammas" not in even
+
+
+def test_a_damaged_file_of_costs_is_measured_again(vdm_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(vdm_run, run)
+    before = scored(run, "--T", 3, "--spacing", "best")
+    (run / "steps.json").write_text("[1, {]")
+    assert scored(run, "--T", 3, "--spacing", "best", "--again")["gammas"] == before["gammas"]
+
+
+def test_samples_come_from_the_best_steps(vdm_run: Path, tmp_path: Path) -> None:
+    words = ("sample", vdm_run, "-n", "2", "--spacing", "best", "--steps", "5", "--out")
+    answer = call_well(*words, tmp_path / "two.png")
+    assert "ancestral, 5 steps" in answer.err
+    for more, said in ((("--sampler", "ddim"), "ancestral"), ((), "steps")):
+        words = ("sample", vdm_run, "-n", "2", "--spacing", "best", *more, "--out", tmp_path / "no.png")
+        refused = call(*words)
+        assert refused.code == 2
+        assert said in refused.err
+
+
+def test_a_ddpm_is_scored_in_the_best_of_its_steps(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    call_well("train", "ddpm", *COMMON, "--timesteps", "40", "--out", run, "--steps", "40")
+    best = scored(run, "--T", 8, "--spacing", "best", "--timesteps", "0")
+    own = scored(run, "--T", 8, "--spacing", "best", "--reverse-variance", "beta_tilde", "--timesteps", "0")
+    assert len(best["gammas"]) == len(own["gammas"]) == 8
+    assert best["bits_per_dim"] < own["bits_per_dim"]
+    answer = call("score", run, "--T", "41", "--spacing", "best")
+    assert answer.code == 2
+    assert "--T" in answer.err

@@ -71,10 +71,10 @@ class DiffusionBound(ABC):
     # The network
 
     def denoise(self, z: Tensor, gamma: Tensor) -> Denoised:
-        """x̂_0 and ε̂ of z in float64, and the fraction of a learned variance."""
+        """x̂_0 and ε̂ of z in float64, the fraction of a learned variance, and the law over levels."""
         found = self.denoiser(to_default_dtype(z), gamma)
         fraction = None if found.fraction is None else found.fraction.double()
-        return Denoised(found.x_0.double(), found.eps.double(), fraction)
+        return Denoised(found.x_0.double(), found.eps.double(), fraction, law=found.law)
 
     def pixel_nll(self, x: Tensor, z: Tensor) -> Tensor:
         """−ln p(x|z) of each pixel at the first γ, float64, shape (B, C, H, W)."""

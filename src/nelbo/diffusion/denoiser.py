@@ -49,6 +49,7 @@ class Denoised(NamedTuple):
         fraction: v of a learned reverse variance, ln σ² = v ln β + (1 − v) ln β̃; else None.
         log_std: ln(σ/√(1 − ᾱ)) of a learned decoder; else None.
         law: P(k|z) of every pixel, if the network predicts a law over levels; else None.
+        var: Var(x|z) about x̂_0 of every pixel, where it has been computed; else None.
     """
 
     x_0: Tensor
@@ -56,6 +57,7 @@ class Denoised(NamedTuple):
     fraction: Tensor | None = None
     log_std: Tensor | None = None
     law: Posterior | None = None
+    var: Tensor | None = None
 
 
 Denoiser = Callable[[Tensor, Tensor], Denoised]

@@ -27,6 +27,8 @@ from torch import Tensor
 
 MU_0, LOG_S_0 = (0.0, 0.98), (-1.2, -3.0)
 """μ and ln s of each Gaussian for an output of zeros."""
+LARGEST = 2**23
+"""Probabilities of levels that are computed together, so that they fit into memory."""
 OUTPUTS = 3 * len(MU_0) + 2
 """Outputs per pixel and channel: every μ, every ln s, every ln weight, and the logits of the two outermost levels."""
 
@@ -116,6 +118,21 @@ class Posterior(NamedTuple):
     def mean(self) -> Tensor:
         """x̂_0, shape (B, C, H, W): E[x|z] if the Gaussians lie within the levels, else an approximation."""
         return (self.logits.softmax(1) * self.means).sum(1)
+
+    def var(self) -> Tensor:
+        """E[(x − x̂_0)²|z] of each pixel, the sum over all L levels, shape (B, C, H, W)."""
+        levels = torch.arange(self.L, device=self.y.device, dtype=self.y.dtype) * (2.0 / (self.L - 1)) - 1
+        rows = max(1, LARGEST // max(1, self.y[:1].numel() * self.L))
+        parts = [self.y.new_zeros(0, *self.y.shape[1:])]
+        for first in range(0, len(self.y), rows):
+            some = self.rows(slice(first, first + rows))
+            parts.append((some.log_probs().exp() * (levels - some.mean()[..., None]).square()).sum(-1))
+        return torch.cat(parts)
+
+    def rows(self, rows: slice) -> Self:
+        """The posteriors of some of the images."""
+        law = Law(*(part[rows] for part in self.law))
+        return type(self)(law, self.y[rows], self.snr[rows], self.logits[rows], self.means[rows], self.L)
 
     def nll(self, x: Tensor) -> Tensor:
         """−ln P(x|z) summed over each image's pixels, in nats, shape (B,): the cost of a decoder at this z.

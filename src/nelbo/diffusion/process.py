@@ -72,6 +72,11 @@ def posterior_var(gamma_s: Tensor, gamma_t: Tensor) -> Tensor:
     return noise_var(gamma_s) * step_share(gamma_s, gamma_t)
 
 
+def image_gain(gamma_s: Tensor, gamma_t: Tensor) -> Tensor:
+    """c = √ᾱ_s (1 − e^{γ_s − γ_t}), the coefficient of the image in μ̃, float64; 1 at γ_s = −∞  [DDPM (7)]."""
+    return signal_rate(gamma_s) * step_share(gamma_s, gamma_t)
+
+
 def rates(gamma: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     """√ᾱ and √(1 − ᾱ), of shape (B, 1, …, 1) to multiply ``like``, in its dtype."""
     return per_image(signal_rate(gamma), like), per_image(noise_rate(gamma), like)
@@ -113,7 +118,7 @@ def posterior(x: Tensor, z_t: Tensor, gamma_s: Tensor, gamma_t: Tensor) -> Gauss
         z_t: shape (B, …).
         gamma_s, gamma_t: shape (B,), γ_s < γ_t.
     """
-    c_x = signal_rate(gamma_s) * step_share(gamma_s, gamma_t)
+    c_x = image_gain(gamma_s, gamma_t)
     c_z = step_signal(gamma_s, gamma_t) * noise_var(gamma_s) / noise_var(gamma_t)
     mean = per_image(c_x, z_t) * x + per_image(c_z, z_t) * z_t
     return Gaussian(mean, per_image(posterior_var(gamma_s, gamma_t), z_t))

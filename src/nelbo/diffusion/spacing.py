@@ -75,7 +75,23 @@ def cosine_steps(gammas: Tensor, steps: int) -> Tensor:
 def nearest_steps(gammas: Tensor, wanted: Tensor) -> Tensor:
     """The last γ, then the latents nearest to the rest of ``wanted``, decreasing and without repetition, and −∞."""
     latents = gammas[1:].double()
-    nearest = (latents[None, :] - wanted[1:, None]).abs().argmin(1)
+    nearest = places_near(latents, wanted[1:])
     last = len(latents) - 1
     places = [last, *sorted({int(k) for k in nearest} - {last}, reverse=True)]
     return torch.cat([latents[places], latents.new_tensor([CLEAN])])
+
+
+def nearest_latents(gammas: Tensor, wanted: Tensor) -> Tensor:
+    """The latents of a chain nearest to ``wanted``, increasing and without repetition, float64.
+
+    Args:
+        gammas: −∞, γ_1, …, γ_T, increasing.
+        wanted: γ, shape (n,).
+    """
+    latents = gammas[1:].double()
+    return latents[torch.unique(places_near(latents, wanted))]
+
+
+def places_near(latents: Tensor, wanted: Tensor) -> Tensor:
+    """The index of the latent nearest to each γ."""
+    return (latents[None, :] - wanted[:, None]).abs().argmin(1)

@@ -21,12 +21,14 @@ class Timeline:
     Attributes:
         schedule: γ(t).
         gammas: −∞, γ_1, …, γ_T, float64, if the model is a chain; None in continuous time.
-        scored_in: T, if the bound of a model in continuous time is scored in steps; else None.
+        scored_in: T, if the bound of a model in continuous time is scored in even steps; else None.
+        steps: −∞, γ_1, …, float64: chosen steps, which replace those of the model; else None.
     """
 
     schedule: Schedule
     gammas: Tensor | None = None
     scored_in: int | None = None
+    steps: Tensor | None = None
 
     @classmethod
     def of(cls, schedule: Schedule, timesteps: int | None, levels: int) -> Timeline:
@@ -47,7 +49,7 @@ class Timeline:
     @property
     def continuous(self) -> bool:
         """Whether the bound is scored in continuous time."""
-        return self.gammas is None and self.scored_in is None
+        return self.gammas is None and self.scored_in is None and self.steps is None
 
     @torch.no_grad()
     def curve(self, t: Tensor) -> Curve:
@@ -64,16 +66,20 @@ class Timeline:
 
     def chain(self) -> Tensor:
         """−∞, γ_1, …, γ_T: the chain whose bound is scored, or a fine chain in continuous time."""
+        if self.steps is not None:
+            return self.steps
         if self.gammas is not None:
             return self.gammas
         return self.latents(FINE_STEPS if self.scored_in is None else self.scored_in + 1)
 
     def descending(self, steps: int | None = None) -> Tensor:
-        """γ_1 > γ_2 > … > −∞: ``steps`` steps, evenly spaced in t, or all steps of :meth:`chain` if None.
+        """γ_1 > γ_2 > … > −∞: ``steps`` steps, evenly spaced in t, or all steps of :meth:`chain` if None or chosen.
 
         Raises:
             InputError: ``steps`` is larger than the chain's T.
         """
+        if self.steps is not None and steps in (None, len(self.steps) - 1):
+            return self.steps.flip(0)
         if self.gammas is None and steps is not None:
             return descending(self.latents(steps))
         return descending(self.chain(), steps)

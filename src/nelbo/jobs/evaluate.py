@@ -18,6 +18,7 @@ from nelbo.jobs.kept import Answer, kept
 from nelbo.jobs.run import Run
 from nelbo.jobs.sample import collect, settings_of
 from nelbo.jobs.sharded import opened, shared_rows
+from nelbo.jobs.steps import sampled_steps
 from nelbo.metrics.manifold import nearest
 from nelbo.metrics.quality import measure_modes, measure_quality
 from nelbo.models._collapse import TOO_EARLY, class_ratio, collapse_line, spread, variance_ratio
@@ -60,7 +61,7 @@ def evaluate(run: str | Path | Run, *, options: EvaluateOptions | None = None, *
     if len(unseen) < LEAST:
         raise InputError("split", f"{options.split} has {len(unseen)} images, too few to measure")
     space = open_features(options.features, dataset, options.device, run.config.data)
-    model = run.model(options.weights, options.device)
+    model = sampled_steps(run, run.model(options.weights, options.device), options, options.weights)
     how = settings_of(options)
 
     def answer() -> Answer:
@@ -76,6 +77,7 @@ def evaluate(run: str | Path | Run, *, options: EvaluateOptions | None = None, *
         "n": len(unseen),
         "sampling": model.inspector.describe_sampling(how),
         "sampling_settings": how._asdict(),
+        **({"spacing": "best"} if options.spacing == "best" else {}),
         **digests(run, options.weights),
     }
     return kept(run, Evaluation, key, answer, options.again or options.neighbours is not None)

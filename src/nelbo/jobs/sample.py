@@ -16,6 +16,7 @@ from nelbo.errors import InputError
 from nelbo.jobs.known import quality_line
 from nelbo.jobs.run import Run
 from nelbo.jobs.sharded import opened
+from nelbo.jobs.steps import sampled_steps
 from nelbo.models.base import GenerativeModel
 from nelbo.models.sampling import Frame, SampleKeywords, SampleSettings
 from nelbo.options import SampleOptions, SamplingOptions
@@ -64,8 +65,9 @@ def sample(
 
 
 def settings_of(options: SamplingOptions) -> SampleSettings:
-    """The sampling options as settings for a model."""
-    return SampleSettings(**{name: getattr(options, name) for name in SampleSettings._fields})
+    """The sampling options as settings for a model; best steps are those of ancestral."""
+    settings = SampleSettings(**{name: getattr(options, name) for name in SampleSettings._fields})
+    return settings._replace(sampler="ancestral") if options.spacing == "best" else settings
 
 
 def draw(path: str | Path, n: int, options: SampleOptions) -> tuple[Path, str, str]:
@@ -86,7 +88,7 @@ def draw(path: str | Path, n: int, options: SampleOptions) -> tuple[Path, str, s
         raise InputError("real", "needs a .png; leave it out, or give `out` a name that ends in .png")
     if options.real:
         run.dataset.split("test")  # raises for missing images before sampling
-    model = run.model(options.weights, options.device)
+    model = sampled_steps(run, run.model(options.weights, options.device), options, options.weights)
     how, known = model.inspector.describe_sampling(settings), quality_line(run, model)
     images, frames = collect(model, n, seed, settings, options.batch_size, keep_frames=out.suffix.lower() == ".gif")
     if rank():

@@ -68,7 +68,7 @@ def score(
 def score_bound(request: ScoreRequest, model: LikelihoodModel) -> Score:
     """The bound in the requested form, with the requested comparisons."""
     options, images = request.options, request.images
-    model, how = Estimation.chosen(model, options)
+    model, how = Estimation.chosen(request.run, model, options)
     if options.profile is not None:
         require_profile(model, options.profile)
     baseline = Baseline.of(request, how)

@@ -14,14 +14,18 @@ from nelbo.jobs._digest import digests
 from nelbo.jobs.chosen_data import chosen_data
 from nelbo.jobs.run import Run
 from nelbo.jobs.sharded import opened
+from nelbo.jobs.steps import asked_steps
 from nelbo.models.base import GenerativeModel, LikelihoodModel
-from nelbo.models.diffusion import in_steps
+from nelbo.models.diffusion import Diffusion
 from nelbo.models.forms import Estimator
 from nelbo.options import DataOptions, ScoreOptions
 from nelbo.report.paths import free
 from nelbo.training.machine import usual_batch
 
 SPLITS = ("train", "val", "test")
+IN_STEPS = ("T", "spacing", "reverse_variance")
+OF_A_BOUND = ("form", "timesteps", "k", *IN_STEPS, "baseline", "per_image", "profile", "against")
+"""Options that apply only to a bound."""
 
 
 def require_together(options: ScoreOptions, data: DataOptions | None) -> None:
@@ -143,6 +147,8 @@ class Estimation(NamedTuple):
         k: samples in one logarithm, or None.
         T: the steps of the bound, or None for the model's own.
         replicates: independent estimates.
+        spacing, reverse_variance: of the steps, if they were given.
+        gammas: γ of the latents, if the steps were chosen.
     """
 
     form: str
@@ -150,19 +156,26 @@ class Estimation(NamedTuple):
     k: int | None
     T: int | None
     replicates: int
+    spacing: str | None = None
+    reverse_variance: str | None = None
+    gammas: list[float] | None = None
 
     @classmethod
-    def chosen(cls, model: LikelihoodModel, options: ScoreOptions) -> tuple[LikelihoodModel, Estimation]:
+    def chosen(cls, run: Run, model: LikelihoodModel, options: ScoreOptions) -> tuple[LikelihoodModel, Estimation]:
         """The model, in T steps if requested, and the settings of the estimate with all defaults.
 
         Raises:
             InputError: the model does not have the form, or the options cannot be combined.
         """
-        model = model if options.T is None else in_steps(model, options.T)
+        model = asked_steps(run, model, options)
         form = options.form or next(iter(model.forms))
         written = model.forms.named(form)
         timesteps, k = chosen_timesteps(model, options.timesteps, written), chosen_k(options.k, written)
-        return model, cls(form, timesteps, k, options.T, options.replicates)
+        steps = model.timeline.steps if isinstance(model, Diffusion) else None
+        gammas = None if steps is None else steps[1:].tolist()
+        how = cls(form, timesteps, k, options.T, options.replicates)
+        spacing = None if options.spacing == "even" else options.spacing
+        return model, how._replace(spacing=spacing, reverse_variance=options.reverse_variance, gammas=gammas)
 
     @property
     def key(self) -> dict[str, Any]:
@@ -176,7 +189,7 @@ def refuse_for_no_bound(model: GenerativeModel, options: ScoreOptions) -> None:
     Raises:
         InputError: such an option is given.
     """
-    for name in ("form", "timesteps", "k", "T", "baseline", "per_image", "profile", "against"):
+    for name in OF_A_BOUND:
         if getattr(options, name) is not None:
             raise InputError(name, f"{model.family} has no bound ({model.inspector.why_no_bound}); leave it out")
 
@@ -210,7 +223,7 @@ class Baseline(NamedTuple):
         model = run.model(options.weights, options.device)
         if not isinstance(model, LikelihoodModel):
             raise InputError("baseline", f"{path} has no bound: {model.inspector.why_no_bound}")
-        model = model if how.T is None else in_steps(model, how.T)
+        model = asked_steps(run, model, options)
         if how.form not in model.forms:
             raise InputError("baseline", f"{path} has no form {how.form!r} (its forms: {', '.join(model.forms)})")
         key = {"run": str(path), "step": run.step, **digests(run, options.weights)}

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from nelbo.diffusion.bound import ChainBound, ContinuousBound
 from nelbo.diffusion.ode import FlowLikelihood
 from nelbo.diffusion.rare import crossing
-from nelbo.diffusion.variances import VARIANCES
 from nelbo.models.forms import Estimator, Forms
 
 if TYPE_CHECKING:
@@ -25,14 +24,14 @@ def bound_of(model: Diffusion, uniform: bool = True) -> ChainBound | ContinuousB
 
     Args:
         model: the model.
-        uniform: whether a continuous-time model that is scored in steps draws t uniformly.
+        uniform: whether a continuous-time model that is scored in steps, or a model in chosen steps, draws t uniformly.
     """
     timeline = model.timeline
     shared: Any = {"denoiser": model.denoiser, "decoder": model.decoder, "levels": model.levels, "shape": model.shape}
     if timeline.continuous:
         return ContinuousBound(schedule=timeline.curve, profile=model.profile, device=model.device, **shared)
-    variance, uniform = VARIANCES[model.reverse_variance], uniform and timeline.gammas is None
-    return ChainBound(gammas=timeline.chain(), variance=variance, uniform=uniform, **shared)
+    uniform = uniform and (timeline.gammas is None or timeline.steps is not None)
+    return ChainBound(gammas=timeline.chain(), variance=model.variance, uniform=uniform, **shared)
 
 
 def diffusion_forms(model: Diffusion) -> Forms:
@@ -54,7 +53,7 @@ def diffusion_forms(model: Diffusion) -> Forms:
         for name, estimate in {"ode": flow.by_noise, "ode-uniform": flow.by_uniform}.items():
             if name not in absent:
                 forms[name] = Estimator(estimate, counts=None, kind="estimate", why=why)
-    every = timeline.scored_in if timeline.gammas is None else max(1, len(timeline.gammas) - 2)
+    every = None if timeline.continuous else max(1, len(timeline.chain()) - 2)
     more = "; a bound in steps has more, see `T`" if timeline.continuous else ""
     return Forms(model.family, forms, min(TIMESTEPS, every or TIMESTEPS), every, more, absent)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from nelbo.diffusion.denoiser import Denoised
 from nelbo.diffusion.process import diffuse, on_device, prior_term
 from nelbo.diffusion.schedules import Curve, LearnedGamma, split_gradient
-from nelbo.diffusion.variances import VARIANCES, squared_error
+from nelbo.diffusion.variances import squared_error
 from nelbo.rng import Draws, Stream
 from nelbo.theory.likelihoods import to_default_dtype, to_unit
 
@@ -68,7 +68,7 @@ def chain_loss(model: Diffusion, x: Tensor, draws: Draws) -> Tensor:
     scale = T / model.dims
 
     def term(of: Denoised) -> Tensor:
-        return scale * VARIANCES[model.reverse_variance].diffusion_term(of, eps, before, gamma)
+        return scale * model.variance.diffusion_term(of, eps, before, gamma)
 
     def nll(rows: Rows, of: Denoised) -> Tensor:
         return to_default_dtype(model.decoder.nll(x[rows], of, z[rows], gamma[rows]).flatten(1).sum(1))

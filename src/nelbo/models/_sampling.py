@@ -10,7 +10,6 @@ from torch import Tensor
 from nelbo.diffusion.denoiser import clipping
 from nelbo.diffusion.samplers import DDIM, Ancestral, DPMSolver, Heun, Sampler, UniPC, trajectory
 from nelbo.diffusion.spacing import karras_steps
-from nelbo.diffusion.variances import VARIANCES
 from nelbo.errors import InputError, nearest
 from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.rng import Stream, normal
@@ -70,7 +69,7 @@ def fast_steps(model: Diffusion) -> int:
 
 def ancestral(model: Diffusion, settings: SampleSettings) -> Walk:
     """By default every step of the model whose bound is scored."""
-    return Ancestral(VARIANCES[model.reverse_variance]), model.timeline.descending(settings.steps)
+    return Ancestral(model.variance), model.timeline.descending(settings.steps)
 
 
 def ddim(model: Diffusion, settings: SampleSettings) -> Walk:

@@ -21,9 +21,10 @@ from nelbo.diffusion.named import in_words
 from nelbo.diffusion.objectives import OBJECTIVES, Objective, as_objective
 from nelbo.diffusion.objectives import Bound as BoundObjective
 from nelbo.diffusion.schedules import SCHEDULES, BetaTable, LearnedGamma, Schedule, as_schedule
+from nelbo.diffusion.steps import StepCosts, refined
 from nelbo.diffusion.timeline import Timeline
 from nelbo.diffusion.timesteps import LossProfile
-from nelbo.diffusion.variances import VARIANCES
+from nelbo.diffusion.variances import VARIANCES, LearnedMoments
 from nelbo.errors import InputError, nearest
 from nelbo.models._diffusion_forms import diffusion_forms
 from nelbo.models._diffusion_inspector import DiffusionInspector, DiffusionRecipe
@@ -41,6 +42,7 @@ PROFILE_STEPS = 1024
 """Pieces of [0, 1] of the loss profile that draws t in continuous time."""
 
 
+NO_MOMENTS = "moments needs Var(x|z), from a law over levels or from a learned variance; use beta_tilde"
 FROM_PYTHON = "from-python"
 """The setting of a part that was given from Python."""
 
@@ -58,8 +60,8 @@ class DiffusionOptions(UNetOptions):
     "w(γ): bound, hybrid, simple, min_snr, max_snr, sigmoid, edm or flow_matching, or e.g. min_snr(k=3)."
     decoder: Literal["gaussian", "learned_gaussian", "categorical"] = "gaussian"
     "p(x|z) at the least noise: a normal about x̂_0, with fixed or learned variance, or a categorical law over levels."
-    reverse_variance: Literal["beta", "beta_tilde", "learned"] = "beta_tilde"
-    "σ² of the reverse step of a chain."
+    reverse_variance: Literal["beta", "beta_tilde", "learned", "moments"] = "beta_tilde"
+    "σ² of the reverse step: β, β̃, learned between them, or by moments, which a law over levels has."
 
     @property
     def outputs(self) -> int:
@@ -87,7 +89,8 @@ class Diffusion(LikelihoodModel):
         objective: w(γ) as a name, an objective, or a function of γ of torch operations.
         decoder: ``gaussian``, ``learned_gaussian`` (C additional channels) or ``categorical``.
         timesteps: T, or None for continuous time.
-        reverse_variance: ``beta``, ``beta_tilde`` or ``learned`` (C additional channels) of a chain.
+        reverse_variance: ``beta``, ``beta_tilde`` or ``learned`` (C additional channels) of a chain, or ``moments``,
+            β̃ + c² Var(x|z), with ``predict`` levels.
         condition: (network, z, γ) → the network's output, for a network with another signature.
 
     Raises:
@@ -132,7 +135,8 @@ class Diffusion(LikelihoodModel):
         given |= {"schedule": schedule} if by_name is None else {}
         given |= {"objective": objective} if in_words(self.objective, OBJECTIVES) is None else {}
         self.parts = {name: full_name(part) for name, part in given.items()}
-        require_together(curve, self.objective, reverse_variance, timesteps)
+        require_together(curve, self.objective, reverse_variance, predict, timesteps)
+        self.variance = VARIANCES[reverse_variance]
         self.timeline = Timeline.of(curve, timesteps, levels)
         self.schedule, gammas = self.timeline.schedule, self.timeline.gammas  # a learned one is part of the module
         # γ of a schedule from Python is saved with the weights: a function may change and keep its name.
@@ -194,22 +198,73 @@ class Diffusion(LikelihoodModel):
         return DiffusionRecipe(self)
 
 
-def in_steps(model: LikelihoodModel, T: int) -> Diffusion:
-    """A continuous-time model with its bound in T steps: t on the grid 0, 1/T, …, 1.
+def in_steps(
+    model: LikelihoodModel, T: int, *, reverse_variance: str | None = None, costs: StepCosts | None = None
+) -> Diffusion:
+    """A model with its bound in T steps: t on the grid 0, 1/T, …, 1, or the best steps for measured costs.
+
+    In continuous time there are T steps between T + 1 latents, and the decoder; the T steps of a chain include the
+    decoder's, as its own T does.
 
     Args:
-        model: a diffusion model in continuous time.
+        model: a diffusion model: in continuous time, or a chain with ``costs``.
         T: the number of steps.
+        reverse_variance: σ² of the steps, as in :class:`Diffusion`; None for the model's own.
+        costs: the costs among which to choose; None for even steps.
 
     Raises:
-        InputError: the model is not a diffusion model in continuous time.
+        InputError: the model cannot be scored in these steps, or does not have this variance.
     """
-    if not isinstance(model, Diffusion) or model.timeline.gammas is not None:
+    if not isinstance(model, Diffusion) or (model.timeline.gammas is not None and costs is None):
         why = "only a diffusion model in continuous time can be scored in another number of steps"
         raise InputError("T", f"{why}, but this is {model.family}; leave it out")
-    scored = copy.copy(model)
-    scored.timeline = replace(model.timeline, scored_in=T)
+    scored = model if reverse_variance is None else with_variance(model, reverse_variance)
+    scored = copy.copy(scored)
+    if costs is None:
+        scored.timeline = replace(model.timeline, scored_in=T)
+    else:
+        scored.timeline = replace(model.timeline, steps=best_steps(model, costs, T))
     return scored
+
+
+def best_steps(model: Diffusion, costs: StepCosts, T: int) -> Tensor:
+    """−∞, γ_1, …: the best steps for these costs, finer than they were measured in continuous time if T is large.
+
+    Raises:
+        InputError: T is larger than the number of γ of a chain.
+    """
+    count, most = (T + 1 if model.timeline.gammas is None else T), len(costs.gammas)
+    if count <= most // 2 or (model.timeline.gammas is not None and count <= most):
+        return costs.best(count)
+    if model.timeline.gammas is not None:
+        raise InputError("T", f"{T} is more than the {most} steps among which the best are chosen")
+    return refined(costs.best(most // 2), count)
+
+
+def knows_image_var(model: Diffusion) -> bool:
+    """Whether Var(x|z) follows from a law over levels, or from the learned variance of a chain."""
+    return model.predicts == "levels" or model.reverse_variance == "learned"
+
+
+def with_variance(model: Diffusion, name: str) -> Diffusion:
+    """The model with another σ² of its steps.
+
+    Args:
+        model: the model.
+        name: ``beta``, ``beta_tilde``, ``learned`` or ``moments``.
+
+    Raises:
+        InputError: the model does not have it.
+    """
+    if name == "learned" and model.reverse_variance != "learned":
+        raise InputError("reverse_variance", "the model has not learned one; use beta_tilde")
+    if name == "moments" and not knows_image_var(model):
+        raise InputError("reverse_variance", NO_MOMENTS)
+    other, gammas = copy.copy(model), model.timeline.gammas
+    other.reverse_variance, other.variance = name, VARIANCES[name]
+    if name == "moments" and model.predicts != "levels" and gammas is not None:
+        other.variance = LearnedMoments(gammas)
+    return other
 
 
 def require_same_schedule(model: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
@@ -224,7 +279,9 @@ def require_same_schedule(model: nn.Module, state: dict[str, Tensor], prefix: st
         raise InputError("schedule", f"runs {ends[0]}, but the weights were trained with one that runs {ends[1]}")
 
 
-def require_together(schedule: Schedule, objective: Objective, reverse_variance: str, timesteps: int | None) -> None:
+def require_together(
+    schedule: Schedule, objective: Objective, reverse_variance: str, predict: str, timesteps: int | None
+) -> None:
     """Check that the parts of a model fit together.
 
     Raises:
@@ -236,6 +293,8 @@ def require_together(schedule: Schedule, objective: Objective, reverse_variance:
         raise InputError("objective", "a learned γ is trained by the bound, which does not depend on it; use bound")
     if reverse_variance == "learned" and timesteps is None:
         raise InputError("reverse_variance", "applies to a chain, but the model is in continuous time; leave it out")
+    if reverse_variance == "moments" and predict != "levels":
+        raise InputError("reverse_variance", NO_MOMENTS)
 
 
 OPTIONS, MODEL = DiffusionOptions, Diffusion

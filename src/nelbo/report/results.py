@@ -183,6 +183,12 @@ class Score(Result):
     "Samples in one logarithm of the importance-weighted form."
     T: int | None = None
     "Steps of the bound, if not the model's own."
+    spacing: str | None = None
+    "``best`` if the steps have the lowest bound on val."
+    reverse_variance: str | None = None
+    "σ² of the steps, if not the model's own."
+    gammas: list[float] | None = None
+    "γ of the latents, if the steps were chosen."
     replicates: int | None = None
     "Independent estimates per image."
     why: str | None = None
@@ -245,6 +251,8 @@ class Evaluation(Result):
     "A description of the sampling."
     sampling_settings: dict[str, Any]
     "The settings of sampling: sampler, steps, eta, clip, temperature."
+    spacing: str | None = None
+    "``best`` if the steps have the lowest bound on val."
     drawing_seconds: float
     "The duration of sampling."
     quality: dict[str, Measure]
