@@ -10,7 +10,7 @@ from sphinx.application import Sphinx
 from sphinx.util.typing import ExtensionMetadata
 from sphinx.writers.html5 import HTML5Translator
 
-LONG = 40
+LONG = 24
 """An equation in a line with more characters of LaTeX may be wider than a phone."""
 
 
@@ -18,10 +18,24 @@ FUNCTION = re.compile(r"(<mi>(?:ln|log|exp|sin|cos|tan)</mi>)(?!<mo)")
 """The name of a function before its argument without brackets."""
 
 
+SCRIPT = re.compile(r'<mi mathvariant="script">([A-Z])</mi>')
+"""A script letter as the converter writes it, which browsers ignore."""
+SCRIPT_LETTERS = dict(zip("BEFHILMR", "ℬℰℱℋℐℒℳℛ", strict=True))
+"""Those with a character outside of the block of mathematical letters."""
+SOURCE = re.compile(r"^(.*?)[,.]?\s*\\qquad\s*\\text\{([^{}]*\d[^{}]*)\}\s*$", re.DOTALL)
+"""An equation, and its source at the end of the line."""
+
+
+def script(found: re.Match[str]) -> str:
+    """The character of a script letter."""
+    letter = found[1]
+    return f"<mi>{SCRIPT_LETTERS.get(letter, chr(0x1D49C + ord(letter) - ord('A')))}</mi>"
+
+
 def typeset(latex: str, display: str) -> str:
     """MathML; ∼ is a relation, and a function has a thin space before its argument, which the converter leaves out."""
     found = convert(latex, display=display).replace("<mi>&#x0007E;</mi>", "<mo>&#x0223C;</mo>")
-    return FUNCTION.sub(r'\1<mspace width="0.167em"/>', found)
+    return SCRIPT.sub(script, FUNCTION.sub(r'\1<mspace width="0.167em"/>', found))
 
 
 def visit_inline(self: HTML5Translator, node: nodes.math) -> None:
@@ -34,7 +48,11 @@ def visit_inline(self: HTML5Translator, node: nodes.math) -> None:
 
 def visit_block(self: HTML5Translator, node: nodes.math_block) -> None:
     """An equation of its own; on a small screen it scrolls in its box."""
-    self.body.append(f'<div class="math-block">{typeset(node.astext(), "block")}</div>')
+    cited = SOURCE.match(node.astext())
+    equation, source = cited.groups() if cited else (node.astext(), "")
+    self.body.append(f'<div class="math-block">{typeset(equation, "block")}</div>')
+    if source:
+        self.body.append(f'<p class="math-source">{source}</p>')
     raise nodes.SkipNode
 
 

@@ -68,11 +68,11 @@ def draw_coins(heads: float) -> None:
     ax.plot(grid, kl_discrete(here, laws), label="KL(q‖p): p is the code")
     ax.plot(grid, kl_discrete(laws, here), label="KL(p‖q): q is the code")
     ax.axvline(heads, color="grey", linestyle=":", label=f"q = {heads:.2f}")
-    ax.set(xlabel="p, probability of heads", ylabel="nats per throw", ylim=(0, 2))
+    ax.set(xlabel="probability of heads under p", ylabel="nats per throw", ylim=(0, 2))
     ax.legend()
 
 
-# Change this and run again: the coin q.
+# Change the first number and run again: the coin q. Each control is (value, least, largest).
 turn(draw_coins, heads=(0.5, 0.02, 0.98))
 
 # %% [markdown]
@@ -117,7 +117,7 @@ turn(draw_gaussians, shift=(1.0, -2.0, 2.0), width=(0.7, 0.2, 2.0))
 #
 # You throw a coin $q$ that shows heads with probability 0.6, and your code is made for a coin $p$ that shows heads with
 # probability 0.7. How many extra nats per throw do you pay? And how many if the two coins change their roles?
-# Use pen and paper, or write your own sum: please do not call `kl_discrete`.
+# Use pen and paper, or write your own sum: please do not call `kl_discrete`. Give at least four digits.
 
 # %% tags=["exercise"]
 forward = None  # KL(q‖p)

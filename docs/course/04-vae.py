@@ -19,7 +19,7 @@
 # + \underbrace{\mathrm{KL}\big(q(z\mid x)\,\|\,\mathcal N(0, I)\big)}_{\text{kl}}
 # \qquad\text{Kingma and Welling 2014 (3)}$$
 #
-# For any function $f$ and $z = \mu + \sigma\varepsilon$, $\varepsilon\sim\mathcal N(0,1)$, there are two estimators of the same
+# For a differentiable function $f$ and $z = \mu + \sigma\varepsilon$, $\varepsilon\sim\mathcal N(0,1)$, there are two estimators of the same
 # gradient:
 #
 # $$\nabla_\mu \mathbb{E}[f(z)] = \mathbb{E}\big[f'(\mu + \sigma\varepsilon)\big]
@@ -42,6 +42,7 @@ from nelbo.course import check, turn
 from nelbo.data import load
 from nelbo.rng import Draws
 from nelbo.theory.densities import integral
+from nelbo.theory.likelihoods import to_unit
 from nelbo.theory.normal import Gaussian
 from nelbo.theory.surrogates import Estimator, MeanField, leave_one_out, reparameterised, score_function
 
@@ -84,7 +85,7 @@ def draw_gradients(estimator: str, samples: int) -> None:
     bins = np.linspace(-8, 12, 81)
     for name in dict.fromkeys(["reparameterised", estimator]):
         found = gradients(ESTIMATORS[name], samples)
-        ax.hist(found, bins, alpha=0.6, density=True, label=f"{name}: {found.mean():.2f} ± {found.std():.2f}")
+        ax.hist(found, bins, alpha=0.6, density=True, label=f"{name}: {found.mean():.2f} (s.d. {found.std():.2f})")
     ax.axvline(2.0, color="black", linewidth=1, label="exact gradient")
     ax.set(xlabel=f"estimate of ∂ELBO/∂μ from {samples} samples of z", ylabel="density")
     ax.legend()
@@ -123,7 +124,7 @@ digits = load("digits")
 images, labels = digits.split("train"), digits.split_labels("train")
 trained = run.model(device="cpu")
 with torch.no_grad():
-    codes = trained.encoder(images / 8.0 - 1.0)[:, :LATENT]
+    codes = trained.encoder(to_unit(images, 17))[:, :LATENT]
     places = torch.special.ndtri(torch.linspace(0.04, 0.96, 12))
     grid = torch.cartesian_prod(-places, places).flip(1)
     drawn = trained.law(trained.decoder(grid)).expectation()

@@ -19,11 +19,11 @@
 # \qquad \mathrm{SNR} = e^{-\gamma}\qquad\text{Kingma et al. 2021, section 3.1}$$
 #
 # $$\mathcal L_T = \tfrac12\sum_{t}\big(e^{\gamma_t - \gamma_s} - 1\big)\,\mathbb{E}\|\varepsilon-\hat\varepsilon(z_t,\gamma_t)\|^2
-# \qquad\text{(14), with } s \text{ the step before } t$$
+# \qquad\text{Kingma et al. 2021 (14), with } \gamma_t = \gamma(t) \text{ and } s \text{ the step before } t$$
 #
 # $$\mathcal L_\infty = \tfrac12\int_0^1 \gamma'(t)\,\mathbb{E}\|\varepsilon - \hat\varepsilon(z_t,\gamma_t)\|^2\,dt
 # = \tfrac12\int_{\gamma(0)}^{\gamma(1)} \mathbb{E}\|\varepsilon-\hat\varepsilon(z_\gamma,\gamma)\|^2\,d\gamma
-# \qquad\text{(17), (18)}$$
+# \qquad\text{Kingma et al. 2021 (17), (18)}$$
 #
 # (Kingma et al. write (18) as an integral over the SNR. Their $\alpha_t$ is our $\sqrt{\bar\alpha_t}$.)
 
@@ -114,7 +114,7 @@ def draw_shapes(shape: str, power: float) -> None:
 
 
 # Change this and run again: the shape of γ, and a power of t that bends it (1: as it is).
-turn(draw_shapes, shape=["straight", "cosine", "linear β", "sigmoid"], power=(2.0, 0.4, 3.0))
+turn(draw_shapes, shape=["straight", "cosine", "linear β", "sigmoid"], power=(2.0, 0.8, 3.0))
 
 # %% [markdown]
 # The areas agree to every digit shown. The standard deviations do not: a shape that spends much of $t$ where little happens
@@ -128,7 +128,7 @@ _, ax = plt.subplots(figsize=(7, 3), layout="constrained")
 gamma = torch.linspace(LOW, HIGH, 300, dtype=torch.float64)
 ax.plot(gamma, 0.5 * noise_error(gamma), label="½ E‖ε − ε̂‖²")
 ax.fill_between(gamma, 0.5 * noise_error(gamma), alpha=0.2)
-ax.axhline(32, color="grey", linestyle=":", label="a denoiser that knows nothing")
+ax.axhline(32, color="grey", linestyle=":", label="D/2: a denoiser that knows nothing")
 ax.set(xlabel="γ: from little noise to much noise", ylabel="nats per unit of γ", ylim=(0, 34))
 ax.legend()
 nats = area(SHAPES["straight"])[0]

@@ -21,6 +21,8 @@
 # $$L_{\text{bound}} = \sum_{t\ge 2} \frac{\beta_t^2}{2\sigma_t^2\alpha_t(1-\bar\alpha_t)}\,
 # \mathbb{E}\left\|\varepsilon - \varepsilon_\theta(x_t, t)\right\|^2 + \dots \qquad\text{Ho et al. 2020 (12)}$$
 #
+# Here $\alpha_t = 1 - \beta_t$, $\sigma_t^2 = \beta_t$, and the dots are the first and the last term.
+#
 # If $x_0\sim\mathcal N(0,1)$, then $x_t\sim\mathcal N(0,1)$ at every $t$, and $x_t$ and $\varepsilon$ have the covariance
 # $\sqrt{1-\bar\alpha_t}$. So the best answer is linear, $\varepsilon^*(x_t, t) = \sqrt{1-\bar\alpha_t}\;x_t$.
 
@@ -63,7 +65,7 @@ def train(network: nn.Module, steps: int, batch: int = 20_000) -> None:  # Algor
     decay = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, steps)
     for _ in range(steps):  # 1: repeat
         x_0 = torch.randn(batch, dtype=torch.float64)  # 2: x_0 ~ q(x_0)
-        t = torch.randint(T, (batch,))  # 3: t ~ Uniform({1, …, T})
+        t = torch.randint(T, (batch,))  # 3: t ~ Uniform({1, …, T}); index t holds step t + 1
         eps = torch.randn_like(x_0)  # 4: ε ~ N(0, I)
         x_t = alpha_bar[t].sqrt() * x_0 + (1 - alpha_bar[t]).sqrt() * eps
         loss = (eps - network(x_t, t)).square().mean()  # 5: gradient step
@@ -116,7 +118,7 @@ _ = right.legend(fontsize=8)
 # problem, $\min \sum_t w_t\,(a_t - \sqrt{1-\bar\alpha_t})^2$, so we can solve it instead of training.
 # The weights are those of `nelbo.objectives`: an objective is a weight $w(\gamma)$ on the integrand of the bound
 # (Kingma & Gao 2023), and ½ $w\,\gamma'$ is its weight of the squared error at step $t$.
-# The title shows what the network's errors cost in the bound, in nats.
+# The right legend shows what the network's errors cost in the bound, in nats.
 
 # %%
 OBJECTIVES = {

@@ -16,8 +16,11 @@ from PIL import Image
 
 UNANSWERED = "Write your answer into the cell above, and run this cell again."
 
-Control = tuple[float, float, float] | Sequence[str]
-"""A number with its least and largest value, or a choice of words of which the first is the initial one."""
+CLOSE = 0.003
+"""Relative error of an answer that is right but has too few digits."""
+
+Control = tuple[float, float, float] | Sequence[str] | float
+"""A number with its least and largest value, a choice of words of which the first is the initial one, or one value."""
 
 
 def check(answer: Any, truth: Any, hint: str, *, rtol: float = 1e-3, atol: float = 1e-9) -> None:
@@ -46,6 +49,8 @@ def check(answer: Any, truth: Any, hint: str, *, rtol: float = 1e-3, atol: float
         raise AssertionError(f"The answer has shape {given.shape}, but it must be {wanted}.")
     else:
         good = bool(np.allclose(given, right, rtol=rtol, atol=atol))
+    if not good and right.dtype.kind in "biuf" and np.allclose(given, right, rtol=CLOSE, atol=atol):
+        raise AssertionError("Close: give more digits.")
     if not good:
         raise AssertionError(f"Not yet. {hint}")
     print("Right.")
@@ -70,14 +75,20 @@ def turn(draw: Callable[..., None], **controls: Control) -> None:
 
     Args:
         draw: a function that draws or prints, called with one value for each control.
-        controls: name → (value, least, largest), or the words to choose from.
+        controls: name → (value, least, largest), or the words to choose from, of which the first is used at first; or
+            one value.
     """
     if not (has_widgets() and in_notebook()):
-        draw(**{name: control[0] for name, control in controls.items()})
+        draw(**{name: first(control) for name, control in controls.items()})
         return
     from ipywidgets import interact
 
     interact(draw, **sliders(controls))
+
+
+def first(control: Control) -> float | str:
+    """The initial value of a control."""
+    return control if isinstance(control, float | int | str) else control[0]
 
 
 def has_widgets() -> bool:
@@ -99,6 +110,8 @@ def sliders(controls: Mapping[str, Control]) -> dict[str, Any]:
     import ipywidgets
 
     def widget(control: Control) -> Any:
+        if isinstance(control, float | int | str):
+            return ipywidgets.fixed(control)
         value, *rest = control
         if isinstance(value, str):
             return ipywidgets.Dropdown(options=list(control))

@@ -46,6 +46,8 @@ def test_a_right_answer_passes(answer: Any, truth: Any, capsys: pytest.CaptureFi
     ("answer", "truth", "said"),
     [
         (1.01, 1.0, "Not yet. think"),
+        (1.002, 1.0, "Close: give more digits."),
+        ((0.5, 1.002), (0.5, 1.0), "Close: give more digits."),
         (float("nan"), 1.0, "Not yet. think"),
         (float("inf"), 1.0, "Not yet. think"),
         ([1.0], 1.0, r"has shape \(1,\), but it must be one number"),
@@ -63,7 +65,8 @@ def test_a_wrong_answer_fails(answer: Any, truth: Any, said: str) -> None:
 def test_without_widgets_it_draws_once_with_the_initial_values() -> None:
     seen: list[dict[str, object]] = []
     turn(lambda **chosen: seen.append(chosen), a=(1, 0, 5), b=(0.5, 0.0, 1.0), c=["x", "y"])
-    assert seen == [{"a": 1, "b": 0.5, "c": "x"}]
+    turn(lambda **chosen: seen.append(chosen), a=0.9, c="yes")
+    assert seen == [{"a": 1, "b": 0.5, "c": "x"}, {"a": 0.9, "c": "yes"}]
 
 
 def test_with_widgets_each_value_has_a_control(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,15 +79,17 @@ def test_with_widgets_each_value_has_a_control(monkeypatch: pytest.MonkeyPatch) 
         IntSlider=control("int"),
         FloatSlider=control("float"),
         Dropdown=control("menu"),
+        fixed=control("fixed"),
         interact=lambda draw, **controls: made.update(controls),
     )
     monkeypatch.setitem(sys.modules, "ipywidgets", fake)
     monkeypatch.setattr(course, "has_widgets", lambda: True)
     monkeypatch.setattr(course, "in_notebook", lambda: True)
-    turn(lambda **_: None, a=(1, 0, 5), b=(0.5, 0.0, 2.0), c=["x", "y"])
+    turn(lambda **_: None, a=(1, 0, 5), b=(0.5, 0.0, 2.0), c=["x", "y"], d="z")
     assert made["a"] == ("int", (1, 0, 5), {"continuous_update": False})
     assert made["b"] == ("float", (0.5,), {"min": 0.0, "max": 2.0, "step": 0.02, "continuous_update": False})
     assert made["c"] == ("menu", (), {"options": ["x", "y"]})
+    assert made["d"] == ("fixed", ("z",), {})
 
 
 def test_an_animation_has_every_picture_and_pauses_at_the_end() -> None:
