@@ -17,7 +17,7 @@ from PIL import Image
 UNANSWERED = "Write your answer into the cell above, and run this cell again."
 
 CLOSE = 0.003
-"""Relative error of an answer that is right but has too few digits."""
+"""Relative error of an answer that may only have too few digits."""
 
 Control = tuple[float, float, float] | Sequence[str] | float
 """A number with its least and largest value, a choice of words of which the first is the initial one, or one value."""
@@ -49,10 +49,9 @@ def check(answer: Any, truth: Any, hint: str, *, rtol: float = 1e-3, atol: float
         raise AssertionError(f"The answer has shape {given.shape}, but it must be {wanted}.")
     else:
         good = bool(np.allclose(given, right, rtol=rtol, atol=atol))
-    if not good and right.dtype.kind in "biuf" and np.allclose(given, right, rtol=CLOSE, atol=atol):
-        raise AssertionError("Close: give more digits.")
     if not good:
-        raise AssertionError(f"Not yet. {hint}")
+        near = right.dtype.kind in "biuf" and np.allclose(given, right, rtol=CLOSE, atol=atol)
+        raise AssertionError(f"Not yet. {hint}" + " It is close: are there enough digits?" * near)
     print("Right.")
 
 

@@ -45,9 +45,9 @@ def test_a_right_answer_passes(answer: Any, truth: Any, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("answer", "truth", "said"),
     [
-        (1.01, 1.0, "Not yet. think"),
-        (1.002, 1.0, "Close: give more digits."),
-        ((0.5, 1.002), (0.5, 1.0), "Close: give more digits."),
+        (1.01, 1.0, "Not yet. think$"),
+        (1.002, 1.0, r"Not yet. think It is close: are there enough digits\?"),
+        ((0.5, 1.002), (0.5, 1.0), r"Not yet. think It is close: are there enough digits\?"),
         (float("nan"), 1.0, "Not yet. think"),
         (float("inf"), 1.0, "Not yet. think"),
         ([1.0], 1.0, r"has shape \(1,\), but it must be one number"),
