@@ -40,7 +40,7 @@ def test_the_runner_knows_every_study_of_the_makefile() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert all(study in makefile.split(".PHONY:")[1].splitlines()[0].split() for study in figures.STUDIES)
     scripts = {path.stem for path in (ROOT / "bench" / "studies").glob("*.py") if "def main(" in path.read_text()}
-    assert scripts - {"forms"} <= set(figures.STUDIES)  # forms is the script of agreement
+    assert scripts - {"forms", "peers"} <= set(figures.STUDIES)  # forms is that of agreement; peers writes no page
 
 
 def test_a_record_is_read_back_and_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
