@@ -16,13 +16,13 @@ FEW_STEPS = 300
 """A run with fewer steps learns almost nothing."""
 
 
-def rounded(count: int) -> str:
+def rounded(count: float) -> str:
     """The count with two digits.
 
-    >>> rounded(9_837)
-    '9,800'
+    >>> rounded(9_837), rounded(103.2), rounded(6.27), rounded(0.04)
+    ('9,800', '100', '6.3', '0.04')
     """
-    return f"{float(f'{count:.2g}'):,.0f}"
+    return f"{float(f'{count:.2g}'):,.0f}" if count >= 10 else f"{count:.2g}"
 
 
 class Monitor:
@@ -104,7 +104,7 @@ class Monitor:
             seen, images = steps * options.batch_size, len(self.trainer.batches.images)
             console().print(
                 f"about {rounded(steps)} steps in {options.minutes:g} minutes: {rounded(seen)} images, "
-                f"each of {images:,} about {seen / images:.2g} times; samples on the way are in {self.previews.folder}"
+                f"each of {images:,} about {rounded(seen / images)} times; samples on the way are in {self.previews.folder}"
             )
             return
         ways = ["smaller images (`size`)", f"`minutes` {round(FEW_STEPS * took / 60 + 0.5)} or more"]
