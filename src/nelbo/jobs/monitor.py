@@ -103,8 +103,8 @@ class Monitor:
         if steps >= FEW_STEPS:
             seen, images = steps * options.batch_size, len(self.trainer.batches.images)
             console().print(
-                f"about {rounded(steps)} steps in {options.minutes:g} minutes: {rounded(seen)} images, "
-                f"each of {images:,} about {rounded(seen / images)} times; samples on the way are in {self.previews.folder}"
+                f"about {rounded(steps)} steps in {options.minutes:g} minutes: {rounded(seen)} images, each of "
+                f"{images:,} about {rounded(seen / images)} times; samples on the way are in {self.previews.folder}"
             )
             return
         ways = ["smaller images (`size`)", f"`minutes` {round(FEW_STEPS * took / 60 + 0.5)} or more"]

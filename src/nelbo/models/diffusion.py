@@ -216,8 +216,9 @@ def in_steps(
         InputError: the model cannot be scored in these steps, or does not have this variance.
     """
     if not isinstance(model, Diffusion) or (model.timeline.gammas is not None and costs is None):
-        why = "only a diffusion model in continuous time can be scored in another number of steps"
-        raise InputError("T", f"{why}, but this is {model.family}; leave it out")
+        why = f"only a diffusion model in continuous time can be scored in other even steps, but this is {model.family}"
+        fix = "add `spacing` best, or leave it out" if isinstance(model, Diffusion) else "leave it out"
+        raise InputError("T", f"{why}; {fix}")
     scored = model if reverse_variance is None else with_variance(model, reverse_variance)
     scored = copy.copy(scored)
     if costs is None:
