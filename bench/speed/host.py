@@ -4,7 +4,7 @@ make bench          (a section of bench/RESULTS.md)
 
 An accelerator runs the arithmetic; the host only issues the operations. On a CPU, operations on images of 3×2×2 take
 almost no time, so a step on them is what the host takes, whatever the size of the images. Two things depend on the
-size: the feed's thread gathers each batch while the step before is computed, and this is measured at full size. On a
+size: for CUDA a thread gathers each batch while the step before is computed, and this is measured at full size. On a
 CUDA device, all is measured at full size, without waiting for the device.
 """
 
@@ -135,8 +135,8 @@ def table(device: torch.device) -> str:
     )
     where = "at full size, without waiting for the device" if device.type == "cuda" else "on images of 3×2×2"
     return (
-        f"## Host time with a free network\nMedians {where}; gathering at full size, in the feed's thread. The host "
-        "of an accelerator needs 5 to 10 µs for an operation, more than one on a tiny tensor takes here.\n\n"
+        f"## Host time with a free network\nMedians {where}; gathering at full size, which for CUDA is in a thread. The "
+        "host of an accelerator needs 5 to 10 µs for an operation, more than one on a tiny tensor takes here.\n\n"
         "Noise by operations:\n\n"
         + head
         + "\n".join(rows[False, batch] for batch in BATCHES)
