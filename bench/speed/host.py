@@ -135,7 +135,7 @@ def table(device: torch.device) -> str:
     )
     where = "at full size, without waiting for the device" if device.type == "cuda" else "on images of 3×2×2"
     return (
-        f"## Host time with a free network\nMedians {where}; gathering at full size, which for CUDA is in a thread. The "
+        f"## Host time with a free network\nMedians {where}; gathering at full size, for CUDA in a thread. The "
         "host of an accelerator needs 5 to 10 µs for an operation, more than one on a tiny tensor takes here.\n\n"
         "Noise by operations:\n\n"
         + head

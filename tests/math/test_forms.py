@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -432,7 +433,7 @@ def estimated(model: DDPM, form: str, n: int, timesteps: int, seed: int) -> dict
     return {**found.terms, **found.extras, "total": found.total}
 
 
-@pytest.mark.parametrize("variance", list(VARIANCES))
+@pytest.mark.parametrize("variance", get_args(DDPMOptions.model_fields["reverse_variance"].annotation))
 @pytest.mark.parametrize("decoder", ["beta_1", "learned"])
 @pytest.mark.parametrize("predict", ["v", "eps"])
 def test_the_forms_of_a_network_agree(variance: str, decoder: str, predict: str) -> None:

@@ -86,7 +86,7 @@ def test_its_term_is_the_divergence(name: str) -> None:
 def test_the_samplers_step_is_the_bounds(name: str) -> None:
     before, gamma, _ = steps(name, 2)
     x_t, x_0, fraction = (gaussians(T - 1, 4, seed=seed) for seed in range(3))
-    denoised = Denoised(x_0, x_t, fraction)
+    denoised = Denoised(x_0, x_t, fraction, var=x_0.square())
     for variance in VARIANCES.values():
         ours, theirs = (
             Ancestral(variance).step(x_t, denoised, gamma, before),

@@ -121,13 +121,17 @@ class Posterior(NamedTuple):
 
     def var(self) -> Tensor:
         """E[(x − x̂_0)²|z] of each pixel, the sum over all L levels, shape (B, C, H, W)."""
-        levels = torch.arange(self.L, device=self.y.device, dtype=self.y.dtype) * (2.0 / (self.L - 1)) - 1
+        levels = self.levels()
         rows = max(1, LARGEST // max(1, self.y[:1].numel() * self.L))
         parts = [self.y.new_zeros(0, *self.y.shape[1:])]
         for first in range(0, len(self.y), rows):
             some = self.rows(slice(first, first + rows))
             parts.append((some.log_probs().exp() * (levels - some.mean()[..., None]).square()).sum(-1))
         return torch.cat(parts)
+
+    def levels(self) -> Tensor:
+        """The value of every level on [−1, 1], shape (L,)."""
+        return torch.arange(self.L, device=self.y.device, dtype=self.y.dtype) * (2.0 / (self.L - 1)) - 1
 
     def rows(self, rows: slice) -> Self:
         """The posteriors of some of the images."""
@@ -148,7 +152,7 @@ class Posterior(NamedTuple):
     def log_probs(self) -> Tensor:
         """ln P(k|z) of every level, normalised over all L, shape (B, C, H, W, L): the decoder p(x|z)."""
         law = Law(*(part[..., None] for part in self.law))
-        x = torch.arange(self.L, device=self.y.device, dtype=self.y.dtype) * (2.0 / (self.L - 1)) - 1
+        x = self.levels()
         prior = torch.cat([law.low, law.inner(x, self.L)[..., 1:-1], law.high], dim=-1)
         likelihood = -0.5 * self.snr[..., None] * (self.y[..., None] - x).square()
         return (prior + likelihood).log_softmax(-1)

@@ -110,7 +110,7 @@ class MomentsVariance(ReverseVariance):
         of_image = self.image_var(denoised, gamma_t) if denoised.var is None else denoised.var
         gain = image_gain(gamma_s, gamma_t) * gamma_s.isfinite()
         spread = per_image(gain.square(), denoised.x_0) * of_image
-        return per_image(posterior_var(gamma_s, gamma_t), denoised.x_0) + spread
+        return PosteriorVariance().var(denoised, gamma_s, gamma_t) + spread
 
     def prepared(self, denoised: Denoised, gamma_t: Tensor) -> Denoised:
         return denoised._replace(var=self.image_var(denoised, gamma_t))
