@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple, get_args
 
 import nelbo
-from nelbo.options import NetworkOptions
+from nelbo.nn import UNetOptions
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -33,6 +33,7 @@ STUDIES = {
     "agreement": "agreement",
     "objectives": "objectives",
     "weights": "weights",
+    "pictures": "pictures",
     "anomalies": "anomalies",
     "estimators": "estimators",
     "gamma": "forms",  # only its picture
@@ -56,8 +57,8 @@ class Measured(NamedTuple):
 
 
 def present_revision() -> int:
-    """The revision of the networks of a new run."""
-    annotation = NetworkOptions.model_fields["revision"].annotation
+    """The revision of the diffusion networks of a new run."""
+    annotation = UNetOptions.model_fields["revision"].annotation
     return max(get_args(annotation))
 
 

@@ -43,7 +43,7 @@ class FamilyOptions(Options):
 class NetworkOptions(FamilyOptions):
     """The settings of nelbo's own networks; a family adds its own."""
 
-    revision: Annotated[Literal[1], IN_FILES] = 1
+    revision: Annotated[int, Field(ge=1, le=1, json_schema_extra={"in_files": True})] = 1
     "Revision of the architecture. Weights only fit their own revision, so every revision stays in the code."
 
 

@@ -53,6 +53,7 @@ class Stream(IntEnum):
     DROPOUT = 16
     EDIT = 17
     EDIT_CHOICE = 18
+    CLUSTER_DROPOUT = 19
 
 
 Words = tuple[Tensor, ...]

@@ -152,15 +152,15 @@ def test_a_config_of_format_1_has_the_first_revision_of_nelbos_networks() -> Non
 def test_a_later_revision_of_a_network_names_its_version(here: Path, made_by: str | None, said: str) -> None:
     place = train_tiny(here / "run", steps=1) / "config.toml"
     written = tomllib.loads(place.read_text())
-    assert written["model"]["revision"] == 1
+    assert written["model"]["revision"] == 2
     assert written["versions"]["nelbo"] == nelbo.__version__
-    written["model"]["revision"] = 2
+    written["model"]["revision"] = 3
     written["versions"]["nelbo"] = made_by or nelbo.__version__
     place.write_text(tomli_w.dumps(written))
     answer = call("info", "run")
     assert answer.code == 2
     assert "config.toml: [model] revision" in answer.err
-    assert "not 2" in answer.err
+    assert "not 3" in answer.err
     assert said in answer.err
     assert ("pip install" in answer.err) == bool(said)
 

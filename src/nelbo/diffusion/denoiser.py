@@ -16,6 +16,7 @@ A law over levels is P(k|z) of every pixel, and x̂_0 is its mean: :mod:`nelbo.d
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -214,13 +215,13 @@ def chained(gammas: Tensor | None) -> Tensor:
     return gammas
 
 
-Conditioning = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""(network, z, γ) → the network's output: how the network receives γ."""
+Conditioning = Callable[..., Tensor]
+"""(network, z, γ[, hint]) → the network's output: how the network receives γ, and a picture that comes with z."""
 
 
-def by_gamma(network: nn.Module, z: Tensor, gamma: Tensor) -> Tensor:
-    """network(z, γ), with γ in the dtype of z, shape (B,)."""
-    output: Tensor = network(z, gamma.to(z))
+def by_gamma(network: nn.Module, z: Tensor, gamma: Tensor, *hint: Tensor) -> Tensor:
+    """network(z, γ), or network(z, γ, hint) with a picture, with γ in the dtype of z, shape (B,)."""
+    output: Tensor = network(z, gamma.to(z), *hint)
     return output
 
 
@@ -239,7 +240,12 @@ class NetworkDenoiser:
         prediction: the meaning of the first channels.
         extras: the meaning of the following channels, C each: names of :data:`EXTRAS`.
         condition: how the network receives γ.
+
+    Attributes:
+        hint: a picture that comes with each z of a batch, shape (B, C, H, W); None for none.
     """
+
+    hint: Tensor | None = None
 
     def __init__(
         self,
@@ -259,13 +265,20 @@ class NetworkDenoiser:
     def __call__(self, z: Tensor, gamma: Tensor) -> Denoised:
         return self.to_denoised(self.predict(z, gamma), z, gamma)
 
+    def given(self, hint: Tensor | None) -> NetworkDenoiser:
+        """The same denoiser of a batch whose z come with these pictures, shape (B, C, H, W)."""
+        other = copy.copy(self)
+        other.hint = hint
+        return other
+
     def predict(self, z: Tensor, gamma: Tensor) -> Tensor:
         """The network's output, shape (B, outputs · C, H, W).
 
         Raises:
             InputError: the output has another shape.
         """
-        output = to_default_dtype(self.condition(self.network, z, gamma))
+        hint = () if self.hint is None else (self.hint,)
+        output = to_default_dtype(self.condition(self.network, z, gamma, *hint))
         wanted = (len(z), self.outputs * z.shape[1], *z.shape[2:])
         if output.shape != wanted:
             kind = type(self.network).__name__

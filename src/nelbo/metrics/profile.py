@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nelbo.cores import on_own_cores
 from nelbo.models._checks import Images, checked_images, checked_int, checked_seed
+from nelbo.models._diffusion_clusters import shown_clusters
 from nelbo.models._diffusion_forms import bound_of
 from nelbo.models.diffusion import Diffusion
 from nelbo.rng import Draws
@@ -87,7 +88,7 @@ def score_profile(
         for first in range(rows.start, rows.stop, batch):
             indices = range(first, min(first + batch, rows.stop))
             x = images[indices.start : indices.stop].to(model.device)
-            edges, nats = bound_of(model).diffusion_profile(
+            edges, nats = bound_of(shown_clusters(model, x)).diffusion_profile(
                 x, Draws(seed, replicate, indices, len(images), model.device), pieces
             )
             parts.append(nats.cpu())

@@ -11,6 +11,7 @@ from nelbo.cores import on_own_cores
 from nelbo.diffusion.spacing import nearest_latents
 from nelbo.diffusion.steps import GRID, StepCosts, measured_costs
 from nelbo.models._checks import Images, checked_images, checked_int, checked_seed
+from nelbo.models._diffusion_clusters import shown_clusters
 from nelbo.models._diffusion_forms import bound_of
 from nelbo.models.diffusion import Diffusion
 from nelbo.rng import Draws
@@ -60,7 +61,7 @@ def score_steps(
     for first in range(0, n, batch):
         x = images[first : first + batch].to(model.device)
         draws = Draws(seed, 0, range(first, first + len(x)), n, model.device)
-        found = measured_costs(bound_of(model), model.variance, gammas, x, draws)
+        found = measured_costs(bound_of(shown_clusters(model, x)), model.variance, gammas, x, draws)
         parts.append(StepCosts(gammas, *(len(x) / n * part for part in found[1:])))
         progress(first + len(x))
     model.train(was_training)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from nelbo.diffusion.bound import ChainBound, ContinuousBound
 from nelbo.diffusion.ode import FlowLikelihood
 from nelbo.diffusion.rare import crossing
+from nelbo.models._diffusion_clusters import shown_clusters, with_cluster_term
 from nelbo.models.forms import Estimator, Forms
+from nelbo.rng import Draws
+from nelbo.theory.bound import Bound
 
 if TYPE_CHECKING:
     from nelbo.models.diffusion import Diffusion
@@ -35,7 +42,22 @@ def bound_of(model: Diffusion, uniform: bool = True) -> ChainBound | ContinuousB
 
 
 def diffusion_forms(model: Diffusion) -> Forms:
-    """The denoising form, the further forms of a chain, and the likelihood of the flow."""
+    """The forms of the bound; with clusters, of the bound of p(x|c(x)), with the term −ln P(c(x))."""
+    forms = plain_forms(model)
+    if model.clusters is None:
+        return forms
+    named = {name: form._replace(estimate=partial(by_cluster, model, name)) for name, form in forms.items()}
+    return replace(forms, estimators=named)
+
+
+def by_cluster(model: Diffusion, name: str, x: Tensor, draws: Draws, count: int) -> Bound:
+    """One estimate in the form ``name`` of −ln P(c(x)) and of the bound of p(x|c(x))."""
+    told = plain_forms(shown_clusters(model, x))
+    return with_cluster_term(model, x, told[name].estimate(x, draws, count))
+
+
+def plain_forms(model: Diffusion) -> Forms:
+    """The denoising form, the further forms of a chain, and the likelihood of the flow, of one denoiser."""
     timeline, bound, absent = model.timeline, bound_of(model, uniform=False), absent_forms(model)
     forms = {"denoising": Estimator(bound_of(model).denoising)}
     if isinstance(bound, ChainBound):

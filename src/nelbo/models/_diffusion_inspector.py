@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nelbo.diffusion.process import prior_term, signal_rate
 from nelbo.models._diffusion_forms import bound_of
@@ -33,7 +33,8 @@ class DiffusionInspector(Inspector):
         return quick_steps(self.model)
 
     def describe_sampling(self, settings: SampleSettings) -> str:
-        return described(self.model, settings)
+        how = described(self.model, settings)
+        return how if self.model.clusters is None else f"{how}, c drawn by the frequencies of the clusters"
 
     def facts(self) -> dict[str, object]:
         """The ends of the schedule, and the largest prior term: that of an image with every pixel at ±1."""
@@ -45,13 +46,20 @@ class DiffusionInspector(Inspector):
         else:
             first, last = signal_rate(ends).tolist()
             facts = {"signal_rate_at_1": first, "signal_rate_at_T": last}
+        if self.model.clusters is not None:
+            facts["clusters"] = int(torch.count_nonzero(self.model.clusters.shares))
         return {**facts, "prior_bits_per_dim_at_most": bits_per_dim(prior, self.model.dims)}
 
 
 class DiffusionRecipe(PartsRecipe):
-    """torch.compile compiles the network."""
+    """torch.compile compiles the network; the clusters are learned before the first step."""
 
     model: Diffusion
+
+    def prepare(self, images: Tensor, levels: int, seed: int) -> None:
+        """Compute the clusters."""
+        if self.model.clusters is not None:
+            self.model.clusters.learn(images, levels, seed)
 
     @property
     def compilable(self) -> list[nn.Module]:

@@ -123,7 +123,9 @@ def continuous_loss(model: Diffusion, x: Tensor, draws: Draws) -> Tensor:
     subset = decoder_subset(draws, DECODER_SHARE) if learned or model.decoder.learned else slice(0)
     gamma_0 = ends[0].expand(len(x[subset]))
     z, z_0 = diffuse(x_0, gamma, eps), diffuse(x_0[subset], gamma_0, eps[subset])
-    output = model.denoiser.predict(torch.cat([z, z_0]), torch.cat([gamma, gamma_0]))
+    hint = model.denoiser.hint
+    denoiser = model.denoiser.given(None if hint is None else torch.cat([hint, hint[subset]]))
+    output = denoiser.predict(torch.cat([z, z_0]), torch.cat([gamma, gamma_0]))
     output, at_0 = torch.split(output, [len(z), len(z_0)])
     denoised = model.denoiser.to_denoised(output, z, gamma)
     loss = 0.5 * slope * squared_error(eps, denoised.eps).double() / model.dims

@@ -24,6 +24,7 @@ from nelbo.diffusion.process import diffuse, per_image
 from nelbo.diffusion.samplers import DDIM
 from nelbo.diffusion.spacing import cosine_steps
 from nelbo.errors import InputError
+from nelbo.models._diffusion_clusters import shown_clusters, shown_drawn_clusters
 from nelbo.models._sampling import walk
 from nelbo.models.base import GenerativeModel
 from nelbo.models.diffusion import Diffusion
@@ -134,10 +135,10 @@ class Distilled(GenerativeModel):
         x_0, eps = to_unit(x, self.levels), draws.normal(Stream.TRAIN_NOISE, self.shape)
         gamma_t, gamma_s, gamma_r = self._places(draws.spread(Stream.TRAIN_TIME))
         z_t = diffuse(x_0, gamma_t, eps)
+        teacher, student = (shown_clusters(model, x).denoiser for model in (self.teacher, self.student))
         with torch.no_grad():
-            teacher = clipping(self.teacher.denoiser)
-            target = consistency_target(teacher, self.student.denoiser, z_t, gamma_t, gamma_s, gamma_r)
-        error = (target - self.student.denoiser(z_t, gamma_t).x_0).square().flatten(1).mean(1)
+            target = consistency_target(clipping(teacher), student, z_t, gamma_t, gamma_s, gamma_r)
+        error = (target - student(z_t, gamma_t).x_0).square().flatten(1).mean(1)
         return (-gamma_t).exp().clamp(1.0, LARGEST_WEIGHT).to(error) * error
 
     def _places(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -149,7 +150,8 @@ class Distilled(GenerativeModel):
 
     def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
         self.inspector.describe_sampling(settings)  # raises for unused settings
-        return walk(self.student, DDIM(), self.student_gammas, indices, seed, settings.clip)
+        student = shown_drawn_clusters(self.student, indices, seed)
+        return walk(student, DDIM(), self.student_gammas, indices, seed, settings.clip)
 
 
 class DistilledRecipe(Recipe):

@@ -47,6 +47,11 @@ class DDPMOptions(UNetOptions):
     label: Annotated[int | None, Field(ge=0)] = None
     "The class to sample and score, for a class-conditional network."
 
+    def resolved(self, shape: Shape) -> Self:
+        """The settings with every value that depends on the data; diffusers' network sees no clusters."""
+        found = super().resolved(shape)
+        return found if self.unet2d is None else found.model_copy(update={"clusters": self.clusters or 0})
+
     @property
     def outputs(self) -> int:
         """Outputs of the network per pixel and channel: a prediction, and each learned variance."""
@@ -76,6 +81,7 @@ class DDPM(Diffusion):
             decoder=DECODERS[options.decoder_variance],
             timesteps=options.timesteps,
             reverse_variance=options.reverse_variance,
+            clusters=options.clusters or 0,
             condition=by_step(chain_of(schedule.grid(options.timesteps)), options.unet2d is not None),
             **parts,
         )
@@ -92,9 +98,10 @@ def by_step(gammas: Tensor, from_zero: bool) -> Conditioning:
     """
     T = len(gammas) - 1
 
-    def condition(network: nn.Module, z: Tensor, gamma: Tensor) -> Tensor:
+    def condition(network: nn.Module, z: Tensor, gamma: Tensor, hint: Tensor | None = None) -> Tensor:
         t = step_of(on_device(gammas, gamma.device), gamma.double())
-        output: Tensor = network(z, (t - 1 if from_zero else t / T).to(torch.get_default_dtype()))
+        known = {} if hint is None else {"hint": hint}
+        output: Tensor = network(z, (t - 1 if from_zero else t / T).to(torch.get_default_dtype()), **known)
         return output
 
     return condition
@@ -132,6 +139,8 @@ def require_network(options: DDPMOptions, channels: int) -> None:
         if options.label is not None:
             raise InputError("label", "nelbo's own network has no classes; leave it out")
         return
+    if options.clusters:
+        raise InputError("clusters", "diffusers' network sees none; leave it out")
     needed = {"in_channels": channels, "out_channels": options.outputs * channels}
     for name, count in needed.items():
         if getattr(theirs, name) != count:

@@ -26,6 +26,7 @@ from nelbo.diffusion.timeline import Timeline
 from nelbo.diffusion.timesteps import LossProfile
 from nelbo.diffusion.variances import VARIANCES, LearnedMoments
 from nelbo.errors import InputError, nearest
+from nelbo.models._diffusion_clusters import shown_drawn_clusters, shown_most_clusters
 from nelbo.models._diffusion_forms import diffusion_forms
 from nelbo.models._diffusion_inspector import DiffusionInspector, DiffusionRecipe
 from nelbo.models._diffusion_loss import chain_loss, continuous_loss
@@ -35,6 +36,7 @@ from nelbo.models.forms import Forms
 from nelbo.models.recipe import full_name
 from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.nn import UNetOptions
+from nelbo.nn.clusters import Clusters
 from nelbo.options import Shape
 from nelbo.rng import Draws
 
@@ -70,9 +72,9 @@ class DiffusionOptions(UNetOptions):
         return (LevelLaw.outputs if self.predict == "levels" else 1) + extras
 
 
-def by_time_and_gamma(network: nn.Module, z: Tensor, gamma: Tensor) -> Tensor:
+def by_time_and_gamma(network: nn.Module, z: Tensor, gamma: Tensor, hint: Tensor | None = None) -> Tensor:
     """nelbo's own network, with γ scaled to [0, 1] as its time and γ for its Fourier features."""
-    output: Tensor = network(z, ((gamma + 20.0) / 40.0).to(z.dtype), gamma)
+    output: Tensor = network(z, ((gamma + 20.0) / 40.0).to(z.dtype), gamma, hint)
     return output
 
 
@@ -91,7 +93,10 @@ class Diffusion(LikelihoodModel):
         timesteps: T, or None for continuous time.
         reverse_variance: ``beta``, ``beta_tilde`` or ``learned`` (C additional channels) of a chain, or ``moments``,
             β̃ + c² Var(x|z), with ``predict`` levels.
-        condition: (network, z, γ) → the network's output, for a network with another signature.
+        clusters: the largest number K of clusters of training images, which makes the model
+            :mod:`nelbo.models._diffusion_clusters`; the network is then also called as network(z, γ, m), with m the
+            mean image of a cluster, of z's shape. 0 for none.
+        condition: (network, z, γ[, m]) → the network's output, for a network with another signature.
 
     Raises:
         InputError: the parts do not fit together, or the schedule does not allow this T.
@@ -111,6 +116,7 @@ class Diffusion(LikelihoodModel):
         decoder: str = "gaussian",
         timesteps: int | None = None,
         reverse_variance: str = "beta_tilde",
+        clusters: int = 0,
         condition: Conditioning = by_gamma,
     ) -> None:
         super().__init__(shape, levels)
@@ -128,7 +134,7 @@ class Diffusion(LikelihoodModel):
         curve = as_schedule(schedule, levels)
         by_name = schedule if isinstance(schedule, str) else in_words(schedule, SCHEDULES)
         settings: dict[str, object] = {"predict": predict, "decoder": decoder, "reverse_variance": reverse_variance}
-        settings |= {"timesteps": timesteps or 0, "schedule": by_name or FROM_PYTHON}
+        settings |= {"timesteps": timesteps or 0, "schedule": by_name or FROM_PYTHON, "clusters": clusters}
         settings["objective"] = in_words(self.objective, OBJECTIVES) or FROM_PYTHON
         self.options: UNetOptions = checked(DiffusionOptions, settings)
         given: dict[str, object] = {"network": network} if condition is by_gamma else {}
@@ -147,6 +153,7 @@ class Diffusion(LikelihoodModel):
             )
             self.register_load_state_dict_pre_hook(require_same_schedule)  # type: ignore[no-untyped-call]
         self.every_decoder = 0.0
+        self.clusters = Clusters(shape, clusters) if clusters else None
         self.network = network
         self.decoder = DECODERS[decoder](levels, predict == "levels")
         extras = [*self.decoder.extras, *["fraction"] * (reverse_variance == "learned")]
@@ -169,6 +176,7 @@ class Diffusion(LikelihoodModel):
             decoder=options.decoder,
             timesteps=options.timesteps or None,
             reverse_variance=options.reverse_variance,
+            clusters=options.clusters or 0,
             condition=condition,
             **{"schedule": options.schedule, "objective": options.objective, **parts},
         )
@@ -180,14 +188,16 @@ class Diffusion(LikelihoodModel):
             self.denoiser.network = value
 
     def loss(self, x: Tensor, draws: Draws) -> Tensor:
-        return continuous_loss(self, x, draws) if self.timeline.gammas is None else chain_loss(self, x, draws)
+        told = shown_most_clusters(self, x, draws)
+        return continuous_loss(told, x, draws) if self.timeline.gammas is None else chain_loss(told, x, draws)
 
     @property
     def forms(self) -> Forms:
         return diffusion_forms(self)
 
     def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
-        return walk(self, *make_sampler(self, settings), indices, seed, settings.clip)
+        told = shown_drawn_clusters(self, indices, seed)
+        return walk(told, *make_sampler(told, settings), indices, seed, settings.clip)
 
     @property
     def inspector(self) -> DiffusionInspector:

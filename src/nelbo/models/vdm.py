@@ -72,6 +72,7 @@ class VDM(Diffusion):
             schedule=CURVES[options.gamma](options.gamma_min, options.gamma_max),
             predict=options.head,
             decoder="categorical",
+            clusters=options.clusters or 0,
             condition=by_time_and_gamma,
             **parts,
         )

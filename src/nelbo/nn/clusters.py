@@ -1,4 +1,4 @@
-"""Clusters: k-means cells of the images, so that a network can receive one of K numbers for an image."""
+"""Clusters: k-means cells of the images, so that a network receives a number or a mean for an image."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Clusters(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int], count: int) -> None:
         super().__init__()
-        channels, height, width = shape
+        channels, height, width = self.shape = shape
         self.square = -(-max(height, width) // LOOK)
         size = channels * -(-height // self.square) * -(-width // self.square)
         self.register_buffer("centres", torch.zeros(count, size))
@@ -54,6 +54,18 @@ class Clusters(nn.Module):
     def forward(self, x_0: Tensor) -> Tensor:
         """c(x) of images on [−1, 1], shape (B,)."""
         return self.nearest(self.look(to_default_dtype(x_0)))
+
+    def picture(self, cluster: Tensor) -> Tensor:
+        """m_k of each cluster as an image on [−1, 1], shape (B, C, H, W), each square of one value."""
+        channels, height, width = self.shape
+        rows, columns = -(-height // self.square), -(-width // self.square)
+        squares = self.centres[cluster].reshape(-1, channels, rows, columns)
+        fine = squares.repeat_interleave(self.square, 2).repeat_interleave(self.square, 3)
+        return fine[..., :height, :width]
+
+    def cost(self, cluster: Tensor) -> Tensor:
+        """−ln P(c) in nats, float64, shape (B,), with P(c) the share of the training images in cluster c."""
+        return -self.shares[cluster].log()
 
     def drawn(self, u: Tensor) -> Tensor:
         """Clusters drawn by their frequencies in the training images, from uniforms in [0, 1), shape (B,)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field
@@ -12,7 +12,10 @@ from torch.nn import functional as F
 
 from nelbo.errors import InputError
 from nelbo.nn.blocks import LARGE, SMALL, ChannelNorm, SelfAttention, Stage, TimeEmbedding, zeroed
-from nelbo.options import NetworkOptions
+from nelbo.options import IN_FILES, NetworkOptions
+
+CLUSTERS = 1000
+"""The default of the largest number of clusters."""
 
 
 def default_widths(height: int, width: int) -> tuple[int, ...]:
@@ -46,6 +49,10 @@ class UNetOptions(NetworkOptions):
     "Fraction of activations dropped in residual blocks while training."
     fourier: tuple[Annotated[int, Field(ge=0, le=12)], ...] = (2, 3)
     "Powers n of the Fourier features sin(2ⁿ π x) and cos(2ⁿ π x) of the input; VDM's paper has 7 and 8."
+    revision: Annotated[Literal[1, 2], IN_FILES] = 2
+    "Revision of the architecture: 2 has clusters by default. Weights only fit their own revision."
+    clusters: Annotated[int, Field(ge=0, le=65_536)] | None = None
+    "Largest number of clusters of training images; the network sees the mean of the image's. Default 1000; 0: none."
 
     def resolved(self, shape: tuple[int, int, int]) -> Self:
         """The settings with every value that depends on the data."""
@@ -53,7 +60,8 @@ class UNetOptions(NetworkOptions):
         attention = (len(widths) - 1,) if self.attention is None else self.attention
         blocks = self.blocks or (1 if SMALL <= min(shape[1:]) < LARGE else 2)
         fine = self.fine_blocks or self.blocks or 2
-        chosen = {"widths": widths, "attention": attention, "blocks": blocks, "fine_blocks": fine}
+        clusters = (CLUSTERS if self.revision > 1 else 0) if self.clusters is None else self.clusters
+        chosen = {"widths": widths, "attention": attention, "blocks": blocks, "fine_blocks": fine, "clusters": clusters}
         return self.model_copy(update=chosen)
 
     def network(self, in_channels: int, out_channels: int, fading: bool = False) -> UNet:
@@ -68,6 +76,7 @@ class UNetOptions(NetworkOptions):
             dropout=self.dropout,
             fourier=self.fourier,
             fading=fading,
+            hint_channels=in_channels if self.clusters else 0,
         )
 
 
@@ -122,6 +131,7 @@ class UNet(nn.Module):
         dropout: in [0, 1).
         fourier: powers n of the Fourier features of the input, :class:`Waves`.
         fading: whether these fade with the noise.
+        hint_channels: channels of a picture that comes with x, as that of its cluster; 0 for none.
 
     Raises:
         InputError: a width or a number of blocks below 1, or an attention index outside ``widths``.
@@ -139,6 +149,7 @@ class UNet(nn.Module):
         fourier: tuple[int, ...] = (),
         fading: bool = False,
         fine_blocks: int | None = None,
+        hint_channels: int = 0,
     ) -> None:
         super().__init__()
         if not widths or min(widths) < 1:
@@ -152,7 +163,8 @@ class UNet(nn.Module):
         self.halvings = len(widths) - 1
         self.embedding = TimeEmbedding(embedding)
         self.waves = Waves(fourier, fading)
-        self.stem = nn.Conv2d(in_channels * (1 + 2 * len(fourier)), finest, 3, padding=1)
+        self.hint_channels = hint_channels
+        self.stem = nn.Conv2d(in_channels * (1 + 2 * len(fourier)) + hint_channels, finest, 3, padding=1)
 
         def stages(extra: int = 0) -> nn.ModuleList:
             return nn.ModuleList(
@@ -169,10 +181,20 @@ class UNet(nn.Module):
         self.head = nn.Sequential(ChannelNorm(finest), nn.SiLU(), zeroed(nn.Conv2d(finest, out_channels, 3, padding=1)))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, x: Tensor, time: Tensor, gamma: Tensor | None = None) -> Tensor:
-        """x, shape (B, C, H, W), time, shape (B,), and γ for the Fourier features → shape (B, out_channels, H, W)."""
+    def forward(self, x: Tensor, time: Tensor, gamma: Tensor | None = None, hint: Tensor | None = None) -> Tensor:
+        """x and what is known of it → the output, shape (B, out_channels, H, W).
+
+        Args:
+            x: shape (B, C, H, W).
+            time: in [0, 1], shape (B,).
+            gamma: γ for the Fourier features, shape (B,).
+            hint: a picture that comes with x, shape (B, hint_channels, H, W); None for zeros, an unknown picture.
+        """
         height, width = x.shape[-2:]
-        x = torch.cat([x, *self.waves(x, gamma)], dim=1)
+        parts = [x, *self.waves(x, gamma)]
+        if self.hint_channels:
+            parts.append(x.new_zeros(len(x), self.hint_channels, height, width) if hint is None else hint.to(x.dtype))
+        x = torch.cat(parts, dim=1)
         multiple = 2**self.halvings
         embedding = self.embedding(time)
         x = F.pad(x, (0, -width % multiple, 0, -height % multiple))
