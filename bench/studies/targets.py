@@ -176,8 +176,8 @@ def document(rows: list[dict[str, Any]]) -> str:
     machine = f"{os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__}"
     lines = [
         "# Targets",
-        "Results of each family on two cores, by `make targets`; nothing was tuned on the test split. Training is limited",
-        f"by minutes, so that the machine matters: {machine}. Static and dynamic binarisation are not mixed: nats are",
+        "Results of each family on two cores, by `make targets`; nothing was tuned on the test split. Training lasts",
+        f"for minutes, so that the machine matters: {machine}. Static and dynamic binarisation are not mixed: nats are",
         "for images binarised once with a fixed seed; training images are binarised at every step.",
         "",
         "| run | asked | found | reached | parameters | steps | minutes |",
