@@ -176,7 +176,7 @@ class SamplingOptions(Options):
     sampler: str | None = None
     """ancestral, ddim, or one of higher order: dpm++, unipc or heun. Default: unipc below 20 steps, else ddim."""
     steps: AtLeastOne | None = None
-    """Network evaluations per image; default 200 (ddim), all (ancestral) or 20 (others). For a gan: length of the
+    """Network evaluations per image; default 50 (ddim), all (ancestral) or 20 (others). For a gan: length of the
     Metropolis–Hastings chain of G(z) for each image; default 1."""
     spacing: Spacing | None = None
     "best: ancestral in the --steps with the lowest bound on val, with the noise that this bound has."

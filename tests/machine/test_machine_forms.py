@@ -51,7 +51,7 @@ def test_the_three_bounds_agree_within_their_monte_carlo_error(trained: Path) ->
     for score in scores:
         assert score["kind"] == "bound"
         assert "why" not in score
-        assert list(score["terms"]) == ["reconstruction", "diffusion", "prior"]
+        assert list(score["terms"]) == ["reconstruction", "diffusion", "prior", "cluster"]
         assert score["evaluations"] == 8 * 40
 
 
@@ -60,7 +60,7 @@ def test_the_entropy_form_is_no_bound_and_says_what_it_lacks(trained: Path) -> N
     entropy, denoising = scored(trained, "entropy"), scored(trained, "denoising")
     assert entropy["kind"] == "estimate"
     assert entropy["why"].startswith("not a bound")
-    assert list(entropy["terms"]) == ["edge", "diffusion", "prior"]
+    assert list(entropy["terms"]) == ["edge", "diffusion", "prior", "cluster"]
     assert math.fsum(term["nats"] for term in entropy["terms"].values()) == pytest.approx(entropy["nats"], rel=1e-9)
     for unit in ("nats", "bits_per_dim"):
         assert entropy[unit] + entropy["difference"][unit] == pytest.approx(denoising[unit], rel=1e-5)

@@ -48,7 +48,7 @@ def test_json_has_the_documented_fields(own_run: Path) -> None:
     expected = {"family": "ddpm", "data": "digits", "split": "test", "n": 20, "levels": 17, "dims": 64}
     expected |= {"kind": "bound", "form": "denoising", "weights": "ema"}
     assert {name: found[name] for name in expected} == expected
-    assert list(found["terms"]) == ["reconstruction", "diffusion", "prior"]
+    assert list(found["terms"]) == ["reconstruction", "diffusion", "prior", "cluster"]
     assert all({"nats", "bits_per_dim"} <= term.keys() for term in found["terms"].values())
     assert found["evaluations"] == found["replicates"] * (1 + found["timesteps"])
     assert found["seconds"] > 0
