@@ -57,7 +57,7 @@ def chosen(settings: SampleSettings) -> str:
 
 
 def quick_steps(model: Diffusion) -> int:
-    """The default of ddim: its kernel distance from samples of 1,000 steps is then below its error (docs/samplers.md)."""
+    """The default of ddim: samples then differ from those of 1,000 steps by less than the error (docs/samplers.md)."""
     gammas = model.timeline.gammas
     return QUICK_STEPS if gammas is None else min(QUICK_STEPS, len(gammas) - 1)
 
