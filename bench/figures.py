@@ -63,8 +63,10 @@ def present_revision() -> int:
 
 
 def measured(study: str) -> Measured | None:
-    """The record in the study's page, or None."""
+    """The record in the study's page, or None; a new study has no page yet."""
     page = DOCS / f"{STUDIES[study]}.md"
+    if not page.exists():
+        return None
     for found in LINE.finditer(page.read_text(encoding="utf-8")):
         if found["study"] == study:
             return Measured(found["version"], int(found["revision"]), int(found["minutes"] or 0) or None)

@@ -29,7 +29,10 @@ PAGES = sorted(set(figures.STUDIES.values()) - set(WITHOUT_NETWORK))
 
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_is_of_the_present_network_or_history(page: str) -> None:
-    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    file = ROOT / "docs" / f"{page}.md"
+    if not file.exists():
+        pytest.skip("a new study, which has not been measured")
+    text = file.read_text(encoding="utf-8")
     if "(history)" in text.splitlines()[0]:
         return
     revisions = {int(found["revision"]) for found in figures.LINE.finditer(text)}
