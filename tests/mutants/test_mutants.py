@@ -586,8 +586,8 @@ MUTANTS = [
         "wrong order",
         "the clusters of the first images beside z_0 of others",
         "models/_diffusion_loss.py",
-        "torch.cat([hint, hint[subset]])",
-        "torch.cat([hint, hint[: len(z_0)]])",
+        "known.followed_by(known.rows(subset))",
+        "known.followed_by(known.rows(slice(len(z_0))))",
         ("test_diffusion_clusters.py::test_training_shows_the_network_the_images_own_cluster[None-bound]",),
     ),
     Mutant(
@@ -605,8 +605,8 @@ MUTANTS = [
         "wrong weight",
         "only a tenth of the images with their cluster in training",
         "models/_diffusion_clusters.py",
-        "draws.uniform(Stream.CLUSTER_DROPOUT) >= HIDDEN",
         "draws.uniform(Stream.CLUSTER_DROPOUT) < HIDDEN",
+        "draws.uniform(Stream.CLUSTER_DROPOUT) >= HIDDEN",
         ("test_diffusion_clusters.py::test_training_shows_the_network_the_images_own_cluster[8-bound]",),
     ),
     Mutant(

@@ -33,6 +33,7 @@ class GenerativeModel(nn.Module, ABC):
 
     Attributes:
         dims: D = C·H·W, the number of data dimensions.
+        classes: the names of the K classes, if the model also has p(x|y) and its loss uses ``draws.labels``; else ().
         gather_batch: rows of this process's images → rows of the whole batch. The trainer sets it if several processes
             share a batch; a loss that depends on the whole batch calls it.
     """
@@ -59,6 +60,7 @@ class GenerativeModel(nn.Module, ABC):
         self.shape = shape
         self.levels = levels
         self.dims = math.prod(shape)
+        self.classes: tuple[str, ...] = ()
         self.gather_batch: Callable[[Tensor], Tensor] = same_rows
 
     @property
