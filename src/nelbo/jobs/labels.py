@@ -51,7 +51,7 @@ def labels_of(dataset: Dataset, split: str, classes: Sequence[str]) -> Tensor | 
 
 def known_labels(dataset: Dataset, split: str, classes: Sequence[str]) -> Tensor | None:
     """As :func:`labels_of`, but None for data without labels, or with classes that the model does not have."""
-    if dataset.labels is None or not set(map(as_text, dataset.classes)) <= set(classes):
+    if not classes or dataset.labels is None or not set(map(as_text, dataset.classes)) <= set(classes):
         return None
     return labels_of(dataset, split, classes)
 

@@ -37,7 +37,8 @@ class DiffusionInspector(Inspector):
     def describe_sampling(self, settings: SampleSettings) -> str:
         how = described(self.model, settings)
         if self.model.clusters is not None:
-            how = f"{how}, c drawn by the frequencies of the clusters"
+            where = "" if settings.label is None else " in its class"
+            how = f"{how}, c drawn by the frequencies of the clusters{where}"
         return how + label_words(self.model, settings)
 
     def facts(self) -> dict[str, object]:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 ALL = "all"
 """The label that stands for every class."""
+MOST_LISTED = 20
+"""The largest number of classes in a message."""
 
 
 def checked_classes(classes: Sequence[str]) -> tuple[str, ...]:
@@ -51,7 +53,7 @@ def named_classes(classes: Sequence[str], label: str | Sequence[str]) -> list[st
         label = [label] if label in classes else [name.strip() for name in label.split(",")]
     for name in label:
         if name not in classes:
-            known = ", ".join(classes[:20]) + ", …" * (len(classes) > 20)
+            known = ", ".join(classes[:MOST_LISTED]) + ", …" * (len(classes) > MOST_LISTED)
             raise InputError("label", f"{name!r} is not one of the classes{nearest(str(name), classes)} ({known})")
     if not label:
         raise InputError("label", f"names no class; give one of {', '.join(classes)}")
@@ -108,7 +110,8 @@ def label_words(model: Diffusion, settings: SampleSettings) -> str:
     names = drawn_classes(model, settings)
     if not names:
         return ""
-    words = f", given label{'s' * (len(names) > 1)} {', '.join(names)}"
+    listed = ", ".join(names) if len(names) <= MOST_LISTED else f"of {len(names):,} classes"
+    words = f", given label{'s' * (len(names) > 1)} {listed}"
     if settings.guidance is None:
         return words
     where = ""
