@@ -23,11 +23,15 @@ from nelbo.errors import InputError
 from nelbo.jobs._digest import digests
 from nelbo.metrics import score_likelihood
 from nelbo.models.sampling import Frame, SampleSettings
+from nelbo.models.vdm import VDMOptions
 from nelbo.options import TrainingOptions
 from nelbo.report.pictures import grid
 from nelbo.rng import Draws
 from nelbo.training import Trainer
+from nelbo.training.batches import Batches
+from nelbo.training.feed import Feed
 
+CPU = torch.device("cpu")
 DIGITS = tuple("0123456789")
 SHORT = ["--widths", "8", "--batch-size", "8", "--device", "cpu", "--precision", "fp32"]
 FAMILIES = {"ddpm": ["--timesteps", "30"], "vdm": [], "diffusion": ["--timesteps", "20"]}
@@ -110,6 +114,24 @@ def test_every_image_of_a_batch_comes_with_its_own_label(accumulate: int, tmp_pa
     for x, y in zip(model.seen, model.labels, strict=True):
         assert torch.equal(y, 100 + x[:, 0, 0, 0].long())
     assert set(torch.cat(model.labels).tolist()) == set(labels.tolist())
+
+
+def test_a_process_has_the_labels_of_its_own_places() -> None:
+    images, labels = torch.arange(9, dtype=torch.uint8).reshape(9, 1, 1, 1), 1 + torch.arange(9)
+    batches = Batches(images, 4, seed=0, labels=labels)
+    for step in range(5):
+        found = Feed(batches, [1, 3], CPU).take(step)
+        assert found.labels is not None
+        assert torch.equal(found.labels, 1 + found.images.flatten().long())
+        assert torch.equal(found.labels, 1 + batches.gather(step, range(4)).flatten().long()[[1, 3]])
+    assert Feed(Batches(images, 4, seed=0), [1, 3], CPU).take(0).labels is None
+
+
+def test_classes_without_labels_are_refused() -> None:
+    with pytest.raises(InputError, match="classes"):
+        VDMOptions(labels=True).resolved((1, 8, 8))
+    with pytest.raises(InputError, match="labels"):
+        VDMOptions(classes=("a", "b")).resolved((1, 8, 8))
 
 
 def test_samples_of_names(labelled: Path, here: Path) -> None:

@@ -14,6 +14,7 @@ from nelbo.errors import InputError
 from nelbo.jobs.journal import summary_writer
 from nelbo.jobs.labels import require_labels
 from nelbo.jobs.run import images_config, is_place, read_data
+from nelbo.nn import UNetOptions
 from nelbo.options import FamilyOptions, RunDataOptions, TrainingOptions
 from nelbo.processes import shares_asked
 from nelbo.streams import as_text
@@ -71,13 +72,15 @@ def resolve(request: Request) -> tuple[RunConfig, Dataset]:
 
 
 def with_classes(options: FamilyOptions, dataset: Dataset) -> FamilyOptions:
-    """The settings of a model, with the names of the data's classes if it learns labels.
+    """The settings of a model, with the names of the data's classes if it learns labels, and without any if not.
 
     Raises:
         InputError: the data have no labels.
     """
-    if not getattr(options, "labels", False):
+    if not isinstance(options, UNetOptions):
         return options
+    if not options.labels:
+        return options.model_copy(update={"classes": ()})
     require_labels(dataset)
     return options.model_copy(update={"classes": tuple(map(as_text, dataset.classes))})
 

@@ -66,10 +66,14 @@ class UNetOptions(NetworkOptions):
         """The settings with every value that depends on the data.
 
         Raises:
-            InputError: a fraction of hidden labels is given, but no labels.
+            InputError: a fraction of hidden labels is given, but no labels; or the names of the classes are missing.
         """
         if self.label_dropout is not None and not self.labels:
             raise InputError("label_dropout", "hides labels, but the model has none; add `labels`, or leave it out")
+        if self.labels != bool(self.classes):
+            raise InputError(
+                "classes" if self.classes else "labels", "needs `labels` and `classes`, the names of these"
+            )
         widths = self.widths or default_widths(*shape[1:])
         attention = (len(widths) - 1,) if self.attention is None else self.attention
         blocks = self.blocks or (1 if SMALL <= min(shape[1:]) < LARGE else 2)
