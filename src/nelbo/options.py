@@ -192,6 +192,13 @@ class SamplingOptions(Options):
 class SampleOptions(SamplingOptions):
     """Options of ``nelbo sample``."""
 
+    label: str | None = None
+    """For a run with labels: the name of a class, several separated by commas, or all, a row of the grid for each.
+    Default: images of p(x), whose label is unknown."""
+    guidance: Annotated[float, Field(ge=0)] | None = None
+    "With --label: g of ε̂(∅) + g (ε̂(y) − ε̂(∅)), away from images of other classes if above 1. Default 1, no guidance."
+    guidance_interval: str | None = None
+    "With --guidance: LOW,HIGH, the γ = −ln SNR with guidance; a negative LOW needs an =. Default: all."
     out: Path | None = None
     """A .png (one grid), .gif (the denoising), .npz (the exact levels) or a folder of PNGs; it must not exist.
     Default: a new grid in RUN/samples."""

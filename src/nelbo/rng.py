@@ -54,6 +54,7 @@ class Stream(IntEnum):
     EDIT = 17
     EDIT_CHOICE = 18
     CLUSTER_DROPOUT = 19
+    LABEL_DROPOUT = 20
 
 
 Words = tuple[Tensor, ...]
@@ -267,7 +268,7 @@ def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Draws:
-    """The random numbers of one batch at one step; models use them instead of a global generator.
+    """The random numbers of one batch at one step, which models use instead of a global generator, and its labels.
 
     Args:
         seed: the run's seed.
@@ -275,6 +276,7 @@ class Draws:
         indices: each example's index: its place in the whole batch in training, and in the data set in scoring.
         total: the number of examples in the whole batch, over all processes.
         device: the device of the numbers.
+        labels: the class of each example, 1 … K, 0 if unknown, int64, shape (B,), on the device; None without labels.
     """
 
     seed: int
@@ -282,6 +284,7 @@ class Draws:
     indices: Sequence[int]
     total: int
     device: torch.device
+    labels: Tensor | None = None
 
     def normal(self, stream: Stream, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
         """Standard normal noise, see :func:`normal`, shape (B, \\*shape)."""

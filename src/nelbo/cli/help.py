@@ -6,6 +6,7 @@ COMMANDS = {
 ```
 nelbo sample runs/mnist -n 100 --out digits.png
 nelbo sample runs/mnist -n 16 --sampler ancestral --out denoising.gif
+nelbo sample runs/labelled --label 7 --guidance 2
 ```
 """,
     "edit": """Edit images with a run: fill holes, upscale, vary, invert, interpolate. Prints the path of the result.

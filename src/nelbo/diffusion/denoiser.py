@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from nelbo.diffusion.known import NOTHING, Known
 from nelbo.diffusion.levels import OUTPUTS, Posterior
 from nelbo.diffusion.process import (
     noise_rate,
@@ -216,12 +217,14 @@ def chained(gammas: Tensor | None) -> Tensor:
 
 
 Conditioning = Callable[..., Tensor]
-"""(network, z, γ[, hint]) → the network's output: how the network receives γ, and a picture that comes with z."""
+"""(network, z, γ[, known]) → the network's output: how the network receives γ, and the :class:`Known`, if any."""
 
 
-def by_gamma(network: nn.Module, z: Tensor, gamma: Tensor, *hint: Tensor) -> Tensor:
-    """network(z, γ), or network(z, γ, hint) with a picture, with γ in the dtype of z, shape (B,)."""
-    output: Tensor = network(z, gamma.to(z), *hint)
+def by_gamma(network: nn.Module, z: Tensor, gamma: Tensor, known: Known = NOTHING) -> Tensor:
+    """network(z, γ[, picture][, label=y]) with what is known, and with γ in the dtype of z, shape (B,)."""
+    picture = () if known.picture is None else (known.picture,)
+    label = {} if known.label is None else {"label": known.label}
+    output: Tensor = network(z, gamma.to(z), *picture, **label)
     return output
 
 
@@ -239,13 +242,13 @@ class NetworkDenoiser:
         network: outputs ``outputs`` · C channels for images of C channels.
         prediction: the meaning of the first channels.
         extras: the meaning of the following channels, C each: names of :data:`EXTRAS`.
-        condition: how the network receives γ.
+        condition: how the network receives γ, and what is known.
 
     Attributes:
-        hint: a picture that comes with each z of a batch, shape (B, C, H, W); None for none.
+        known: what is known of each image of a batch.
     """
 
-    hint: Tensor | None = None
+    known: Known = NOTHING
 
     def __init__(
         self,
@@ -265,10 +268,10 @@ class NetworkDenoiser:
     def __call__(self, z: Tensor, gamma: Tensor) -> Denoised:
         return self.to_denoised(self.predict(z, gamma), z, gamma)
 
-    def given(self, hint: Tensor | None) -> NetworkDenoiser:
-        """The same denoiser of a batch whose z come with these pictures, shape (B, C, H, W)."""
+    def given(self, known: Known) -> NetworkDenoiser:
+        """The same denoiser of a batch of which this is known."""
         other = copy.copy(self)
-        other.hint = hint
+        other.known = known
         return other
 
     def predict(self, z: Tensor, gamma: Tensor) -> Tensor:
@@ -277,8 +280,8 @@ class NetworkDenoiser:
         Raises:
             InputError: the output has another shape.
         """
-        hint = () if self.hint is None else (self.hint,)
-        output = to_default_dtype(self.condition(self.network, z, gamma, *hint))
+        known = (self.known,) if self.known else ()
+        output = to_default_dtype(self.condition(self.network, z, gamma, *known))
         wanted = (len(z), self.outputs * z.shape[1], *z.shape[2:])
         if output.shape != wanted:
             kind = type(self.network).__name__

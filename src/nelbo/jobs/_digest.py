@@ -16,6 +16,10 @@ result: in a bound or its estimator, in the noise of a seed, in a sampler's defa
 """
 
 
+LATER: dict[str, Any] = {"labels": False, "label_dropout": None, "classes": []}
+"""Settings of [model] that older runs lack, with the values that leave the model as it was: not part of its digest."""
+
+
 def digest_of(value: Any) -> str:
     """The SHA-256 of a JSON value, whatever the order of its fields."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
@@ -30,6 +34,13 @@ def digests(run: Run, weights: str) -> dict[str, str]:
     """
     return {
         "weights_sha256": run.state["files"][WEIGHTS[weights]]["sha256"],
-        "model_sha256": digest_of(weight_settings(run.config)),
+        "model_sha256": digest_of(model_settings(run)),
         "code": f"{__version__}, revision {REVISION}",
     }
+
+
+def model_settings(run: Run) -> dict[str, Any]:
+    """The settings that the weights depend on, without those that older runs lack and that change nothing."""
+    settings = weight_settings(run.config)
+    model = {name: value for name, value in settings["model"].items() if name not in LATER or value != LATER[name]}
+    return {**settings, "model": model}

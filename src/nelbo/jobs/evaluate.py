@@ -76,7 +76,7 @@ def evaluate(run: str | Path | Run, *, options: EvaluateOptions | None = None, *
     key = key_of(run, options, space) | {
         "n": len(unseen),
         "sampling": model.inspector.describe_sampling(how),
-        "sampling_settings": how._asdict(),
+        "sampling_settings": {name: value for name, value in how._asdict().items() if hasattr(options, name)},
         **({"spacing": "best"} if options.spacing == "best" else {}),
         **digests(run, options.weights),
     }

@@ -17,6 +17,7 @@ from nelbo.data.axes import as_images
 from nelbo.data.raw import ALL, Part, Raw, named_labels
 from nelbo.errors import InputError
 from nelbo.files import atomic_write
+from nelbo.jobs.labels import labels_of
 from nelbo.jobs.resume import resume_run
 from nelbo.jobs.run import OWN_IMAGES, Run, images_config, read_data
 from nelbo.jobs.settings import Request, complete_recipe, located
@@ -50,7 +51,8 @@ def fit(
         data: a SPEC, a :class:`~nelbo.data.Dataset`, or images: integer levels as an array or tensor, shape
             (N, C, H, W), (N, H, W, C) or (N, H, W). The run stores such images, so that every command finds them. A
             tenth of them each is held out as ``val`` and ``test``, by content.
-        labels: the class of each image of an array, integers, shape (N,), stored with the images.
+        labels: the class of each image of an array, shape (N,), stored with the images: integers or names. For a model
+            with ``classes`` they are names of these, or else indices 0 … K − 1 into them.
         out: the run directory; None for ``runs/FAMILY-DATA``.
         minutes, steps: the length of the training; 10 minutes if neither is given.
         resume: whether to continue the run in ``out``; it is started if it does not exist.
@@ -68,7 +70,7 @@ def fit(
     unknown = sorted(given.keys() - TrainingOptions.model_fields.keys())
     if unknown:
         raise InputError(unknown[0], f"is not a training option ({', '.join(TrainingOptions.model_fields)})")
-    options, dataset, kept = images_of(data, labels, model.levels)
+    options, dataset, kept = images_of(data, labels, model.levels, model.classes)
     require_fitting(model, dataset)
     place = Path(out) if out is not None else None
 
@@ -81,9 +83,17 @@ def fit(
 
 
 def images_of(
-    data: str | Path | Dataset | np.ndarray | Tensor, labels: np.ndarray | Tensor | None, levels: int
+    data: str | Path | Dataset | np.ndarray | Tensor,
+    labels: np.ndarray | Tensor | None,
+    levels: int,
+    names: tuple[str, ...] = (),
 ) -> tuple[RunDataOptions, Dataset, bool]:
     """The data options of the run, the images, and whether the run must store them.
+
+    Args:
+        data, labels: as in :func:`fit`.
+        levels: of the model.
+        names: the classes of the model.
 
     Raises:
         InputError: the data are not images of the model's levels.
@@ -102,13 +112,32 @@ def images_of(
     if array.size and (int(array.min()) < 0 or int(array.max()) >= levels):
         raise InputError("data", f"has levels from {array.min()} to {array.max()}, but the model 0 … {levels - 1}")
     pixels = as_images(array.astype(np.uint8), "data", "nchw" if array.ndim == 4 and array.shape[1] <= 4 else None)
-    found, classes = (None, ()) if labels is None else named_labels(np.asarray(labels))
+    found, classes = (None, ()) if labels is None else class_labels(np.asarray(labels), names)
     raw = Raw("images", "data", {ALL: Part(pixels, found)}, classes=classes, levels=levels)
     return options, assemble(raw, "images", checked(RunDataOptions, {"levels": levels})), True
 
 
+def class_labels(values: np.ndarray, names: tuple[str, ...]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels as indices into their classes, and the names of these.
+
+    Args:
+        values: integers or names, shape (N,).
+        names: the classes of the model, into which integers that are not names are indices.
+
+    Raises:
+        InputError: an index is out of range.
+    """
+    index, found = named_labels(values)
+    if not names or set(found) <= set(names) or values.dtype.kind not in "iu":
+        return index, found
+    if int(values.min()) < 0 or int(values.max()) >= len(names):
+        wrong = values.min() if values.min() < 0 else values.max()
+        raise InputError("labels", f"has {wrong}, but the model's {len(names)} classes are 0 … {len(names) - 1}")
+    return values.astype(np.int64), names
+
+
 def require_fitting(model: GenerativeModel, dataset: Dataset) -> None:
-    """Check that the images have the model's shape and levels.
+    """Check that the images have the model's shape, levels and classes.
 
     Raises:
         InputError: they do not.
@@ -118,6 +147,7 @@ def require_fitting(model: GenerativeModel, dataset: Dataset) -> None:
         raise InputError("data", f"its images are {theirs}, but the model's are {own} (C×H×W)")
     if dataset.levels != model.levels:
         raise InputError("data", f"has {dataset.levels} levels, but the model {model.levels}; they must be equal")
+    labels_of(dataset, "train", model.classes)
 
 
 def require_loss(model: GenerativeModel, dataset: Dataset) -> None:
@@ -126,7 +156,9 @@ def require_loss(model: GenerativeModel, dataset: Dataset) -> None:
     Raises:
         InputError: it cannot; the message gives the reason.
     """
-    images, draws = dataset.for_training[0][:2].to(model.device), Draws(0, 0, range(2), 2, model.device)
+    labels = labels_of(dataset, "train", model.classes)
+    labels = None if labels is None else labels[:2].to(model.device)
+    images, draws = dataset.for_training[0][:2].to(model.device), Draws(0, 0, range(2), 2, model.device, labels)
     training, images = model.training, images.clamp(max=model.levels - 1)
     model.eval()
     try:
@@ -178,12 +210,13 @@ def begun(
 
 def keep_images(dataset: Dataset, file: Path) -> None:
     """Write the images with their splits, labels and levels, as a file that a SPEC can name."""
+    names = np.array(list(map(int if all(map(str.isdecimal, dataset.classes)) else str, dataset.classes)))
     arrays: dict[str, np.ndarray] = {"levels": np.array(dataset.levels)}
     for split in dataset.bounds:
         arrays[f"x_{split}"] = dataset.split(split).permute(0, 2, 3, 1).numpy()
         labels = dataset.split_labels(split)
         if labels is not None:
-            arrays[f"y_{split}"] = labels.numpy()
+            arrays[f"y_{split}"] = names[labels.numpy()]
     with atomic_write(file) as aside, aside.open("wb") as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
 
@@ -17,14 +18,17 @@ from nelbo.jobs.known import quality_line
 from nelbo.jobs.run import Run
 from nelbo.jobs.sharded import opened
 from nelbo.jobs.steps import sampled_steps
+from nelbo.models._diffusion_labels import drawn_classes
 from nelbo.models.base import GenerativeModel
+from nelbo.models.diffusion import Diffusion
 from nelbo.models.sampling import Frame, SampleKeywords, SampleSettings
 from nelbo.options import SampleOptions, SamplingOptions
 from nelbo.processes import join, rank
 from nelbo.report.paths import free, unused
-from nelbo.report.pictures import beside, grid, save_gif, save_images
+from nelbo.report.pictures import beside, rows_of, save_gif, save_images
 from nelbo.report.progress import bar
 from nelbo.rng import permutation
+from nelbo.streams import as_text
 from nelbo.theory.likelihoods import to_levels
 
 GIF_FRAMES = 60
@@ -65,9 +69,29 @@ def sample(
 
 
 def settings_of(options: SamplingOptions) -> SampleSettings:
-    """The sampling options as settings for a model; best steps are those of ancestral."""
-    settings = SampleSettings(**{name: getattr(options, name) for name in SampleSettings._fields})
+    """The sampling options as settings for a model; best steps are those of ancestral.
+
+    Raises:
+        InputError: an interval is not two numbers.
+    """
+    given = {name: getattr(options, name) for name in SampleSettings._fields if hasattr(options, name)}
+    if given.get("guidance_interval") is not None:
+        given["guidance_interval"] = interval_of(given["guidance_interval"])
+    settings = SampleSettings(**given)
     return settings._replace(sampler="ancestral") if options.spacing == "best" else settings
+
+
+def interval_of(text: str) -> tuple[float, float]:
+    """Two numbers from LOW,HIGH.
+
+    Raises:
+        InputError: the text has another form.
+    """
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise InputError("guidance_interval", f"{text!r} is not LOW,HIGH, two numbers such as -3,4") from None
+    return low, high
 
 
 def draw(path: str | Path, n: int, options: SampleOptions) -> tuple[Path, str, str]:
@@ -90,22 +114,62 @@ def draw(path: str | Path, n: int, options: SampleOptions) -> tuple[Path, str, s
         run.dataset.split("test")  # raises for missing images before sampling
     model = sampled_steps(run, run.model(options.weights, options.device), options, options.weights)
     how, known = model.inspector.describe_sampling(settings), quality_line(run, model)
+    classes = classes_of(model, settings, n)
     images, frames = collect(model, n, seed, settings, options.batch_size, keep_frames=out.suffix.lower() == ".gif")
     if rank():
         return out, how, known
     if frames:
-        save_gif([grid(frame, model.levels) for frame in frames], out)
+        save_gif([rows_of(by_class(frame, classes), model.levels) for frame in frames], out)
         return out, how, known
 
     def render() -> Image.Image:
-        sheet = grid(images, model.levels)
+        sheet = rows_of(by_class(images, classes), model.levels)
         if not options.real:
             return sheet
-        theirs = real_images(run.dataset, "test", n, seed)
-        return beside(grid(theirs, model.levels), "real images", sheet, f"samples of {model.family}")
+        theirs = real_rows(run.dataset, "test", n, seed, classes)
+        return beside(rows_of(theirs, model.levels), "real images", sheet, f"samples of {model.family}")
 
-    save_images(images, model.levels, out, render)
+    save_images(images, model.levels, out, render, [classes[i % len(classes)] for i in range(n)] if classes else ())
     return out, how, known
+
+
+def classes_of(model: GenerativeModel, settings: SampleSettings, n: int) -> list[str]:
+    """The classes to draw, image i of the class i mod their number; none without a label.
+
+    Raises:
+        InputError: there are fewer images than classes.
+    """
+    classes = drawn_classes(model, settings) if isinstance(model, Diffusion) else []
+    if n < len(classes):
+        raise InputError(
+            "n", f"{n} is less than the number of classes, {len(classes)}; give at least one image of each"
+        )
+    return classes
+
+
+def by_class(images: Tensor, classes: Sequence[str]) -> list[Tensor]:
+    """The images of each class; all together without classes."""
+    return [images[k :: len(classes)] for k in range(len(classes))] if classes else [images]
+
+
+def real_rows(dataset: Dataset, split: str, n: int, seed: int, classes: Sequence[str]) -> list[Tensor]:
+    """As many real images as samples of each class; without classes, n evenly from all of them.
+
+    Raises:
+        InputError: the split has no image of these classes.
+    """
+    labels = dataset.split_labels(split)
+    if not classes or labels is None:
+        return [real_images(dataset, split, n, seed)]
+    images, order = dataset.split(split), torch.from_numpy(permutation(seed, 0, len(labels)))
+    names = [as_text(dataset.classes[label]) for label in labels[order].tolist()]
+    rows = []
+    for k, name in enumerate(classes):
+        of_class = order[torch.tensor([other == name for other in names])]
+        rows.append(images[of_class[: len(range(k, n, len(classes)))]])
+    if not any(map(len, rows)):
+        raise InputError("real", f"the {split} split has no image of {', '.join(classes)}; leave it out")
+    return rows
 
 
 def real_images(dataset: Dataset, split: str, n: int, seed: int = 0) -> Tensor:

@@ -16,7 +16,7 @@ from nelbo.jobs.kept import Answer, kept
 from nelbo.jobs.profile import require_profile, write_profile
 from nelbo.jobs.run import Run, data_spec
 from nelbo.jobs.score_request import Baseline, Estimation, ScoreRequest, refuse_for_no_bound
-from nelbo.jobs.score_result import against_baseline, condition, own_measures, summarise
+from nelbo.jobs.score_result import against_baseline, condition, given_labels, own_measures, summarise
 from nelbo.jobs.sharded import opened, shared_score
 from nelbo.metrics import LikelihoodScore
 from nelbo.models.base import LikelihoodModel
@@ -79,6 +79,11 @@ def score_bound(request: ScoreRequest, model: LikelihoodModel) -> Score:
         result = replace(measure(model, images), copies=request.copies)
         found = summarise(result, model.forms[how.form]) | condition(model, images, request.run.step)
         found["warnings"] = [*found["warnings"], *result.warnings()]
+        if model.classes and request.labels is None:
+            found["warnings"] += [f"no bound of p(x|y): {request.dataset.name} has no labels of the run's classes"]
+        if request.labels is not None:
+            labelled = measure(model, images, " given their labels", labels=request.labels)
+            found["given_labels"] = given_labels(result, labelled)
         if baseline is not None:
             other = measure(baseline.model, images, " with the baseline")
             found["baseline"] = against_baseline(result, other)
@@ -95,7 +100,12 @@ def score_bound(request: ScoreRequest, model: LikelihoodModel) -> Score:
 
 
 def estimates(
-    request: ScoreRequest, how: Estimation, model: LikelihoodModel, images: Tensor, label: str = ""
+    request: ScoreRequest,
+    how: Estimation,
+    model: LikelihoodModel,
+    images: Tensor,
+    title: str = "",
+    labels: Tensor | None = None,
 ) -> LikelihoodScore:
     """The estimates of the bound of these images, in nats.
 
@@ -104,16 +114,18 @@ def estimates(
         how: the form, and the number of evaluations.
         model: the run's or the baseline's.
         images: integer levels, shape (n, C, H, W).
-        label: names the images in the progress bar.
+        title: the end of the progress bar's title.
+        labels: y of each image, for the bound of p(x|y); None for p(x).
     """
     return shared_score(
         model,
         images,
-        f"scoring {len(images):,} images{label}",
+        f"scoring {len(images):,} images{title}",
         how.replicates,
         seed=request.options.seed,
         timesteps=how.timesteps,
         batch=request.batch,
         form=how.form,
         k=how.k or 1,
+        labels=labels,
     )

@@ -12,6 +12,7 @@ from nelbo.data import Dataset
 from nelbo.errors import InputError, nearest
 from nelbo.jobs._digest import digests
 from nelbo.jobs.chosen_data import chosen_data
+from nelbo.jobs.labels import known_labels, labels_sha256
 from nelbo.jobs.run import Run
 from nelbo.jobs.sharded import opened
 from nelbo.jobs.steps import asked_steps
@@ -83,6 +84,12 @@ class ScoreRequest:
         """The index of each image's distinct image, shape (n,)."""
         return self.dataset.copies(self.options.split)[: self.options.limit]
 
+    @cached_property
+    def labels(self) -> Tensor | None:
+        """y of each image, 1 … K, int64, shape (n,), for a model with classes, if the data have these classes."""
+        labels = known_labels(self.dataset, self.options.split, self.model.classes)
+        return None if labels is None else labels[: self.options.limit]
+
     @property
     def batch(self) -> int:
         """Images per batch."""
@@ -104,6 +111,7 @@ class ScoreRequest:
             **digests(self.run, self.options.weights),
             "levels": self.dataset.levels,
             "dims": self.model.dims,
+            **({} if self.labels is None else {"labels_sha256": labels_sha256(self.labels)}),
         }
 
 

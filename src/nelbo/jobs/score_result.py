@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
@@ -10,7 +11,8 @@ from nelbo.jobs.sharded import shared_measures
 from nelbo.metrics import LikelihoodScore, stderr_of_mean
 from nelbo.models.base import GenerativeModel
 from nelbo.models.forms import Estimator
-from nelbo.report.results import Difference, Measure, Term
+from nelbo.report.results import Difference, GivenLabels, Measure, Term
+from nelbo.units import bits_per_dim
 
 AT_LEAST = "_at_least"
 """Suffix of the name of a lower bound of a divergence, which is never negative."""
@@ -18,15 +20,11 @@ AT_LEAST = "_at_least"
 
 def summarise(result: LikelihoodScore, form: Estimator) -> dict[str, Any]:
     """The fields of a score from its estimates; each extra is a field with its own name."""
-
-    def term(name: str) -> Term:
-        return Term(nats=result.nats(name), bits_per_dim=result.bits(name), stderr=result.stderr(name))
-
     return {
         "kind": form.kind,
         **({} if form.why is None else {"why": form.why}),
-        "terms": {name: term(name) for name in result.terms},
-        **{name: term(name) for name in result.extras},
+        "terms": terms_of(result, result.terms),
+        **terms_of(result, result.extras),
         "nats": result.nats(),
         "bits_per_dim": result.bits(),
         "stderr_mc": result.stderr_mc(),
@@ -34,6 +32,30 @@ def summarise(result: LikelihoodScore, form: Estimator) -> dict[str, Any]:
         "stderr": result.stderr(),
         "evaluations": result.evaluations,
     }
+
+
+def terms_of(result: LikelihoodScore, names: Iterable[str]) -> dict[str, Term]:
+    """Terms or extras by name, each with its error."""
+    return {n: Term(nats=result.nats(n), bits_per_dim=result.bits(n), stderr=result.stderr(n)) for n in names}
+
+
+def given_labels(result: LikelihoodScore, labelled: LikelihoodScore) -> GivenLabels:
+    """The bound of p(x|y), and what the label saves, bound of p(x) − bound of p(x|y), paired by image and noise.
+
+    Args:
+        result: of p(x).
+        labelled: of p(x|y), of the same images with the same noise.
+    """
+    saved = result.minus(labelled)
+    return GivenLabels(
+        terms=terms_of(labelled, labelled.terms),
+        bits_per_dim=labelled.bits(),
+        saved=saved.bits(),
+        saved_bits=bits_per_dim(saved.nats(), 1),
+        stderr_mc=saved.stderr_mc(),
+        stderr_data=saved.stderr_data(),
+        stderr=saved.stderr(),
+    )
 
 
 def own_measures(model: GenerativeModel, images: Tensor, copies: Tensor) -> dict[str, Any]:

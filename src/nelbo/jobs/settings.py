@@ -12,7 +12,9 @@ from nelbo.config.files import RunConfig, merged, read_user_config, versions
 from nelbo.data import Dataset
 from nelbo.errors import InputError
 from nelbo.jobs.journal import summary_writer
+from nelbo.jobs.labels import require_labels
 from nelbo.jobs.run import images_config, is_place, read_data
+from nelbo.nn import UNetOptions
 from nelbo.options import FamilyOptions, RunDataOptions, TrainingOptions
 from nelbo.processes import shares_asked
 from nelbo.streams import as_text
@@ -56,6 +58,7 @@ def resolve(request: Request) -> tuple[RunConfig, Dataset]:
         in_file["data"] = {k: v for k, v in in_file["data"].items() if k != "split_by"}
     data = located(merged(RunDataOptions, "data", request.data, in_file["data"], request.config))
     dataset = read_data(data)
+    options = with_classes(options, dataset)
     config = RunConfig(
         family=family,
         data=data,
@@ -66,6 +69,20 @@ def resolve(request: Request) -> tuple[RunConfig, Dataset]:
         machine=conditions(training),
     )
     return config, dataset
+
+
+def with_classes(options: FamilyOptions, dataset: Dataset) -> FamilyOptions:
+    """The settings of a model, with the names of the data's classes if it learns labels, and without any if not.
+
+    Raises:
+        InputError: the data have no labels.
+    """
+    if not isinstance(options, UNetOptions):
+        return options
+    if not options.labels:
+        return options.model_copy(update={"classes": ()})
+    require_labels(dataset)
+    return options.model_copy(update={"classes": tuple(map(as_text, dataset.classes))})
 
 
 def located(data: RunDataOptions) -> RunDataOptions:

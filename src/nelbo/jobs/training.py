@@ -19,6 +19,7 @@ from nelbo.data.symmetry import mirror_note
 from nelbo.errors import InputError
 from nelbo.files import sole
 from nelbo.jobs.journal import Journal
+from nelbo.jobs.labels import labels_of
 from nelbo.jobs.monitor import Monitor
 from nelbo.jobs.run import build_model, own_images, read_data
 from nelbo.models.base import GenerativeModel
@@ -102,6 +103,7 @@ def run_training(work: Work, team: Team) -> None:
     keep_memory()
     device = training_device(config.training)
     images, grey_levels = dataset.for_training
+    labels = labels_of(dataset, "train", model.classes)
     with ExitStack() as stack:
         stack.enter_context(training_dtypes(device, config.training.precision))
         if not (config.training.shard and team.count > 1):  # shares go to the device as they are made
@@ -112,7 +114,10 @@ def run_training(work: Work, team: Team) -> None:
         if checkpoint is None:
             with console().status("looking at the training images"):
                 model.recipe.prepare(images, grey_levels or model.levels, config.training.seed)
-        trainer = Trainer(model, images, config.training, path, grey_levels, team, weight_settings(config))
+                if labels is not None:
+                    model.recipe.prepare_labels(images, grey_levels or model.levels, labels)
+        settings = weight_settings(config)
+        trainer = Trainer(model, images, config.training, path, grey_levels, team, settings, labels=labels)
         if checkpoint is not None:
             trainer.restore(checkpoint, folder or path)
         if not team.main:

@@ -161,6 +161,7 @@ def score_likelihood(
     form: str | None = None,
     k: int = 8,
     rows: range | None = None,
+    labels: Tensor | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> LikelihoodScore:
     """Estimate the bound of every image. The noise of image i does not depend on the batch or on the other images.
@@ -175,6 +176,7 @@ def score_likelihood(
         form: a name of ``model.forms``; None for the first.
         k: samples in one logarithm of the importance-weighted form.
         rows: the rows of the images to score, with the same noise as in a score of all images; None for all.
+        labels: y of each image, 1 … K, 0 if unknown, int64, shape (n,), for the bound of p(x|y); None for p(x).
         progress: called with the number of estimates done, of n · R.
 
     Returns:
@@ -197,7 +199,8 @@ def score_likelihood(
         for first in range(rows.start, rows.stop, batch):
             indices = range(first, min(first + batch, rows.stop))
             x = images[indices.start : indices.stop].to(model.device)
-            bound = written.estimate(x, Draws(seed, replicate, indices, len(images), model.device), count)
+            y = None if labels is None else labels[indices.start : indices.stop].to(model.device)
+            bound = written.estimate(x, Draws(seed, replicate, indices, len(images), model.device, y), count)
             parts[-1].append(Bound(_kept(bound.terms), _kept(bound.extras), bound.evaluations))
             progress(replicate * len(rows) + indices.stop - rows.start)
     model.train(was_training)

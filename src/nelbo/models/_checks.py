@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nelbo.errors import InputError
+from nelbo.errors import InputError, nearest
 from nelbo.theory.likelihoods import float_levels, to_default_dtype
 
 if TYPE_CHECKING:
@@ -24,6 +25,13 @@ class Imaged(Protocol):
 
     shape: tuple[int, int, int]
     levels: int
+    family: str
+
+
+class Labelled(Protocol):
+    """A model with the names of its classes."""
+
+    classes: tuple[str, ...]
     family: str
 
 
@@ -80,6 +88,28 @@ def fits(model: Imaged, shape: tuple[int, ...], where: str) -> None:
     elif shape[:1] == (0,):
         fix = "; it contains no image"
     raise InputError(where, f"has shape {shape}, but this {model.family} takes (n, {channels}, {height}, {width}){fix}")
+
+
+def checked_labels(model: Labelled, labels: Sequence[str], n: int) -> Tensor:
+    """The labels of n images as 1 … K, int64, shape (n,).
+
+    Args:
+        model: the model that will use them.
+        labels: the name of each image's class.
+        n: the number of images.
+
+    Raises:
+        InputError: the model has no such class, or there are not n labels.
+    """
+    if not model.classes:
+        raise InputError("labels", f"this {model.family} was trained without labels; leave it out")
+    if isinstance(labels, str) or len(labels) != n:
+        count = f"{labels!r}" if isinstance(labels, str) else f"{len(labels)} labels"
+        raise InputError("labels", f"is {count}, but there are {n} images; give the name of the class of each")
+    for name in labels:
+        if name not in model.classes:
+            raise InputError("labels", f"{name!r} is not one of the classes{nearest(str(name), model.classes)}")
+    return torch.tensor([model.classes.index(name) + 1 for name in labels], dtype=torch.int64)
 
 
 def checked_output(part: str, output: Tensor, shape: tuple[int, ...]) -> Tensor:

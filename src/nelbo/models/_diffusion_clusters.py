@@ -10,6 +10,9 @@ c. So what is global about an image is a choice between examples, which a networ
 cannot learn to make step by step (as clusters do for GANs: Liu et al. 2020; Casanova et al. 2021; and for diffusion:
 Hu et al. 2023). In training one image in ten comes without m_c, so that the same network also denoises given z alone;
 this is what editing uses.
+
+With labels y the model is also p(x|y) = Σ_c P(c|y) p(x|c, y), whose bound has −ln P(c(x)|y). In training an image
+without m_c also comes without its label; of the others the fraction ``label_dropout`` does.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from nelbo.diffusion.known import Known
 from nelbo.rng import Draws, Stream, uniform
 from nelbo.theory.bound import Bound
 from nelbo.theory.likelihoods import to_unit
@@ -33,52 +37,62 @@ HIDDEN = 0.1
 """The fraction of training images whose cluster the network does not see."""
 
 
-def given(model: Diffusion, hint: Tensor | None) -> Diffusion:
-    """The same model of a batch whose images come with these pictures.
-
-    Args:
-        model: the model.
-        hint: m_c of each image, shape (B, C, H, W); None leaves the model as it is.
-    """
-    if hint is None:
+def given(model: Diffusion, known: Known) -> Diffusion:
+    """The same model of a batch of which this is known."""
+    if not known:
         return model
     other = copy.copy(model)
-    other.denoiser = model.denoiser.given(hint)
+    other.denoiser = model.denoiser.given(known)
     return other
 
 
-def shown_clusters(model: Diffusion, x: Tensor) -> Diffusion:
-    """p(x|c(x)), or the model itself if it has no clusters, or its batch already has pictures.
+def shown_clusters(model: Diffusion, x: Tensor, labels: Tensor | None = None) -> Diffusion:
+    """p(x|c(x), y), without c if the model has no clusters, and without y if there are no labels.
 
     Args:
         model: the model.
         x: integer levels, shape (B, C, H, W), on the model's device.
+        labels: y of each image, 1 … K, 0 if unknown, int64, shape (B,); None if all are unknown.
     """
-    if model.clusters is None or model.denoiser.hint is not None:
-        return model
-    return given(model, model.clusters.picture(model.clusters(to_unit(x, model.levels))))
+    if model.clusters is None:
+        return given(model, Known(label=labels))
+    return given(model, Known(model.clusters.picture(model.clusters(to_unit(x, model.levels))), labels))
 
 
 def shown_most_clusters(model: Diffusion, x: Tensor, draws: Draws) -> Diffusion:
-    """As :func:`shown_clusters`, but for training: a random tenth of the images comes with zeros."""
-    told = shown_clusters(model, x)
-    if told.denoiser.hint is None:
-        return told
-    seen = draws.uniform(Stream.CLUSTER_DROPOUT) >= HIDDEN
-    return given(model, told.denoiser.hint * seen.to(told.denoiser.hint).reshape(-1, 1, 1, 1))
+    """As :func:`shown_clusters` with the labels of ``draws``, but for training: a random part of the images hides them.
+
+    A tenth hides both; of the others, the fraction ``label_dropout`` hides the label.
+    """
+    known = shown_clusters(model, x, draws.labels).denoiser.known
+    if known.picture is not None:
+        hidden = draws.uniform(Stream.CLUSTER_DROPOUT) < HIDDEN
+        known = known.without_pictures(hidden).without_labels(hidden)
+    if known.label is not None:
+        known = known.without_labels(draws.uniform(Stream.LABEL_DROPOUT) < model.label_dropout)
+    return given(model, known)
 
 
-def shown_drawn_clusters(model: Diffusion, indices: Sequence[int], seed: int) -> Diffusion:
-    """p(x|c), with c of each index drawn from P(c)."""
+def shown_drawn_clusters(
+    model: Diffusion, indices: Sequence[int], seed: int, labels: Tensor | None = None
+) -> Diffusion:
+    """p(x|c, y), with c of each index drawn from P(c|y), and without y if there are no labels."""
     if model.clusters is None:
-        return model
+        return given(model, Known(label=labels))
     u = uniform(seed, Stream.SAMPLE_CLUSTER, 0, indices, device=model.device)
-    return given(model, model.clusters.picture(model.clusters.drawn(u)))
+    return given(model, Known(model.clusters.picture(model.clusters.drawn(u, labels)), labels))
 
 
-def with_cluster_term(model: Diffusion, x: Tensor, bound: Bound) -> Bound:
-    """The bound of p(x|c(x)), and the term −ln P(c(x)), in nats, if there is more than one cluster to choose from."""
+def with_cluster_term(model: Diffusion, x: Tensor, bound: Bound, labels: Tensor | None = None) -> Bound:
+    """The bound of p(x|c(x), y), and the term −ln P(c(x)|y), in nats, if there is more than one cluster to choose from.
+
+    Args:
+        model: the model.
+        x: integer levels, shape (B, C, H, W).
+        bound: of p(x|c(x), y).
+        labels: y of each image, as in :func:`shown_clusters`.
+    """
     if model.clusters is None or int(torch.count_nonzero(model.clusters.shares)) < 2:
         return bound
-    cost = model.clusters.cost(model.clusters(to_unit(x, model.levels)))
+    cost = model.clusters.cost(model.clusters(to_unit(x, model.levels)), labels)
     return replace(bound, terms={**bound.terms, "cluster": cost})

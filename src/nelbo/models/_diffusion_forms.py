@@ -42,18 +42,18 @@ def bound_of(model: Diffusion, uniform: bool = True) -> ChainBound | ContinuousB
 
 
 def diffusion_forms(model: Diffusion) -> Forms:
-    """The forms of the bound; with clusters, of the bound of p(x|c(x)), with the term −ln P(c(x))."""
+    """The forms of the bound; with clusters, that of p(x|c(x)) and the term −ln P(c(x)); all given y, if known."""
     forms = plain_forms(model)
-    if model.clusters is None:
+    if model.clusters is None and not model.classes:
         return forms
-    named = {name: form._replace(estimate=partial(by_cluster, model, name)) for name, form in forms.items()}
+    named = {name: form._replace(estimate=partial(by_known, model, name)) for name, form in forms.items()}
     return replace(forms, estimators=named)
 
 
-def by_cluster(model: Diffusion, name: str, x: Tensor, draws: Draws, count: int) -> Bound:
-    """One estimate in the form ``name`` of −ln P(c(x)) and of the bound of p(x|c(x))."""
-    told = plain_forms(shown_clusters(model, x))
-    return with_cluster_term(model, x, told[name].estimate(x, draws, count))
+def by_known(model: Diffusion, name: str, x: Tensor, draws: Draws, count: int) -> Bound:
+    """One estimate in the form ``name`` of −ln P(c(x)|y) and the bound of p(x|c(x), y), with y the labels of draws."""
+    told = plain_forms(shown_clusters(model, x, draws.labels))
+    return with_cluster_term(model, x, told[name].estimate(x, draws, count), draws.labels)
 
 
 def plain_forms(model: Diffusion) -> Forms:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nelbo.diffusion.denoiser import Denoised
+from nelbo.diffusion.known import Rows
 from nelbo.diffusion.process import diffuse, on_device, prior_term
 from nelbo.diffusion.schedules import Curve, LearnedGamma, split_gradient
 from nelbo.diffusion.variances import squared_error
@@ -25,9 +26,6 @@ CHAIN_DECODER_SHARE, DECODER_SHARE = 16, 32
 """Every n-th image trains the decoder: n for a chain whose objective is not the bound, and n in continuous time."""
 VARIANCE_WEIGHT = 0.001
 """λ, the weight of the bound's term that trains a learned reverse variance with another objective."""
-
-
-Rows = slice | list[int] | Tensor
 
 
 def decoder_subset(draws: Draws, share: int) -> slice | list[int]:
@@ -123,8 +121,8 @@ def continuous_loss(model: Diffusion, x: Tensor, draws: Draws) -> Tensor:
     subset = decoder_subset(draws, DECODER_SHARE) if learned or model.decoder.learned else slice(0)
     gamma_0 = ends[0].expand(len(x[subset]))
     z, z_0 = diffuse(x_0, gamma, eps), diffuse(x_0[subset], gamma_0, eps[subset])
-    hint = model.denoiser.hint
-    denoiser = model.denoiser.given(None if hint is None else torch.cat([hint, hint[subset]]))
+    known = model.denoiser.known
+    denoiser = model.denoiser.given(known.followed_by(known.rows(subset)))
     output = denoiser.predict(torch.cat([z, z_0]), torch.cat([gamma, gamma_0]))
     output, at_0 = torch.split(output, [len(z), len(z_0)])
     denoised = model.denoiser.to_denoised(output, z, gamma)

@@ -28,7 +28,7 @@ from nelbo.models._diffusion_clusters import shown_clusters, shown_drawn_cluster
 from nelbo.models._sampling import walk
 from nelbo.models.base import GenerativeModel
 from nelbo.models.diffusion import Diffusion
-from nelbo.models.inspector import Inspector
+from nelbo.models.inspector import Inspector, require_unlabelled
 from nelbo.models.recipe import ParamGroup, Recipe
 from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.options import Options
@@ -177,6 +177,7 @@ class DistilledInspector(Inspector):
         for option in ("sampler", "eta", "temperature"):
             if getattr(settings, option) is not None:
                 raise InputError(option, f"the run was distilled to its own {steps} steps; leave it out")
+        require_unlabelled(f"a {self.model.family} run", settings)
         clipped = ", x̂_0 clipped to [−1, 1]" if settings.clip else ""
         return f"distilled, {steps} step{'s' * (steps > 1)}{clipped}"
 

@@ -13,7 +13,7 @@ from typing import Any, Self, Unpack
 import torch
 from torch import Tensor, nn
 
-from nelbo.models._checks import Images, checked_images, checked_int, checked_seed, require_sampling
+from nelbo.models._checks import Images, checked_images, checked_int, checked_labels, checked_seed, require_sampling
 from nelbo.models.forms import Forms
 from nelbo.models.inspector import Inspector
 from nelbo.models.recipe import Recipe
@@ -33,6 +33,7 @@ class GenerativeModel(nn.Module, ABC):
 
     Attributes:
         dims: D = C·H·W, the number of data dimensions.
+        classes: the names of the K classes, if the model also has p(x|y) and its loss uses ``draws.labels``; else ().
         gather_batch: rows of this process's images → rows of the whole batch. The trainer sets it if several processes
             share a batch; a loss that depends on the whole batch calls it.
     """
@@ -59,6 +60,7 @@ class GenerativeModel(nn.Module, ABC):
         self.shape = shape
         self.levels = levels
         self.dims = math.prod(shape)
+        self.classes: tuple[str, ...] = ()
         self.gather_batch: Callable[[Tensor], Tensor] = same_rows
 
     @property
@@ -160,8 +162,9 @@ class LikelihoodModel(GenerativeModel):
         replicates: int = 1,
         form: str | None = None,
         k: int = 8,
+        labels: Sequence[str] | None = None,
     ) -> Bound:
-        """The negative ELBO of each image, term by term, in nats: −ln p(x) ≤ E[total].
+        """The negative ELBO of each image, term by term, in nats: −ln p(x) ≤ E[total], or −ln p(x|y) with labels.
 
         Args:
             x: integer levels 0 … L−1, shape (B, C, H, W), B ≥ 1, as a tensor or a NumPy array.
@@ -170,20 +173,22 @@ class LikelihoodModel(GenerativeModel):
             replicates: the number of independent estimates to average.
             form: a name of :attr:`forms`; None for the first.
             k: samples (for diffusion, trajectories) in one logarithm of the importance-weighted form.
+            labels: y of each image, the names of its class among :attr:`classes`, B of them; None for p(x).
 
         Returns:
             The terms, extras and network evaluations, each image's averaged over the replicates, shape (B,).
 
         Raises:
-            InputError: x is not such images, a number is out of range, or the model does not have the form.
+            InputError: x is not such images, a number is out of range, or the model does not have the form or a class.
         """
         x, forms = checked_images(self, x, "x"), self.forms
+        y = None if labels is None else checked_labels(self, labels, len(x)).to(self.device)
         estimator = forms.named(form)
         count = forms.count(estimator, timesteps, k)
         checked_seed(seed)
         checked_int("replicates", replicates, 1)
         runs = [
-            estimator.estimate(x.to(self.device), Draws(seed, r, range(len(x)), len(x), self.device), count)
+            estimator.estimate(x.to(self.device), Draws(seed, r, range(len(x)), len(x), self.device, y), count)
             for r in range(replicates)
         ]
         return Bound(

@@ -13,11 +13,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from nelbo.diffusion.denoiser import Conditioning
+from nelbo.diffusion.known import NOTHING, Known
 from nelbo.diffusion.process import on_device
 from nelbo.diffusion.schedules import BetaTable, Schedule, as_schedule, chain_of
 from nelbo.errors import InputError
 from nelbo.models.diffusion import Diffusion
 from nelbo.nn import UNetOptions
+from nelbo.nn.unet import LABEL_DROPOUT
 from nelbo.nn.unet2d import UNet2D, UNet2DOptions
 from nelbo.options import IN_FILES, Shape
 
@@ -82,6 +84,8 @@ class DDPM(Diffusion):
             timesteps=options.timesteps,
             reverse_variance=options.reverse_variance,
             clusters=options.clusters or 0,
+            classes=options.classes,
+            label_dropout=options.label_dropout or LABEL_DROPOUT,
             condition=by_step(chain_of(schedule.grid(options.timesteps)), options.unet2d is not None),
             **parts,
         )
@@ -98,10 +102,11 @@ def by_step(gammas: Tensor, from_zero: bool) -> Conditioning:
     """
     T = len(gammas) - 1
 
-    def condition(network: nn.Module, z: Tensor, gamma: Tensor, hint: Tensor | None = None) -> Tensor:
+    def condition(network: nn.Module, z: Tensor, gamma: Tensor, known: Known = NOTHING) -> Tensor:
         t = step_of(on_device(gammas, gamma.device), gamma.double())
-        known = {} if hint is None else {"hint": hint}
-        output: Tensor = network(z, (t - 1 if from_zero else t / T).to(torch.get_default_dtype()), **known)
+        parts = {"hint": known.picture, "label": known.label}
+        told = {name: part for name, part in parts.items() if part is not None}
+        output: Tensor = network(z, (t - 1 if from_zero else t / T).to(torch.get_default_dtype()), **told)
         return output
 
     return condition
@@ -137,10 +142,12 @@ def require_network(options: DDPMOptions, channels: int) -> None:
     theirs = options.unet2d
     if theirs is None:
         if options.label is not None:
-            raise InputError("label", "nelbo's own network has no classes; leave it out")
+            raise InputError("label", "is of diffusers' network; to learn p(x|y), add `labels` instead")
         return
     if options.clusters:
         raise InputError("clusters", "diffusers' network sees none; leave it out")
+    if options.labels:
+        raise InputError("labels", "diffusers' network has its own classes, see `label`; leave it out")
     needed = {"in_channels": channels, "out_channels": options.outputs * channels}
     for name, count in needed.items():
         if getattr(theirs, name) != count:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from nelbo.check import checked
 from nelbo.diffusion.decoders import DECODERS
 from nelbo.diffusion.denoiser import PREDICTIONS, Conditioning, LevelLaw, NetworkDenoiser, by_gamma
+from nelbo.diffusion.known import NOTHING, Known
 from nelbo.diffusion.named import in_words
 from nelbo.diffusion.objectives import OBJECTIVES, Objective, as_objective
 from nelbo.diffusion.objectives import Bound as BoundObjective
@@ -26,9 +27,10 @@ from nelbo.diffusion.timeline import Timeline
 from nelbo.diffusion.timesteps import LossProfile
 from nelbo.diffusion.variances import VARIANCES, LearnedMoments
 from nelbo.errors import InputError, nearest
-from nelbo.models._diffusion_clusters import shown_drawn_clusters, shown_most_clusters
+from nelbo.models._diffusion_clusters import shown_most_clusters
 from nelbo.models._diffusion_forms import diffusion_forms
 from nelbo.models._diffusion_inspector import DiffusionInspector, DiffusionRecipe
+from nelbo.models._diffusion_labels import checked_classes, drawn_model
 from nelbo.models._diffusion_loss import chain_loss, continuous_loss
 from nelbo.models._sampling import make_sampler, walk
 from nelbo.models.base import LikelihoodModel
@@ -37,6 +39,7 @@ from nelbo.models.recipe import full_name
 from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.nn import UNetOptions
 from nelbo.nn.clusters import Clusters
+from nelbo.nn.unet import LABEL_DROPOUT
 from nelbo.options import Shape
 from nelbo.rng import Draws
 
@@ -72,9 +75,9 @@ class DiffusionOptions(UNetOptions):
         return (LevelLaw.outputs if self.predict == "levels" else 1) + extras
 
 
-def by_time_and_gamma(network: nn.Module, z: Tensor, gamma: Tensor, hint: Tensor | None = None) -> Tensor:
+def by_time_and_gamma(network: nn.Module, z: Tensor, gamma: Tensor, known: Known = NOTHING) -> Tensor:
     """nelbo's own network, with γ scaled to [0, 1] as its time and γ for its Fourier features."""
-    output: Tensor = network(z, ((gamma + 20.0) / 40.0).to(z.dtype), gamma, hint)
+    output: Tensor = network(z, ((gamma + 20.0) / 40.0).to(z.dtype), gamma, known.picture, known.label)
     return output
 
 
@@ -96,7 +99,12 @@ class Diffusion(LikelihoodModel):
         clusters: the largest number K of clusters of training images, which makes the model
             :mod:`nelbo.models._diffusion_clusters`; the network is then also called as network(z, γ, m), with m the
             mean image of a cluster, of z's shape. 0 for none.
-        condition: (network, z, γ[, m]) → the network's output, for a network with another signature.
+        classes: the names of the K classes of the images' labels, which makes the model p(x|y) and p(x); the network is
+            then called as network(z, γ[, m], label=y), with y int64 of shape (B,): 1 … K, or 0 if unknown, and without
+            ``label`` if all are unknown, which must have the output of zeros.
+        label_dropout: the fraction of training images whose label is hidden.
+        condition: (network, z, γ[, known]) → the network's output, for a network with another signature, with a
+            :class:`~nelbo.diffusion.known.Known` where anything is known.
 
     Raises:
         InputError: the parts do not fit together, or the schedule does not allow this T.
@@ -117,6 +125,8 @@ class Diffusion(LikelihoodModel):
         timesteps: int | None = None,
         reverse_variance: str = "beta_tilde",
         clusters: int = 0,
+        classes: Sequence[str] = (),
+        label_dropout: float = LABEL_DROPOUT,
         condition: Conditioning = by_gamma,
     ) -> None:
         super().__init__(shape, levels)
@@ -136,6 +146,9 @@ class Diffusion(LikelihoodModel):
         settings: dict[str, object] = {"predict": predict, "decoder": decoder, "reverse_variance": reverse_variance}
         settings |= {"timesteps": timesteps or 0, "schedule": by_name or FROM_PYTHON, "clusters": clusters}
         settings["objective"] = in_words(self.objective, OBJECTIVES) or FROM_PYTHON
+        self.classes, self.label_dropout = checked_classes(classes), label_dropout
+        if classes:
+            settings |= {"labels": True, "classes": self.classes, "label_dropout": label_dropout}
         self.options: UNetOptions = checked(DiffusionOptions, settings)
         given: dict[str, object] = {"network": network} if condition is by_gamma else {}
         given |= {"schedule": schedule} if by_name is None else {}
@@ -153,7 +166,7 @@ class Diffusion(LikelihoodModel):
             )
             self.register_load_state_dict_pre_hook(require_same_schedule)  # type: ignore[no-untyped-call]
         self.every_decoder = 0.0
-        self.clusters = Clusters(shape, clusters) if clusters else None
+        self.clusters = Clusters(shape, clusters, len(self.classes)) if clusters else None
         self.network = network
         self.decoder = DECODERS[decoder](levels, predict == "levels")
         extras = [*self.decoder.extras, *["fraction"] * (reverse_variance == "learned")]
@@ -177,6 +190,8 @@ class Diffusion(LikelihoodModel):
             timesteps=options.timesteps or None,
             reverse_variance=options.reverse_variance,
             clusters=options.clusters or 0,
+            classes=options.classes,
+            label_dropout=options.label_dropout or LABEL_DROPOUT,
             condition=condition,
             **{"schedule": options.schedule, "objective": options.objective, **parts},
         )
@@ -196,7 +211,7 @@ class Diffusion(LikelihoodModel):
         return diffusion_forms(self)
 
     def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
-        told = shown_drawn_clusters(self, indices, seed)
+        told = drawn_model(self, indices, seed, settings)
         return walk(told, *make_sampler(told, settings), indices, seed, settings.clip)
 
     @property

@@ -79,7 +79,7 @@ class Inspector:
 
 
 def require_one_step(family: str, settings: SampleSettings) -> None:
-    """Refuse settings that only a multistep sampler uses.
+    """Refuse settings that only a multistep sampler, or a model of labels, uses.
 
     Raises:
         InputError: such a setting is given.
@@ -87,3 +87,15 @@ def require_one_step(family: str, settings: SampleSettings) -> None:
     for option, value in (("sampler", settings.sampler), ("steps", settings.steps), ("eta", settings.eta)):
         if value is not None:
             raise InputError(option, f"{family} samples in one step; leave it out")
+    require_unlabelled(family, settings)
+
+
+def require_unlabelled(family: str, settings: SampleSettings) -> None:
+    """Refuse settings that only a model of labels uses.
+
+    Raises:
+        InputError: such a setting is given.
+    """
+    for option in ("label", "guidance", "guidance_interval"):
+        if getattr(settings, option) is not None:
+            raise InputError(option, f"{family} does not draw by labels; leave it out")

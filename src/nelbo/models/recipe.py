@@ -75,6 +75,14 @@ class Recipe:
             seed: the seed of the run.
         """
 
+    def prepare_labels(self, images: Tensor, levels: int, labels: Tensor) -> None:
+        """Learn from the training images and their labels, after :meth:`prepare`; by default nothing.
+
+        Args:
+            images, levels: as in :meth:`prepare`.
+            labels: y of each image, 1 … K, 0 if unknown, int64, shape (N,).
+        """
+
 
 class Described(Protocol):
     """A model with its settings, and the names of its parts from Python."""

@@ -18,6 +18,10 @@ class SampleSettings(NamedTuple):
         eta: η of ``ddim``, from 0 (deterministic) to 1 (ancestral, the default).
         clip: whether to clamp x̂_0 to [−1, 1] while sampling.
         temperature: standard deviation of latents from a prior, relative to the prior's own.
+        label: the class of the images: a name, names separated by commas or in a sequence, or ``all``; image i is of
+            the class i mod their number. None for p(x).
+        guidance: g of ε̂ = ε̂(∅) + g (ε̂(y) − ε̂(∅)); None for none.
+        guidance_interval: (low, high), the γ = −ln SNR with guidance; None for all.
     """
 
     sampler: str | Sampler | None = None
@@ -25,6 +29,9 @@ class SampleSettings(NamedTuple):
     eta: float | None = None
     clip: bool = True
     temperature: float | None = None
+    label: str | tuple[str, ...] | None = None
+    guidance: float | None = None
+    guidance_interval: tuple[float, float] | None = None
 
 
 class SampleKeywords(TypedDict, total=False):
@@ -35,6 +42,9 @@ class SampleKeywords(TypedDict, total=False):
     eta: float | None
     clip: bool
     temperature: float | None
+    label: str | tuple[str, ...] | None
+    guidance: float | None
+    guidance_interval: tuple[float, float] | None
 
 
 class Frame(NamedTuple):

@@ -23,21 +23,32 @@ class Clusters(nn.Module):
     Lloyd's algorithm (k-means) computes the centres, starting from K images. Before it, every image is in cluster 0.
     Written by hand because the images stay on the model's device.
 
+    With labels it also learns P(c|y), with n_cy of the n_y images of class y in cluster c:
+
+        P(c|y) = (n_cy + P(c))/(n_y + 1)
+
+    so that every cluster that has images can occur with every class (a Dirichlet prior of weight 1, with mean P(c)).
+
     Args:
         shape: (C, H, W) of the images.
         count: the largest K.
+        classes: the number of classes of labels; 0 for none.
     """
 
     centres: Tensor
     shares: Tensor
+    shares_by_label: Tensor
+    """P(c|y), float64, shape (1 + classes, K); in row 0, where y is unknown, P(c)."""
 
-    def __init__(self, shape: tuple[int, int, int], count: int) -> None:
+    def __init__(self, shape: tuple[int, int, int], count: int, classes: int = 0) -> None:
         super().__init__()
         channels, height, width = self.shape = shape
         self.square = -(-max(height, width) // LOOK)
         size = channels * -(-height // self.square) * -(-width // self.square)
         self.register_buffer("centres", torch.zeros(count, size))
         self.register_buffer("shares", F.one_hot(torch.tensor(0), count).double())
+        if classes:
+            self.register_buffer("shares_by_label", self.shares.repeat(1 + classes, 1))
 
     def __len__(self) -> int:
         return len(self.shares)
@@ -63,14 +74,27 @@ class Clusters(nn.Module):
         fine = squares.repeat_interleave(self.square, 2).repeat_interleave(self.square, 3)
         return fine[..., :height, :width]
 
-    def cost(self, cluster: Tensor) -> Tensor:
-        """−ln P(c) in nats, float64, shape (B,), with P(c) the share of the training images in cluster c."""
-        return -self.shares[cluster].log()
+    def cost(self, cluster: Tensor, label: Tensor | None = None) -> Tensor:
+        """−ln P(c) or −ln P(c|y) in nats, float64, shape (B,), with P(c) the share of the training images in cluster c.
 
-    def drawn(self, u: Tensor) -> Tensor:
-        """Clusters drawn by their frequencies in the training images, from uniforms in [0, 1), shape (B,)."""
-        edges = self.shares.cumsum(0)
-        return torch.searchsorted(edges, u.to(edges) * edges[-1], right=True)
+        Args:
+            cluster: c, shape (B,).
+            label: y, 1 …, 0 if unknown, int64, shape (B,); None if all are unknown.
+        """
+        return -(self.shares[cluster] if label is None else self.shares_by_label[label, cluster]).log()
+
+    def drawn(self, u: Tensor, label: Tensor | None = None) -> Tensor:
+        """Clusters drawn by their frequencies in the training images, or in those of the class y, shape (B,).
+
+        Args:
+            u: uniforms in [0, 1), shape (B,).
+            label: y, 1 …, 0 if unknown, int64, shape (B,); None if all are unknown.
+        """
+        if label is None:
+            edges = self.shares.cumsum(0)
+            return torch.searchsorted(edges, u.to(edges) * edges[-1], right=True)
+        rows = self.shares_by_label[label].cumsum(1)
+        return torch.searchsorted(rows, u.to(rows)[:, None] * rows[:, -1:], right=True)[:, 0]
 
     @torch.no_grad()
     def learn(self, images: Tensor, levels: int, seed: int) -> None:
@@ -93,6 +117,22 @@ class Clusters(nn.Module):
             members = torch.bincount(cluster, minlength=len(self))[:, None]
             self.centres.copy_(torch.where(members > 0, sums / members.clamp(min=1), self.centres))
         self.share_out(seen)
+
+    @torch.no_grad()
+    def learn_labels(self, images: Tensor, levels: int, labels: Tensor) -> None:
+        """Compute P(c|y), after the clusters.
+
+        Args:
+            images: the training images, integer levels, shape (N, C, H, W).
+            levels: L, the number of values a pixel can take.
+            labels: y of each image, 1 …, 0 if unknown, int64, shape (N,).
+        """
+        counts = torch.zeros_like(self.shares_by_label)
+        for x, label in zip(torch.split(images, STRIDE), torch.split(labels, STRIDE), strict=True):
+            cluster = self(to_unit(x.to(counts.device), levels))
+            counts.index_put_((label.to(counts.device), cluster), counts.new_ones(()), accumulate=True)
+        self.shares_by_label.copy_((counts + self.shares) / (counts.sum(1, keepdim=True) + 1))
+        self.shares_by_label[0] = self.shares
 
     def share_out(self, seen: Tensor) -> Tensor:
         """The cluster of each x̄, shape (N,); it also updates the frequencies."""

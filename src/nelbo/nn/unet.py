@@ -16,6 +16,8 @@ from nelbo.options import IN_FILES, NetworkOptions
 
 CLUSTERS = 1000
 """The default of the largest number of clusters."""
+LABEL_DROPOUT = 0.1
+"""The default of the fraction of training images whose label is hidden."""
 
 
 def default_widths(height: int, width: int) -> tuple[int, ...]:
@@ -53,16 +55,33 @@ class UNetOptions(NetworkOptions):
     "Revision of the architecture: 2 has clusters by default. Weights only fit their own revision."
     clusters: Annotated[int, Field(ge=0, le=65_536)] | None = None
     "Largest number of clusters of training images; the network sees the mean of the image's. Default 1000; 0: none."
+    labels: bool = False
+    "Learn p(x|y), with y the label of an image in the data, and p(x), by hiding the label of some images."
+    label_dropout: Annotated[float, Field(gt=0, lt=1)] | None = None
+    "Fraction of the training images whose label is hidden; default 0.1."
+    classes: Annotated[tuple[str, ...], IN_FILES] = ()
+    "The names of the classes, with labels."
 
     def resolved(self, shape: tuple[int, int, int]) -> Self:
-        """The settings with every value that depends on the data."""
+        """The settings with every value that depends on the data.
+
+        Raises:
+            InputError: a fraction of hidden labels is given, but no labels; or the names of the classes are missing.
+        """
+        if self.label_dropout is not None and not self.labels:
+            raise InputError("label_dropout", "hides labels, but the model has none; add `labels`, or leave it out")
+        if self.labels != bool(self.classes):
+            raise InputError(
+                "classes" if self.classes else "labels", "needs `labels` and `classes`, the names of these"
+            )
         widths = self.widths or default_widths(*shape[1:])
         attention = (len(widths) - 1,) if self.attention is None else self.attention
         blocks = self.blocks or (1 if SMALL <= min(shape[1:]) < LARGE else 2)
         fine = self.fine_blocks or self.blocks or 2
         clusters = (CLUSTERS if self.revision > 1 else 0) if self.clusters is None else self.clusters
         chosen = {"widths": widths, "attention": attention, "blocks": blocks, "fine_blocks": fine, "clusters": clusters}
-        return self.model_copy(update=chosen)
+        dropout = (self.label_dropout or LABEL_DROPOUT) if self.labels else None
+        return self.model_copy(update={**chosen, "label_dropout": dropout})
 
     def network(self, in_channels: int, out_channels: int, fading: bool = False) -> UNet:
         """The network for these resolved settings."""
@@ -77,6 +96,7 @@ class UNetOptions(NetworkOptions):
             fourier=self.fourier,
             fading=fading,
             hint_channels=in_channels if self.clusters else 0,
+            classes=len(self.classes),
         )
 
 
@@ -132,6 +152,8 @@ class UNet(nn.Module):
         fourier: powers n of the Fourier features of the input, :class:`Waves`.
         fading: whether these fade with the noise.
         hint_channels: channels of a picture that comes with x, as that of its cluster; 0 for none.
+        classes: K, the number of classes of labels; 0 for none. The vector of a class is added to the time embedding;
+            it starts at zero.
 
     Raises:
         InputError: a width or a number of blocks below 1, or an attention index outside ``widths``.
@@ -150,6 +172,7 @@ class UNet(nn.Module):
         fading: bool = False,
         fine_blocks: int | None = None,
         hint_channels: int = 0,
+        classes: int = 0,
     ) -> None:
         super().__init__()
         if not widths or min(widths) < 1:
@@ -162,6 +185,7 @@ class UNet(nn.Module):
         finest, embedding = widths[0], 4 * widths[0]
         self.halvings = len(widths) - 1
         self.embedding = TimeEmbedding(embedding)
+        self.labels = nn.Parameter(torch.zeros(1 + classes, embedding)) if classes else None
         self.waves = Waves(fourier, fading)
         self.hint_channels = hint_channels
         self.stem = nn.Conv2d(in_channels * (1 + 2 * len(fourier)) + hint_channels, finest, 3, padding=1)
@@ -181,7 +205,14 @@ class UNet(nn.Module):
         self.head = nn.Sequential(ChannelNorm(finest), nn.SiLU(), zeroed(nn.Conv2d(finest, out_channels, 3, padding=1)))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, x: Tensor, time: Tensor, gamma: Tensor | None = None, hint: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        time: Tensor,
+        gamma: Tensor | None = None,
+        hint: Tensor | None = None,
+        label: Tensor | None = None,
+    ) -> Tensor:
         """x and what is known of it → the output, shape (B, out_channels, H, W).
 
         Args:
@@ -189,6 +220,7 @@ class UNet(nn.Module):
             time: in [0, 1], shape (B,).
             gamma: γ for the Fourier features, shape (B,).
             hint: a picture that comes with x, shape (B, hint_channels, H, W); None for zeros, an unknown picture.
+            label: the class of each image, 1 … K, 0 if unknown, int64, shape (B,); None if all are unknown.
         """
         height, width = x.shape[-2:]
         parts = [x, *self.waves(x, gamma)]
@@ -197,6 +229,8 @@ class UNet(nn.Module):
         x = torch.cat(parts, dim=1)
         multiple = 2**self.halvings
         embedding = self.embedding(time)
+        if self.labels is not None:
+            embedding = embedding + (self.labels[0] if label is None else F.embedding(label, self.labels))
         x = F.pad(x, (0, -width % multiple, 0, -height % multiple))
         h = self.stem(x.contiguous(memory_format=torch.channels_last))
         skips = []

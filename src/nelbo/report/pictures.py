@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -69,6 +70,20 @@ def grid(images: Tensor, levels: int, columns: int | None = None) -> Image.Image
     return sheet
 
 
+def rows_of(rows: Sequence[Tensor], levels: int) -> Image.Image:
+    """A grid with a row for each class, left white where a class has fewer images than another.
+
+    Args:
+        rows: the images of each class, integer levels, uint8, shape (n, C, H, W); at least one has an image.
+        levels: L.
+    """
+    if len(rows) == 1:
+        return grid(rows[0], levels)
+    columns = max(map(len, rows))
+    filled = [torch.cat([row, row.new_full((columns - len(row), *row.shape[1:]), levels - 1)]) for row in rows]
+    return grid(torch.cat(filled), levels, columns)
+
+
 def beside(left: Image.Image, left_title: str, right: Image.Image, right_title: str) -> Image.Image:
     """Two pictures side by side, each with a title above."""
     font = ImageFont.load_default(size=22)
@@ -82,7 +97,9 @@ def beside(left: Image.Image, left_title: str, right: Image.Image, right_title: 
     return sheet
 
 
-def save_images(images: Tensor, levels: int, out: Path, render: Callable[[], Image.Image]) -> None:
+def save_images(
+    images: Tensor, levels: int, out: Path, render: Callable[[], Image.Image], labels: Sequence[str] = ()
+) -> None:
     """Write images by the suffix of ``out``: a .png grid, an .npz of the exact levels, or a folder of PNGs.
 
     Args:
@@ -90,11 +107,14 @@ def save_images(images: Tensor, levels: int, out: Path, render: Callable[[], Ima
         levels: L.
         out: the path, which must not exist.
         render: makes the picture for a .png.
+        labels: the class of each image, for an .npz; () without labels.
     """
     with atomic_write(out) as aside:
         if out.suffix.lower() == ".npz":
             with aside.open("wb") as file:
-                np.savez_compressed(file, images=images.permute(0, 2, 3, 1).numpy(), levels=np.int64(levels))
+                named = {"labels": np.array(labels)} if labels else {}
+                pixels = images.permute(0, 2, 3, 1).numpy()
+                np.savez_compressed(file, images=pixels, levels=np.int64(levels), **named)  # type: ignore[arg-type]
         elif out.suffix.lower() == ".png":
             render().save(aside, format="PNG")
         else:

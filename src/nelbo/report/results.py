@@ -66,6 +66,25 @@ class Difference(Record):
     "Both errors together."
 
 
+class GivenLabels(Record):
+    """The bound of p(x|y) at the images' own labels, and what the label saves, with the same noise."""
+
+    terms: dict[str, Term]
+    "The terms of the bound of p(x|y)."
+    bits_per_dim: float
+    "The bound of p(x|y), in bits per data dimension."
+    saved: float
+    "Bound of p(x) − bound of p(x|y), in bits/dim."
+    saved_bits: float
+    "The same in bits per image."
+    stderr_mc: float
+    "Monte Carlo error of ``saved``, in bits/dim."
+    stderr_data: float | None
+    "Its sampling error over images."
+    stderr: float | None
+    "Both errors together."
+
+
 class Detection(Record):
     """How well a score distinguishes other images from the run's own."""
 
@@ -205,6 +224,10 @@ class Score(Result):
     "Network evaluations per image, over all replicates."
     measures: dict[str, Measure] = {}
     "The measures of a family without a bound, each with its own unit."
+    given_labels: GivenLabels | None = None
+    "The bound of p(x|y), for a model of labels, if the data have labels of its classes."
+    labels_sha256: str | None = None
+    "Hash of the labels."
     baseline: Difference | None = None
     "The difference from another run."
     against: Detection | None = None

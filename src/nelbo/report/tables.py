@@ -33,6 +33,9 @@ def score_table(score: Score) -> Table:
     table.add_row(f"total ({score.kind})", f"{score.bits_per_dim:.4f}", error(score.stderr), style="bold")
     if (missing := score.extras.get("difference")) is not None:
         table.add_row("bound − total", f"{missing.bits_per_dim:.4f}", error(missing.stderr))
+    if (labelled := score.given_labels) is not None:
+        table.add_row("given the labels", f"{labelled.bits_per_dim:.4f}", "")
+        table.add_row("saved by the label, paired", f"{labelled.saved:+.4f}", error(labelled.stderr))
     if (paired := score.baseline) is not None:
         table.add_row("baseline", f"{paired.bits_per_dim:.4f}", "")
         table.add_row("total − baseline, paired", f"{paired.difference:+.4f}", error(paired.stderr))

@@ -21,12 +21,20 @@ class Batches:
         seed: the seed of the run.
         grey_levels: the number of levels of the images, if each batch is binarised; else None.
         flip: whether to mirror each image, left to right, with probability ½.
+        labels: the class of each image, 1 … K, 0 if unknown, int64, shape (N,); None without labels.
     """
 
     def __init__(
-        self, images: Tensor, size: int, seed: int, grey_levels: int | None = None, flip: bool = False
+        self,
+        images: Tensor,
+        size: int,
+        seed: int,
+        grey_levels: int | None = None,
+        flip: bool = False,
+        labels: Tensor | None = None,
     ) -> None:
         self.images, self.size, self.seed, self.grey_levels, self.flip = images, size, seed, grey_levels, flip
+        self.labels = labels
         self._order = (-1, np.empty(0, dtype=np.int64))
 
     def rows(self, step: int) -> np.ndarray:
@@ -50,6 +58,14 @@ class Batches:
         out = torch.empty(len(places), *self.images.shape[1:], dtype=self.images.dtype) if out is None else out
         np.take(self.images.numpy(), self.rows(step)[list(places)], axis=0, out=out.numpy())
         return out
+
+    def gather_labels(self, step: int, places: Sequence[int]) -> Tensor | None:
+        """The labels of images of the batch of this step, int64, shape (len(places),); None without labels.
+
+        Args:
+            step, places: as in :meth:`gather`.
+        """
+        return None if self.labels is None else self.labels[torch.from_numpy(self.rows(step)[list(places)])]
 
     def augment(self, images: Tensor, step: int, places: Sequence[int]) -> Tensor:
         """Binarise and mirror gathered images, if the run does so, on their device; uint8, of their shape."""

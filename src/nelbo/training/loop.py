@@ -17,6 +17,7 @@ from torch import Tensor
 from nelbo.cores import on_own_cores
 from nelbo.processes import others_reached
 from nelbo.rng import Draws
+from nelbo.training.feed import Batch
 from nelbo.training.gradients import Part, average_gradients, dropout_seed, exchanging
 from nelbo.training.machine import autocast
 from nelbo.training.recovery import describe_nonfinite, require_finite, roll_back, run_uncompiled
@@ -107,8 +108,7 @@ class Trainer(Session):
             for group in optimizer.param_groups:
                 group["lr"] = lr * group["times"]
         with dropout_seed(options.seed, self.step, self.team.rank, device):
-            shares = torch.split(self.batch(), [len(part.places) for part in self.parts])
-            losses = [self.backward(x, part) for x, part in zip(shares, self.parts, strict=True)]
+            losses = [self.backward(batch, part) for batch, part in self.feed.take(self.step).split(self.parts)]
         loss = self.team.mean(torch.cat(losses).sum() * (self.team.count / options.batch_size))
         average_gradients(self.unsharded, self.team)
         norms = [clip(group.parameters, options.clip) for group in self.groups]
@@ -121,13 +121,13 @@ class Trainer(Session):
         self.ema.update(self.model, self.step)
         return loss, lr
 
-    def backward(self, x: Tensor, part: Part) -> Tensor:
-        """Add the gradients of a part of the batch; returns the loss of each of its images x, shape (b,)."""
+    def backward(self, batch: Batch, part: Part) -> Tensor:
+        """Add the gradients of a part of the batch; returns the loss of each of its images, shape (b,)."""
         options, self.part = self.options, part
-        draws = Draws(options.seed, self.step, part.places, options.batch_size, self.model.device)
+        draws = Draws(options.seed, self.step, part.places, options.batch_size, self.model.device, batch.labels)
         with exchanging(self.losses, part is self.parts[-1]):
             with autocast(self.model.device, options.precision):
-                losses: Tensor = self.losses(x, draws)
+                losses: Tensor = self.losses(batch.images, draws)
             # The mean of this over the processes is a part of the batch's mean, even for unequal shares.
             mean = losses.mean() * (len(losses) * self.team.count / options.batch_size)
             mean.backward()  # type: ignore[no-untyped-call]

@@ -44,6 +44,7 @@ class Session:
         team: the processes that share each batch; all start with the main process's weights, and only it writes.
         settings: the settings that the weights depend on, saved in every checkpoint.
         clock: a clock in seconds.
+        labels: the class of each image, 1 … K, 0 if unknown, int64, shape (N,); None without labels.
 
     Attributes:
         signals: the signal to stop, if there was one.
@@ -63,10 +64,12 @@ class Session:
         team: Team = ALONE,
         settings: Mapping[str, Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        labels: Tensor | None = None,
     ) -> None:
         self.model, self.options, self.run_folder, self.team = model, options, run, team
         self.settings = dict(settings or {})
-        self.batches = Batches(images, options.batch_size, options.seed, grey_levels, options.augment == "flip")
+        flip = options.augment == "flip"
+        self.batches = Batches(images, options.batch_size, options.seed, grey_levels, flip, labels)
         self.parts = parts_of(options.batch_size, options.accumulate, team)
         self.part = self.parts[0]
         model.gather_batch = lambda rows: team.together(rows, self.part.total)
@@ -112,7 +115,7 @@ class Session:
     def batch(self, places: Sequence[int] | None = None) -> Tensor:
         """The images in these places of the next batch (None: in this process's part), on the model's device."""
         if places is None:
-            return self.feed.take(self.step)
+            return self.feed.take(self.step).images
         return self.batches.augment(self.batches.gather(self.step, places).to(self.model.device), self.step, places)
 
     def zero_grad(self) -> None:
