@@ -16,7 +16,7 @@ result: in a bound or its estimator, in the noise of a seed, in a sampler's defa
 """
 
 
-LATER: dict[str, Any] = {"labels": False, "label_dropout": None, "classes": []}
+LATER: dict[str, Any] = {"clusters": 0, "labels": False, "label_dropout": None, "classes": []}
 """Settings of [model] that older runs lack, with the values that leave the model as it was: not part of its digest."""
 
 
