@@ -25,7 +25,9 @@ SMALL = ["--widths", "16", "--blocks", "1", "--fine-blocks", "1", "--batch-size"
 @pytest.fixture(scope="session")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("teacher") / "vdm"
-    call_well("train", "vdm", *SMALL, "--device", "cpu", "--steps", "400", "--warmup", "20", "--out", out)
+    call_well(
+        "train", "vdm", *SMALL, "--clusters", "0", "--device", "cpu", "--steps", "400", "--warmup", "20", "--out", out
+    )
     return out
 
 

@@ -44,7 +44,7 @@ def test_in_steps_there_are_trajectories(vdm_run: Path) -> None:
     whole, several = scored(vdm_run, "--T", 6, "--form", "trajectory"), scored(vdm_run, "--T", 6, "--form", "iw")
     assert whole["evaluations"] == 2 * 7
     assert (several["kind"], several["k"], several["evaluations"]) == ("iw_bound", 8, 2 * 8 * 7)
-    assert list(several["terms"]) == ["importance_weighted"]
+    assert list(several["terms"]) == ["importance_weighted", "cluster"]
     assert several["bits_per_dim"] < whole["bits_per_dim"]
     assert scored(vdm_run, "--T", 6, "--form", "iw", "--k", 2)["k"] == 2
 
@@ -53,7 +53,7 @@ def test_the_flow_is_an_estimate_of_another_model(vdm_run: Path) -> None:
     found = scored(vdm_run, "--form", "ode", limit=2)
     assert found["kind"] == "estimate"
     assert "another model" in found["why"]
-    assert list(found["terms"]) == ["flow", "dequantisation", "reconstruction"]
+    assert list(found["terms"]) == ["flow", "dequantisation", "reconstruction", "cluster"]
     assert found["evaluations"] > 20
     shown = call_well("score", vdm_run, "--form", "ode", "--limit", "2").out
     assert "another model" in shown

@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 import nelbo.training.checkpoint as checkpoint
 import nelbo.training.stopping as stopping
 from nelbo.jobs.previews import Previews
-from nelbo.models.recipe import Recipe
+from nelbo.models._diffusion_inspector import DiffusionRecipe
 from nelbo.cli import run
 import nelbo.jobs.settings as settings
 
@@ -61,7 +61,7 @@ def data():
 def data_in_threads():
     settings.read_data = reading
 def preparation():
-    Recipe.prepare = lambda *given: busy()
+    DiffusionRecipe.prepare = lambda *given: busy()
 
 globals()[sys.argv[1]]()
 from nelbo.__main__ import main

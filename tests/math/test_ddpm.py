@@ -40,7 +40,7 @@ def ddpm(shape: tuple[int, int, int], levels: int, **settings) -> DDPM:
     torch.manual_seed(0)
     chosen = {"timesteps": 30, "schedule": "linear", "objective": "simple", "widths": (8, 8)}
     chosen |= {"reverse_variance": "beta_tilde"} | settings
-    model = DDPM.from_options(DDPMOptions(**chosen).resolved(shape), shape, levels)
+    model = DDPM.from_options(DDPMOptions(**{"clusters": 0, **chosen}).resolved(shape), shape, levels)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn(parameter.shape)

@@ -486,7 +486,7 @@ def test_the_evaluations_of_a_form_are_counted(form: str, monkeypatch: pytest.Mo
     """What is claimed is how often the network is asked, in images."""
     model, asked = network(), []
     forward = model.network.forward
-    monkeypatch.setattr(model.network, "forward", lambda x, t: asked.append(len(x)) or forward(x, t))
+    monkeypatch.setattr(model.network, "forward", lambda x, t, **known: asked.append(len(x)) or forward(x, t, **known))
     score = score_likelihood(model, IMAGES.repeat(4, 1, 1, 1), form=form, timesteps=5)
     assert sum(asked) == 4 * score.evaluations
 
