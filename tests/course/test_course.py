@@ -12,7 +12,7 @@ import os
 import re
 import tomllib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from notebooks import CHAPTERS, HIDDEN, ROOT, main, notebook
 from solutions import SOLUTIONS
 
 import nelbo
-from nelbo.course import UNANSWERED, first, turn
+from nelbo.course import UNANSWERED
 
 STEMS = [path.stem for path in CHAPTERS]
 WRONG = [(stem, k) for stem, solution in SOLUTIONS.items() for k in range(len(solution.wrong))]
@@ -53,14 +53,12 @@ class Ran(NamedTuple):
         said: what the cells printed.
         pictures: the number of figures and of pictures that ended a cell.
         check: the code of the check.
-        turned: every drawing function, with its controls.
     """
 
     names: dict[str, Any]
     said: str
     pictures: int
     check: str
-    turned: list[tuple[Callable[..., None], dict[str, Any]]]
 
 
 def tagged(book: nbformat.NotebookNode, tag: str) -> list[nbformat.NotebookNode]:
@@ -90,10 +88,7 @@ def attempt(stem: str) -> Ran | Exception:
 def run_chapter(stem: str) -> Ran:
     """Run the cells in this process, which has imported torch already; Colab's cell is left out."""
     book, names, said, pictures = notebook(path_of(stem)), {"__name__": "__main__"}, io.StringIO(), 0
-    turned: list[tuple[Callable[..., None], dict[str, Any]]] = []
     for cell in book.cells:
-        if "turn" in names and not turned:
-            names["turn"] = noting(turned)
         if cell.cell_type != "code" or HIDDEN in cell.metadata.get("tags", []):
             continue
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(io.StringIO()):
@@ -102,24 +97,7 @@ def run_chapter(stem: str) -> Ran:
         pictures += len(plt.get_fignums()) + (shown is not None)
         plt.close("all")
     (check,) = tagged(book, "check")
-    return Ran(names, said.getvalue(), pictures, check.source, turned)
-
-
-def noting(turned: list[tuple[Callable[..., None], dict[str, Any]]]) -> Callable[..., None]:
-    """``turn``, which also notes what is drawn by which controls."""
-
-    def noted(draw: Callable[..., None], **controls: Any) -> None:
-        turned.append((draw, controls))
-        turn(draw, **controls)
-
-    return noted
-
-
-def ends(control: Any) -> list[Any]:
-    """Both ends of a slider, or all words of a menu."""
-    if isinstance(control, float | int | str):
-        return [control]
-    return list(control) if isinstance(control[0], str) else list(control[1:])
+    return Ran(names, said.getvalue(), pictures, check.source)
 
 
 def run_cell(source: str, names: dict[str, Any], file: str) -> Any:
@@ -156,20 +134,6 @@ def test_a_chapter_runs_with_a_picture_and_an_open_exercise(stem: str) -> None:
     assert chapter.pictures >= 1
     assert UNANSWERED in chapter.said
     assert "Right." not in chapter.said
-
-
-@pytest.mark.parametrize("stem", STEMS)
-def test_every_control_draws_at_its_ends(stem: str) -> None:
-    """One control at each of its ends, the others at their initial values."""
-    chapter = ran(stem)
-    assert chapter.turned
-    for draw, controls in chapter.turned:
-        start = {name: first(control) for name, control in controls.items()}
-        for name, control in controls.items():
-            for value in ends(control):
-                with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                    draw(**{**start, name: value})
-                plt.close("all")
 
 
 @pytest.mark.parametrize("stem", STEMS)
