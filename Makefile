@@ -1,4 +1,4 @@
-# make demo: train, look, score, in about three minutes. make test: the ordinary tests. make setup: the set-up alone.
+# make demo: train, look, score, in three to five minutes. make test: the ordinary tests. make setup: the set-up alone.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from math_helpers import assert_bound_needs_its_cluster, one_step_evidence
 from scipy import stats
 from torch import Tensor, nn
 
@@ -122,18 +123,8 @@ def test_the_bound_holds() -> None:
     model.clusters.shares.copy_(torch.tensor(SHARES))
     x = torch.arange(LEVELS, dtype=torch.uint8).reshape(-1, 1, 1, 1)
     found = model.bound(x, replicates=400)
-    z = torch.linspace(-7, 7, 2801).reshape(-1, 1, 1, 1)
-    gamma = torch.full((len(z),), float(model.timeline.chain()[1]), dtype=torch.float64)
-    weight = np.gradient(z.flatten().double().numpy()) * stats.norm.pdf(z.flatten().double().numpy())
-    evidence = np.zeros(LEVELS)
-    for mean, share in zip(MEANS, SHARES, strict=True):
-        told = model.denoiser.given(Known(torch.full_like(z, mean)))(z, gamma)
-        nll = [model.decoder.nll(level.expand_as(z), told, z, gamma).flatten() for level in x[:, None]]
-        evidence += share * (weight * np.exp(-torch.stack(nll).double().detach().numpy())).sum(1)
-    assert evidence.sum() == pytest.approx(1.0, abs=1e-4)
-    error = 0.03  # three errors of 400 draws
-    assert bool((found.total.numpy() >= -np.log(evidence) - error).all())
-    assert not bool(((found.total - found.terms["cluster"]).numpy() >= -np.log(evidence) - error).all())
+    parts = [(share, lambda z, m=mean: Known(torch.full_like(z, m))) for mean, share in zip(MEANS, SHARES, strict=True)]
+    assert_bound_needs_its_cluster(found, one_step_evidence(model, parts))
 
 
 def test_samples_follow_the_mixture() -> None:
@@ -202,7 +193,7 @@ def test_the_profile_and_the_costs_of_steps_are_the_clusters() -> None:
 
 def test_the_u_net_takes_no_picture_as_zeros() -> None:
     torch.manual_seed(0)
-    network = UNet(1, 1, widths=(8, 8), blocks=1, attention=(), dropout=0.0, hint_channels=1)
+    network = UNet(1, 1, widths=(8, 8), blocks=1, attention=(), dropout=0.0, picture_channels=1)
     torch.nn.init.normal_(network.head[-1].weight)
     z, time = torch.randn(3, 1, 6, 5), torch.rand(3)
     without, zeros = network(z, time), network(z, time, None, torch.zeros(3, 1, 6, 5))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from math_helpers import assert_bound_needs_its_cluster, one_step_evidence
 from scipy import stats
 from torch import Tensor, nn
 
@@ -167,19 +168,11 @@ def test_the_bound_holds(k: int) -> None:
     model.clusters.shares_by_label.copy_(torch.tensor([SHARES, *BY_LABEL]))
     x = torch.arange(LEVELS, dtype=torch.uint8).reshape(-1, 1, 1, 1)
     found = model.bound(x, replicates=400, labels=[CLASSES[k]] * LEVELS)
-    z = torch.linspace(-7, 7, 2801).reshape(-1, 1, 1, 1)
-    gamma = torch.full((len(z),), float(model.timeline.chain()[1]), dtype=torch.float64)
-    weight = np.gradient(z.flatten().double().numpy()) * stats.norm.pdf(z.flatten().double().numpy())
-    evidence = np.zeros(LEVELS)
-    for mean, share in zip(MEANS, BY_LABEL[k], strict=True):
-        known = Known(torch.full_like(z, mean), torch.full((len(z),), k + 1))
-        told = model.denoiser.given(known)(z, gamma)
-        nll = [model.decoder.nll(level.expand_as(z), told, z, gamma).flatten() for level in x[:, None]]
-        evidence += share * (weight * np.exp(-torch.stack(nll).double().detach().numpy())).sum(1)
-    assert evidence.sum() == pytest.approx(1.0, abs=1e-4)
-    error = 0.03  # three errors of 400 draws
-    assert bool((found.total.numpy() >= -np.log(evidence) - error).all())
-    assert not bool(((found.total - found.terms["cluster"]).numpy() >= -np.log(evidence) - error).all())
+    parts = [
+        (share, lambda z, m=mean: Known(torch.full_like(z, m), torch.full((len(z),), k + 1)))
+        for mean, share in zip(MEANS, BY_LABEL[k], strict=True)
+    ]
+    assert_bound_needs_its_cluster(found, one_step_evidence(model, parts))
 
 
 def test_the_share_of_a_cluster_in_a_class_is_its_definition() -> None:

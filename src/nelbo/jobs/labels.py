@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nelbo.data import Dataset
 from nelbo.errors import InputError
+from nelbo.models._diffusion_labels import listed
 from nelbo.streams import as_text
 
 
@@ -43,8 +44,8 @@ def labels_of(dataset: Dataset, split: str, classes: Sequence[str]) -> Tensor | 
     names = list(map(as_text, dataset.classes))
     unknown = [name for name in names if name not in classes]
     if unknown:
-        listed = f"{', '.join(classes[:20])}{', …' * (len(classes) > 20)}"
-        raise InputError("labels", f"the class {unknown[0]!r} of {dataset.name} is not one of the model's ({listed})")
+        why = f"the class {unknown[0]!r} of {dataset.name} is not one of the model's ({listed(classes)})"
+        raise InputError("labels", why)
     numbers = torch.tensor([classes.index(name) + 1 for name in names], dtype=torch.int64)
     return numbers[labels]
 

@@ -37,6 +37,11 @@ def checked_classes(classes: Sequence[str]) -> tuple[str, ...]:
     return tuple(classes)
 
 
+def listed(classes: Sequence[str]) -> str:
+    """The names of the classes for a message."""
+    return ", ".join(classes[:MOST_LISTED]) + ", …" * (len(classes) > MOST_LISTED)
+
+
 def named_classes(classes: Sequence[str], label: str | Sequence[str]) -> list[str]:
     """The classes that a setting names, in its order.
 
@@ -53,10 +58,10 @@ def named_classes(classes: Sequence[str], label: str | Sequence[str]) -> list[st
         label = [label] if label in classes else [name.strip() for name in label.split(",")]
     for name in label:
         if name not in classes:
-            known = ", ".join(classes[:MOST_LISTED]) + ", …" * (len(classes) > MOST_LISTED)
-            raise InputError("label", f"{name!r} is not one of the classes{nearest(str(name), classes)} ({known})")
+            fix = f"{nearest(str(name), classes)} ({listed(classes)})"
+            raise InputError("label", f"{name!r} is not one of the classes{fix}")
     if not label:
-        raise InputError("label", f"names no class; give one of {', '.join(classes)}")
+        raise InputError("label", f"names no class; give one of {listed(classes)}")
     return list(label)
 
 

@@ -104,7 +104,7 @@ def by_step(gammas: Tensor, from_zero: bool) -> Conditioning:
 
     def condition(network: nn.Module, z: Tensor, gamma: Tensor, known: Known = NOTHING) -> Tensor:
         t = step_of(on_device(gammas, gamma.device), gamma.double())
-        parts = {"hint": known.picture, "label": known.label}
+        parts = {"picture": known.picture, "label": known.label}
         told = {name: part for name, part in parts.items() if part is not None}
         output: Tensor = network(z, (t - 1 if from_zero else t / T).to(torch.get_default_dtype()), **told)
         return output

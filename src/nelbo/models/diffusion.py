@@ -130,16 +130,7 @@ class Diffusion(LikelihoodModel):
         condition: Conditioning = by_gamma,
     ) -> None:
         super().__init__(shape, levels)
-        if not isinstance(network, nn.Module):
-            kind = f"the class {network.__name__}; pass an instance" if isinstance(network, type) else f"{network!r}"
-            raise InputError("network", f"is {kind}, but must be an nn.Module")
-        for field, value, known in (
-            ("predict", predict, PREDICTIONS),
-            ("decoder", decoder, DECODERS),
-            ("reverse_variance", reverse_variance, VARIANCES),
-        ):
-            if value not in known:
-                raise InputError(field, f"{value!r} is not one of {', '.join(known)}{nearest(value, known)}")
+        require_parts(network, predict, decoder, reverse_variance)
         self.objective, self.reverse_variance, self.predicts = as_objective(objective), reverse_variance, predict
         curve = as_schedule(schedule, levels)
         by_name = schedule if isinstance(schedule, str) else in_words(schedule, SCHEDULES)
@@ -221,6 +212,24 @@ class Diffusion(LikelihoodModel):
     @property
     def recipe(self) -> DiffusionRecipe:
         return DiffusionRecipe(self)
+
+
+def require_parts(network: nn.Module, predict: str, decoder: str, reverse_variance: str) -> None:
+    """Check the network's type and the names of the parts.
+
+    Raises:
+        InputError: the network is no module, or a name is unknown.
+    """
+    if not isinstance(network, nn.Module):
+        kind = f"the class {network.__name__}; pass an instance" if isinstance(network, type) else f"{network!r}"
+        raise InputError("network", f"is {kind}, but must be an nn.Module")
+    for field, value, known in (
+        ("predict", predict, PREDICTIONS),
+        ("decoder", decoder, DECODERS),
+        ("reverse_variance", reverse_variance, VARIANCES),
+    ):
+        if value not in known:
+            raise InputError(field, f"{value!r} is not one of {', '.join(known)}{nearest(value, known)}")
 
 
 def in_steps(

@@ -95,7 +95,7 @@ class UNetOptions(NetworkOptions):
             dropout=self.dropout,
             fourier=self.fourier,
             fading=fading,
-            hint_channels=in_channels if self.clusters else 0,
+            picture_channels=in_channels if self.clusters else 0,
             classes=len(self.classes),
         )
 
@@ -151,7 +151,7 @@ class UNet(nn.Module):
         dropout: in [0, 1).
         fourier: powers n of the Fourier features of the input, :class:`Waves`.
         fading: whether these fade with the noise.
-        hint_channels: channels of a picture that comes with x, as that of its cluster; 0 for none.
+        picture_channels: channels of a picture that comes with x, as that of its cluster; 0 for none.
         classes: K, the number of classes of labels; 0 for none. The vector of a class is added to the time embedding;
             it starts at zero.
 
@@ -171,7 +171,7 @@ class UNet(nn.Module):
         fourier: tuple[int, ...] = (),
         fading: bool = False,
         fine_blocks: int | None = None,
-        hint_channels: int = 0,
+        picture_channels: int = 0,
         classes: int = 0,
     ) -> None:
         super().__init__()
@@ -187,8 +187,8 @@ class UNet(nn.Module):
         self.embedding = TimeEmbedding(embedding)
         self.labels = nn.Parameter(torch.zeros(1 + classes, embedding)) if classes else None
         self.waves = Waves(fourier, fading)
-        self.hint_channels = hint_channels
-        self.stem = nn.Conv2d(in_channels * (1 + 2 * len(fourier)) + hint_channels, finest, 3, padding=1)
+        self.picture_channels = picture_channels
+        self.stem = nn.Conv2d(in_channels * (1 + 2 * len(fourier)) + picture_channels, finest, 3, padding=1)
 
         def stages(extra: int = 0) -> nn.ModuleList:
             return nn.ModuleList(
@@ -210,7 +210,7 @@ class UNet(nn.Module):
         x: Tensor,
         time: Tensor,
         gamma: Tensor | None = None,
-        hint: Tensor | None = None,
+        picture: Tensor | None = None,
         label: Tensor | None = None,
     ) -> Tensor:
         """x and what is known of it → the output, shape (B, out_channels, H, W).
@@ -219,13 +219,14 @@ class UNet(nn.Module):
             x: shape (B, C, H, W).
             time: in [0, 1], shape (B,).
             gamma: γ for the Fourier features, shape (B,).
-            hint: a picture that comes with x, shape (B, hint_channels, H, W); None for zeros, an unknown picture.
+            picture: a picture that comes with x, shape (B, picture_channels, H, W); None for zeros, an unknown picture.
             label: the class of each image, 1 … K, 0 if unknown, int64, shape (B,); None if all are unknown.
         """
         height, width = x.shape[-2:]
         parts = [x, *self.waves(x, gamma)]
-        if self.hint_channels:
-            parts.append(x.new_zeros(len(x), self.hint_channels, height, width) if hint is None else hint.to(x.dtype))
+        if self.picture_channels:
+            unknown = x.new_zeros(len(x), self.picture_channels, height, width)
+            parts.append(unknown if picture is None else picture.to(x.dtype))
         x = torch.cat(parts, dim=1)
         multiple = 2**self.halvings
         embedding = self.embedding(time)
