@@ -164,7 +164,7 @@ shape = (1, 28, 28)
 check(
     count,
     parameters(DDPM.from_options(DDPMOptions().resolved(shape), shape, 256)),
-    "Sum p.numel() over model.parameters(). The network has one output for v and one for each learned variance.",
+    "Sum p.numel() over model.parameters(). The network sees the noisy image beside the mean of its cluster.",
     rtol=0,
     atol=0,
 )

@@ -112,7 +112,7 @@ def run_training(work: Work, team: Team) -> None:
         folder = path / begun.decode() if begun else None
         checkpoint = shared(team, None if folder is None else lambda: read_checkpoint(folder))
         if checkpoint is None:
-            with console().status("looking at the training images"):
+            with bar("looking at the training images", None):
                 model.recipe.prepare(images, grey_levels or model.levels, config.training.seed)
                 if labels is not None:
                     model.recipe.prepare_labels(images, grey_levels or model.levels, labels)
