@@ -1,14 +1,13 @@
-"""Fixtures: one thread, an empty working directory, and two small runs that tests read and never change."""
+"""Fixtures: an empty working directory, and two small runs that tests read and never change."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from machine_helpers import train_tiny, write_pictures
 
 
@@ -27,15 +26,6 @@ def as_text(value: Any) -> Any:
 def pytest_report_to_serializable() -> Generator[None, Any, Any]:
     """A test of names that are no text fails like any other: its report would stop all tests in several processes."""
     return as_text((yield))
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> Iterator[None]:
-    """Threads that wait for each other on a busy machine make small models hundreds of times slower."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)
