@@ -187,18 +187,19 @@ class SamplingOptions(Options):
     temperature: Annotated[float, Field(ge=0)] | None = None
     """For ae, vae, hvae and gan: standard deviation of z, relative to the prior's; below 1 images are more typical and
     less varied."""
+    label: str | None = None
+    """For a run with labels: the name of a class, several separated by commas, or all, an equal number of each.
+    Default: images of p(x), whose label is unknown."""
+    guidance: Annotated[float, Field(ge=0)] | None = None
+    """With clusters or --label: g of ε̂(∅) + g (ε̂ − ε̂(∅)), away from images of other clusters and classes if above 1.
+    Default 1, no guidance."""
+    guidance_interval: str | None = None
+    "With --guidance: LOW,HIGH, the γ = −ln SNR with guidance; a negative LOW needs an =. Default: all."
 
 
 class SampleOptions(SamplingOptions):
     """Options of ``nelbo sample``."""
 
-    label: str | None = None
-    """For a run with labels: the name of a class, several separated by commas, or all, a row of the grid for each.
-    Default: images of p(x), whose label is unknown."""
-    guidance: Annotated[float, Field(ge=0)] | None = None
-    "With --label: g of ε̂(∅) + g (ε̂(y) − ε̂(∅)), away from images of other classes if above 1. Default 1, no guidance."
-    guidance_interval: str | None = None
-    "With --guidance: LOW,HIGH, the γ = −ln SNR with guidance; a negative LOW needs an =. Default: all."
     out: Path | None = None
     """A .png (one grid), .gif (the denoising), .npz (the exact levels) or a folder of PNGs; it must not exist.
     Default: a new grid in RUN/samples."""

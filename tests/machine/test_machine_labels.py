@@ -176,7 +176,6 @@ WRONG = {
     "sample RUN --label 11": ("--label", "did you mean '1'"),
     "sample RUN --label 3,x": ("--label", "'x'"),
     "sample RUN -n 4 --label all": ("-n", "less than the number of classes, 10"),
-    "sample RUN --guidance 2": ("--guidance", "--label"),
     "sample RUN --label 3 --guidance -1": ("--guidance",),
     "sample RUN --label 3 --guidance-interval 0,1": ("--guidance-interval", "--guidance"),
     "sample RUN --label 3 --guidance 2 --guidance-interval 1": ("--guidance-interval",),

@@ -640,8 +640,8 @@ MUTANTS = [
         "wrong weight",
         "guidance by 1 + g",
         "diffusion/guidance.py",
-        "eps = unlabelled.eps + weight",
-        "eps = labelled.eps + weight",
+        "eps = untold.eps + weight",
+        "eps = told.eps + weight",
         ("test_labels.py::test_the_guided_field_is_a_combination_of_scores[3.0]",),
     ),
     Mutant(
@@ -654,11 +654,11 @@ MUTANTS = [
     ),
     Mutant(
         "wrong order",
-        "guidance away from images of all clusters",
+        "guidance away from images of the same cluster",
         "diffusion/guidance.py",
-        "denoiser.known.without_labels()",
-        "type(denoiser.known)()",
-        ("test_labels.py::test_guidance_keeps_the_clusters_picture_and_drops_the_label",),
+        "denoiser.given(NOTHING)",
+        "denoiser.given(denoiser.known.without_labels())",
+        ("test_labels.py::test_guidance_is_away_from_images_of_which_nothing_is_known[all]",),
     ),
     Mutant(
         "wrong weight",

@@ -1,4 +1,4 @@
-"""Labels of a diffusion model: the classes that sampling asks for, and guidance."""
+"""What the images that a diffusion model draws are told: their cluster, the class that is asked for, and guidance."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ def drawn_classes(model: Diffusion, settings: SampleSettings) -> list[str]:
         InputError: the model has no such class, or guidance has no label or is out of range.
     """
     guidance, interval = settings.guidance, settings.guidance_interval
-    if settings.label is None and guidance is not None:
-        raise InputError("guidance", "is towards a label; add `label`, or leave it out")
+    if guidance is not None and settings.label is None and model.clusters is None:
+        raise InputError("guidance", "is towards a label or a cluster; add `label`, or leave it out")
     if guidance is None and interval is not None:
         raise InputError("guidance_interval", "is for guidance; add `guidance`, or leave it out")
     if guidance is not None and not 0 <= guidance < math.inf:
-        raise InputError("guidance", f"{guidance:g} must be at least 0 and finite; 1 is p(x|y) without guidance")
+        raise InputError("guidance", f"{guidance:g} must be at least 0 and finite; 1 is no guidance")
     if interval is not None and not interval[0] < interval[1]:
         raise InputError("guidance_interval", f"{interval[0]:g},{interval[1]:g} must be LOW,HIGH with LOW < HIGH")
     if settings.label is None:
@@ -112,11 +112,10 @@ def drawn_model(model: Diffusion, indices: Sequence[int], seed: int, settings: S
 
 def label_words(model: Diffusion, settings: SampleSettings) -> str:
     """The labels and the guidance of samples, as the end of a sentence, or ""."""
-    names = drawn_classes(model, settings)
-    if not names:
-        return ""
-    listed = ", ".join(names) if len(names) <= MOST_LISTED else f"of {len(names):,} classes"
-    words = f", given label{'s' * (len(names) > 1)} {listed}"
+    names, words = drawn_classes(model, settings), ""
+    if names:
+        named = ", ".join(names) if len(names) <= MOST_LISTED else f"of {len(names):,} classes"
+        words = f", given label{'s' * (len(names) > 1)} {named}"
     if settings.guidance is None:
         return words
     where = ""
