@@ -1,6 +1,6 @@
 """What makes samples of a DDPM look like images, and what it costs in bits: one factor varied at a time.
 
-make pictures          (1,000 steps for each of the rows; writes docs/pictures.md and its picture)
+make pictures          (500 steps for each of the rows; writes docs/pictures.md and its picture)
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ def strip(run: nelbo.Run, how: dict[str, Any]) -> np.ndarray:
 def main() -> None:
     """Train, draw, measure, write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--limit", type=int, default=500)
     parser.add_argument("--runs", type=Path, default=Path("runs/pictures"))
     asked = parser.parse_args()
-    how: dict[str, Any] = {"sampler": "ddim", "steps": 50}
+    how: dict[str, Any] = {"sampler": "unipc", "steps": 20}
     lines, strips = [], []
     nelbo.features(asked.data)
     for row in ROWS:

@@ -167,6 +167,8 @@ class FeaturesOptions(Options):
     "Passes over the training images."
     seed: Seed = 0
     "Seed of the initial weights and of the order."
+    again: bool = False
+    "Train again, even if the cache has these features."
     device: Device = "auto"
 
 

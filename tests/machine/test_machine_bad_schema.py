@@ -87,14 +87,23 @@ def bad_values(annotation: Any, metadata: tuple[Any, ...]) -> Iterator[Any]:
         yield {"nonsense": 1}
 
 
+def declared_by(kind: type[Options], name: str) -> type:
+    """The class that declares the field as it is; families share those of a base."""
+    return next(base for base in kind.__mro__ if name in getattr(base, "__annotations__", {}))
+
+
 def every_bad() -> Iterator[Bad]:
-    """Those of each family's model, and once those that all families share."""
+    """Every field once, in the first family that has it."""
+    seen: set[tuple[type, str]] = set()
     for family in family_names():
         kinds: dict[str, type[Options]] = {"model": family_module(family).OPTIONS}
         if family == "ddpm":
             kinds |= {"data": DataOptions, "training": TrainingOptions}
         for section, kind in kinds.items():
             for name, field in kind.model_fields.items():
+                if (owner := (declared_by(kind, name), name)) in seen:
+                    continue
+                seen.add(owner)
                 flag = parts(field.annotation)[0] is bool
                 for value in bad_values(field.annotation, tuple(field.metadata)):
                     yield Bad(family, section, name, value, not flag and not field.json_schema_extra)

@@ -18,6 +18,7 @@ import torch
 from machine_helpers import call, call_well
 from PIL import Image
 
+import nelbo
 from nelbo.data import load
 from nelbo.jobs import features
 from nelbo.jobs.features import learning_seconds, moved, open_features
@@ -55,6 +56,21 @@ def test_features_are_learnt_and_hashed(learnt: Path) -> None:
     torch.testing.assert_close(p.sum(1), torch.ones(len(p)))
     labels = load("digits").split_labels("test")
     assert float((p.argmax(1) == labels).double().mean()) == pytest.approx(about["accuracy"]["test"])
+
+
+def test_features_in_the_cache_are_found_again(here: Path) -> None:
+    """By the same settings; with --again, or with other ones, they are trained anew."""
+    folder, about = nelbo.features("digits", epochs=1, device="cpu")
+    file = folder / "features.safetensors"
+    made = file.stat().st_mtime_ns
+    assert nelbo.features("digits", epochs=1, device="cpu") == (folder, about)
+    assert file.stat().st_mtime_ns == made
+    for change in ({"epochs": 1, "again": True}, {"epochs": 2}):
+        nelbo.features("digits", device="cpu", **change)
+        assert file.stat().st_mtime_ns > made
+        made = file.stat().st_mtime_ns
+    file.write_bytes(b"")
+    assert nelbo.features("digits", epochs=1, device="cpu")[1]["sha256"] == about["sha256"]
 
 
 def test_samples_are_measured_beside_images(run: Path, learnt: Path, here: Path) -> None:

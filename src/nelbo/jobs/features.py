@@ -26,7 +26,7 @@ from nelbo.errors import InputError
 from nelbo.files import naming, replace_text, write_synced
 from nelbo.jobs._advice import codes_instead, data_words, pasteable
 from nelbo.jobs._digest import digests
-from nelbo.jobs.run import Run, read_data, scoring_device
+from nelbo.jobs.run import Run, data_spec, read_data, scoring_device
 from nelbo.metrics.inception import inception
 from nelbo.models.ae import AE
 from nelbo.nn import default_widths
@@ -70,12 +70,12 @@ def usual_place(name: str, sha256: str) -> Path:
 
 
 def features(
-    data: DataOptions, *, options: FeaturesOptions | None = None, **settings: Any
+    data: str | Path | DataOptions, *, options: FeaturesOptions | None = None, **settings: Any
 ) -> tuple[Path, dict[str, Any]]:
-    """Train a classifier on the data's labels, and store it.
+    """Train a classifier on the data's labels, and store it; or find the one that the cache has.
 
     Args:
-        data: the images.
+        data: the images: a name, a path, or how they are read.
         options: the options; or give
         settings: any fields of :class:`~nelbo.options.FeaturesOptions` by name, ``epochs=4``.
 
@@ -86,6 +86,7 @@ def features(
         InputError: the images have no labels, or the folder exists.
     """
     options = options or checked(FeaturesOptions, settings)
+    data = data if isinstance(data, DataOptions) else DataOptions(data=data_spec(data))
     out, epochs, seed = options.out, options.epochs, options.seed
     if out is not None:
         free(out, "out")
@@ -95,6 +96,9 @@ def features(
     if labels is None or not has_classes(dataset):
         fix = codes_instead(data, dataset.name)
         raise InputError("data", f"{dataset.name} has no labels to train a classifier on; {fix}")
+    folder = out or usual_place(dataset.name, dataset.sha256)
+    if out is None and not options.again and (about := learnt(dataset, epochs, seed)) is not None:
+        return folder, about
     place = scoring_device(options.device)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
@@ -107,15 +111,14 @@ def features(
         "format": FORMAT,
         "name": dataset.name,
         "data_sha256": dataset.sha256,
-        "shape": dataset.shape,
+        "shape": list(dataset.shape),
         "levels": dataset.levels,
-        "classes": dataset.classes,
+        "classes": list(dataset.classes),
         "epochs": epochs,
         "seed": seed,
         "accuracy": {split: accuracy(model, dataset, split) for split in ("val", "test")},
         "sha256": hashlib.sha256(weights).hexdigest(),
     }
-    folder = out or usual_place(dataset.name, dataset.sha256)
     with naming(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_synced(folder / WEIGHTS, weights)
@@ -195,6 +198,15 @@ def accuracy(model: Classifier, dataset: Dataset, split: str) -> float:
     parts = torch.split(dataset.split(split), 512)
     found = torch.cat([model(to_unit(part.to(device), dataset.levels)).argmax(1).cpu() for part in parts])
     return float((found == labels).double().mean())
+
+
+def learnt(dataset: Dataset, epochs: int, seed: int) -> dict[str, Any] | None:
+    """The contents of ``features.json`` in the default folder, if its network was trained like this."""
+    try:
+        about = open_features(None, dataset, "cpu").about
+    except InputError:
+        return None
+    return about if (about.get("epochs"), about.get("seed")) == (epochs, seed) else None
 
 
 def open_features(
