@@ -23,6 +23,8 @@ from torch.utils._pytree import tree_map_only
 import nelbo
 import nelbo.jobs.run
 import nelbo.training.machine
+from nelbo.jobs import preview_budget, previews
+from nelbo.jobs.preview_budget import Size
 from nelbo.jobs.run import Run
 from nelbo.training.checkpoint import read_checkpoint
 from nelbo.training.machine import has_float64, pick_device
@@ -133,8 +135,13 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_trains_there_as_on_the_cpu(stand_in: None, family: str, tmp_path: Path) -> None:
+def test_every_family_trains_there_as_on_the_cpu(
+    stand_in: None, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Three steps with previews between them; then the CPU goes on with the run, and so does the device with that."""
+    monkeypatch.setattr(preview_budget, "FREE_SECONDS", 1e6)  # the stand-in is slow; so are its previews, but small
+    monkeypatch.setattr(previews, "grid_sizes", lambda steps: [Size(4, min(steps, 4), 16)])
+    monkeypatch.setattr(previews, "val_sizes", lambda timesteps: [Size(4, 1, 8)])
     given = ("--batch-size", "8", "--precision", "fp32", *FAMILIES[family])
     for device in ("cpu", "mps"):
         call_well("train", family, *given, "--steps", "3", "--device", device, "--out", tmp_path / device)
