@@ -21,7 +21,7 @@ import matplotlib.pyplot as plt
 import nbformat
 import pytest
 import torch
-from notebooks import CHAPTERS, HIDDEN, ROOT, main, notebook
+from notebooks import CHAPTERS, FOLDED, HIDDEN, ROOT, main, notebook
 from solutions import SOLUTIONS
 
 import nelbo
@@ -162,7 +162,10 @@ def test_a_chapter_has_its_parts(stem: str) -> None:
     assert "$$" in prose
     assert "# Change this and run again: " in code
     assert "turn(" in code
-    assert len(tagged(book, "exercise")) == len(tagged(book, "check")) == 1
+    assert len(tagged(book, "exercise")) == 1
+    (check,) = tagged(book, "check")
+    assert check.metadata.items() >= FOLDED.items()  # it has the hint and the truth
+    assert "hide-input" in check.metadata.tags
 
 
 @pytest.mark.parametrize("stem", STEMS)
