@@ -2,7 +2,8 @@
 # # 1. The KL divergence
 #
 # A probability distribution is also a code.
-# A code for the distribution $p$ gives the outcome $x$ a word of length $-\ln p(x)$ nats, so frequent outcomes are short.
+# A code for the distribution $p$ gives the outcome $x$ a word of length $-\ln p(x)$ nats, so frequent outcomes are short
+# (a nat is $1/\ln 2 = 1.44$ bits).
 # If $x$ really comes from $p$, the expected length is the entropy of $p$, and no code is shorter.
 # If $x$ comes from another distribution $q$, the code for $p$ is too long on average.
 # The Kullback–Leibler divergence $\mathrm{KL}(q\,\|\,p)$ is the expected number of extra nats.
@@ -18,7 +19,8 @@
 # $$\mathrm{KL}(q\,\|\,p) = \sum_k q_k \ln\frac{q_k}{p_k} = \mathbb{E}_{x\sim q}\left[\ln q(x) - \ln p(x)\right]
 # \qquad\text{Kullback and Leibler 1951}$$
 #
-# Two normal distributions have a closed form, which the rest of the course uses all the time:
+# For two normal distributions there is a closed form, a formula without a sum or an integral. The rest of the course uses it
+# all the time:
 #
 # $$\mathrm{KL}\big(\mathcal N(\mu_q,\sigma_q^2)\,\|\,\mathcal N(\mu_p,\sigma_p^2)\big)
 # = \tfrac12\left[\frac{(\mu_q-\mu_p)^2}{\sigma_p^2} + \delta - \ln(1+\delta)\right],
@@ -81,7 +83,7 @@ turn(draw_coins, heads=(0.5, 0.02, 0.98))
 # For most models in this course there is no closed form.
 # The divergence is then the mean of $\ln q(x) - \ln p(x)$ over samples $x \sim q$, and the standard error of the mean is the
 # standard deviation of these values divided by $\sqrt n$.
-# The band in the right picture is the estimate with two standard errors; the line is the closed form.
+# The band in the lower picture is the estimate with two standard errors; the line is the closed form.
 
 
 # %%
@@ -89,24 +91,24 @@ def draw_gaussians(shift: float, width: float) -> None:
     """Densities of q and p, the contribution of each x, and estimates from n samples of q."""
     q, p = Normal(0.0, width), Normal(shift, 1.0)
     exact = kl_normal(*(torch.tensor(v, dtype=torch.float64) for v in (0.0, width**2, shift, 1.0)))
-    x = torch.linspace(-4, 5, 400)
-    _, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    left.plot(x, q.log_prob(x).exp(), label="q")
-    left.plot(x, p.log_prob(x).exp(), label="p")
+    x = torch.linspace(-8, 8, 800)  # all of q at the largest width
+    _, (above, below) = plt.subplots(2, 1, figsize=(6, 6.4), layout="constrained")
+    above.plot(x, q.log_prob(x).exp(), label="q")
+    above.plot(x, p.log_prob(x).exp(), label="p")
     part = q.log_prob(x).exp() * (q.log_prob(x) - p.log_prob(x))
-    left.fill_between(x, part, alpha=0.3, color="C2", label="q ln(q/p), area KL")
-    left.set(xlabel="x")
-    left.legend()
+    above.fill_between(x, part, alpha=0.3, color="C2", label="q ln(q/p), area KL")
+    above.set(xlabel="x")
+    above.legend()
 
     sample = width * torch.randn(10_000, generator=torch.Generator().manual_seed(0))
     counts = torch.logspace(1, 4, 40).long()
     found = [kl_monte_carlo(q.log_prob(sample[:n]), p.log_prob(sample[:n])) for n in counts]
     mean, error = (torch.stack(part) for part in zip(*found, strict=True))
-    right.axhline(float(exact), color="black", label="closed form")
-    right.plot(counts, mean, color="C2")
-    right.fill_between(counts, mean - 2 * error, mean + 2 * error, alpha=0.3, color="C2", label="estimate ± 2 s.e.")
-    right.set(xscale="log", xlabel="samples", ylabel="KL(q‖p), nats")
-    right.legend()
+    below.axhline(float(exact), color="black", label="closed form")
+    below.plot(counts, mean, color="C2")
+    below.fill_between(counts, mean - 2 * error, mean + 2 * error, alpha=0.3, color="C2", label="estimate ± 2 s.e.")
+    below.set(xscale="log", xlabel="samples", ylabel="KL(q‖p), nats")
+    below.legend()
 
 
 # Change this and run again: the distance of the means, and the width of q.

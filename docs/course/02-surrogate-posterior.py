@@ -80,7 +80,7 @@ print(f"= ln p(x)   {estimate.value + gap:8.4f}            exact: {exact_log_evi
 # %%
 def draw_surrogate(mean: float, std: float) -> None:
     """Posterior and surrogate, and the split of the evidence."""
-    z = torch.linspace(-3, 4, 400, dtype=torch.float64)
+    z = torch.linspace(-6, 7, 400, dtype=torch.float64)  # all of q at both ends
     _, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), width_ratios=(2, 1), layout="constrained")
     posterior, q = Gaussian(number(x / 2), number(0.5)), Gaussian(number(mean), number(std**2))
     left.fill_between(z, posterior.log_prob(z).exp(), alpha=0.3, label="posterior p(z|x)")

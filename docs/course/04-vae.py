@@ -8,9 +8,9 @@
 # The loss is the negative ELBO, and it has two terms.
 # The reconstruction term is the number of nats that the image costs if $z$ is known.
 # The KL term is the number of nats that $z$ costs: how far $q(z\mid x)$ is from the prior.
-# The gradient of the ELBO with respect to the encoder goes through a random $z$, which is the technical difficulty.
-# Reparameterisation solves it: $z = \mu(x) + \sigma(x)\,\varepsilon$ is a smooth function of $\mu$ and $\sigma$ for fixed noise.
-# The older score-function estimator has the same mean, and a far larger variance.
+# The ELBO is a mean over random $z$, so its gradient is estimated: an estimator is a random number whose mean is the gradient.
+# The reparameterised estimator writes $z = \mu(x) + \sigma(x)\,\varepsilon$ and takes the derivative through $z$, for fixed noise.
+# The older score-function estimator weights the gradient of $\ln q(z)$; it has the same mean, and a far larger variance.
 
 # %% [markdown]
 # ## The equations
@@ -19,17 +19,21 @@
 # + \underbrace{\mathrm{KL}\big(q(z\mid x)\,\|\,\mathcal N(0, I)\big)}_{\text{kl}}
 # \qquad\text{Kingma and Welling 2014 (3)}$$
 #
-# For a differentiable function $f$ and $z = \mu + \sigma\varepsilon$, $\varepsilon\sim\mathcal N(0,1)$, there are two estimators of the same
-# gradient:
+# Let $z = \mu + \sigma\varepsilon$ with $\varepsilon\sim\mathcal N(0,1)$, so $q = \mathcal N(\mu, \sigma^2)$. The gradient of $\mathbb{E}[f(z)]$ for a
+# differentiable function $f$ is the mean of two different random numbers, which are two estimators of it:
 #
 # $$\nabla_\mu \mathbb{E}[f(z)] = \mathbb{E}\big[f'(\mu + \sigma\varepsilon)\big]
 # \qquad\text{reparameterised, or pathwise (Kingma and Welling 2014, section 2.4)}$$
 #
 # $$\nabla_\mu \mathbb{E}[f(z)] = \mathbb{E}\big[f(z)\,\nabla_\mu\ln q(z)\big]
 # = \mathbb{E}\Big[f(z)\,\frac{z-\mu}{\sigma^2}\Big] \qquad\text{score function (Williams 1992)}$$
+#
+# In statistics $\nabla_\mu\ln q(z)$ is called the score of $q$, hence the name. The second estimator does not need $f'$, only $f$.
+# The mean of the score is 0, so a constant can be subtracted from $f$: this *baseline* changes the variance, and not the mean.
 
 # %%
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -51,7 +55,8 @@ from nelbo.theory.surrogates import Estimator, MeanField, leave_one_out, reparam
 #
 # We take the model of chapter 2, $Z\sim\mathcal N(0,1)$, $X\mid Z\sim\mathcal N(Z,1)$, $x = 2$, and the surrogate
 # $q = \mathcal N(\mu, 1)$ at $\mu = 0$. The exact gradient of the ELBO with respect to $\mu$ is $x - 2\mu = 2$.
-# `leave_one_out` is the score function with a baseline: from each sample's value it subtracts the mean of the others.
+# Here $f(z) = \ln p(x, z) - \ln q(z)$, whose mean is the ELBO. `MeanField` is this $q$, with $\sigma = 1$.
+# `leave_one_out` is the score function with a baseline: from each sample's $f(z)$ it subtracts the mean of the other samples.
 
 # %%
 ESTIMATORS: dict[str, Estimator] = {
@@ -68,7 +73,8 @@ def log_joint(z: Tensor) -> Tensor:
     return prior.log_prob(z[:, 0]) + likelihood.log_prob(2 * one)
 
 
-def gradients(estimator: Estimator, samples: int, repetitions: int = 2000) -> np.ndarray:
+@cache
+def gradients(estimator: Estimator, samples: int, repetitions: int = 500) -> np.ndarray:
     """Independent estimates of ∂ELBO/∂μ at μ = 0, each from this number of samples."""
     found = []
     for repetition in range(repetitions):
@@ -81,8 +87,8 @@ def gradients(estimator: Estimator, samples: int, repetitions: int = 2000) -> np
 
 def draw_gradients(estimator: str, samples: int) -> None:
     """The distribution of the estimates, over that of the reparameterised one."""
-    _, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
-    bins = np.linspace(-8, 12, 81)
+    _, ax = plt.subplots(figsize=(6, 3.4), layout="constrained")
+    bins = np.linspace(-8, 12, 51)
     for name in dict.fromkeys(["reparameterised", estimator]):
         found = gradients(ESTIMATORS[name], samples)
         ax.hist(found, bins, alpha=0.6, density=True, label=f"{name}: {found.mean():.2f} (s.d. {found.std():.2f})")
@@ -98,8 +104,9 @@ turn(draw_gradients, estimator=["score_function", "leave_one_out", "reparameteri
 # ## A VAE of digits with two latent numbers
 #
 # `nelbo.VAE` takes any encoder and decoder. The encoder returns $\mu$ and $\ln\sigma^2$ of $q(z\mid x)$; the decoder returns
-# the parameters of $p(x\mid z)$, here a normal distribution per pixel, integrated over the 17 levels.
-# `nelbo.fit` trains it in a run directory. Two latent numbers are too few for a good model, but they can be drawn.
+# the parameters of $p(x\mid z)$, here a normal distribution per pixel, integrated over the bins of the 17 levels (chapter 14).
+# `nelbo.fit` trains it in a run directory, a folder with the settings and the weights. Two latent numbers are too few for a good
+# model, but they can be drawn.
 
 # %%
 LATENT = 2
@@ -115,9 +122,9 @@ run = nelbo.fit(model, "digits", steps=1500, device="cpu", out=Path(tempfile.mkd
 print(run.score())
 
 # %% [markdown]
-# On the left is the mean of $q(z\mid x)$ for every training digit: nobody told the encoder about the classes.
-# On the right is the decoder's mean image for a grid of $z$, spaced like the prior: each row and column moves one of the two
-# numbers.
+# Above is the mean of $q(z\mid x)$ for every training digit: nobody told the encoder about the classes.
+# Below is the decoder's mean image for a grid of $z$: each row and column moves one of the two numbers, over quantiles of
+# $\mathcal N(0,1)$, so that every row and every column is equally probable.
 
 # %%
 digits = load("digits")
@@ -129,12 +136,12 @@ with torch.no_grad():
     grid = torch.cartesian_prod(-places, places).flip(1)
     drawn = trained.law(trained.decoder(grid)).expectation()
 
-_, (left, right) = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
-dots = left.scatter(*codes.T, c=labels, cmap="tab10", s=6)
-left.set(xlabel="z₁", ylabel="z₂", title="mean of q(z|x) of each image")
-left.figure.colorbar(dots, ax=left, ticks=range(10))
-right.imshow(drawn.reshape(12, 12, 8, 8).permute(0, 2, 1, 3).reshape(96, 96), cmap="gray", vmin=-1, vmax=1)
-_ = right.set(xticks=[], yticks=[], title="decoded grid of z")
+_, (above, below) = plt.subplots(2, 1, figsize=(6, 9), layout="constrained")
+dots = above.scatter(*codes.T, c=labels, cmap="tab10", s=6)
+above.set(xlabel="$z_1$", ylabel="$z_2$", title="mean of $q(z|x)$ of each image")
+above.figure.colorbar(dots, ax=above, ticks=range(10))
+below.imshow(drawn.reshape(12, 12, 8, 8).permute(0, 2, 1, 3).reshape(96, 96), cmap="gray", vmin=-1, vmax=1)
+_ = below.set(xticks=[], yticks=[], title="decoded grid of $z$")
 
 # %% [markdown]
 # ## Exercise

@@ -76,9 +76,10 @@ def draw_game(shift: float, strength: float) -> None:
     bounds = [float(js_lower_bound(discriminator_value(s * at_p, s * at_q))) for s in strengths]
     right.plot(strengths, bounds, color="C3", label="½ V(D) + ln 2")
     right.axhline(float(js_density(p.log_prob, q.log_prob, around=(0.0, shift))), color="black", label="JS(p, q)")
-    right.plot([strength], [float(js_lower_bound(discriminator_value(strength * at_p, strength * at_q)))], "C3o")
+    here = float(js_lower_bound(discriminator_value(strength * at_p, strength * at_q)))
+    right.plot([strength], [here], "C3o")
     right.axhline(math.log(2), color="grey", linestyle=":", label="ln 2")
-    right.set(xlabel="strength of D", ylabel="nats", ylim=(-0.4, 0.8))
+    right.set(xlabel="strength of D", ylabel="nats", ylim=(min(-0.4, here - 0.2), 0.8))
     right.legend(fontsize=8, loc="lower right")
 
 

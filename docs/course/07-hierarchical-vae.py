@@ -76,7 +76,8 @@ def draw_walks(depth: int, error: float) -> None:
     left.axhline(0, color="black", linewidth=0.8)
     left.set(xlabel="level (0: reconstruction)", ylabel="mean nats", title="cost of each level")
     totals = costs.sum(0)
-    right.hist(totals, bins=torch.linspace(truth - 3, truth + 5, 81).tolist(), color="C0")
+    ends = min(truth, float(totals.quantile(0.002))) - 3, max(truth, float(totals.quantile(0.998))) + 3
+    right.hist(totals, bins=80, range=ends, color="C0")
     right.axvline(truth, color="black", label=f"−ln p(x) = {truth:.4f}")
     right.axvline(float(totals.mean()), color="C3", linestyle="--", label=f"mean of walks {totals.mean():.4f}")
     right.set(xlabel="nats of a whole walk", ylabel="walks", title=f"standard deviation {totals.std():.2g}")

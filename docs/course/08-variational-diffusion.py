@@ -25,6 +25,7 @@
 # = \tfrac12\int_{\gamma(0)}^{\gamma(1)} \mathbb{E}\|\varepsilon-\hat\varepsilon(z_\gamma,\gamma)\|^2\,d\gamma
 # \qquad\text{Kingma et al. 2021 (17), (18)}$$
 #
+# $\bar\alpha_t$ is the share of the image in the variance of $z_t$, and $1 - \bar\alpha_t$ that of the noise; the SNR is their quotient.
 # (Kingma et al. write (18) as an integral over the SNR. Their $\alpha_t$ is our $\sqrt{\bar\alpha_t}$.)
 
 # %%
@@ -69,8 +70,9 @@ SHAPES: dict[str, FixedSchedule] = {
 # %% [markdown]
 # ## Four shapes, one area
 #
-# Left: the schedules, all with the same ends. Middle: the integrand over $t$, whose area is $\mathcal L_\infty$.
-# Right: the sum $\mathcal L_T$ for finite $T$, which falls to the same limit for every shape.
+# Top: the schedules, all with the same ends. Middle: the integrand over $t$, whose area is $\mathcal L_\infty$, with the standard
+# deviation (s.d.) of an estimate of the area from one random $t$.
+# Bottom: the sum $\mathcal L_T$ for finite $T$, which falls to the same limit for every shape.
 
 
 # %%
@@ -95,22 +97,22 @@ def steps_bound(schedule: FixedSchedule, T: int) -> float:
 def draw_shapes(shape: str, power: float) -> None:
     """The schedules, their integrands, and the bound in T steps; yours is bent by a power of t."""
     base = SHAPES[shape]
-    shown = SHAPES | {f"yours: {shape}, t^{power:.2g}": FunctionSchedule(lambda t: base.gamma(t**power))}
+    shown = SHAPES | {f"yours: {shape}, $t^{{{power:.2g}}}$": FunctionSchedule(lambda t: base.gamma(t**power))}
     t, counts = torch.linspace(0.005, 0.995, 300, dtype=torch.float64), [2, 4, 8, 16, 32, 64, 128, 256]
-    _, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
+    _, (top, middle, bottom) = plt.subplots(3, 1, figsize=(6, 10), layout="constrained")
     for name, schedule in shown.items():
         style = {"color": "black", "linewidth": 2} if name.startswith("yours") else {}
         gamma, slope = schedule(t)
         value, deviation = area(schedule)
-        left.plot(t, gamma, label=name, **style)
+        top.plot(t, gamma, label=name, **style)
         middle.plot(t, 0.5 * slope * noise_error(gamma), label=f"{value:.4f} ± {deviation:.1f}", **style)
-        right.plot(counts, [steps_bound(schedule, T) for T in counts], ".-", **style)
-    left.set(xlabel="t", title="γ(t)")
-    left.legend(fontsize=7)
-    middle.set(xlabel="t", title="integrand, nats", ylim=(0, 250))
-    middle.legend(fontsize=7, title="area ± s.d. of one t", title_fontsize=7)
-    right.axhline(value, color="grey", linestyle=":")
-    right.set(xscale="log", yscale="log", xlabel="steps T", title="$L_T$, nats")
+        bottom.plot(counts, [steps_bound(schedule, T) for T in counts], ".-", **style)
+    top.set(xlabel="$t$", ylabel="$γ(t)$")
+    top.legend()
+    middle.set(xlabel="$t$", ylabel="integrand, nats", ylim=(0, 250))
+    middle.legend(title="area ± s.d. of one $t$")
+    bottom.axhline(value, color="grey", linestyle=":")
+    bottom.set(xscale="log", yscale="log", xlabel="steps $T$", ylabel="$L_T$, nats")
 
 
 # Change this and run again: the shape of γ, and a power of t that bends it (1: as it is).
@@ -121,10 +123,11 @@ turn(draw_shapes, shape=["straight", "cosine", "linear β", "sigmoid"], power=(2
 # makes a poor estimator. This is what a learned $\gamma$ improves (Kingma et al. 2021, section 5.1), and what the loss profile
 # of `nelbo.diffusion.timesteps` does without learning $\gamma$.
 #
-# Over $\gamma$, all four are one curve:
+# Over $\gamma$, all four are one curve. It stays below $D/2$ for $D = 64$ pixels, the value of a denoiser that knows nothing and
+# answers $\hat\varepsilon = 0$. The printed bits/dim are the nats divided by $D \ln 2$: bits for each pixel.
 
 # %%
-_, ax = plt.subplots(figsize=(7, 3), layout="constrained")
+_, ax = plt.subplots(figsize=(6, 3.4), layout="constrained")
 gamma = torch.linspace(LOW, HIGH, 300, dtype=torch.float64)
 ax.plot(gamma, 0.5 * noise_error(gamma), label="½ E‖ε − ε̂‖²")
 ax.fill_between(gamma, 0.5 * noise_error(gamma), alpha=0.2)

@@ -59,8 +59,8 @@ def draw_posterior(t: int, x_0: float, x_t: float) -> None:
     exact = posterior(image, here, before, now)
 
     _, ax = plt.subplots(figsize=(8, 3.6), layout="constrained")
-    ax.fill_between(grid, prior.exp(), alpha=0.3, label=f"q(x_{t - 1} | x_0 = {x_0:.1f})")
-    ax.fill_between(grid, likelihood.exp(), alpha=0.3, label=f"q(x_{t} = {x_t:.1f} | x_{t - 1})")
+    ax.fill_between(grid, prior.exp(), alpha=0.3, label=f"$q(x_{{{t - 1}}} | x_0 = {x_0:.1f})$")
+    ax.fill_between(grid, likelihood.exp(), alpha=0.3, label=f"$q(x_{{{t}}} = {x_t:.1f} | x_{{{t - 1}}})$")
     ax.plot(grid, product, "k", label="product, normalised")
     ax.plot(grid[::12], exact.log_prob(grid[::12])[0].exp(), "C3o", markersize=4, label="N(μ̃, β̃)")
     ax.set(

@@ -98,18 +98,18 @@ x_0 = path[-1]
 print(f"largest error of a_t         {(learned - exact).abs().max():.4f}")
 print(f"mean and variance of x_0     {x_0.mean():.3f}, {x_0.var():.3f}   (data: 0, 1)")
 
-_, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
-left.plot(exact, color="black", label="exact: √(1 − ᾱ)")
-left.plot(learned, color="C3", linewidth=0.8, label="learned by Algorithm 1")
-left.set(xlabel="t", ylabel="$a_t$")
-left.legend(fontsize=8)
+_, (top, middle, bottom) = plt.subplots(3, 1, figsize=(6, 9.6), layout="constrained")
+top.plot(exact, color="black", label=r"exact: $\sqrt{1 - \bar{\alpha}_t}$")
+top.plot(learned, color="C3", linewidth=0.8, label="learned by Algorithm 1")
+top.set(xlabel="$t$", ylabel="$a_t$")
+top.legend()
 middle.plot(range(T, -1, -1), path[:, :30], linewidth=0.4, color="C0")
-middle.set(xlabel="t", ylabel="$x_t$", xlim=(T, 0), title="Algorithm 2, 30 walks")
+middle.set(xlabel="$t$", ylabel="$x_t$", xlim=(T, 0), title="Algorithm 2, 30 walks")
 grid = torch.linspace(-4, 4, 200)
-right.hist(x_0, bins=80, density=True, alpha=0.5, label="x₀ of 20,000 walks")
-right.plot(grid, torch.distributions.Normal(0.0, 1.0).log_prob(grid).exp(), "k", label="N(0, 1)")
-right.set(xlabel="$x_0$")
-_ = right.legend(fontsize=8)
+bottom.hist(x_0, bins=80, density=True, alpha=0.5, label="$x_0$ of 20,000 walks")
+bottom.plot(grid, torch.distributions.Normal(0.0, 1.0).log_prob(grid).exp(), "k", label="N(0, 1)")
+bottom.set(xlabel="$x_0$", ylabel="density")
+_ = bottom.legend()
 
 # %% [markdown]
 # ## What the weights do
@@ -118,7 +118,8 @@ _ = right.legend(fontsize=8)
 # problem, $\min \sum_t w_t\,(a_t - \sqrt{1-\bar\alpha_t})^2$, so we can solve it instead of training.
 # The weights are those of `nelbo.objectives`: an objective is a weight $w(\gamma)$ on the integrand of the bound
 # (Kingma & Gao 2023), and ½ $w\,\gamma'$ is its weight of the squared error at step $t$.
-# The right legend shows what the network's errors cost in the bound, in nats.
+# The weight of $\|x_0 - \hat x_0\|^2$ is the SNR in `simple`, at most 5 in `min_snr` and at least 1 in `max_snr`; `sigmoid` is
+# $w = \mathrm{sigmoid}(\gamma + 2)$. The lower legend shows what the network's errors cost in the bound, in nats.
 
 # %%
 OBJECTIVES = {
@@ -134,7 +135,7 @@ powers = torch.linspace(0, 1, T - 1, dtype=torch.float64)[:, None]
 
 def draw_weights(objective: str, degree: int) -> None:
     """The weights, the fitted a_t, and the nats that its errors cost."""
-    _, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.4), layout="constrained")
+    _, (above, below) = plt.subplots(2, 1, figsize=(6, 7), layout="constrained")
     t = range(2, T + 1)
     for name in dict.fromkeys(["simple", "bound", objective]):
         weight = 0.5 * slope * OBJECTIVES[name].weight(gammas[1:], slope)
@@ -144,12 +145,12 @@ def draw_weights(objective: str, degree: int) -> None:
         error = (fit[:, 0] - exact[1:]).square()
         nats = float((0.5 * (gammas[1:] - gammas[:-1]).expm1() * error).sum())
         style = {"linewidth": 2.5} if name == objective else {"linewidth": 1.0}
-        left.loglog(t, weight / weight.mean(), label=name, **style)
-        right.loglog(t, error.sqrt(), label=f"{name}: costs {nats:.2g} nats", **style)
-    left.set(xlabel="t", ylabel="weight, mean 1", ylim=(1e-3, 1e3))
-    right.set(xlabel="t", ylabel="error of $a_t$", ylim=(1e-5, 1))
-    left.legend(fontsize=8)
-    right.legend(fontsize=8)
+        above.loglog(t, weight / weight.mean(), label=name, **style)
+        below.loglog(t, error.sqrt(), label=f"{name}: costs {nats:.2g} nats", **style)
+    above.set(xlabel="$t$", ylabel="weight, mean 1", ylim=(1e-3, 1e3))
+    below.set(xlabel="$t$", ylabel="error of $a_t$", ylim=(1e-5, 1))
+    above.legend()
+    below.legend()
 
 
 # Change this and run again: the objective, and the degree of the polynomial (the size of the network).

@@ -58,7 +58,8 @@ def parameters(module: nn.Module) -> int:
 def draw_network(width: int, resolutions: int, side: int) -> None:
     """The stages of a U-Net, and its parameters."""
     widths = tuple(min(2**k * width, 4 * width) for k in range(resolutions))
-    network = UNet(1, 1, widths=widths, blocks=1, attention=(resolutions - 1,), dropout=0.0)
+    with torch.device("meta"):  # shapes without memory
+        network = UNet(1, 1, widths=widths, blocks=1, attention=(resolutions - 1,), dropout=0.0)
     heights = [side / 2**k for k in range(resolutions)]
     stages = list(zip(network.down, heights, strict=True))
     stages += list(zip(list(network.up)[-2::-1], heights[-2::-1], strict=True))

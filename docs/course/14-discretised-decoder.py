@@ -84,8 +84,9 @@ def draw_bits(level: int, largest_error: int) -> None:
     stds = torch.logspace(-3.5, 0, 300, dtype=torch.float64)
     _, ax = plt.subplots(figsize=(8, 3.6), layout="constrained")
     k, error = torch.tensor(level), 0
+    sign = 1 if level + largest_error < 256 else -1  # a mean is never brighter than white
     while error <= largest_error:
-        mean = number(2 * (level + error) / 255 - 1)
+        mean = number(2 * (level + sign * error) / 255 - 1)
         bits = -DiscretizedNormal(mean, stds, 256).log_prob(k) * BITS_PER_NAT
         (line,) = ax.semilogx(stds, bits, label=f"mean wrong by {error} levels")
         if error:

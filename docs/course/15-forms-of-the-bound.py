@@ -32,6 +32,8 @@
 # $\mathrm{KL}\big(q(x_t\mid x_{t-1},x_{t+1})\,\|\,p_\theta(x_t\mid x_{t+1})\big) - \tfrac D2\ln\big(1 + \alpha_{t+1}\beta_t/\beta_{t+1}\big)$.
 
 # %%
+from functools import cache
+
 import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
@@ -124,9 +126,10 @@ def whole_trajectory(chain: Chain) -> Terms:
     return trajectory_terms(chain.gammas, chain.reverse, chain.decode, chain.x_0, noise)
 
 
-FORMS = ["denoising", "consistency", "consistency, x_t sampled", "trajectory", "wrong"]
+FORMS = ["denoising", "consistency", "consistency, sampled", "trajectory", "wrong"]
 
 
+@cache
 def terms_of(form: str, x_0: float, T: int, n: int) -> Terms:
     """The terms of n independent estimates of this form, in nats."""
     chain = Chain(x_0, T, n)
@@ -136,7 +139,8 @@ def terms_of(form: str, x_0: float, T: int, n: int) -> Terms:
 
 
 # %% [markdown]
-# Left: how the form divides the sum into three terms. Right: the totals of single estimates, beside the truth.
+# Above: how the form divides the sum into three terms (in the sampled consistency form, $x_t$ is drawn and not integrated out).
+# Below: the totals of single estimates, beside the truth.
 # For the exact reverse process a trajectory has no variance at all (chapter 7).
 
 
@@ -145,31 +149,32 @@ def draw_forms(form: str, T: int) -> None:
     """The terms of every form, and the estimates of one."""
     x_0, n = -0.4, 500
     truth = -float(data.log_prob(torch.tensor([[x_0]])))
-    _, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    _, (above, below) = plt.subplots(2, 1, figsize=(6, 7), layout="constrained")
     for row, name in enumerate(FORMS):
         terms, start = terms_of(name, x_0, T, n), {True: 0.0, False: 0.0}
         for colour, (term, values) in zip(("C0", "C1", "C2"), terms.items(), strict=True):
             mean = float(values.mean())
-            left.barh(row, mean, left=start[mean > 0], color=colour, label=term if row == 0 else None)
+            above.barh(row, mean, left=start[mean > 0], color=colour, label=term if row == 0 else None)
             start[mean > 0] += mean
         total = sum(terms.values())
-        left.text(
+        above.text(
             max(start[True], 0) + 0.3, row, f"{total.mean():.3f} ± {total.std() / n**0.5:.3f}", va="center", fontsize=8
         )
         if name == form:
-            right.hist(total, bins=40, color="C4")
-            right.axvline(float(total.mean()), color="C3", linestyle="--", label=f"mean {total.mean():.4f}")
-    left.axvline(truth, color="black", linewidth=0.8)
-    left.set(yticks=range(len(FORMS)), yticklabels=FORMS, xlabel="nats", title=f"T = {T}; −ln p(x₀) = {truth:.4f}")
-    left.set_xlim(right=left.get_xlim()[1] * 1.3)
-    left.legend(fontsize=7, loc="lower right")
-    right.axvline(truth, color="black", label="−ln p(x₀)")
-    right.set(xlabel="nats of one estimate", title=form)
-    right.legend(fontsize=8)
+            low, high = min(float(total.min()), truth - 1), max(float(total.max()), truth + 1)
+            below.hist(total, bins=40, range=(low, high), color="C4")
+            below.axvline(float(total.mean()), color="C3", linestyle="--", label=f"mean {total.mean():.4f}")
+    above.axvline(truth, color="black", linewidth=0.8)
+    above.set(yticks=range(len(FORMS)), yticklabels=FORMS, xlabel="nats", title=f"$T$ = {T}")
+    above.set_xlim(right=above.get_xlim()[1] * 1.5)
+    above.legend(fontsize=8, loc="lower right")
+    below.axvline(truth, color="black", label=f"$-\\ln p(x_0)$ = {truth:.4f}")
+    below.set(xlabel="nats of one estimate", title=form)
+    below.legend()
 
 
-# Change this and run again: the form of the right picture, and the number of steps.
-turn(draw_forms, form=FORMS, T=(40, 25, 400))
+# Change this and run again: the form of the lower picture, and the number of steps.
+turn(draw_forms, form=FORMS, T=(40, 25, 200))
 
 # %% [markdown]
 # ## The wrong formula grows with T

@@ -126,8 +126,8 @@ class UNet(nn.Module):
 torch.manual_seed(0)
 network, velocity = UNet(WIDTHS), Velocity()
 schedule = LinearGamma(*gamma_range(dataset.levels))
-optimiser = torch.optim.AdamW(network.parameters(), 2e-3)
-decay = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, STEPS, pct_start=0.05)
+optimiser = torch.optim.AdamW(network.parameters(), 2e-3)  # Adam with weight decay
+decay = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, STEPS, pct_start=0.05)  # the rate rises for 5%, then falls
 start, losses = time.monotonic(), []
 for step in range(STEPS):
     x = to_unit(images[torch.randint(len(images), (BATCH,))], dataset.levels)
@@ -135,7 +135,7 @@ for step in range(STEPS):
     gamma, _ = schedule(t)
     eps = torch.randn_like(x)
     target = velocity.target(x, eps, gamma)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16):  # numbers of 16 bits inside the network: faster
         answer = network(diffuse(x, gamma, eps), gamma.float())
     loss = (answer.float() - target).square().mean()
     optimiser.zero_grad()
@@ -151,7 +151,7 @@ print(f"{sum(p.numel() for p in network.parameters()):,} parameters")
 _, ax = plt.subplots(figsize=(7, 2.6), layout="constrained")
 smooth = torch.tensor(losses).unfold(0, 50, 10).mean(1)
 ax.semilogy(torch.arange(len(smooth)) * 10, smooth)
-_ = ax.set(xlabel="step", ylabel="‖v − v̂‖² per pixel")
+_ = ax.set(xlabel="step", ylabel=r"$\|v - \hat{v}\|^2$ per pixel")
 
 # %% [markdown]
 # ## Looking: Algorithm 2
@@ -194,8 +194,8 @@ beside(grid(test[:36], dataset.levels), "images", grid(walk_back(36, 100)[-1], d
 def draw_samples(steps: int) -> None:
     """Samples of this number of steps."""
     shown = walk_back(10, steps)[-1]
-    _, axes = plt.subplots(1, 10, figsize=(10, 1.3), layout="constrained")
-    for ax, picture in zip(axes, shown[:, 0], strict=True):
+    _, axes = plt.subplots(2, 5, figsize=(6, 2.6), layout="constrained")
+    for ax, picture in zip(axes.flat, shown[:, 0], strict=True):
         ax.imshow(picture, cmap="gray", vmin=0, vmax=dataset.levels - 1)
         ax.set_axis_off()
 
@@ -206,8 +206,9 @@ turn(draw_samples, steps=(5, 1, 200))
 # %% [markdown]
 # ## Scoring
 #
-# `nelbo.Diffusion` takes the network and the schedule, and computes the bound. Its decoder is categorical: at the least noise, the
-# level that is nearest to $z$ is nearly always the right one.
+# `nelbo.Diffusion` takes the network and the schedule, and computes the bound. The integral over $t$ is estimated from 32 values of
+# $t$ for each image. The decoder is categorical, a probability for each level: at the least noise, the level that is nearest to $z$
+# is nearly always the right one.
 
 # %%
 model = nelbo.Diffusion(network, dataset.shape, dataset.levels, schedule=schedule, predict="v", decoder="categorical")

@@ -21,6 +21,8 @@ OUT = Path("build/course")
 CHAPTERS = sorted(Path(__file__).parent.glob("[0-9][0-9]-*.py"))
 HIDDEN = "remove-cell"
 """The tag of cells that a page of the site does not show."""
+FOLDED = {"cellView": "form", "jupyter": {"source_hidden": True}}
+"""What folds a cell in Colab and in JupyterLab, so that it runs, and shows its code only if asked."""
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 
 
@@ -50,6 +52,10 @@ def notebook(path: Path) -> nbformat.NotebookNode:
     book.cells = [install, title, badge, *rest]
     for number, cell in enumerate(book.cells):
         cell.id = f"{path.stem}-{number}"  # the same notebook in every build
+    for cell in book.cells:
+        if "check" in cell.metadata.get("tags", []):  # the hint and the truth are in it
+            cell.source = f"# @title Check the answer\n{cell.source}"
+            cell.metadata.update(FOLDED, tags=[*cell.metadata.tags, "hide-input"])
     book.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
     book.nbformat, book.nbformat_minor = 4, 5
     nbformat.validate(book)

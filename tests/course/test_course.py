@@ -10,26 +10,34 @@ import json
 import math
 import os
 import re
+import time
 import tomllib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import nbformat
+import numpy as np
 import pytest
 import torch
-from notebooks import CHAPTERS, HIDDEN, ROOT, main, notebook
+from notebooks import CHAPTERS, FOLDED, HIDDEN, ROOT, main, notebook
 from solutions import SOLUTIONS
 
 import nelbo
-from nelbo.course import UNANSWERED
+from nelbo.course import UNANSWERED, turn
 
 STEMS = [path.stem for path in CHAPTERS]
 WRONG = [(stem, k) for stem, solution in SOLUTIONS.items() for k in range(len(solution.wrong))]
 MOST_SENTENCES = 14
+LONGEST_TURN = 5.0
+"""Seconds of one core in which a turned control draws."""
+
+Turned = list[tuple[Callable[..., None], dict[str, Any]]]
+"""Each drawing function with its controls."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -53,12 +61,14 @@ class Ran(NamedTuple):
         said: what the cells printed.
         pictures: the number of figures and of pictures that ended a cell.
         check: the code of the check.
+        turned: what is drawn by which controls.
     """
 
     names: dict[str, Any]
     said: str
     pictures: int
     check: str
+    turned: Turned
 
 
 def tagged(book: nbformat.NotebookNode, tag: str) -> list[nbformat.NotebookNode]:
@@ -88,16 +98,53 @@ def attempt(stem: str) -> Ran | Exception:
 def run_chapter(stem: str) -> Ran:
     """Run the cells in this process, which has imported torch already; Colab's cell is left out."""
     book, names, said, pictures = notebook(path_of(stem)), {"__name__": "__main__"}, io.StringIO(), 0
+    turned: Turned = []
     for cell in book.cells:
         if cell.cell_type != "code" or HIDDEN in cell.metadata.get("tags", []):
             continue
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(io.StringIO()):
+        with patch("nelbo.course.turn", noting(turned)), contextlib.redirect_stdout(said), quiet():
             shown = run_cell(cell.source, names, f"{stem}.py")
         assert shown is None or hasattr(shown, "_repr_html_") or hasattr(shown, "_repr_png_"), f"{stem}: {shown!r}"
         pictures += len(plt.get_fignums()) + (shown is not None)
         plt.close("all")
     (check,) = tagged(book, "check")
-    return Ran(names, said.getvalue(), pictures, check.source)
+    return Ran(names, said.getvalue(), pictures, check.source, turned)
+
+
+def quiet() -> contextlib.redirect_stderr[io.StringIO]:
+    """Progress is not shown."""
+    return contextlib.redirect_stderr(io.StringIO())
+
+
+def noting(turned: Turned) -> Callable[..., None]:
+    """``turn``, which also notes what is drawn by which controls."""
+
+    def noted(draw: Callable[..., None], **controls: Any) -> None:
+        turned.append((draw, controls))
+        turn(draw, **controls)
+
+    return noted
+
+
+def ends(controls: dict[str, Any]) -> list[dict[str, Any]]:
+    """Values for all controls, in which every slider is at both of its ends, and every menu at each of its words."""
+
+    def values(control: Any) -> list[Any]:
+        if isinstance(control, float | int | str):
+            return [control]
+        return list(control) if isinstance(control[0], str) else list(control[1:])
+
+    columns = {name: values(control) for name, control in controls.items()}
+    count = max(len(column) for column in columns.values())
+    return [{name: column[k % len(column)] for name, column in columns.items()} for k in range(count)]
+
+
+def is_drawn(figure: plt.Figure) -> bool:
+    """Whether the figure can be rendered, shows something, and no line or picture in it has a NaN."""
+    figure.draw_without_rendering()
+    lines = [np.asarray(line.get_ydata(), float) for ax in figure.axes for line in ax.lines]
+    pictures = [np.ma.filled(image.get_array().astype(float), np.nan) for ax in figure.axes for image in ax.images]
+    return any(ax.has_data() for ax in figure.axes) and not any(np.isnan(part).any() for part in lines + pictures)
 
 
 def run_cell(source: str, names: dict[str, Any], file: str) -> Any:
@@ -137,6 +184,23 @@ def test_a_chapter_runs_with_a_picture_and_an_open_exercise(stem: str) -> None:
 
 
 @pytest.mark.parametrize("stem", STEMS)
+def test_every_control_draws_at_its_ends(stem: str) -> None:
+    """After the whole chapter has run, as a student turns it."""
+    turned = ran(stem).turned
+    assert turned
+    for draw, controls in turned:
+        for values in ends(controls):
+            start = time.process_time()
+            with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), quiet():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of a tensor as an array in matplotlib
+                draw(**values)
+                assert plt.get_fignums(), values
+                assert all(is_drawn(plt.figure(number)) for number in plt.get_fignums()), values
+            plt.close("all")
+            assert time.process_time() - start < LONGEST_TURN, values
+
+
+@pytest.mark.parametrize("stem", STEMS)
 def test_the_right_answer_passes(stem: str) -> None:
     said = checked(stem, SOLUTIONS[stem].right)
     assert "Right." in said
@@ -162,7 +226,10 @@ def test_a_chapter_has_its_parts(stem: str) -> None:
     assert "$$" in prose
     assert "# Change this and run again: " in code
     assert "turn(" in code
-    assert len(tagged(book, "exercise")) == len(tagged(book, "check")) == 1
+    assert len(tagged(book, "exercise")) == 1
+    (check,) = tagged(book, "check")
+    assert check.metadata.items() >= FOLDED.items()  # it has the hint and the truth
+    assert "hide-input" in check.metadata.tags
 
 
 @pytest.mark.parametrize("stem", STEMS)
