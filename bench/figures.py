@@ -35,6 +35,7 @@ STUDIES = {
     "weights": "weights",
     "pictures": "pictures",
     "anomalies": "anomalies",
+    "classify": "classify",
     "estimators": "estimators",
     "gamma": "forms",  # only its picture
     "inference": "inference",

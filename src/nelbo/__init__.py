@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nelbo.diffusion import samplers as samplers
     from nelbo.diffusion import schedules as schedules
     from nelbo.errors import InputError as InputError
+    from nelbo.jobs.classify import classify as classify
     from nelbo.jobs.compare import compare as compare
     from nelbo.jobs.describe import info as info
     from nelbo.jobs.distill import distill as distill
@@ -39,12 +40,14 @@ if TYPE_CHECKING:
     from nelbo.models.gan import GAN as GAN
     from nelbo.models.hvae import HVAE as HVAE
     from nelbo.models.vae import VAE as VAE
+    from nelbo.report.results import Classification as Classification
     from nelbo.report.results import Comparison as Comparison
     from nelbo.report.results import Evaluation as Evaluation
     from nelbo.report.results import Score as Score
 
 PLACES = {
     "AE": "models.ae",
+    "Classification": "report.results",
     "Comparison": "report.results",
     "Dataset": "data",
     "Diffusion": "models.diffusion",
@@ -56,6 +59,7 @@ PLACES = {
     "Run": "jobs.run",
     "Score": "report.results",
     "VAE": "models.vae",
+    "classify": "jobs.classify",
     "compare": "jobs.compare",
     "distill": "jobs.distill",
     "edit": "jobs.edit",

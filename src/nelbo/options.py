@@ -261,11 +261,26 @@ class MeasuringOptions(Options):
     "Measure again, even if RUN/scores has the result."
 
 
-class ScoreOptions(MeasuringOptions):
-    """Options of ``nelbo score``."""
+class ImagesOptions(MeasuringOptions):
+    """Options of every measurement of single images."""
 
     limit: AtLeastOne | None = None
-    "Score only this number of images, the first ones."
+    "Use only this number of images, the first ones."
+
+
+class ClassifyOptions(ImagesOptions):
+    """Options of ``nelbo classify``."""
+
+    evaluations: AtLeastOne = 32
+    "Largest number of network evaluations of an image for one label; labels that are clearly worse have fewer."
+    per_image: Path | None = None
+    """Write every image's path (or row in its array), label, split, predicted label with its probability, and the
+    runner-up to this CSV file."""
+
+
+class ScoreOptions(ImagesOptions):
+    """Options of ``nelbo score``."""
+
     form: str | None = None
     """Form of the bound; default: the family's first. ddpm, vdm: denoising, ode, ode-uniform, and in steps (a vdm with
     --T) consistency, trajectory (T evaluations each), iw (importance-weighted, k trajectories) and entropy (not a

@@ -55,6 +55,8 @@ class Stream(IntEnum):
     EDIT_CHOICE = 18
     CLUSTER_DROPOUT = 19
     LABEL_DROPOUT = 20
+    CLASSIFY_PLACE = 21
+    CLASSIFY_NOISE = 22
 
 
 Words = tuple[Tensor, ...]

@@ -815,6 +815,30 @@ MUTANTS = [
         "from nelbo.diffusion.samplers import DDIM, trajectory\nHeun = lambda _: DDIM(0.0)",
         ("test_latents_of_images.py::test_the_latent_is_the_exact_flows_with_order_two",),
     ),
+    Mutant(
+        "wrong noise",
+        "every label of an image with noise of its own",
+        "metrics/label_costs.py",
+        "piece[rows], u[rows, 1], eps[rows])",
+        "piece[rows], u[rows, 1], torch.randn_like(eps[rows]))",
+        ("test_classification.py::test_labels_share_their_noise",),
+    ),
+    Mutant(
+        "wrong weight",
+        "pieces of t drawn by their differences, and counted alike",
+        "metrics/label_costs.py",
+        "weight = 1 / self.profile.probabilities.to(u.device)[piece]",
+        "weight = torch.full_like(u, len(self.profile.probabilities))",
+        ("test_classification.py::test_differences_are_exact_and_their_errors_have_the_right_law[None]",),
+    ),
+    Mutant(
+        "wrong standard error",
+        "the draws of a leader that another label does not have",
+        "metrics/classification.py",
+        "    count = difference.isfinite().sum(1).clamp(min=1)\n",
+        "    count = difference.isfinite().any(2, keepdim=True).sum(1).clamp(min=1)\n",
+        ("test_classification.py::test_a_label_returns_when_the_leader_loses",),
+    ),
 ]
 
 Run = Callable[[Path, tuple[str, ...]], Answer]

@@ -24,7 +24,7 @@ from nelbo.errors import InputError
 from nelbo.processes import GO_ON, ElsewhereError, ProcessLostError, count, leave, rank
 from nelbo.streams import Speaker, close_quietly
 
-SHARED = {"train", "distill", "sample", "score", "evaluate", "compare"}
+SHARED = {"train", "distill", "sample", "score", "classify", "evaluate", "compare"}
 """Commands that divide their work between the processes of a launcher."""
 PATIENCE = 2.0
 HELP = """Train, sample and score images with generative models whose bounds you can check.

@@ -10,6 +10,7 @@ from cyclopts import Group, Parameter
 from cyclopts.validators import Number
 
 from nelbo.options import (
+    ClassifyOptions,
     DataOptions,
     DistillOptions,
     EditOptions,
@@ -99,6 +100,28 @@ def score(
         Print one JSON object and nothing else.
     """
     from nelbo.jobs.score import score as measure
+
+    show(measure(run, data=data if data.model_fields_set else None, options=options), json)
+
+
+def classify(
+    run: Path,
+    /,
+    *,
+    data: Annotated[DataOptions, READING] = DataOptions(),
+    options: Annotated[ClassifyOptions, Parameter(name="*")] = ClassifyOptions(),
+    json: Json = False,
+) -> None:
+    """Run ``nelbo classify``.
+
+    Parameters
+    ----------
+    run
+        The directory made by 'train' with --labels.
+    json
+        Print one JSON object and nothing else.
+    """
+    from nelbo.jobs.classify import classify as measure
 
     show(measure(run, data=data if data.model_fields_set else None, options=options), json)
 

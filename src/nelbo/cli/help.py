@@ -30,6 +30,17 @@ nelbo score runs/mnist --split val --limit 1000 --timesteps 32 --json
 nelbo score runs/mnist --data photos/ --against test
 ```
 """,
+    "classify": """Classify images by the bound of each label, with errors; 'undecided' where two labels are too close.
+
+```
+nelbo classify runs/labelled
+nelbo classify runs/labelled --data photos/ --split all --per-image labels.csv
+nelbo classify runs/labelled --limit 1000 --evaluations 64 --json
+```
+
+RUN was trained with --labels. It prints the share that is right, the confusions, and how good the stated
+probabilities are.
+""",
     "evaluate": """Compare a run's samples with held-out images: FD and KD, precision and recall, classes, copies.
 
 ```

@@ -16,7 +16,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -126,8 +125,25 @@ class DiffusionBound(ABC):
         """Stratified places for each image, as many as ``timesteps``; the mean of their sum is the diffusion term."""
 
     @abstractmethod
+    def edges(self, count: int) -> Tensor:
+        """The edges of ``count`` pieces of t, or of as many as there are, float64, one more than the pieces."""
+
+    @abstractmethod
+    def place_in(self, edges: Tensor, piece: Tensor, u: Tensor) -> Place:
+        """A random place in a piece of t for each image, with the term of the whole piece.
+
+        Args:
+            edges: from :meth:`edges`.
+            piece: the number of the piece, from 0, int64, shape (B,).
+            u: uniform in [0, 1), float64, shape (B,).
+        """
+
     def pieces(self, draws: Draws, count: int) -> tuple[Tensor, Iterator[Place]]:
         """The edges of ``count`` pieces of t, and a random place in each piece, with the term of the whole piece."""
+        edges = self.edges(count)
+        u = draws.uniform(Stream.SCORE_TIME, (len(edges) - 1,))
+        numbers = torch.arange(len(edges) - 1, device=u.device).expand_as(u)
+        return edges, (self.place_in(edges, numbers[:, k], u[:, k]) for k in range(u.shape[1]))
 
     def evaluations(self, timesteps: int) -> int:
         """Network evaluations per image: the reconstruction's, and one for each place."""
@@ -209,10 +225,12 @@ class ContinuousBound(DiffusionBound):
         width = (edges[1:] - edges[:-1])[piece]
         return edges[piece] + width * u[:, :, 1], share * width
 
-    def pieces(self, draws: Draws, count: int) -> tuple[Tensor, Iterator[Place]]:
-        u = draws.uniform(Stream.SCORE_TIME, (count,))
-        edges = torch.linspace(0, 1, count + 1, dtype=torch.float64)
-        return edges, (self.place((k + u[:, k]) / count, 1 / count) for k in range(count))
+    def edges(self, count: int) -> Tensor:
+        return torch.linspace(0, 1, count + 1, dtype=torch.float64)
+
+    def place_in(self, edges: Tensor, piece: Tensor, u: Tensor) -> Place:
+        count = len(edges) - 1
+        return self.place((piece + u) / count, 1 / count)
 
 
 class ChainBound(DiffusionBound):
@@ -273,17 +291,16 @@ class ChainBound(DiffusionBound):
     def places(self, draws: Draws, timesteps: int) -> Iterator[Place]:
         return (self.place(t, weight) for t, weight in self.steps(draws, timesteps))
 
-    def pieces(self, draws: Draws, count: int) -> tuple[Tensor, Iterator[Place]]:
+    def edges(self, count: int) -> Tensor:
         """Piece k holds t = e_{k−1} + 1 … e_k. Pieces are narrow at small t, where most of the bound lies."""
         count = min(count, self.T - 1)
         place = torch.arange(count + 1, dtype=torch.float64)
-        edges = 1 + torch.maximum(place, ((self.T - 1) * (place / max(1, count)) ** 2).ceil()).long()
-        u = draws.uniform(Stream.SCORE_TIME, (count,))
-        ends = list(pairwise(edges.tolist()))
-        return edges.double(), (
-            self.place(before + 1 + (u[:, k] * (last - before)).long(), last - before)
-            for k, (before, last) in enumerate(ends)
-        )
+        return 1 + torch.maximum(place, ((self.T - 1) * (place / max(1, count)) ** 2).ceil())
+
+    def place_in(self, edges: Tensor, piece: Tensor, u: Tensor) -> Place:
+        ends = on_device(edges, u.device)
+        before, width = ends[piece].long(), (ends[piece + 1] - ends[piece]).long()
+        return self.place(before + 1 + (u * width).long(), width)
 
     def evaluations(self, timesteps: int) -> int:
         return super().evaluations(timesteps if self.T > 1 else 0)

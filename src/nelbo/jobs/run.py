@@ -31,7 +31,7 @@ from nelbo.training.machine import Sizing, has_float64, keep_memory, pick_device
 if TYPE_CHECKING:
     from nelbo.jobs.edit import Edited, Verb
     from nelbo.jobs.edit_images import Given
-    from nelbo.report.results import Evaluation, Score
+    from nelbo.report.results import Classification, Evaluation, Score
 
 OWN_IMAGES = "images.npz"
 """The file of a run with the images that were given as arrays."""
@@ -246,6 +246,12 @@ class Run:
         from nelbo.jobs.score import score
 
         return score(self, **how)
+
+    def classify(self, **how: Any) -> Classification:
+        """Classify images: :func:`nelbo.classify` of this run."""
+        from nelbo.jobs.classify import classify
+
+        return classify(self, **how)
 
     def evaluate(self, **how: Any) -> Evaluation:
         """Measure samples: :func:`nelbo.evaluate` of this run."""

@@ -14,15 +14,21 @@ from nelbo.jobs._rows import write_per_image
 from nelbo.jobs.against import against_key, compared
 from nelbo.jobs.kept import Answer, kept
 from nelbo.jobs.profile import require_profile, write_profile
-from nelbo.jobs.run import Run, data_spec
-from nelbo.jobs.score_request import Baseline, Estimation, ScoreRequest, refuse_for_no_bound
+from nelbo.jobs.run import Run
+from nelbo.jobs.score_request import (
+    Baseline,
+    Estimation,
+    ScoreRequest,
+    opened_with_warning,
+    refuse_for_no_bound,
+    spec_options,
+)
 from nelbo.jobs.score_result import against_baseline, condition, given_labels, own_measures, summarise
-from nelbo.jobs.sharded import opened, shared_score
+from nelbo.jobs.sharded import shared_score
 from nelbo.metrics import LikelihoodScore
 from nelbo.models.base import LikelihoodModel
 from nelbo.options import DataOptions, ScoreOptions
 from nelbo.processes import rank
-from nelbo.report.progress import console
 from nelbo.report.results import Score
 
 
@@ -48,12 +54,8 @@ def score(
         InputError: an argument cannot be used.
     """
     options = options or checked(ScoreOptions, settings, str)
-    if data is not None and not isinstance(data, DataOptions):
-        data = DataOptions(data=data_spec(data))
-    run = opened(run)
-    if (warning := run.changed_data) is not None:
-        console().print(warning)
-    request = ScoreRequest.of(run, data, options)
+    request = ScoreRequest.of(opened_with_warning(run), spec_options(data), options)
+    run = request.run
     if isinstance(request.model, LikelihoodModel):
         return score_bound(request, request.model)
     refuse_for_no_bound(request.model, options)

@@ -1,10 +1,11 @@
-"""The request of a score, checked before anything is computed."""
+"""The request of a score or of another measurement of images, checked before anything is computed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 from torch import Tensor
 
@@ -13,14 +14,15 @@ from nelbo.errors import InputError, nearest
 from nelbo.jobs._digest import digests
 from nelbo.jobs.chosen_data import chosen_data
 from nelbo.jobs.labels import known_labels, labels_sha256
-from nelbo.jobs.run import Run
+from nelbo.jobs.run import Run, data_spec
 from nelbo.jobs.sharded import opened
 from nelbo.jobs.steps import asked_steps
 from nelbo.models.base import GenerativeModel, LikelihoodModel
 from nelbo.models.diffusion import Diffusion
 from nelbo.models.forms import Estimator
-from nelbo.options import DataOptions, ScoreOptions
+from nelbo.options import DataOptions, ImagesOptions, ScoreOptions
 from nelbo.report.paths import free
+from nelbo.report.progress import console
 from nelbo.training.machine import usual_batch
 
 SPLITS = ("train", "val", "test")
@@ -46,9 +48,26 @@ def require_together(options: ScoreOptions, data: DataOptions | None) -> None:
         raise InputError("against", f"{against!r} is not a split{nearest(against, SPLITS)} (splits: train, val, test)")
 
 
+def spec_options(data: DataOptions | str | Path | None) -> DataOptions | None:
+    """Data options, from options or a SPEC; None for the run's own data.
+
+    Raises:
+        InputError: the data are neither.
+    """
+    return data if data is None or isinstance(data, DataOptions) else DataOptions(data=data_spec(data))
+
+
+def opened_with_warning(run: str | Path | Run) -> Run:
+    """The run, after a warning if its held-out images may be former training images."""
+    found = opened(run)
+    if (warning := found.changed_data) is not None:
+        console().print(warning)
+    return found
+
+
 @dataclass(frozen=True)
-class ScoreRequest:
-    """The images to score, and the model.
+class ImagesRequest:
+    """The images to measure a run on, and the model.
 
     Attributes:
         run: the run.
@@ -58,18 +77,17 @@ class ScoreRequest:
     """
 
     run: Run
-    options: ScoreOptions
+    options: ImagesOptions
     dataset: Dataset
     model: GenerativeModel
 
     @classmethod
-    def of(cls, run: Run, data: DataOptions | None, options: ScoreOptions) -> ScoreRequest:
+    def of(cls, run: Run, data: DataOptions | None, options: Any) -> Self:
         """Read the images and load the model.
 
         Raises:
             InputError: one of them cannot be used, or the options cannot be combined.
         """
-        require_together(options, data)
         dataset = chosen_data(run, data)
         dataset.split(options.split)  # raises before the model is loaded
         return cls(run, options, dataset, run.model(options.weights, options.device))
@@ -97,7 +115,7 @@ class ScoreRequest:
 
     @property
     def key(self) -> dict[str, Any]:
-        """The fields of a score that identify model and images."""
+        """The fields of a result that identify model and images."""
         return {
             "family": self.run.config.family,
             "data": self.dataset.name,
@@ -113,6 +131,19 @@ class ScoreRequest:
             "dims": self.model.dims,
             **({} if self.labels is None else {"labels_sha256": labels_sha256(self.labels)}),
         }
+
+
+@dataclass(frozen=True)
+class ScoreRequest(ImagesRequest):
+    """The images to score, and the model."""
+
+    options: ScoreOptions
+
+    @classmethod
+    def of(cls, run: Run, data: DataOptions | None, options: ScoreOptions) -> Self:
+        """As of any measurement, after the check of the options."""
+        require_together(options, data)
+        return super().of(run, data, options)
 
 
 def chosen_timesteps(model: LikelihoodModel, asked: int | None, form: Estimator) -> int:

@@ -1,4 +1,4 @@
-"""Results of score and evaluate, with the fields of their JSON."""
+"""Results of score, classify and evaluate, with the fields of their JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,17 @@ from rich.table import Table
 
 from nelbo.metrics.quality import Modes
 from nelbo.options import Shape
-from nelbo.report.tables import evaluation_title, measures_table, modes_rows, score_table, score_title
+from nelbo.report.tables import (
+    calibration_table,
+    classification_table,
+    classification_title,
+    confusion_table,
+    evaluation_title,
+    measures_table,
+    modes_rows,
+    score_table,
+    score_title,
+)
 from nelbo.streams import Speaker
 
 
@@ -124,7 +134,7 @@ class Kept(Record):
     code: str
     "Version of nelbo, and revision of the measuring code."
     kind: str
-    "``bound``, ``iw_bound``, ``estimate`` or ``none`` for a score; ``samples``; ``profile``."
+    "``bound``, ``iw_bound``, ``estimate`` or ``none`` for a score; ``labels``; ``samples``; ``profile``."
     terms: dict[str, Term] = {}
     "The terms of the bound; their sum is the total."
     bits_per_dim: float | None = None
@@ -166,11 +176,16 @@ class Result(Kept):
         """A title, and a table of the numbers."""
         raise NotImplementedError
 
+    def tables(self) -> list[Table]:
+        """Further tables; by default none."""
+        return []
+
     def show(self, out: Speaker) -> None:
-        """Print a title, a table, and the warnings."""
+        """Print a title, the tables, and the warnings."""
         title, table = self.text()
         out.print(title, soft_wrap=True)
-        out.print(table)
+        for each in (table, *self.tables()):
+            out.print(each)
         for line in self.warnings:
             out.print(line, soft_wrap=True)
 
@@ -255,6 +270,64 @@ class Score(Result):
     def text(self) -> tuple[str, Table]:
         """A title, and a table of the terms in bits/dim, or of a family's own measures."""
         return score_title(self), score_table(self)
+
+
+class Reliability(Record):
+    """The images whose label has a stated probability in (low, high]."""
+
+    low: float
+    "The lower end."
+    high: float
+    "The upper end."
+    n: int
+    "The number of images."
+    stated: float
+    "The mean of their stated probabilities."
+    right: float
+    "The share of them whose label is right."
+
+
+class Classification(Result):
+    """Labels of images by the bound of each label."""
+
+    n_distinct: int
+    "The number of distinct images among the n."
+    levels: int
+    "The number of values a pixel can take."
+    dims: int
+    "D, data dimensions per image."
+    labels_sha256: str | None = None
+    "Hash of the labels."
+    classes: list[str]
+    "The names of the classes."
+    prior: list[float]
+    "P(y): the share of each class in the training images."
+    evaluations: int
+    "The largest number of network evaluations of an image for one label."
+    evaluations_per_image: float
+    "The mean number of network evaluations of an image, over all labels."
+    undecided: float
+    "The share of images with another label within two standard errors of the leader."
+    right: Measure | None = None
+    "The share of images whose label is right; None without labels."
+    right_of_decided: Measure | None = None
+    "The same of the decided images; None without labels, or without decided images."
+    log_loss: Measure | None = None
+    "The mean of −ln P(y|x) at the right label, in nats; None without labels."
+    confusion: list[list[int]] | None = None
+    "Images of each class (row) by their label (column); the last column has the undecided ones. None without labels."
+    calibration: list[Reliability] | None = None
+    "Bins of the stated probability of the label; None without labels."
+    calibration_error: float | None = None
+    "The mean of the absolute difference of stated and right, over images; positive also for right probabilities."
+
+    def text(self) -> tuple[str, Table]:
+        """A title, and a table of the shares."""
+        return classification_title(self), classification_table(self)
+
+    def tables(self) -> list[Table]:
+        """The confusions, without the rows and columns of other classes, and the calibration."""
+        return [] if self.confusion is None else [confusion_table(self), calibration_table(self)]
 
 
 class Evaluation(Result):

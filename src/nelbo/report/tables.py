@@ -11,7 +11,11 @@ from nelbo.units import uniform_bits
 
 if TYPE_CHECKING:
     from nelbo.metrics.quality import Modes
-    from nelbo.report.results import Evaluation, Measure, Score
+    from nelbo.report.results import Classification, Evaluation, Measure, Score
+
+
+MOST_CLASSES = 20
+"""The largest number of classes in a table of confusions."""
 
 
 def table_of(*headings: str) -> Table:
@@ -93,6 +97,49 @@ def evaluation_title(found: Evaluation) -> str:
         f"{found.samples:,} samples of {found.family} ({found.sampling}) beside {found.n:,} images of {found.data}, "
         f"{found.split} split, features {found.features} {found.features_sha256[:12]}"
     )
+
+
+def classification_title(found: Classification) -> str:
+    """A line with the run, its data, the images and the work."""
+    return (
+        f"{found.family} on {found.data}, {found.split} split, {found.n:,} images of {len(found.classes):,} classes, "
+        f"{found.weights} weights; {found.evaluations_per_image:.1f} network evaluations an image"
+    )
+
+
+def classification_table(found: Classification) -> Table:
+    """The shares of right and of undecided labels."""
+    shares = {"right": found.right, "right of the decided": found.right_of_decided, "log loss, nats": found.log_loss}
+    table = table_of("measure", "value", "± s.e.")
+    for name, measure in shares.items():
+        if measure is not None:
+            table.add_row(name, f"{measure.value:.4f}", error(measure.stderr))
+    table.add_row("undecided", f"{found.undecided:.4f}", "")
+    if found.calibration_error is not None:
+        table.add_row("calibration error", f"{found.calibration_error:.4f}", "")
+    return table
+
+
+def confusion_table(found: Classification) -> Table:
+    """Images of each class by their label; of many classes only those with a confusion."""
+    counts = found.confusion
+    assert counts is not None
+    shown = list(range(len(found.classes)))
+    if len(shown) > MOST_CLASSES:
+        wrong = [sum(counts[k]) - counts[k][k] + sum(row[k] for row in counts) - counts[k][k] for k in shown]
+        shown = sorted(sorted(shown, key=lambda k: -wrong[k])[:MOST_CLASSES])
+    table = table_of("class \\ label", *(found.classes[k] for k in shown), "undecided")
+    for k in shown:
+        table.add_row(found.classes[k], *(str(counts[k][j] or "") for j in (*shown, -1)))
+    return table
+
+
+def calibration_table(found: Classification) -> Table:
+    """Stated probabilities against the share that is right."""
+    table = table_of("stated P(y|x)", "images", "mean stated", "right")
+    for each in found.calibration or []:
+        table.add_row(f"{each.low:.1f} to {each.high:.1f}", str(each.n), f"{each.stated:.3f}", f"{each.right:.3f}")
+    return table
 
 
 def error(value: float | None) -> str:

@@ -1,0 +1,188 @@
+"""The label of an image by the bound of each label, with network evaluations where labels are close.
+
+The cost of a label is C_y = −ln P(y) + bound(x|y), and the image's label is argmin_y C_y. The costs are estimated by
+draws that all labels share (:mod:`nelbo.metrics.label_costs`). After each draw a label leaves the race if it is worse
+than the leader by more than ``REJECT`` standard errors of their difference, which is paired: it uses the draws that
+both have. It returns if the leader changes and it is close to the new one. With n draws d_1 … d_n of a difference, its
+mean d̄ and the variance v = a + b d̄² that such a difference has on held-out images,
+
+    s.e.² = (ν v + Σ_i (d_i − d̄)²)/((ν + n − 1) n),   ν = WEIGHT
+
+so that one draw has an error too. An image is undecided if another label is within ``UNDECIDED`` standard errors.
+
+The stated probability allows for these errors. With σ the sigmoid, and Δ_y normal about C_y − C_leader with its s.e.,
+
+    P(y|x) ∝ E σ(−Δ_y)/E σ(Δ_y)
+
+the odds of y against the leader, which are e^{C_leader − C_y} without an error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nelbo.cores import on_own_cores
+from nelbo.metrics.label_costs import CostProfile, LabelCosts
+from nelbo.models._checks import Images, checked_images, checked_int, checked_seed
+from nelbo.models.diffusion import Diffusion
+
+REJECT = 3.0
+"""A label leaves the race at this number of standard errors."""
+UNDECIDED = 2.0
+"""An image is undecided within this number of standard errors."""
+WEIGHT = 4.0
+"""The number of draws that the variance on held-out images counts for."""
+NODES = 64
+"""Nodes of the quadrature over an error."""
+IMAGES = 128
+"""Images whose labels are drawn together."""
+
+
+@dataclass(frozen=True)
+class Classified:
+    """The labels of n images.
+
+    Args:
+        label: the leader, an index into the classes, int64, shape (n,).
+        behind: C_y − C_leader of each label, in nats, float64, shape (n, K); 0 for the leader.
+        stderr: the standard error of it; 0 for the leader.
+        evaluations: network evaluations of each image, int64, shape (n,).
+    """
+
+    label: Tensor
+    behind: Tensor
+    stderr: Tensor
+    evaluations: Tensor
+
+    def probabilities(self) -> Tensor:
+        """P(y|x), shape (n, K)."""
+        lost, won = (mean_sigmoid(sign * self.behind, self.stderr) for sign in (-1, 1))
+        return (lost.log() - won.log()).softmax(1)
+
+    @property
+    def runner_up(self) -> Tensor:
+        """The label that is least behind the leader in standard errors, int64, shape (n,)."""
+        return self.in_errors().argmin(1)
+
+    @property
+    def undecided(self) -> Tensor:
+        """Whether the runner-up is within ``UNDECIDED`` standard errors, bool, shape (n,)."""
+        return self.in_errors().min(1).values <= UNDECIDED
+
+    def in_errors(self) -> Tensor:
+        """How far each label is behind the leader in standard errors, +∞ for the leader, shape (n, K)."""
+        ratio = (self.behind / self.stderr).nan_to_num(0.0, torch.inf, -torch.inf)
+        return ratio.scatter(1, self.label[:, None], torch.inf)
+
+
+def mean_sigmoid(mean: Tensor, stderr: Tensor) -> Tensor:
+    """E σ(u) of u ~ N(mean, stderr²), by Gauss–Hermite quadrature."""
+    total = torch.zeros_like(mean)
+    for place, weight in zip(*np.polynomial.hermite.hermgauss(NODES), strict=True):
+        total += weight / math.sqrt(math.pi) * (mean + math.sqrt(2) * place * stderr).sigmoid()
+    return total
+
+
+def apart(fixed: Tensor, drawn: Tensor, leader: Tensor, profile: CostProfile) -> tuple[Tensor, Tensor]:
+    """C_y − C_leader of each label, and its standard error, from the draws that both have.
+
+    Args:
+        fixed: the parts of C_y without noise, shape (B, K).
+        drawn: the draws of the rest, shape (B, n, K); NaN where there is none.
+        leader: shape (B,).
+        profile: has the variance on held-out images.
+    """
+    difference = drawn - drawn.gather(2, leader[:, None, None].expand(-1, drawn.shape[1], 1))
+    count = difference.isfinite().sum(1).clamp(min=1)
+    mean = difference.nansum(1) / count
+    squares = (difference - mean[:, None]).square().nansum(1)
+    variance = (WEIGHT * profile.variance(mean) + squares) / (WEIGHT + count - 1)
+    stderr = (variance / count).sqrt().scatter(1, leader[:, None], 0.0)
+    return fixed - fixed.gather(1, leader[:, None]) + mean, stderr
+
+
+def race(
+    fixed: Tensor, draw: Callable[[int, Tensor], Tensor], profile: CostProfile, most: int, reject: float = REJECT
+) -> Classified:
+    """Draw the costs of all labels, then of those that are left.
+
+    Args:
+        fixed: the parts of C_y without noise, in nats, float64, shape (B, K); +∞ for a label that is impossible.
+        draw: (number of the draw, labels to evaluate (B, K)) → one draw of the rest of the costs, (B, K).
+        profile: has the variance on held-out images.
+        most: the largest number of draws.
+        reject: a label leaves the race at this number of standard errors; ∞ to keep all.
+    """
+    drawn = torch.full((len(fixed), most, fixed.shape[1]), torch.nan, dtype=torch.float64, device=fixed.device)
+    left, leader = fixed.isfinite(), fixed.argmin(1)
+    behind, stderr = apart(fixed, drawn[:, :1], leader, profile)
+    for number in range(most):
+        left &= (left.sum(1) > 1)[:, None]
+        if not bool(left.any()):
+            break
+        drawn[:, number] = draw(number, left)
+        behind, _ = apart(fixed, drawn[:, : number + 1], leader, profile)
+        leader = torch.where(left.any(1), behind.where(left, torch.inf).argmin(1), leader)
+        behind, stderr = apart(fixed, drawn[:, : number + 1], leader, profile)
+        left = left.any(1)[:, None] & (behind.isfinite() & ((behind <= reject * stderr) | math.isinf(reject)))
+    return Classified(leader, behind, stderr, drawn.isfinite().sum((1, 2)))
+
+
+@on_own_cores()
+@torch.no_grad()
+def classify_images(
+    model: Diffusion,
+    images: Images,
+    profile: CostProfile,
+    prior: Tensor,
+    *,
+    seed: int = 0,
+    most: int = 32,
+    batch: int = 128,
+    reject: float = REJECT,
+    rows: range | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Classified:
+    """The label of every image. The noise of image i does not depend on the batch or on the other images.
+
+    Args:
+        model: a diffusion model with at least two classes, on its device.
+        images: integer levels 0 … L−1, shape (n, C, H, W), n ≥ 1, as a tensor or a NumPy array.
+        profile: from :func:`~nelbo.metrics.label_costs.cost_profile`.
+        prior: P(y), float64, shape (K,).
+        seed: the seed of the noise.
+        most: the largest number of network evaluations of an image for one label.
+        batch: network evaluations at a time.
+        reject: a label leaves the race at this number of standard errors; ∞ to keep all.
+        rows: the rows of the images to classify; None for all.
+        progress: called with the number of images done.
+
+    Returns:
+        The labels of the rows, on the CPU.
+
+    Raises:
+        InputError: the images do not fit the model, or a number is out of range.
+    """
+    images = checked_images(model, images)
+    checked_int("most", most, 1)
+    checked_int("batch", batch, 1)
+    checked_seed(seed)
+    was_training = model.training
+    model.eval()
+    rows, parts = range(len(images)) if rows is None else rows, []
+    for first in range(rows.start, rows.stop, IMAGES):
+        indices = range(first, min(first + IMAGES, rows.stop))
+        x = images[indices.start : indices.stop].to(model.device)
+        costs = LabelCosts(model, x, indices, profile, seed, batch)
+        fixed = costs.without_network() - prior.to(x.device).log()
+        found = race(fixed, costs.draw, profile, most, reject)
+        parts.append([part.cpu() for part in (found.label, found.behind, found.stderr, found.evaluations)])
+        progress(indices.stop - rows.start)
+    model.train(was_training)
+    return Classified(*(torch.cat(each) for each in zip(*parts, strict=True)))
