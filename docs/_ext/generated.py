@@ -28,6 +28,7 @@ WIDTH = "88"
 SCHEMAS = {
     "run": "nelbo.config.files.RunConfig",
     "score": "nelbo.report.results.Score",
+    "threshold": "nelbo.report.results.Threshold",
     "evaluation": "nelbo.report.results.Evaluation",
     "comparison": "nelbo.report.results.Comparison",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -25,7 +26,9 @@ from nelbo.training.machine import usual_batch
 
 SPLITS = ("train", "val", "test")
 IN_STEPS = ("T", "spacing", "reverse_variance")
-OF_A_BOUND = ("form", "timesteps", "k", *IN_STEPS, "baseline", "per_image", "profile", "against")
+MARKS = ("per_image", "worst", "false_alarms")
+"""Options with which images are compared with a threshold."""
+OF_A_BOUND = ("form", "timesteps", "k", *IN_STEPS, "baseline", "profile", "against", *MARKS)
 """Options that apply only to a bound."""
 
 
@@ -36,6 +39,10 @@ def require_together(options: ScoreOptions, data: DataOptions | None) -> None:
         InputError: an option lacks another one that it needs, or a file exists.
     """
     against = options.against
+    if options.worst is not None:
+        require_page(options.out)
+    elif options.out is not None:
+        raise InputError("out", "is the page of `worst`; add that option, or leave it out")
     if options.per_image is not None:
         free(options.per_image, "per_image")
     elif options.sort:
@@ -44,6 +51,18 @@ def require_together(options: ScoreOptions, data: DataOptions | None) -> None:
         raise InputError("against", "compares other data with the run's own; name the other data with `data`")
     if against is not None and against not in SPLITS:
         raise InputError("against", f"{against!r} is not a split{nearest(against, SPLITS)} (splits: train, val, test)")
+
+
+def require_page(out: Path | None) -> None:
+    """Check the path of a page.
+
+    Raises:
+        InputError: the suffix is not .html, or the file exists.
+    """
+    if out is not None:
+        if out.suffix.lower() != ".html":
+            raise InputError("out", f"{out} must end in .html")
+        free(out, "out")
 
 
 @dataclass(frozen=True)
@@ -78,6 +97,11 @@ class ScoreRequest:
     def images(self) -> Tensor:
         """Integer levels, shape (n, C, H, W)."""
         return self.dataset.split(self.options.split)[: self.options.limit]
+
+    @property
+    def marks(self) -> bool:
+        """Whether the images are compared with a threshold."""
+        return any(getattr(self.options, name) is not None for name in MARKS)
 
     @cached_property
     def copies(self) -> Tensor:

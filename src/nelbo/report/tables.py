@@ -45,6 +45,11 @@ def score_table(score: Score) -> Table:
         table.add_row("AUROC by the total", f"{found.auroc_total:.4f}", error(found.auroc_total_stderr))
         if found.auroc_profile is not None:
             table.add_row("AUROC by the profile", f"{found.auroc_profile:.4f}", error(found.auroc_profile_stderr))
+    if (limit := score.threshold) is not None:
+        table.add_section()
+        table.add_row(f"threshold, {percent(limit.false_alarms)} false alarms", f"{limit.bits_per_dim:.4f}", "")
+        table.add_row("its rate, 95% interval", f"{percent(limit.low)} to {percent(limit.high)}", "")
+        table.add_row("images over it", f"{score.over:,} of {score.n:,}", "")
     table.add_row(f"uniform code, log2 {score.levels}", f"{uniform_bits(score.levels):.4f}", "", style="dim")
     return table
 
@@ -93,6 +98,11 @@ def evaluation_title(found: Evaluation) -> str:
         f"{found.samples:,} samples of {found.family} ({found.sampling}) beside {found.n:,} images of {found.data}, "
         f"{found.split} split, features {found.features} {found.features_sha256[:12]}"
     )
+
+
+def percent(rate: float) -> str:
+    """A rate in percent, with two significant digits."""
+    return f"{100 * rate:.2g}%"
 
 
 def error(value: float | None) -> str:
