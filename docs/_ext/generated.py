@@ -29,6 +29,7 @@ SCHEMAS = {
     "run": "nelbo.config.files.RunConfig",
     "score": "nelbo.report.results.Score",
     "classification": "nelbo.report.results.Classification",
+    "threshold": "nelbo.report.results.Threshold",
     "evaluation": "nelbo.report.results.Evaluation",
     "comparison": "nelbo.report.results.Comparison",
 }

@@ -155,5 +155,6 @@ check(
 # %% [markdown]
 # ## Where this goes
 #
-# `nelbo score RUN --per-image FILE.csv --sort` writes the list for a whole folder with the paths, and
-# `nelbo score RUN --data OTHER --against test` measures how well the bound separates two folders (AUROC, with its error).
+# `nelbo score RUN --per-image FILE.csv --sort` writes the list for a whole folder with the paths, `--worst 25` a page of
+# the most expensive images with the bits of their pixels and a threshold, and `nelbo score RUN --data OTHER --against
+# test` measures how well the bound separates two folders (AUROC, with its error).

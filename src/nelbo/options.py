@@ -302,11 +302,20 @@ class ScoreOptions(ImagesOptions):
     replicates: Annotated[int, Field(ge=2)] = 2
     "Independent estimates per image, for the Monte Carlo error."
     per_image: Path | None = None
-    "Write every image's path (or row in its array), label, split and terms to this CSV file."
+    """Write every image's path (or row in its array), label, split and terms to this CSV file, and whether it is over
+    the kept threshold."""
     sort: bool = False
     "With --per-image: sort by the total, the highest first."
     profile: Path | None = None
     "Plot bits/dim over t into this PNG file, or write it into this CSV file."
+    worst: AtLeastOne | None = None
+    """Write a page with this number of images of the highest bits/dim, each with the bits of each of its pixels, and
+    with a threshold."""
+    out: Path | None = None
+    "With --worst: the .html file of the page; it must not exist. Default: a new one in RUN/scores."
+    false_alarms: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """State a threshold that a normal image exceeds with at most this probability, by the scores of val, and keep it in
+    RUN/scores/threshold.json. Default with --worst: the kept threshold, or one for 0.01."""
     against: str | None = None
     """With --data OTHER: AUROC, with DeLong's standard error, of those images against this split of the run's own
     data, by the total and by the profile over t; below 0.5, the others look more normal."""

@@ -290,6 +290,13 @@ ROWS: dict[str, Row] = {
     "score batch size": row("score run --batch-size 0", ("--batch-size",)),
     "score per image exists": row("score run --per-image a.csv", ("--per-image", "a.csv"), write("a.csv", "mine")),
     "score per image a folder": row("score run --per-image pictures", ("--per-image", "pictures")),
+    "score worst 0": row("score run --worst 0", ("--worst", "1")),
+    "score worst suffix": row("score run --worst 2 --out a.png", ("--out", "a.png", ".html")),
+    "score worst exists": row("score run --worst 2 --out a.html", ("--out", "a.html"), write("a.html", "mine")),
+    "score out alone": row("score run --out a.html", ("--out", "--worst")),
+    "score false alarms 0": row("score run --false-alarms 0", ("--false-alarms", "greater than 0")),
+    "score false alarms 1": row("score run --false-alarms 1", ("--false-alarms", "less than 1")),
+    "score false alarms rare": row("score run --false-alarms 0.001", ("--false-alarms", "179", "999")),
     "score data": row("score run --data pictures", ("--data", "3×10×14", "1×8×8")),
     # info
     "info nothing": row("info nothing", ("nothing",)),

@@ -176,7 +176,9 @@ def test_samples_and_scores_are_those_of_one(digits_run: Path, here: Path) -> No
     run = shutil.copytree(digits_run, here / "run")
     for count in (1, 2, 3):
         shared(count, "sample", run, "-n", "10", "--out", f"{count}.npz")
-        shared(count, "score", run, "--limit", "10", "--per-image", f"{count}.csv", "--again")
+        page = ("--false-alarms", "0.05", "--worst", "2", "--out", f"{count}.html", "--timesteps", "2")
+        shared(count, "score", run, "--limit", "10", *page, "--per-image", f"{count}.csv", "--again")
+        assert Path(f"{count}.html").exists()
     shared(2, "sample", run, "-n", "3", "--steps", "3", "--out", "two.gif")
     assert Path("two.gif").stat().st_size > 0
     images = [np.load(f"{count}.npz")["images"] for count in (1, 2, 3)]

@@ -101,7 +101,10 @@ def score(
     """
     from nelbo.jobs.score import score as measure
 
-    show(measure(run, data=data if data.model_fields_set else None, options=options), json)
+    found = measure(run, data=data if data.model_fields_set else None, options=options)
+    show(found, json)
+    if found.page is not None and not json:
+        print(found.page)
 
 
 def classify(

@@ -28,6 +28,7 @@ from the exact conditional law.
 nelbo score runs/mnist
 nelbo score runs/mnist --split val --limit 1000 --timesteps 32 --json
 nelbo score runs/mnist --data photos/ --against test
+nelbo score runs/mnist --data photos/ --split all --worst 25 --out strange.html
 ```
 """,
     "classify": """Classify images by the bound of each label, with errors; 'undecided' where two labels are too close.

@@ -25,12 +25,12 @@ from nelbo.diffusion.consistency import Three, consistency_prior_term, consisten
 from nelbo.diffusion.decoders import Decoder
 from nelbo.diffusion.denoiser import Denoised, Denoiser
 from nelbo.diffusion.entropy import entropy_difference, entropy_terms
-from nelbo.diffusion.process import diffuse, on_device, prior_term
+from nelbo.diffusion.process import diffuse, on_device, per_image, prior_pixel_terms
 from nelbo.diffusion.rare import RARE, RARE_DRAWS, crossing, shifted
 from nelbo.diffusion.schedules import Curve
 from nelbo.diffusion.timesteps import LossProfile, harmonic, stratified
 from nelbo.diffusion.trajectory import trajectory_terms
-from nelbo.diffusion.variances import ReverseVariance, squared_error
+from nelbo.diffusion.variances import ReverseVariance
 from nelbo.rng import Draws, Stream
 from nelbo.theory.bound import Bound
 from nelbo.theory.importance import importance_weighted
@@ -43,11 +43,17 @@ class Place(NamedTuple):
 
     Attributes:
         gamma: γ of z, shape (B,).
-        term: (the denoiser's result at z, ε) → a part of the diffusion term, in nats, float64, shape (B,).
+        weight: the number of terms, or the length of t, that the place represents, shape (B,).
+        cost: (the denoiser's result at z, ε) → nats of each pixel without this weight, float64, shape (B, C, H, W).
     """
 
     gamma: Tensor
-    term: Callable[[Denoised, Tensor], Tensor]
+    weight: Tensor
+    cost: Callable[[Denoised, Tensor], Tensor]
+
+    def pixels(self, denoised: Denoised, eps: Tensor) -> Tensor:
+        """A part of the diffusion term of each pixel, in nats, float64, shape (B, C, H, W)."""
+        return per_image(self.weight, eps) * self.cost(denoised, eps)
 
 
 class DiffusionBound(ABC):
@@ -91,7 +97,7 @@ class DiffusionBound(ABC):
     # The denoising form
 
     def start(self, x: Tensor, draws: Draws) -> tuple[Tensor, Iterator[Tensor], Tensor]:
-        """x_0 in float64, the noise of this estimate, and the reconstruction term."""
+        """x_0 in float64, the noise of this estimate, and the reconstruction term of each pixel."""
         x_0 = to_unit(x, self.levels).double()
         noise = (row.double() for row in draws.normal_iter(Stream.SCORE_NOISE, self.shape))
         return x_0, noise, self.reconstruction(x, x_0, diffuse(x_0, self.at(self.first, x), next(noise)), draws)
@@ -104,20 +110,20 @@ class DiffusionBound(ABC):
         return RARE_DRAWS if rare else 0
 
     def reconstruction(self, x: Tensor, x_0: Tensor, z: Tensor, draws: Draws) -> Tensor:
-        """E[−ln p(x|z)] of each image, from one z, and from weighted extra latents if :attr:`rare_draws` > 0.
+        """E[−ln p(x|z)] of each pixel, from one z, and from weighted extra latents if :attr:`rare_draws` > 0.
 
-        The estimate is b + mean of w (cost − b). The baseline b is the cost at z with each pixel's cost capped at ln L.
-        It keeps the weights from multiplying the part of the cost that every sample has.
+        The estimate is b + mean of w (cost − b), where w is of the whole image. The baseline b is the cost at z, capped
+        at ln L. It keeps the weights from multiplying the part of the cost that every sample has.
         """
         if not self.rare_draws:
-            return self.decode(x, z)
-        base = self.pixel_nll(x, z).clamp(max=math.log(self.levels)).flatten(1).sum(1)
+            return self.pixel_nll(x, z)
+        base = self.pixel_nll(x, z).clamp(max=math.log(self.levels))
         a, gamma = crossing(self.first, self.levels), self.at(self.first, x)
         places = draws.uniform(Stream.SCORE_RARE_PLACE, (self.rare_draws, *self.shape))
         excess = torch.zeros_like(base)
         for u, noise in zip(places.unbind(1), draws.normal_iter(Stream.SCORE_RARE, self.shape), strict=False):
             eps, log_weight = shifted(noise, u, a)
-            excess += log_weight.exp() * (self.decode(x, diffuse(x_0, gamma, eps)) - base)
+            excess += per_image(log_weight.exp(), base) * (self.pixel_nll(x, diffuse(x_0, gamma, eps)) - base)
         return base + excess / self.rare_draws
 
     @abstractmethod
@@ -153,12 +159,12 @@ class DiffusionBound(ABC):
         """−ln p(x) ≤ prior + diffusion + reconstruction."""
         x_0, noise, reconstruction = self.start(x, draws)
         diffusion = torch.zeros_like(reconstruction)
-        for gamma, term in self.places(draws, timesteps):
+        for place in self.places(draws, timesteps):
             eps = next(noise)
-            diffusion += term(self.denoise(diffuse(x_0, gamma, eps), gamma), eps)
-        prior = prior_term(x_0, torch.tensor(self.last, dtype=torch.float64))
-        terms = {"reconstruction": reconstruction, "diffusion": diffusion, "prior": prior}
-        return Bound(terms, evaluations=self.evaluations(timesteps))
+            diffusion += place.pixels(self.denoise(diffuse(x_0, place.gamma, eps), place.gamma), eps)
+        prior = prior_pixel_terms(x_0, torch.tensor(self.last, dtype=torch.float64))
+        pixels = {"reconstruction": reconstruction, "diffusion": diffusion, "prior": prior}
+        return Bound.of_pixels(pixels, {}, self.evaluations(timesteps))
 
     def diffusion_profile(self, x: Tensor, draws: Draws, pieces: int) -> tuple[Tensor, Tensor]:
         """The denoising form's diffusion term for each piece of t, from one random t per piece.
@@ -176,9 +182,10 @@ class DiffusionBound(ABC):
         next(noise)  # the reconstruction's
         edges, places = self.pieces(draws, pieces)
         parts = [x_0.new_zeros(len(x), 0)]
-        for gamma, term in places:
+        for place in places:
             eps = next(noise).double()
-            parts.append(term(self.denoise(diffuse(x_0, gamma, eps), gamma), eps)[:, None])
+            pixels = place.pixels(self.denoise(diffuse(x_0, place.gamma, eps), place.gamma), eps)
+            parts.append(pixels.flatten(1).sum(1, keepdim=True))
         return edges, torch.cat(parts, 1)
 
 
@@ -208,8 +215,7 @@ class ContinuousBound(DiffusionBound):
     def place(self, t: Tensor, share: Tensor | float) -> Place:
         """The place at t, with a weight for its share of [0, 1]."""
         gamma, slope = self.schedule(t)
-        weight = share * 0.5 * slope
-        return Place(gamma, lambda denoised, eps: weight * squared_error(eps, denoised.eps).double())
+        return Place(gamma, share * 0.5 * slope, lambda denoised, eps: (eps - denoised.eps).square())
 
     def places(self, draws: Draws, timesteps: int) -> Iterator[Place]:
         t, share = self.times(draws.uniform(Stream.SCORE_TIME, (timesteps, 2)))
@@ -283,10 +289,10 @@ class ChainBound(DiffusionBound):
             index, weight = stratified(u, every if even else harmonic(2, self.T))
             yield from zip((index + 2).unbind(1), weight.unbind(1), strict=True)
 
-    def place(self, t: Tensor, weight: Tensor | float) -> Place:
+    def place(self, t: Tensor, weight: Tensor) -> Place:
         """The place of the step from t ≥ 2 to t − 1, with the weight of ``weight`` steps."""
         before, here = self.gamma(t - 1), self.gamma(t)
-        return Place(here, lambda d, eps: weight * self.variance.diffusion_term(d, eps, before, here))
+        return Place(here, weight, lambda d, eps: self.variance.pixel_terms(d, eps, before, here))
 
     def places(self, draws: Draws, timesteps: int) -> Iterator[Place]:
         return (self.place(t, weight) for t, weight in self.steps(draws, timesteps))
@@ -300,7 +306,7 @@ class ChainBound(DiffusionBound):
     def place_in(self, edges: Tensor, piece: Tensor, u: Tensor) -> Place:
         ends = on_device(edges, u.device)
         before, width = ends[piece].long(), (ends[piece + 1] - ends[piece]).long()
-        return self.place(before + 1 + (u * width).long(), width)
+        return self.place(before + 1 + (u * width).long(), width.to(u))
 
     def evaluations(self, timesteps: int) -> int:
         return super().evaluations(timesteps if self.T > 1 else 0)
@@ -309,7 +315,8 @@ class ChainBound(DiffusionBound):
 
     def consistency(self, x: Tensor, draws: Draws, timesteps: int) -> Bound:
         """The consistency form with x_t integrated out, and stratified t for the sum."""
-        x_0, noise, reconstruction = self.start(x, draws)
+        x_0, noise, pixels = self.start(x, draws)
+        reconstruction = pixels.flatten(1).sum(1)
         diffusion = torch.zeros_like(reconstruction)
         for after, weight in self.steps(draws, timesteps):
             gamma = Three(*(self.gamma(t) for t in (after - 2, after - 1, after)))

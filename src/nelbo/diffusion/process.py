@@ -148,6 +148,11 @@ def prior_term(x: Tensor, gamma_last: Tensor) -> Tensor:
         x: images, shape (B, …).
         gamma_last: a scalar.
     """
+    return prior_pixel_terms(x, gamma_last).flatten(1).sum(1).to(x.dtype)
+
+
+def prior_pixel_terms(x: Tensor, gamma_last: Tensor) -> Tensor:
+    """The same of each pixel, float64, shape (B, …)."""
     q = marginal(x.double(), gamma_last.reshape(1))
     one = torch.ones_like(q.var)
-    return kl_normal(q.mean, q.var, torch.zeros_like(one), one).flatten(1).sum(1).to(x.dtype)
+    return kl_normal(q.mean, q.var, torch.zeros_like(one), one)

@@ -54,10 +54,14 @@ class ReverseVariance(ABC):
             eps: ε, the noise in z_t, shape (B, …).
             gamma_s, gamma_t: shape (B,), both finite.
         """
+        return self.pixel_terms(denoised, eps, gamma_s, gamma_t).flatten(1).sum(1)
+
+    def pixel_terms(self, denoised: Denoised, eps: Tensor, gamma_s: Tensor, gamma_t: Tensor) -> Tensor:
+        """The same of each pixel, shape (B, …): the laws are independent over pixels, so the term is a sum."""
         error = (eps - denoised.eps).square()
         var, exact = self.var(denoised, gamma_s, gamma_t), per_image(posterior_var(gamma_s, gamma_t), eps)
         weight = per_image(step_weight(gamma_s, gamma_t), eps) * (exact / var)
-        return (weight * error + 0.5 * kl_of_variances(exact, var)).flatten(1).sum(1)
+        return weight * error + 0.5 * kl_of_variances(exact, var)
 
 
 class PosteriorVariance(ReverseVariance):
@@ -66,10 +70,9 @@ class PosteriorVariance(ReverseVariance):
     def var(self, denoised: Denoised, gamma_s: Tensor, gamma_t: Tensor) -> Tensor:
         return per_image(posterior_var(gamma_s, gamma_t), denoised.x_0)
 
-    def diffusion_term(self, denoised: Denoised, eps: Tensor, gamma_s: Tensor, gamma_t: Tensor) -> Tensor:
-        """½ (e^{γ_t − γ_s} − 1) ‖ε − ε̂‖², in nats, shape (B,)."""
-        error = squared_error(eps, denoised.eps)
-        return step_weight(gamma_s, gamma_t).to(error) * error
+    def pixel_terms(self, denoised: Denoised, eps: Tensor, gamma_s: Tensor, gamma_t: Tensor) -> Tensor:
+        """½ (e^{γ_t − γ_s} − 1) (ε − ε̂)², in nats, shape (B, …)."""
+        return per_image(step_weight(gamma_s, gamma_t), eps) * (eps - denoised.eps).square()
 
 
 class ForwardVariance(ReverseVariance):

@@ -10,6 +10,7 @@ from nelbo.data import Dataset
 from nelbo.files import atomic_write
 from nelbo.metrics import LikelihoodScore
 from nelbo.metrics.classification import Classified
+from nelbo.report.results import Threshold
 from nelbo.units import bits_per_dim
 
 
@@ -35,8 +36,16 @@ def write_table(
             table.writerow([i, *dataset.origin(split, i), *values])
 
 
-def write_per_image(result: LikelihoodScore, dataset: Dataset, split: str, out: Path, *, sort: bool = False) -> None:
-    """One row per image: its source, then each term and the total in nats and in bits/dim, by :func:`write_table`.
+def write_per_image(
+    result: LikelihoodScore,
+    dataset: Dataset,
+    split: str,
+    out: Path,
+    *,
+    sort: bool = False,
+    threshold: Threshold | None = None,
+) -> None:
+    """One row per image: its source, each term and the total in nats and in bits/dim, and 1 if over the threshold.
 
     Args:
         result: the score of the first images of a split.
@@ -44,6 +53,7 @@ def write_per_image(result: LikelihoodScore, dataset: Dataset, split: str, out: 
         split: train, val, test or all.
         out: the file, which must not exist.
         sort: whether to put the highest total first, instead of the split's order.
+        threshold: the run's threshold; None for an empty last column.
     """
     names = [*result.terms, "total"]
     columns = {name: result.estimates(name).mean(1).tolist() for name in names}
@@ -53,10 +63,11 @@ def write_per_image(result: LikelihoodScore, dataset: Dataset, split: str, out: 
 
     def numbers(i: int) -> list[str]:
         pairs = ((columns[name][i], bits_per_dim(columns[name][i], result.dims)) for name in names)
-        return [f"{value:.6f}" for pair in pairs for value in pair]
+        over = "" if threshold is None else str(int(columns["total"][i] > threshold.nats))
+        return [*(f"{value:.6f}" for pair in pairs for value in pair), over]
 
     headings = [f"{name}_{unit}" for name in names for unit in ("nats", "bits_per_dim")]
-    write_table(((i, numbers(i)) for i in order), headings, dataset, split, out)
+    write_table(((i, numbers(i)) for i in order), [*headings, "over_threshold"], dataset, split, out)
 
 
 def write_labels(result: Classified, classes: Sequence[str], dataset: Dataset, split: str, out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -36,8 +38,7 @@ def kept(run: Run, kind: type[K], asked: dict[str, Any], answer: Callable[[], An
         answer: computes the result.
         again: whether to compute it even if it is stored.
     """
-    file = run.path / "scores" / f"{asked['split']}-{digest_of(asked)[:12]}.json"
-    team = join()
+    file, team = kept_file(run, asked), join()
 
     def stored() -> bytes:
         known = None if again else read_kept(file, kind)
@@ -55,6 +56,29 @@ def kept(run: Run, kind: type[K], asked: dict[str, Any], answer: Callable[[], An
                 np.save(aside, each.numpy())
         replace_text(file, found.to_json(indent=1))
     return found
+
+
+def kept_file(run: Run, asked: dict[str, Any]) -> Path:
+    """The file in RUN/scores of the result of this request."""
+    return run.path / "scores" / f"{asked['split']}-{digest_of(asked)[:12]}.json"
+
+
+def kept_nats(run: Run, asked: dict[str, Any]) -> Tensor | None:
+    """The nats of each image of the stored result of this request, float64, shape (n,); None if they are not stored."""
+    text = join().from_main(lambda: read_bytes(kept_file(run, asked).with_suffix(".npy")))
+    try:
+        each = np.load(io.BytesIO(text), allow_pickle=False)
+    except (OSError, EOFError, ValueError):
+        return None
+    return torch.from_numpy(each) if each.shape == (asked["n"],) and each.dtype == np.float64 else None
+
+
+def read_bytes(file: Path) -> bytes:
+    """The content of a file; nothing if it cannot be read."""
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""
 
 
 def read_kept(file: Path, kind: type[K]) -> K | None:

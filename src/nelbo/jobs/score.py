@@ -12,7 +12,7 @@ from torch import Tensor
 from nelbo.check import checked
 from nelbo.jobs._rows import write_per_image
 from nelbo.jobs.against import against_key, compared
-from nelbo.jobs.kept import Answer, kept
+from nelbo.jobs.kept import Answer, kept, kept_nats
 from nelbo.jobs.profile import require_profile, write_profile
 from nelbo.jobs.run import Run
 from nelbo.jobs.score_request import (
@@ -25,10 +25,12 @@ from nelbo.jobs.score_request import (
 )
 from nelbo.jobs.score_result import against_baseline, condition, given_labels, own_measures, summarise
 from nelbo.jobs.sharded import shared_score
+from nelbo.jobs.threshold import Limit, chosen_limit
 from nelbo.metrics import LikelihoodScore
 from nelbo.models.base import LikelihoodModel
 from nelbo.options import DataOptions, ScoreOptions
 from nelbo.processes import rank
+from nelbo.report.progress import console
 from nelbo.report.results import Score
 
 
@@ -67,38 +69,58 @@ def score(
     return kept(run, Score, request.key, answer, options.again)
 
 
-def score_bound(request: ScoreRequest, model: LikelihoodModel) -> Score:
-    """The bound in the requested form, with the requested comparisons."""
-    options, images = request.options, request.images
-    model, how = Estimation.chosen(request.run, model, options)
+def score_bound(request: ScoreRequest, own: LikelihoodModel) -> Score:
+    """The bound of the model in the requested form, with the requested comparisons and files."""
+    options, run = request.options, request.run
+    model, how = Estimation.chosen(run, own, options)
     if options.profile is not None:
         require_profile(model, options.profile)
     baseline = Baseline.of(request, how)
     key = request.key | how.key | (baseline.key if baseline is not None else {}) | against_key(request)
-    measure = partial(estimates, request, how)
-
-    def answer() -> Answer:
-        result = replace(measure(model, images), copies=request.copies)
-        found = summarise(result, model.forms[how.form]) | condition(model, images, request.run.step)
-        found["warnings"] = [*found["warnings"], *result.warnings()]
-        if model.classes and request.labels is None:
-            found["warnings"] += [f"no bound of p(x|y): {request.dataset.name} has no labels of the run's classes"]
-        if request.labels is not None:
-            labelled = measure(model, images, " given their labels", labels=request.labels)
-            found["given_labels"] = given_labels(result, labelled)
-        if baseline is not None:
-            other = measure(baseline.model, images, " with the baseline")
-            found["baseline"] = against_baseline(result, other)
-        if options.against is not None:
-            found["against"] = compared(request, model, result, measure)
-        if options.per_image is not None and rank() == 0:
-            write_per_image(result, request.dataset, options.split, options.per_image, sort=options.sort)
-        return found, result.estimates("total").mean(1)
-
-    found = kept(request.run, Score, key, answer, options.again or options.per_image is not None)
+    limit = chosen_limit(request, how, lambda of_val: score_bound(of_val, own)) if request.marks else Limit()
+    again = options.again or options.per_image is not None or (request.marks and kept_nats(run, key) is None)
+    found = kept(run, Score, key, partial(measured, request, model, how, baseline, limit), again)
     if options.profile is not None:
-        write_profile(model, images, found, options.seed, request.batch, options.profile)
+        write_profile(model, request.images, found, options.seed, request.batch, options.profile)
+    if not request.marks:
+        return found
+    each = kept_nats(run, key)
+    assert each is not None
+    found = found.model_copy(update=limit.fields(each))
+    if options.worst is not None:
+        from nelbo.jobs.worst import write_worst  # it imports jinja2, which nothing else here needs
+
+        return found.model_copy(update={"page": write_worst(request, model, how, found, each, limit)})
+    if limit.why_none:
+        console().print(limit.why_none)
     return found
+
+
+def measured(
+    request: ScoreRequest, model: LikelihoodModel, how: Estimation, baseline: Baseline | None, limit: Limit
+) -> Answer:
+    """The fields of a score, and the nats of each image; also writes the table of all images, if requested."""
+    options, images = request.options, request.images
+    measure = partial(estimates, request, how)
+    result = replace(measure(model, images), copies=request.copies)
+    found = summarise(result, model.forms[how.form]) | condition(model, images, request.run.step)
+    found["warnings"] = [*found["warnings"], *result.warnings()]
+    if model.classes and request.labels is None:
+        found["warnings"] += [f"no bound of p(x|y): {request.dataset.name} has no labels of the run's classes"]
+    if request.labels is not None:
+        labelled = measure(model, images, " given their labels", labels=request.labels)
+        found["given_labels"] = given_labels(result, labelled)
+    if baseline is not None:
+        other = measure(baseline.model, images, " with the baseline")
+        found["baseline"] = against_baseline(result, other)
+    if options.against is not None:
+        found["against"] = compared(request, model, result, measure)
+    if options.per_image is not None and rank() == 0:
+        threshold = limit.threshold
+        write_per_image(
+            result, request.dataset, options.split, options.per_image, sort=options.sort, threshold=threshold
+        )
+    return found, result.estimates("total").mean(1)
 
 
 def estimates(

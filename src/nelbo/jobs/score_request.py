@@ -27,7 +27,9 @@ from nelbo.training.machine import usual_batch
 
 SPLITS = ("train", "val", "test")
 IN_STEPS = ("T", "spacing", "reverse_variance")
-OF_A_BOUND = ("form", "timesteps", "k", *IN_STEPS, "baseline", "per_image", "profile", "against")
+MARKS = ("per_image", "worst", "false_alarms")
+"""Options with which images are compared with a threshold."""
+OF_A_BOUND = ("form", "timesteps", "k", *IN_STEPS, "baseline", "profile", "against", *MARKS)
 """Options that apply only to a bound."""
 
 
@@ -38,6 +40,10 @@ def require_together(options: ScoreOptions, data: DataOptions | None) -> None:
         InputError: an option lacks another one that it needs, or a file exists.
     """
     against = options.against
+    if options.worst is not None:
+        require_page(options.out)
+    elif options.out is not None:
+        raise InputError("out", "is the page of `worst`; add that option, or leave it out")
     if options.per_image is not None:
         free(options.per_image, "per_image")
     elif options.sort:
@@ -63,6 +69,18 @@ def opened_with_warning(run: str | Path | Run) -> Run:
     if (warning := found.changed_data) is not None:
         console().print(warning)
     return found
+
+
+def require_page(out: Path | None) -> None:
+    """Check the path of a page.
+
+    Raises:
+        InputError: the suffix is not .html, or the file exists.
+    """
+    if out is not None:
+        if out.suffix.lower() != ".html":
+            raise InputError("out", f"{out} must end in .html")
+        free(out, "out")
 
 
 @dataclass(frozen=True)
@@ -96,6 +114,11 @@ class ImagesRequest:
     def images(self) -> Tensor:
         """Integer levels, shape (n, C, H, W)."""
         return self.dataset.split(self.options.split)[: self.options.limit]
+
+    @property
+    def marks(self) -> bool:
+        """Whether the images are compared with a threshold."""
+        return any(getattr(self.options, name) is not None for name in MARKS)
 
     @cached_property
     def copies(self) -> Tensor:

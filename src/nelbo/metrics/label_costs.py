@@ -180,4 +180,5 @@ class LabelCosts:
         if int(piece[0]) == len(self.profile.probabilities) - 1:
             return weight * bound.decode(x, diffuse(x_0.double(), bound.at(bound.first, x), eps))
         place = bound.place_in(self.profile.edges, piece, u)
-        return weight * place.term(bound.denoise(diffuse(x_0.double(), place.gamma, eps), place.gamma), eps)
+        denoised = bound.denoise(diffuse(x_0.double(), place.gamma, eps), place.gamma)
+        return weight * place.pixels(denoised, eps).flatten(1).sum(1)

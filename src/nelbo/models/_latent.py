@@ -110,11 +110,6 @@ def likelihood_name(likelihood: Likelihood) -> str:
     return getattr(likelihood, "name", type(likelihood).__name__)
 
 
-def nll(law: Law, x: Tensor) -> Tensor:
-    """−ln p(x|z) of each image, in nats, shape (B,)."""
-    return -law.log_prob(x).flatten(1).sum(1)
-
-
 def gaussian(output: Tensor) -> Gaussian:
     """N(μ, σ²) from a network's output: μ and, before a tanh, ln σ along dimension 1."""
     mean, log_std = mean_and_log_std(output)

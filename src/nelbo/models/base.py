@@ -176,7 +176,8 @@ class LikelihoodModel(GenerativeModel):
             labels: y of each image, the names of its class among :attr:`classes`, B of them; None for p(x).
 
         Returns:
-            The terms, extras and network evaluations, each image's averaged over the replicates, shape (B,).
+            The terms, extras and network evaluations, each image's averaged over the replicates, shape (B,), and the
+            terms' pixels, shape (B, C, H, W), where a term is a sum over pixels.
 
         Raises:
             InputError: x is not such images, a number is out of range, or the model does not have the form or a class.
@@ -195,4 +196,5 @@ class LikelihoodModel(GenerativeModel):
             {name: torch.stack([run.terms[name] for run in runs]).mean(0) for name in runs[0].terms},
             {name: torch.stack([run.extras[name] for run in runs]).mean(0) for name in runs[0].extras},
             sum(run.evaluations for run in runs),
+            {name: torch.stack([run.pixels[name] for run in runs]).mean(0) for name in runs[0].pixels},
         )

@@ -25,7 +25,6 @@ from nelbo.models._latent import (
     Likelihood,
     PixelLaw,
     gaussian,
-    nll,
     relative_gaussian,
     require_drawing,
     tempered,
@@ -46,6 +45,7 @@ from nelbo.theory.hierarchy import (
     infer_bottom_up,
     infer_top_down,
     top_down_terms,
+    total,
 )
 from nelbo.theory.importance import importance_weighted
 from nelbo.theory.likelihoods import to_unit
@@ -156,11 +156,20 @@ class HVAE(LikelihoodModel):
         return gaussian(self._checked("encoder", self.encoder(z, t), t))
 
     def _nll(self, x: Tensor, features: Tensor) -> Tensor:
-        """−ln p(x|z_1) from the features of z_1."""
-        return nll(self.pixels(self.ladder.image(features)), x)
+        """−ln p(x|z_1) of each image from the features of z_1, shape (B,)."""
+        return total(self._pixel_nll(x, features))
+
+    def _pixel_nll(self, x: Tensor, features: Tensor) -> Tensor:
+        """−ln p(x|z_1) of each pixel from the features of z_1, shape (B, C, H, W)."""
+        return -self.pixels(self.ladder.image(features)).log_prob(x)
 
     def _walk_down(self, x: Tensor, noise: Sequence[Tensor]) -> TopDownPass:
         """z_T … z_1 from q(z_t|z_{t+1}, x), and their terms."""
+        walk = self._pixels_down(x, noise)
+        return walk._replace(reconstruction=total(walk.reconstruction))
+
+    def _pixels_down(self, x: Tensor, noise: Sequence[Tensor]) -> TopDownPass:
+        """As :meth:`_walk_down`, with the reconstruction of each pixel, shape (B, C, H, W)."""
         x_0, features = to_unit(x, self.levels), None
         seen = self.encoder.pyramid(x_0)
 
@@ -173,15 +182,20 @@ class HVAE(LikelihoodModel):
                 p = self._below(features, t)
             return relative_gaussian(p, self._checked("encoder", self.encoder(seen, features, t), t)), p
 
-        return infer_top_down(laws, lambda z: self._nll(x, self.ladder.below(z, 1, features)), noise)
+        return infer_top_down(laws, lambda z: self._pixel_nll(x, self.ladder.below(z, 1, features)), noise)
 
     def _walk_up(self, x: Tensor, noise: Sequence[Tensor]) -> BottomUpPass:
         """z_1 … z_T from q(z_t|z_{t−1}), and their terms."""
+        walk = self._pixels_up(x, noise)
+        return walk._replace(reconstruction=total(walk.reconstruction))
+
+    def _pixels_up(self, x: Tensor, noise: Sequence[Tensor]) -> BottomUpPass:
+        """As :meth:`_walk_up`, with the reconstruction of each pixel, shape (B, C, H, W)."""
         return infer_bottom_up(
             self._above,
             lambda z, t: self._below(self.ladder.below(z, t, None), t - 1),
             self._start(noise[0], len(x)),
-            lambda z: self._nll(x, self.ladder.below(z, 1, None)),
+            lambda z: self._pixel_nll(x, self.ladder.below(z, 1, None)),
             to_unit(x, self.levels),
             noise,
         )
@@ -223,19 +237,24 @@ class HVAE(LikelihoodModel):
 
     def _analytic(self, x: Tensor, draws: Draws, _: int = 0) -> Bound:
         """One sample of all latents, with each level's KL in closed form; top-down only."""
-        walk = self._walk_down(x, self._cut(draws.normal(Stream.SCORE_NOISE, (sum(self._sizes),))))
-        return Bound(top_down_terms(walk, walk.kl), evaluations=1)
+        walk = self._pixels_down(x, self._cut(draws.normal(Stream.SCORE_NOISE, (sum(self._sizes),))))
+        return with_pixels(walk.reconstruction, top_down_terms(walk, walk.kl))
 
     def _sampled(self, x: Tensor, draws: Draws, _: int = 0) -> Bound:
         """One sample of all latents, with densities instead of closed forms."""
-        return Bound(self._densities(x, draws.normal(Stream.SCORE_NOISE, (sum(self._sizes),))), evaluations=1)
+        return self._bound_at(x, draws.normal(Stream.SCORE_NOISE, (sum(self._sizes),)))
 
     def _densities(self, x: Tensor, noise: Tensor) -> dict[str, Tensor]:
         """The terms of −ln p(x, z)/q(z|x) at the z of this noise."""
+        return dict(self._bound_at(x, noise).terms)
+
+    def _bound_at(self, x: Tensor, noise: Tensor) -> Bound:
+        """−ln p(x, z)/q(z|x) at the z of this noise."""
         if not self.downwards:
-            return bottom_up_terms(self._walk_up(x, self._cut(noise)))
-        walk = self._walk_down(x, self._cut(noise))
-        return top_down_terms(walk, walk.log_ratio)
+            up = self._pixels_up(x, self._cut(noise))
+            return with_pixels(up.reconstruction, bottom_up_terms(up))
+        walk = self._pixels_down(x, self._cut(noise))
+        return with_pixels(walk.reconstruction, top_down_terms(walk, walk.log_ratio))
 
     def _importance_weighted(self, x: Tensor, draws: Draws, k: int) -> Bound:
         """−ln (1/k) Σ_j p(x, z_j)/q(z_j|x)  [Burda et al. 2016 (8)]; one term, as the sum is inside the logarithm."""
@@ -276,6 +295,12 @@ class HVAE(LikelihoodModel):
         noise = tempered(normal(seed, Stream.SAMPLE, 0, indices, (sum(self._sizes),), device=self.device), settings)
         mean = self.pixels(self.ladder.image(self._generate(self._cut(noise)))).expectation()
         yield Frame(1, 1, mean, mean)
+
+
+def with_pixels(reconstruction: Tensor, terms: dict[str, Tensor]) -> Bound:
+    """The bound with these terms, its reconstruction as a sum over pixels, shape (B, C, H, W)."""
+    others = {name: each for name, each in terms.items() if name != "reconstruction"}
+    return Bound.of_pixels({"reconstruction": reconstruction}, others, 1)
 
 
 OPTIONS, MODEL = HVAEOptions, HVAE

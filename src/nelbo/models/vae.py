@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nelbo.check import checked
 from nelbo.models._checks import checked_output
-from nelbo.models._latent import KLSettings, LatentOptions, Likelihood, PixelLaw, nll, require_drawing, tempered
+from nelbo.models._latent import KLSettings, LatentOptions, Likelihood, PixelLaw, require_drawing, tempered
 from nelbo.models._vae_inspector import VAEInspector
 from nelbo.models.base import LikelihoodModel
 from nelbo.models.forms import Estimator, Forms
@@ -123,7 +123,11 @@ class VAE(LikelihoodModel):
 
     def _reconstruction(self, x: Tensor, z: Tensor) -> Tensor:
         """−ln p(x|z) of each image, in nats, shape (B,)."""
-        return nll(self.law(self.decoder(z)), x)
+        return self._pixel_nll(x, z).flatten(1).sum(1)
+
+    def _pixel_nll(self, x: Tensor, z: Tensor) -> Tensor:
+        """−ln p(x|z) of each pixel, in nats, shape (B, C, H, W)."""
+        return -self.law(self.decoder(z)).log_prob(x)
 
     # Training
 
@@ -159,13 +163,13 @@ class VAE(LikelihoodModel):
         q = self._encode(to_unit(x, self.levels))
         z = q.sample(draws.normal(Stream.SCORE_NOISE, (self.options.latent,)))
         kl = kl_normal(q.mean, q.var, torch.zeros_like(q.mean), torch.ones_like(q.var)).sum(1)
-        return Bound({"reconstruction": self._reconstruction(x, z), "kl": kl}, evaluations=1)
+        return Bound.of_pixels({"reconstruction": self._pixel_nll(x, z)}, {"kl": kl}, 1)
 
     def _sampled(self, x: Tensor, draws: Draws, _: int = 0) -> Bound:
         """One sample of z, with the KL estimated by ln q(z|x) − ln p(z)."""
         q = self._encode(to_unit(x, self.levels))
         z = q.sample(draws.normal(Stream.SCORE_NOISE, (self.options.latent,)))
-        return Bound({"reconstruction": self._reconstruction(x, z), "kl": self._log_ratio(q, z)}, evaluations=1)
+        return Bound.of_pixels({"reconstruction": self._pixel_nll(x, z)}, {"kl": self._log_ratio(q, z)}, 1)
 
     def _importance_weighted(self, x: Tensor, draws: Draws, k: int) -> Bound:
         """−ln (1/k) Σ_j p(x|z_j) p(z_j)/q(z_j|x)  [Burda et al. 2016 (8)]: one term."""

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from PIL import Image
 
 from nelbo.report.plots import curves_plot, diffusion_profiles_plot, terms_plot
+from nelbo.report.tables import percent
 from nelbo.streams import as_text
 
 if TYPE_CHECKING:
@@ -39,9 +40,8 @@ def page(kept: dict[str, Any], pictures: Sequence[Pictures]) -> str:
         pictures: of each run.
     """
     runs = kept["runs"]
-    environment = Environment(loader=PackageLoader("nelbo.report"), autoescape=select_autoescape())
-    environment.filters["number"] = number
-    text: str = environment.get_template("compare.html").render(
+    return rendered(
+        "compare.html",
         runs=[
             run | {"picture": data_uri(own.samples), "views": [(title, data_uri(each)) for title, each in own.views]}
             for run, own in zip(runs, pictures, strict=True)
@@ -60,6 +60,13 @@ def page(kept: dict[str, Any], pictures: Sequence[Pictures]) -> str:
         diffusion_profile=svg(diffusion_profiles_plot, runs, "diffusion_profile"),
         parts=svg(terms_plot, [run for run in runs if run["score"] and run["score"]["terms"]], "score"),
     )
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A template of this room with these values, for a file in UTF-8."""
+    environment = Environment(loader=PackageLoader("nelbo.report"), autoescape=select_autoescape())
+    environment.filters |= {"number": number, "percent": percent, "uri": data_uri}
+    text: str = environment.get_template(template).render(**values)
     return as_text(text)
 
 

@@ -114,6 +114,29 @@ class Detection(Record):
     "DeLong's standard error of it."
 
 
+class Threshold(Record):
+    """A threshold for a stated rate of false alarms, from the run's val split; RUN/scores/threshold.json."""
+
+    false_alarms: float
+    "The stated rate: a new normal image is over the threshold with at most this probability."
+    bits_per_dim: float
+    "The threshold."
+    nats: float
+    "The same in nats per image."
+    rank: int
+    "k: the threshold is the k-th largest score of val, so the probability is k/(n + 1)."
+    n: int
+    "The number of distinct images of val."
+    low: float
+    "The 2.5% quantile of the rate of this threshold, which has the law Beta(k, n − k + 1)."
+    high: float
+    "Its 97.5% quantile."
+    seed: int
+    "The seed of the noise of the scores of val."
+    settings: dict[str, Any]
+    "Weights, settings and code of these scores; other scores are not compared with this threshold."
+
+
 class Kept(Record):
     """A stored result in RUN/scores, with everything that it depends on."""
 
@@ -261,6 +284,12 @@ class Score(Result):
     "The split of the run's own data."
     against_sha256: str | None = None
     "Hash of the run's own data."
+    threshold: Threshold | None = None
+    "The run's threshold, if the images were compared with it."
+    over: int | None = None
+    "The number of images over it."
+    page: str | None = None
+    "The path of the page of ``worst``."
 
     @property
     def extras(self) -> dict[str, Term]:

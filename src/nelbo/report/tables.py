@@ -49,6 +49,11 @@ def score_table(score: Score) -> Table:
         table.add_row("AUROC by the total", f"{found.auroc_total:.4f}", error(found.auroc_total_stderr))
         if found.auroc_profile is not None:
             table.add_row("AUROC by the profile", f"{found.auroc_profile:.4f}", error(found.auroc_profile_stderr))
+    if (limit := score.threshold) is not None:
+        table.add_section()
+        table.add_row(f"threshold, {percent(limit.false_alarms)} false alarms", f"{limit.bits_per_dim:.4f}", "")
+        table.add_row("its rate, 95% interval", f"{percent(limit.low)} to {percent(limit.high)}", "")
+        table.add_row("images over it", f"{score.over:,} of {score.n:,}", "")
     table.add_row(f"uniform code, log2 {score.levels}", f"{uniform_bits(score.levels):.4f}", "", style="dim")
     return table
 
@@ -140,6 +145,11 @@ def calibration_table(found: Classification) -> Table:
     for each in found.calibration or []:
         table.add_row(f"{each.low:.1f} to {each.high:.1f}", str(each.n), f"{each.stated:.3f}", f"{each.right:.3f}")
     return table
+
+
+def percent(rate: float) -> str:
+    """A rate in percent, with two significant digits."""
+    return f"{100 * rate:.2g}%"
 
 
 def error(value: float | None) -> str:

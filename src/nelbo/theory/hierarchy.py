@@ -25,14 +25,14 @@ from nelbo.theory.normal import Gaussian, kl_normal
 Level = Callable[[Tensor, int], Gaussian]
 """(z, t) → the distribution of z_{t+1} or z_{t−1} given z."""
 Decoder = Callable[[Tensor], Tensor]
-"""z_1, shape (B, …) → −ln p(x|z_1) of each example in nats, shape (B,)."""
+"""z_1, shape (B, …) → −ln p(x|z_1) in nats, of each example, shape (B,), or of each of its pixels."""
 
 
 class BottomUpPass(NamedTuple):
     """One sample of z_1 … z_T from q, and its log-densities in nats.
 
     Attributes:
-        reconstruction: −ln p(x|z_1), shape (B,).
+        reconstruction: −ln p(x|z_1) as the decoder gives it, shape (B,), or of each pixel.
         log_q: ln q(z_t|z_{t−1}), shape (T, B).
         log_p: ln p(z_t|z_{t+1}); the last row is ln p(z_T); shape (T, B).
     """
@@ -79,7 +79,7 @@ class TopDownPass(NamedTuple):
     """One sample of z_T … z_1 from q, and its terms in nats.
 
     Attributes:
-        reconstruction: −ln p(x|z_1), shape (B,).
+        reconstruction: −ln p(x|z_1) as the decoder gives it, shape (B,), or of each pixel.
         kl: KL(q(z_t|z_{t+1}, x) ‖ p(z_t|z_{t+1})), shape (T, B), t = 1 first.
         log_ratio: ln q(z_t|z_{t+1}, x) − ln p(z_t|z_{t+1}) at the sampled z_t, shape (T, B); its mean is kl.
         latents: z_1 … z_T.
