@@ -223,6 +223,11 @@ class EditOptions(Options):
     "vary: S. The image is noised to t = S, and drawn again; 1 keeps almost nothing of it."
     frames: Annotated[int, Field(ge=2)] = 8
     "interpolate: images of the strip or animation, with both ends."
+    label: str | None = None
+    """For a run with labels: the class of the result; vary and invert change the class of an image and keep the rest.
+    Default: the label is unknown."""
+    source_label: str | None = None
+    "invert, with --label: the class of IMAGE, whose latent is drawn again as --label. Default: it is unknown."
     method: str | None = None
     """inpaint, upscale: replacement, guidance, moments or particles, or e.g. particles(particles=64). Default: moments.
     docs/editing.md has their errors."""

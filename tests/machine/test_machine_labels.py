@@ -172,7 +172,35 @@ def test_guided_samples_are_said_to_have_no_scored_law(labelled: Path, here: Pat
         assert np.array_equal(two["images"], expected.permute(0, 2, 3, 1).numpy())
 
 
+EDITS = {
+    "inpaint": ("--mask", "mask.png", "-n", "2"),
+    "upscale": ("--factor", "2", "-n", "2"),
+    "vary": ("--strength", "0.9", "-n", "2"),
+    "invert": ("--source-label", "7"),
+    "interpolate": ("--frames", "2"),
+}
+
+
+@pytest.mark.parametrize("verb", EDITS)
+def test_every_edit_takes_a_label(verb: str, labelled: Path, here: Path) -> None:
+    """As from Python; the run is hardly trained, so that its labels make differences below a level."""
+    digits = nelbo.Run(labelled).dataset.split("test")[:2]
+    files = ["a.png", "b.png"][: 1 + (verb == "interpolate")]
+    for image, name in zip(digits[:, 0].numpy(), ("a.png", "b.png"), strict=True):
+        small = image[::2, ::2] if verb == "upscale" else image
+        Image.fromarray((small * 15.9375).astype(np.uint8)).save(name)
+    Image.fromarray(np.tile(np.array([0, 255], np.uint8).repeat(4), (8, 1))).save("mask.png")
+    line = ["edit", labelled, verb, *files, *EDITS[verb], "--label", "3", "--steps", "4", "--out", "x.npz"]
+    assert "given label 3" in " ".join(call_well(*line).err.split())
+    with np.load("x.npz") as file:
+        assert file["images"].shape == (1 if verb == "invert" else 2, 8, 8, 1)
+
+
 WRONG = {
+    "edit RUN vary a.png --label 11": ("--label", "did you mean '1'"),
+    "edit RUN vary a.png --label 3 --source-label 7": ("--source-label", "invert"),
+    "edit RUN invert a.png --source-label 7": ("--source-label", "--label"),
+    "edit PLAIN vary a.png --label 3": ("--label", "without labels"),
     "sample RUN --label 11": ("--label", "did you mean '1'"),
     "sample RUN --label 3,x": ("--label", "'x'"),
     "sample RUN -n 4 --label all": ("-n", "less than the number of classes, 10"),
@@ -194,6 +222,7 @@ WRONG = {
 @pytest.mark.parametrize("line", WRONG)
 def test_what_cannot_be_done_is_one_line(line: str, labelled: Path, digits_run: Path, here: Path) -> None:
     images_file(here / "bare.npz", None)
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save("a.png")
     before = listing(here)
     runs = {"RUN": str(labelled), "PLAIN": str(digits_run)}
     answer = call(*(runs.get(word, word) for word in line.split()))

@@ -30,8 +30,9 @@ from nelbo.errors import InputError, nearest
 from nelbo.models._diffusion_clusters import shown_most_clusters
 from nelbo.models._diffusion_forms import diffusion_forms
 from nelbo.models._diffusion_inspector import DiffusionInspector, DiffusionRecipe
-from nelbo.models._diffusion_labels import checked_classes, drawn_model
+from nelbo.models._diffusion_labels import drawn_model
 from nelbo.models._diffusion_loss import chain_loss, continuous_loss
+from nelbo.models._labels import checked_classes
 from nelbo.models._sampling import make_sampler, walk
 from nelbo.models.base import LikelihoodModel
 from nelbo.models.forms import Forms
