@@ -669,6 +669,14 @@ MUTANTS = [
         ("test_labels.py::test_training_tells_the_network_the_images_own_label[8-bound-0]",),
     ),
     Mutant(
+        "wrong order",
+        "the label of an image beside a sample of another in a discriminator",
+        "models/gan.py",
+        "known.followed_by(known)",
+        "known.followed_by(known.rows([*range(1, len(x)), 0]))",
+        ("test_labels_gan.py::test_both_players_play_the_game_of_each_class[non-saturating]",),
+    ),
+    Mutant(
         "wrong weight",
         "a network that is never told the label alone, as editing does",
         "models/_diffusion_clusters.py",
@@ -695,10 +703,26 @@ MUTANTS = [
     Mutant(
         "biased",
         "the mean of all classes for an unknown label",
-        "nn/unet.py",
+        "nn/labels.py",
         "(self.labels[0] if label is None",
         "(self.labels.mean(0) if label is None",
         ("test_labels.py::test_the_u_net_of_labels_starts_as_one_without",),
+    ),
+    Mutant(
+        "constant dropped",
+        "the label of a decoder, whose encoder alone is told it",
+        "models/vae.py",
+        "self.law(self.decoder(z, **self.known.for_batch(len(z)).keywords))",
+        "self.law(self.decoder(z))",
+        ("test_labels_latent.py::test_with_the_exact_posterior_the_bound_is_the_evidence_of_the_class[sampled-1]",),
+    ),
+    Mutant(
+        "constant dropped",
+        "the label of a ladder, whose encoder alone is told it",
+        "models/hvae.py",
+        "self.ladder.below(z, t, above, **self.known.for_batch(len(z)).keywords)",
+        "self.ladder.below(z, t, above)",
+        ("test_labels_latent.py::test_the_bound_given_a_label_is_that_of_a_model_of_this_class[top-down]",),
     ),
     Mutant(
         "constant dropped",
@@ -755,8 +779,8 @@ MUTANTS = [
         "wrong weight",
         "a lazy penalty that counts once",
         "models/gan.py",
-        "PENALTY_EVERY * self._penalty(",
-        "self._penalty(",
+        "PENALTY_EVERY * model._penalty(",
+        "model._penalty(",
         ("test_gan.py::test_a_lazy_penalty_counts_for_the_steps_between",),
     ),
     Mutant(

@@ -203,23 +203,32 @@ def edited(
     Raises:
         InputError: the family cannot do it.
     """
-    space = latent_space(model)
     if isinstance(model, Diffusion):
         return by_diffusion(diffusion_editor(model, verb, options), verb, task, given, options, method)
-    if space is None or verb not in LATENT_VERBS:
+    if latent_space(model) is None or verb not in LATENT_VERBS:
         other = "only diffusion models, vae and hvae can edit images; use a run of ddpm or vdm"
         why = "edit the run of its teacher" if isinstance(model, Distilled) else WHY_NOT.get(model.family, other)
         raise InputError(verb, f"is not possible with {model.family}: {why}")
-    known_class(model, options.label)  # raises for a model without labels
     for name in ("method", "clip", *["steps"] * (verb == "interpolate")):
         if name in options.model_fields_set:
             raise InputError(name, f"is not used by {verb} with {model.family}; leave it out")
-    editor = LatentEditor(model, space, options.steps)
+    return by_latents(model, verb, task, given, options)
+
+
+def by_latents(model: GenerativeModel, verb: str, task: Task, given: Tensor, options: EditOptions) -> Edited:
+    """The result of one verb of a vae or hvae.
+
+    Raises:
+        InputError: the model has no such class.
+    """
+    space = latent_space(model, known_class(model, options.label))
+    assert space is not None
+    editor, labels = LatentEditor(model, space, options.steps), given_words(options)
     if verb == "interpolate":
-        how = "straight lines between the means of q(z|x)"
+        how = f"straight lines between the means of q(z|x){labels}"
         return Edited(verb, given, editor.between(task.x, options.frames), model.levels, how, 1)
     done = editor.conditioned(task)
-    how = f"{editor.sweeps} sweeps of z and the hidden pixels, {editor.caveat}"
+    how = f"{editor.sweeps} sweeps of z and the hidden pixels{labels}, {editor.caveat}"
     return Edited(verb, given, done.images, model.levels, how, done.evaluations, frames=done.frames)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from nelbo.errors import InputError, nearest
 from nelbo.models._checks import Labelled
 from nelbo.models.sampling import SampleSettings
 from nelbo.rng import Draws, Stream
+from nelbo.theory.bound import Bound
 
 ALL = "all"
 """The label that stands for every class."""
@@ -30,6 +33,11 @@ def checked_classes(classes: Sequence[str]) -> tuple[str, ...]:
     if len(set(classes)) < len(classes):
         raise InputError("classes", f"has a name twice: {', '.join(classes)}")
     return tuple(classes)
+
+
+def label_settings(classes: Sequence[str], label_dropout: float) -> dict[str, object]:
+    """The settings of a model with these classes, fields of :class:`~nelbo.options.LabelOptions`; none without any."""
+    return {"labels": True, "classes": classes, "label_dropout": label_dropout} if classes else {}
 
 
 def listed(classes: Sequence[str]) -> str:
@@ -129,6 +137,41 @@ def class_words(model: Labelled, settings: SampleSettings) -> str:
         return ""
     words = ", ".join(names) if len(names) <= MOST_LISTED else f"of {len(names):,} classes"
     return f", given label{'s' * (len(names) > 1)} {words}"
+
+
+def class_count(model: Labelled) -> dict[str, int]:
+    """The number of classes as a fact for ``info``; nothing without labels."""
+    return {"labels": len(model.classes)} if model.classes else {}
+
+
+class Conditional(Protocol):
+    """A model with what is known of the images of its batch."""
+
+    known: Known
+
+
+Model = TypeVar("Model", bound=Conditional)
+
+
+def given(model: Model, known: Known) -> Model:
+    """The same model of a batch of which this is known."""
+    if not known:
+        return model
+    other = copy.copy(model)
+    other.known = known
+    return other
+
+
+def given_labels(
+    model: Model, estimate: Callable[[Model, Tensor, Draws, int], Bound]
+) -> Callable[[Tensor, Draws, int], Bound]:
+    """An estimate of the bound of −ln p(x|y), with y the labels of the draws, or of −ln p(x) without.
+
+    Args:
+        model: the model.
+        estimate: (the model of the labels, x, draws, count) → the bound.
+    """
+    return lambda x, draws, count: estimate(given(model, Known(label=draws.labels)), x, draws, count)
 
 
 def hidden_labels(draws: Draws, fraction: float) -> Tensor:
