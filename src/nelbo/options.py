@@ -5,10 +5,13 @@ The command line, a ``--config`` file, ``RUN/config.toml`` and the Python calls 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from nelbo.errors import InputError
 
 Shape = tuple[int, int, int]
 """(C, H, W): channels, rows and columns of an image."""
@@ -38,6 +41,53 @@ class FamilyOptions(Options):
     def resolved(self, shape: tuple[int, int, int]) -> Self:
         """The settings with every value that depends on the images' shape (C, H, W)."""
         return self
+
+
+LABEL_DROPOUT = 0.1
+"""The default of the fraction of training images whose label is hidden."""
+
+
+class LabelOptions(FamilyOptions):
+    """The settings of labels, of families that can also learn p(x|y)."""
+
+    labels: bool = False
+    "Learn p(x|y), with y the label of an image in the data, and p(x), by hiding the label of some images."
+    label_dropout: Annotated[float, Field(gt=0, lt=1)] | None = None
+    "Fraction of the training images whose label is hidden; default 0.1."
+    classes: Annotated[tuple[str, ...], IN_FILES] = ()
+    "The names of the classes, with labels."
+
+    def resolved(self, shape: tuple[int, int, int]) -> Self:
+        """The settings with every value that depends on the data.
+
+        Raises:
+            InputError: a fraction of hidden labels is given, but no labels; or the names of the classes are missing.
+        """
+        if self.label_dropout is not None and not self.labels:
+            raise InputError("label_dropout", "hides labels, but the model has none; add `labels`, or leave it out")
+        if self.labels != bool(self.classes):
+            raise InputError(
+                "classes" if self.classes else "labels", "needs `labels` and `classes`, the names of these"
+            )
+        dropout = (self.label_dropout or LABEL_DROPOUT) if self.labels else None
+        return super().resolved(shape).model_copy(update={"label_dropout": dropout})
+
+    @property
+    def of_labels(self) -> LabelKeywords:
+        """The arguments of a model with these labels."""
+        return {"classes": self.classes, "label_dropout": self.label_dropout or LABEL_DROPOUT}
+
+
+class LabelKeywords(TypedDict, total=False):
+    """The arguments of a model of labels.
+
+    Attributes:
+        classes: the names of the K classes; none for a model without labels.
+        label_dropout: the fraction of training images whose label is hidden.
+    """
+
+    classes: Sequence[str]
+    label_dropout: float
 
 
 class NetworkOptions(FamilyOptions):
@@ -194,9 +244,9 @@ class SamplingOptions(Options):
     Default: images of p(x), whose label is unknown."""
     guidance: Annotated[float, Field(ge=0)] | None = None
     """With clusters or --label: g of ε̂(∅) + g (ε̂ − ε̂(∅)), away from images of other clusters and classes if above 1.
-    Default 1, no guidance."""
+    Default 2; 1 draws from the law that score scores."""
     guidance_interval: str | None = None
-    "With --guidance: LOW,HIGH, the γ = −ln SNR with guidance; a negative LOW needs an =. Default: all."
+    "LOW,HIGH: the γ = −ln SNR with guidance; a negative LOW needs an =. Default: all."
 
 
 class SampleOptions(SamplingOptions):
@@ -226,6 +276,11 @@ class EditOptions(Options):
     "vary: S. The image is noised to t = S, and drawn again; 1 keeps almost nothing of it."
     frames: Annotated[int, Field(ge=2)] = 8
     "interpolate: images of the strip or animation, with both ends."
+    label: str | None = None
+    """For a run with labels: the class of the result; vary and invert change the class of an image and keep the rest.
+    Default: the label is unknown."""
+    source_label: str | None = None
+    "invert, with --label: the class of IMAGE, whose latent is drawn again as --label. Default: it is unknown."
     method: str | None = None
     """inpaint, upscale: replacement, guidance, moments or particles, or e.g. particles(particles=64). Default: moments.
     docs/editing.md has their errors."""

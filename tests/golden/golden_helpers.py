@@ -51,7 +51,11 @@ def samples(model: GenerativeModel) -> Iterator[tuple[str, Tensor]]:
         yield "default", last.x
         return
     for sampler in SAMPLERS:
-        *_, last = model.frames(range(SAMPLES), SEED, SampleSettings(sampler=sampler, steps=STEPS))
+        *_, last = model.frames(
+            range(SAMPLES),
+            SEED,
+            SampleSettings(sampler=sampler, steps=STEPS, guidance=1.0 if model.clusters is not None else None),
+        )
         yield sampler, last.x
 
 

@@ -84,6 +84,63 @@ def test_the_shares_of_a_class_are_those_of_its_training_images(labelled: Path) 
         torch.testing.assert_close(model.clusters.shares_by_label[label + 1], wanted, rtol=1e-9, atol=1e-12)
 
 
+LATENT = {"vae": ["--latent", "4"], "hvae": ["--latent", "2", "--depth", "2"]}
+
+
+@pytest.mark.parametrize("family", LATENT)
+def test_a_family_with_latents_learns_labels(family: str, here: Path) -> None:
+    """Trained, resumed to the bit, scored given the labels, sampled by name, and edited."""
+    line = ["train", family, *SHORT, *LATENT[family], "--labels", "--decay", "0"]
+    call_well(*line, "--steps", "6", "--out", "whole")
+    call_well(*line, "--steps", "3", "--out", "parts")
+    call_well(*line, "--steps", "6", "--out", "parts", "--resume")
+    for part in ("model", "ema"):
+        same_tensors(tensors_of(Path("whole"), part), tensors_of(Path("parts"), part))
+    model = tomllib.loads(Path("whole/config.toml").read_text())["model"]
+    assert (model["labels"], model["label_dropout"], tuple(model["classes"])) == (True, 0.1, DIGITS)
+    assert json.loads(call_well("info", "whole", "--json").out)["labels"] == 10
+    vectors = {name: value for name, value in tensors_of(Path("whole")).items() if name.endswith("labels")}
+    assert len(vectors) == 2
+    assert all(value.shape[0] == 11 and int((value != 0).any(1).sum()) > 5 for value in vectors.values())
+    score = json.loads(call_well("score", "whole", "--limit", "20", "--json").out)
+    assert score["given_labels"]["bits_per_dim"] != score["bits_per_dim"]
+    said = call_well("sample", "whole", "-n", "4", "--label", "7,3", "--out", "a.npz").err
+    assert "given labels 7, 3" in " ".join(said.split())
+    with np.load("a.npz") as file:
+        assert file["labels"].tolist() == ["7", "3", "7", "3"]
+        expected = nelbo.load("whole").sample(4, label=("7", "3"))
+        assert np.array_equal(file["images"], expected.permute(0, 2, 3, 1).numpy())
+    image, hole = nelbo.Run("whole").dataset.split("test")[0], np.eye(8, dtype=bool)
+    edited = nelbo.edit("whole", "inpaint", image, mask=hole, n=2, steps=3, label="7")
+    assert "given label 7" in edited.how
+    assert torch.equal(edited.images[:, 0][:, ~hole], image[0][~hole].expand(2, -1))
+    answer = call("sample", "whole", "--label", "7", "--guidance", "2", "--out", "b.npz")
+    assert answer.code == 2
+    assert "--guidance" in answer.err
+
+
+def test_a_gan_learns_labels(here: Path) -> None:
+    line = ["train", "gan", *SHORT, "--latent", "4", "--clusters", "5", "--labels", "--decay", "0"]
+    call_well(*line, "--steps", "5", "--out", "whole")
+    call_well(*line, "--steps", "3", "--out", "parts")
+    call_well(*line, "--steps", "5", "--out", "parts", "--resume")
+    same_tensors(tensors_of(Path("whole")), tensors_of(Path("parts")))
+    weights = tensors_of(Path("whole"))
+    for name in ("generator.labels", "critic.labels.weight"):
+        assert weights[name].shape[0] == 11
+        assert int((weights[name] != 0).any(1).sum()) > 5
+    shares = weights["clusters.shares_by_label"]
+    torch.testing.assert_close(shares.sum(1), torch.ones(11, dtype=torch.float64))
+    assert json.loads(call_well("info", "whole", "--json").out)["labels"] == 10
+    assert json.loads(call_well("score", "whole", "--limit", "5", "--json").out)["kind"] == "none"
+    said = call_well("sample", "whole", "-n", "4", "--label", "7,3", "--out", "a.npz").err
+    assert "given labels 7, 3" in " ".join(said.split())
+    with np.load("a.npz") as file:
+        assert file["labels"].tolist() == ["7", "3", "7", "3"]
+        expected = nelbo.load("whole").sample(4, label=("7", "3"))
+        assert np.array_equal(file["images"], expected.permute(0, 2, 3, 1).numpy())
+
+
 class Reader(Toy):
     """Records the labels beside the images of every part of a batch."""
 
@@ -162,22 +219,50 @@ def test_all_is_a_row_for_each_class(labelled: Path, here: Path) -> None:
 
 def test_guided_samples_are_said_to_have_no_scored_law(labelled: Path, here: Path) -> None:
     line = ["sample", labelled, "-n", "4", "--label", "3", "--steps", "4"]
-    plain = call_well(*line, "--out", "a.npz").err
+    plain = call_well(*line, "--guidance", "1", "--out", "a.npz").err
     said = call_well(*line, "--guidance", "10000", "--guidance-interval=-8,5.5", "--out", "b.npz").err
     assert "guidance 10000 for γ from -8 to 5.5: these samples are from no law that is scored" in " ".join(said.split())
     assert "no law" not in plain
+    assert "guidance 2: these samples are from no law" in " ".join(call_well(*line, "--out", "c.npz").err.split())
     expected = nelbo.load(labelled).sample(4, label="3", steps=4, guidance=1e4, guidance_interval=(-8.0, 5.5))
     with np.load("a.npz") as one, np.load("b.npz") as two:
         assert not np.array_equal(one["images"], two["images"])
         assert np.array_equal(two["images"], expected.permute(0, 2, 3, 1).numpy())
 
 
+EDITS = {
+    "inpaint": ("--mask", "mask.png", "-n", "2"),
+    "upscale": ("--factor", "2", "-n", "2"),
+    "vary": ("--strength", "0.9", "-n", "2"),
+    "invert": ("--source-label", "7"),
+    "interpolate": ("--frames", "2"),
+}
+
+
+@pytest.mark.parametrize("verb", EDITS)
+def test_every_edit_takes_a_label(verb: str, labelled: Path, here: Path) -> None:
+    """As from Python; the run is hardly trained, so that its labels make differences below a level."""
+    digits = nelbo.Run(labelled).dataset.split("test")[:2]
+    files = ["a.png", "b.png"][: 1 + (verb == "interpolate")]
+    for image, name in zip(digits[:, 0].numpy(), ("a.png", "b.png"), strict=True):
+        small = image[::2, ::2] if verb == "upscale" else image
+        Image.fromarray((small * 15.9375).astype(np.uint8)).save(name)
+    Image.fromarray(np.tile(np.array([0, 255], np.uint8).repeat(4), (8, 1))).save("mask.png")
+    line = ["edit", labelled, verb, *files, *EDITS[verb], "--label", "3", "--steps", "4", "--out", "x.npz"]
+    assert "given label 3" in " ".join(call_well(*line).err.split())
+    with np.load("x.npz") as file:
+        assert file["images"].shape == (1 if verb == "invert" else 2, 8, 8, 1)
+
+
 WRONG = {
+    "edit RUN vary a.png --label 11": ("--label", "did you mean '1'"),
+    "edit RUN vary a.png --label 3 --source-label 7": ("--source-label", "invert"),
+    "edit RUN invert a.png --source-label 7": ("--source-label", "--label"),
+    "edit PLAIN vary a.png --label 3": ("--label", "without labels"),
     "sample RUN --label 11": ("--label", "did you mean '1'"),
     "sample RUN --label 3,x": ("--label", "'x'"),
     "sample RUN -n 4 --label all": ("-n", "less than the number of classes, 10"),
     "sample RUN --label 3 --guidance -1": ("--guidance",),
-    "sample RUN --label 3 --guidance-interval 0,1": ("--guidance-interval", "--guidance"),
     "sample RUN --label 3 --guidance 2 --guidance-interval 1": ("--guidance-interval",),
     "sample RUN --label 3 --guidance 2 --guidance-interval a,b": ("--guidance-interval", "LOW,HIGH"),
     "sample RUN --label 3 --guidance 2 --guidance-interval 2,1": ("--guidance-interval", "LOW < HIGH"),
@@ -185,7 +270,9 @@ WRONG = {
     "train ddpm --data bare.npz --labels": ("--labels", "bare"),
     "train ddpm --label-dropout 0.3": ("--label-dropout", "--labels"),
     "train ddpm --labels --label-dropout 0": ("--label-dropout",),
-    "train vae --labels": ("--labels",),
+    "train ae --labels": ("--labels", "ddpm, diffusion, gan, hvae, vae, vdm; leave it out"),
+    "train vae --label-dropout 0.3": ("--label-dropout", "--labels"),
+    "train vae --data bare.npz --labels": ("--labels", "bare"),
     "train ddpm --resume --out RUN --no-labels": ("--labels", "True"),
 }
 
@@ -193,6 +280,7 @@ WRONG = {
 @pytest.mark.parametrize("line", WRONG)
 def test_what_cannot_be_done_is_one_line(line: str, labelled: Path, digits_run: Path, here: Path) -> None:
     images_file(here / "bare.npz", None)
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save("a.png")
     before = listing(here)
     runs = {"RUN": str(labelled), "PLAIN": str(digits_run)}
     answer = call(*(runs.get(word, word) for word in line.split()))
@@ -246,12 +334,17 @@ def test_a_score_of_other_labels_is_another_score(labelled: Path, here: Path) ->
     assert not any("p(x|y)" in line for line in one["warnings"])
 
 
-def test_a_run_without_labels_keeps_its_digest(digits_run: Path) -> None:
+@pytest.mark.parametrize("family", ["ddpm", "vae"])
+def test_a_run_without_labels_keeps_its_digest(family: str, digits_run: Path, here: Path) -> None:
     """As before there were labels: the settings without any trace of them."""
-    settings = weight_settings(nelbo.Run(digits_run).config)
+    path = digits_run
+    if family == "vae":
+        path = here / "vae"
+        call_well("train", "vae", *SHORT, *LATENT["vae"], "--steps", "2", "--out", path)
+    settings = weight_settings(nelbo.Run(path).config)
     settings["model"] = {k: v for k, v in settings["model"].items() if k not in ("labels", "label_dropout", "classes")}
     wanted = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    assert digests(nelbo.Run(digits_run), "ema")["model_sha256"] == wanted
+    assert digests(nelbo.Run(path), "ema")["model_sha256"] == wanted
 
 
 def test_a_run_of_labels_has_another_digest_for_other_classes(labelled: Path) -> None:
@@ -260,6 +353,32 @@ def test_a_run_of_labels_has_another_digest_for_other_classes(labelled: Path) ->
     model = run.config.model.model_copy(update={"classes": DIGITS[::-1]})
     run.config = run.config.model_copy(update={"model": model})
     assert digests(run, "ema")["model_sha256"] != found
+
+
+class Into(nn.Module):
+    """An encoder of one's own, with a shift for each class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.shift = nn.Linear(64, 4), nn.Embedding(3, 4)
+
+    def forward(self, x_0: Tensor, *, label: Tensor | None = None) -> Tensor:
+        found: Tensor = self.layer(x_0.flatten(1)) + self.shift(
+            torch.zeros(1, dtype=torch.long) if label is None else label
+        )
+        return found
+
+
+class Back(nn.Module):
+    """A decoder of one's own, of a normal law, with a shift for each class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.shift = nn.Linear(2, 128), nn.Embedding(3, 128)
+
+    def forward(self, z: Tensor, *, label: Tensor | None = None) -> Tensor:
+        found = self.layer(z) + self.shift(torch.zeros(1, dtype=torch.long) if label is None else label)
+        return found.reshape(-1, 2, 8, 8)
 
 
 class Net(nn.Module):
@@ -273,6 +392,17 @@ class Net(nn.Module):
         label = torch.zeros(len(z), dtype=torch.int64, device=z.device) if label is None else label
         found: Tensor = self.layer(z) + self.shift(label)[:, :, None, None]
         return found
+
+
+def test_a_vae_is_fitted_with_labels_and_networks_of_ones_own(here: Path) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 17, (60, 1, 8, 8), dtype=np.uint8), np.array(["dog", "cat"])[rng.integers(0, 2, 60)]
+    parts = {"encoder": Into(), "decoder": Back()}
+    model = nelbo.VAE(**parts, shape=(1, 8, 8), levels=17, latent=2, likelihood="normal", classes=("dog", "cat"))
+    run = nelbo.fit(model, x, labels=y, steps=3, out="mine", device="cpu")
+    assert run.score(limit=5, split="train").given_labels is not None
+    again = nelbo.Run("mine", encoder=Into(), decoder=Back())
+    assert again.sample(3, label="cat").shape == (3, 1, 8, 8)
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -306,9 +436,16 @@ def test_fit_refuses_labels_that_do_not_fit(here: Path) -> None:
     assert not Path("mine").exists()
 
 
+def test_a_family_that_cannot_learn_labels_says_so_from_python(here: Path) -> None:
+    with pytest.raises(InputError, match=r"does not learn p\(x\|y\)") as error:
+        nelbo.train("ae", "digits", labels=True, steps=2)
+    assert error.value.where == "labels"
+
+
 def test_a_distilled_run_of_labels_draws_from_p_of_x(labelled: Path, here: Path) -> None:
     call_well("distill", labelled, "--out", "student", "--teacher-steps", "8", "--steps", "2", "--train-steps", "2")
     call_well("sample", "student", "-n", "2", "--out", "a.npz")
     answer = call("sample", "student", "-n", "2", "--label", "3")
     assert answer.code == 2
     assert "--label" in answer.err
+    assert "sample its teacher" in answer.err

@@ -131,7 +131,7 @@ def test_samples_follow_the_mixture() -> None:
     """By ancestral sampling in many steps: Σ_c P(c) N(m_c, SPREAD²) for each pixel, before rounding, by KS; c by χ²."""
     model = model_of(4, timesteps=200, schedule="cosine")
     with torch.no_grad():
-        *_, last = model.frames(range(3000), 3, SampleSettings(sampler="ancestral", clip=False))
+        *_, last = model.frames(range(3000), 3, SampleSettings(sampler="ancestral", clip=False, guidance=1.0))
     value = last.x.double().numpy().reshape(3000, -1)
     nearest = np.square(value[:, None] - np.array(MEANS)[None, :, None]).sum(2).argmin(1)
     counts = np.bincount(nearest, minlength=3)

@@ -19,7 +19,7 @@ from nelbo.diffusion.schedules import BetaTable
 from nelbo.errors import InputError
 from nelbo.metrics import score_likelihood
 from nelbo.models._diffusion_clusters import HIDDEN
-from nelbo.models._diffusion_labels import named_classes
+from nelbo.models._labels import named_classes
 from nelbo.models.diffusion import Diffusion, in_steps
 from nelbo.models.gan import GAN, GANOptions
 from nelbo.models.sampling import SampleSettings
@@ -240,26 +240,28 @@ def test_guidance_is_away_from_images_of_which_nothing_is_known(label: str | Non
 
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim", "dpm++", "unipc", "heun"])
 def test_without_an_effect_guidance_changes_nothing(sampler: str) -> None:
-    """g = 1 is p(x|y), g = 0 with unknown clusters p(x); an interval without any γ is no guidance."""
+    """g = 1 is p(x|y), g = 0 with unknown clusters p(x); an interval without any γ is no guidance; 2 is the default."""
     model, how = model_of(), {"sampler": sampler, "steps": 5}
-    labelled, free = model.sample(9, label="high", **how), model.sample(9, **how)
-    assert torch.equal(model.sample(9, label="high", guidance=1.0, **how), labelled)
+    labelled, free = model.sample(9, label="high", guidance=1.0, **how), model.sample(9, **how)
     assert torch.equal(model.sample(9, label="high", guidance=0.0, **how), free)
     outside = {"guidance": 5.0, "guidance_interval": (100.0, 200.0)}
     assert torch.equal(model.sample(9, label="high", **outside, **how), labelled)
-    assert not torch.equal(model.sample(9, label="high", guidance=5.0, **how), labelled)
+    guided = model.sample(9, label="high", guidance=2.0, **how)
+    assert not torch.equal(guided, labelled)
+    assert torch.equal(model.sample(9, label="high", **how), guided)
 
 
 @pytest.mark.parametrize("clusters", [0, 3])
 @pytest.mark.parametrize(("T", "objective"), [(8, "bound"), (8, "simple"), (None, "bound")])
 def test_training_tells_the_network_the_images_own_label(T: int | None, objective: str, clusters: int) -> None:
-    """Or 0, for label_dropout of the images with a picture, and all without; rows for the decoder as their images."""
+    """Or 0, for label_dropout of the images with a picture, and half of those without; rows for the decoder as their
+    images. The counts are binomial: four standard deviations."""
     network, share = Decoded(), 0.25
     settings = {"timesteps": T, "objective": objective, "label_dropout": share, "decoder": "learned_gaussian"}
     model = model_of(clusters, network, **settings).train()
     x, names = images(64)
     y = torch.tensor([CLASSES.index(name) + 1 for name in names])
-    hidden = n = 0
+    hidden = n = alone = 0
     for step in range(60):
         network.seen.clear()
         model.loss(x, Draws(0, step, range(64), 64, CPU, y))
@@ -272,17 +274,19 @@ def test_training_tells_the_network_the_images_own_label(T: int | None, objectiv
         seen = torch.ones(64, dtype=torch.bool)
         if picture is not None:
             seen = ~(picture == 0).flatten(1).all(1)[:64]
-            assert not bool(label[:64][~seen].any())
+            alone += int((label[:64][~seen] == 0).sum())
         hidden, n = hidden + int((label[:64][seen] == 0).sum()), n + int(seen.sum())
     assert abs(hidden - share * n) < 4 * math.sqrt(n * share * (1 - share))
     whole = 60 * 64 * (1 - HIDDEN if clusters else 1)
     assert abs(n - whole) < 4 * math.sqrt(whole * HIDDEN) * bool(clusters) + 0.5
+    without = 60 * 64 - n
+    assert abs(alone - without / 2) <= 4 * math.sqrt(without / 4)
 
 
 def test_samples_of_a_label_follow_its_law() -> None:
     """c by P(c|y), by χ²; each pixel then N(m_c + d_y, SPREAD²), by KS; image i is of class i mod 3."""
     model = model_of(3, timesteps=200, schedule="cosine")
-    settings = SampleSettings(sampler="ancestral", clip=False, label="all")
+    settings = SampleSettings(sampler="ancestral", clip=False, label="all", guidance=1.0)
     with torch.no_grad():
         *_, last = model.frames(range(3000), 3, settings)
     value = last.x.double().numpy().reshape(1000, 3, -1)
@@ -374,7 +378,7 @@ def test_names_of_classes() -> None:
         ({"label": "high", "guidance": -1.0}, "guidance"),
         ({"label": "high", "guidance": math.inf}, "guidance"),
         ({"label": "high", "guidance": math.nan}, "guidance"),
-        ({"label": "high", "guidance_interval": (0.0, 1.0)}, "guidance_interval"),
+        ({"guidance_interval": (0.0, 1.0)}, "guidance_interval"),
         ({"label": "high", "guidance": 2.0, "guidance_interval": (1.0, 0.0)}, "guidance_interval"),
     ],
 )

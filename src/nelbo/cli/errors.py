@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError, UnknownOptionError
 
 from nelbo.cli.help import COMMANDS
+from nelbo.config.families import families_with
 from nelbo.errors import InputError
 
 
@@ -40,12 +41,16 @@ def options_of(app: App, argv: Sequence[str]) -> set[str]:
 
 
 def others_option(app: App, error: CycloptsError) -> str | None:
-    """A line about an option that belongs to another command; else None."""
+    """A line about an option that belongs to another command or family; else None."""
     if not isinstance(error, UnknownOptionError) or not error.command_chain:
         return None
     word = (error.token.keyword or error.token.value).split("=")[0]
+    command = " ".join(error.command_chain)
     known = " and ".join(f"'nelbo {name}'" for name in COMMANDS if word in options_of(app, [name]))
-    return f"{word}: is not an option of 'nelbo {' '.join(error.command_chain)}', but of {known}" if known else None
+    if error.command_chain[0] == "train" and not known:
+        families = families_with(word.removeprefix("--").removeprefix("no-").replace("-", "_"))
+        known = f"{', '.join(families)}; leave it out, or train one of these" if families else ""
+    return f"{word}: is not an option of 'nelbo {command}', but of {known}" if known else None
 
 
 def on_the_command_line(error: InputError, options: set[str]) -> str:

@@ -17,9 +17,12 @@ nelbo edit runs/mnist upscale small.png --factor 4
 nelbo edit runs/mnist vary seven.png --strength 0.3
 nelbo edit runs/mnist invert seven.png --out latent.npz
 nelbo edit runs/mnist interpolate seven.png nine.png --out way.gif
+nelbo edit runs/labelled vary seven.png --strength 0.5 --label 3
+nelbo edit runs/labelled invert seven.png --source-label 7 --label 3
 ```
 
-A ddpm or vdm has all verbs; a vae or hvae has inpaint and interpolate. docs/editing.md says how far each method is
+A ddpm or vdm has all verbs; a vae or hvae has inpaint and interpolate. With --label, a run of labels draws the result
+from this class. docs/editing.md says how far each method is
 from the exact conditional law.
 """,
     "score": """Measure a run on held-out images: the negative ELBO in bits/dim, term by term, with its errors.

@@ -97,3 +97,9 @@ def family_module(name: str) -> ModuleType:
     if getattr(model, "family", None) != name:
         raise TypeError(f"{place}: MODEL.family must be {name!r}")
     return module
+
+
+def families_with(field: str) -> list[str]:
+    """The families that have this option on the command line."""
+    fields = {name: family_module(name).OPTIONS.model_fields.get(field) for name in family_names()}
+    return [name for name, found in fields.items() if found is not None and not found.json_schema_extra]

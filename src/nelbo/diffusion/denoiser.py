@@ -223,8 +223,7 @@ Conditioning = Callable[..., Tensor]
 def by_gamma(network: nn.Module, z: Tensor, gamma: Tensor, known: Known = NOTHING) -> Tensor:
     """network(z, γ[, picture][, label=y]) with what is known, and with γ in the dtype of z, shape (B,)."""
     picture = () if known.picture is None else (known.picture,)
-    label = {} if known.label is None else {"label": known.label}
-    output: Tensor = network(z, gamma.to(z), *picture, **label)
+    output: Tensor = network(z, gamma.to(z), *picture, **known.keywords)
     return output
 
 
@@ -280,7 +279,7 @@ class NetworkDenoiser:
         Raises:
             InputError: the output has another shape.
         """
-        known = (self.known,) if self.known else ()
+        known = (self.known.for_batch(len(z)),) if self.known else ()
         output = to_default_dtype(self.condition(self.network, z, gamma, *known))
         wanted = (len(z), self.outputs * z.shape[1], *z.shape[2:])
         if output.shape != wanted:

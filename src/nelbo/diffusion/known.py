@@ -17,7 +17,7 @@ class Known:
 
     Args:
         picture: a picture of each image, such as the mean of its cluster, shape (B, C, H, W); zeros if unknown.
-        label: the class y of each image, 1 … K, int64, shape (B,); 0 if unknown.
+        label: the class y of each image, 1 … K, int64, shape (B,), or (1,) for all images of any batch; 0 if unknown.
     """
 
     picture: Tensor | None = None
@@ -26,6 +26,17 @@ class Known:
     def __bool__(self) -> bool:
         """Whether anything is known."""
         return self.picture is not None or self.label is not None
+
+    def for_batch(self, count: int) -> Known:
+        """The same of a batch of this size, where one label is that of every image."""
+        if self.label is None or len(self.label) == count:
+            return self
+        return replace(self, label=self.label.expand(count))
+
+    @property
+    def keywords(self) -> dict[str, Tensor]:
+        """The label as the keyword of a network's call, if any label is known."""
+        return {} if self.label is None else {"label": self.label}
 
     def rows(self, rows: Rows) -> Known:
         """The same of some rows of the batch."""

@@ -24,6 +24,7 @@ from nelbo.jobs.run import Run
 from nelbo.models._checks import checked_int
 from nelbo.models._distilled import Distilled
 from nelbo.models._imputation import latent_space
+from nelbo.models._labels import known_class
 from nelbo.models.base import GenerativeModel
 from nelbo.models.diffusion import Diffusion
 from nelbo.options import EditOptions
@@ -42,6 +43,7 @@ ONLY_FOR = {
     "n": ("inpaint", "upscale", "vary"),
     "clip": ("inpaint", "upscale", "vary"),
     "fit": ("inpaint", "vary", "invert", "interpolate"),
+    "source_label": ("invert",),
 }
 """The verbs of each option that not all of them use."""
 LATENT_VERBS = ("inpaint", "interpolate")
@@ -63,12 +65,14 @@ class Edited:
         verb: what was asked.
         given: the images as they were seen, uint8 levels, shape (M, C, H, W); hidden pixels are grey.
         images: what was drawn, uint8 levels, shape (M n, C, H, W), those of the first image first. For ``invert`` the
-            images that the latents give back, and for ``interpolate`` the way from the first image to the second.
+            images that the latents give back, in the class ``label``, and for ``interpolate`` the way from the first
+            image to the second.
         levels: L.
         how: one line about the method and its bias.
         evaluations: network evaluations of an image; for ``interpolate``, without those of the two latents.
         latents: for ``invert``, shape (M, C, H, W).
-        error: for ``invert`` and ``interpolate``, the root mean square of x − x_back on [−1, 1], shape (M,).
+        error: for ``invert`` and ``interpolate``, the root mean square of x − x_back on [−1, 1], shape (M,); if
+            ``invert`` changes the label, this is the change.
         frames: ``images`` at earlier steps, if they were kept.
     """
 
@@ -126,7 +130,7 @@ def edit(
 
 
 def require_used(verb: str, named: set[str]) -> None:
-    """Check that the verb uses every option that was given.
+    """Check that the verb uses every option that was given, and that there is a new label if there is an old one.
 
     Raises:
         InputError: it does not use one.
@@ -134,6 +138,8 @@ def require_used(verb: str, named: set[str]) -> None:
     for name, verbs in ONLY_FOR.items():
         if name in named and verb not in verbs:
             raise InputError(name, f"applies to {', '.join(verbs)}, not to {verb}; leave it out")
+    if "source_label" in named and "label" not in named:
+        raise InputError("source_label", "is the class that an image changes from; add `label`, the class to change to")
 
 
 def method_of(words: str | None) -> Method:
@@ -197,43 +203,73 @@ def edited(
     Raises:
         InputError: the family cannot do it.
     """
-    space = latent_space(model)
     if isinstance(model, Diffusion):
-        return by_diffusion(DiffusionEditor(model, options.steps, options.clip), verb, task, given, options, method)
-    if space is None or verb not in LATENT_VERBS:
+        return by_diffusion(diffusion_editor(model, verb, options), verb, task, given, options, method)
+    if latent_space(model) is None or verb not in LATENT_VERBS:
         other = "only diffusion models, vae and hvae can edit images; use a run of ddpm or vdm"
         why = "edit the run of its teacher" if isinstance(model, Distilled) else WHY_NOT.get(model.family, other)
         raise InputError(verb, f"is not possible with {model.family}: {why}")
     for name in ("method", "clip", *["steps"] * (verb == "interpolate")):
         if name in options.model_fields_set:
             raise InputError(name, f"is not used by {verb} with {model.family}; leave it out")
-    editor = LatentEditor(model, space, options.steps)
+    return by_latents(model, verb, task, given, options)
+
+
+def by_latents(model: GenerativeModel, verb: str, task: Task, given: Tensor, options: EditOptions) -> Edited:
+    """The result of one verb of a vae or hvae.
+
+    Raises:
+        InputError: the model has no such class.
+    """
+    space = latent_space(model, known_class(model, options.label))
+    assert space is not None
+    editor, labels = LatentEditor(model, space, options.steps), given_words(options)
     if verb == "interpolate":
-        how = "straight lines between the means of q(z|x)"
+        how = f"straight lines between the means of q(z|x){labels}"
         return Edited(verb, given, editor.between(task.x, options.frames), model.levels, how, 1)
     done = editor.conditioned(task)
-    how = f"{editor.sweeps} sweeps of z and the hidden pixels, {editor.caveat}"
+    how = f"{editor.sweeps} sweeps of z and the hidden pixels{labels}, {editor.caveat}"
     return Edited(verb, given, done.images, model.levels, how, done.evaluations, frames=done.frames)
+
+
+def diffusion_editor(model: Diffusion, verb: str, options: EditOptions) -> DiffusionEditor:
+    """The editor of a diffusion model, told the labels.
+
+    Raises:
+        InputError: the model has no such class.
+    """
+    known = known_class(model, options.label)
+    source = known_class(model, options.source_label, "source_label") if verb == "invert" else known
+    return DiffusionEditor(model, options.steps, options.clip, known, source)
 
 
 def by_diffusion(
     editor: DiffusionEditor, verb: str, task: Task, given: Tensor, options: EditOptions, method: Method
 ) -> Edited:
     """The result of one verb of a diffusion model."""
-    levels = editor.model.levels
+    levels, labels = editor.model.levels, given_words(options)
     if verb in ("inpaint", "upscale"):
         done = editor.conditioned(task, method)
         how = f"{options.method or DEFAULT_METHOD}, {editor.steps} steps, {done.evaluations} evaluations"
-        return Edited(verb, given, done.images, levels, f"{how}, {method.caveat}", done.evaluations, frames=done.frames)
+        how = f"{how}{labels}, {method.caveat}"
+        return Edited(verb, given, done.images, levels, how, done.evaluations, frames=done.frames)
     if verb == "vary":
         done, gamma = editor.varied(task, options.strength)
-        how = f"noised to γ = {gamma:.3g}, {done.evaluations} steps"
+        how = f"noised to γ = {gamma:.3g}, {done.evaluations} steps{labels}"
         return Edited(verb, given, done.images, levels, how, done.evaluations, frames=done.frames)
     z, back = editor.latents(task)
     error = (back - task.x).square().flatten(1).mean(1).sqrt()
     steps = len(editor.flow_gammas) - 1
-    how = f"deterministic flow, {steps} steps each way, root mean square error {float(error.max()):.2g} of [−1, 1]"
+    changed = verb == "invert" and options.label != options.source_label
+    size = f"root mean square {'change' if changed else 'error'} {float(error.max()):.2g} of [−1, 1]"
+    how = f"deterministic flow, {steps} steps each way{labels}, {size}"
     if verb == "invert":
         return Edited(verb, given, to_levels(back, levels), levels, how, 4 * steps, z, error)
     images = editor.between(z, options.frames, task.batch)
     return Edited(verb, given, images, levels, how, 2 * steps - 1, error=error)
+
+
+def given_words(options: EditOptions) -> str:
+    """The labels of an edit, as the end of a sentence, or ""."""
+    source = "" if options.source_label is None else f" from label {options.source_label}"
+    return "" if options.label is None else f", given label {options.label}{source}"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from nelbo.diffusion.known import NOTHING, Known
 from nelbo.diffusion.samplers import DDIM, State
 from nelbo.diffusion.spacing import karras_steps
 from nelbo.editing.constraints import Seen
@@ -28,11 +29,15 @@ class DiffusionEditor:
         model: the model.
         steps: the number of steps; None for STEPS, or all steps of a shorter chain.
         clip: whether to clamp x̂_0 to [−1, 1], except in latents.
+        known: the label of what is drawn; nothing for p(x).
+        source: the label of the given images, for their latents.
     """
 
-    def __init__(self, model: Diffusion, steps: int | None, clip: bool) -> None:
+    def __init__(
+        self, model: Diffusion, steps: int | None, clip: bool, known: Known = NOTHING, source: Known = NOTHING
+    ) -> None:
         self.model, self.clip = model, clip
-        self.denoiser = model.denoiser  # with a condition, the denoiser of p(x|condition) takes this place
+        self.denoiser, self.source = model.denoiser.given(known), model.denoiser.given(source)
         gammas = model.timeline.gammas
         self.steps = steps or (STEPS if gammas is None else min(STEPS, len(gammas) - 1))
         self.gammas = model.timeline.descending(self.steps)
@@ -68,10 +73,10 @@ class DiffusionEditor:
         return karras_steps(self.model.timeline.chain(), self.steps)
 
     def latents(self, task: Task) -> tuple[Tensor, Tensor]:
-        """The latent of each image, and the image that it gives back on [−1, 1], both of shape (M, C, H, W)."""
+        """The latent of each image, and the image that it gives on [−1, 1], both of shape (M, C, H, W)."""
         pairs = []
         for x in torch.split(task.x, task.batch):
-            z = to_latent(self.denoiser, x.to(self.model.device), self.flow_gammas)
+            z = to_latent(self.source, x.to(self.model.device), self.flow_gammas)
             pairs.append((z.cpu(), from_latent(self.denoiser, z, self.flow_gammas).cpu()))
         z, back = (torch.cat(parts) for parts in zip(*pairs, strict=True))
         return z, back

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nelbo.data import Dataset
 from nelbo.errors import InputError
-from nelbo.models._diffusion_labels import listed
+from nelbo.models._labels import listed
 from nelbo.streams import as_text
 
 

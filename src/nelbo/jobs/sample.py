@@ -18,9 +18,8 @@ from nelbo.jobs.known import quality_line
 from nelbo.jobs.run import Run
 from nelbo.jobs.sharded import opened
 from nelbo.jobs.steps import sampled_steps
-from nelbo.models._diffusion_labels import drawn_classes
+from nelbo.models._labels import drawn_classes
 from nelbo.models.base import GenerativeModel
-from nelbo.models.diffusion import Diffusion
 from nelbo.models.sampling import Frame, SampleKeywords, SampleSettings
 from nelbo.options import SampleOptions, SamplingOptions
 from nelbo.processes import join, rank
@@ -139,7 +138,7 @@ def classes_of(model: GenerativeModel, settings: SampleSettings, n: int) -> list
     Raises:
         InputError: there are fewer images than classes.
     """
-    classes = drawn_classes(model, settings) if isinstance(model, Diffusion) else []
+    classes = drawn_classes(model, settings)
     if n < len(classes):
         raise InputError(
             "n", f"{n} is less than the number of classes, {len(classes)}; give at least one image of each"

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nelbo.config.families import family_module, family_word
+from nelbo.config.families import families_with, family_module, family_word
 from nelbo.config.files import RunConfig, merged, read_user_config, versions
 from nelbo.data import Dataset
 from nelbo.errors import InputError
 from nelbo.jobs.journal import summary_writer
 from nelbo.jobs.labels import require_labels
 from nelbo.jobs.run import images_config, is_place, read_data
-from nelbo.nn import UNetOptions
-from nelbo.options import FamilyOptions, RunDataOptions, TrainingOptions
+from nelbo.options import FamilyOptions, LabelOptions, RunDataOptions, TrainingOptions
 from nelbo.processes import shares_asked
 from nelbo.streams import as_text
 from nelbo.training.machine import conditions, training_device
@@ -46,6 +45,9 @@ def resolve(request: Request) -> tuple[RunConfig, Dataset]:
     for ours, theirs in (("minutes", "steps"), ("steps", "minutes")):
         if ours in request.training:
             in_file["training"] = {k: v for k, v in in_file["training"].items() if k != theirs}
+    if "labels" in {*in_file["model"], *request.model} and "labels" not in kind.model_fields:
+        others = ", ".join(families_with("labels"))
+        raise InputError("labels", f"{family} does not learn p(x|y); leave it out, or use one of {others}")
     options: FamilyOptions = merged(kind, "model", request.model, in_file["model"], request.config)
     training = complete_recipe(
         merged(TrainingOptions, "training", request.training, in_file["training"], request.config)
@@ -77,7 +79,7 @@ def with_classes(options: FamilyOptions, dataset: Dataset) -> FamilyOptions:
     Raises:
         InputError: the data have no labels.
     """
-    if not isinstance(options, UNetOptions):
+    if not isinstance(options, LabelOptions):
         return options
     if not options.labels:
         return options.model_copy(update={"classes": ()})

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nelbo.models._checks import Images, checked_images
 from nelbo.models._latent import ROWS, at_temperature, between, require_drawing
-from nelbo.models.inspector import Inspector
+from nelbo.models.inspector import Inspector, require_unlabelled
 from nelbo.models.sampling import SampleSettings
 from nelbo.theory.likelihoods import to_unit
 
@@ -45,6 +45,7 @@ class AEInspector(Inspector):
         ]
 
     def describe_sampling(self, settings: SampleSettings) -> str:
-        require_drawing(self.model.family, settings)
+        require_unlabelled("ae", settings, "use a run of another family, with `labels`")
+        require_drawing(self.model, settings)
         law = f"a Gaussian fitted to the codes of training images{at_temperature(settings)}"
         return f"decoded from {law}; an ae has no prior"

@@ -34,6 +34,10 @@ class Labelled(Protocol):
     classes: tuple[str, ...]
     family: str
 
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+
 
 def checked_images(model: Imaged, images: Images, where: str = "images") -> Tensor:
     """The images as a tensor on their own device, after checks of type, dtype, shape and range.

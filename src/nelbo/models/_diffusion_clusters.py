@@ -11,8 +11,9 @@ cannot learn to make step by step (as clusters do for GANs: Liu et al. 2020; Cas
 Hu et al. 2023). In training one image in ten comes without m_c, so that the same network also denoises given z alone;
 this is what editing uses.
 
-With labels y the model is also p(x|y) = Σ_c P(c|y) p(x|c, y), whose bound has −ln P(c(x)|y). In training an image
-without m_c also comes without its label; of the others the fraction ``label_dropout`` does.
+With labels y the model is also p(x|y) = Σ_c P(c|y) p(x|c, y), whose bound has −ln P(c(x)|y). In training, half of the
+images without m_c also come without their labels, so that the same network denoises given z alone and given z and y,
+which editing uses; of the others the fraction ``label_dropout`` does.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import torch
 from torch import Tensor
 
 from nelbo.diffusion.known import Known
+from nelbo.models._labels import hidden_labels
 from nelbo.rng import Draws, Stream, uniform
 from nelbo.theory.bound import Bound
 from nelbo.theory.likelihoods import to_unit
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 HIDDEN = 0.1
 """The fraction of training images whose cluster the network does not see."""
+HIDDEN_WITH_LABEL = HIDDEN / 2
+"""The fraction whose label it does not see either."""
 
 
 def given(model: Diffusion, known: Known) -> Diffusion:
@@ -62,14 +66,17 @@ def shown_clusters(model: Diffusion, x: Tensor, labels: Tensor | None = None) ->
 def shown_most_clusters(model: Diffusion, x: Tensor, draws: Draws) -> Diffusion:
     """As :func:`shown_clusters` with the labels of ``draws``, but for training: a random part of the images hides them.
 
-    A tenth hides both; of the others, the fraction ``label_dropout`` hides the label.
+    A tenth hides the cluster, and half of them the label, too. Of the others, the fraction ``label_dropout`` hides it.
     """
     known = shown_clusters(model, x, draws.labels).denoiser.known
     if known.picture is not None:
-        hidden = draws.uniform(Stream.CLUSTER_DROPOUT) < HIDDEN
-        known = known.without_pictures(hidden).without_labels(hidden)
+        u = draws.uniform(Stream.CLUSTER_DROPOUT)
+        known = known.without_pictures(u < HIDDEN)
     if known.label is not None:
-        known = known.without_labels(draws.uniform(Stream.LABEL_DROPOUT) < model.label_dropout)
+        no_label = hidden_labels(draws, model.label_dropout)
+        if known.picture is not None:
+            no_label = torch.where(u < HIDDEN, u < HIDDEN_WITH_LABEL, no_label)
+        known = known.without_labels(no_label)
     return given(model, known)
 
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from nelbo.diffusion.process import prior_term, signal_rate
 from nelbo.models._diffusion_forms import bound_of
 from nelbo.models._diffusion_labels import label_words
+from nelbo.models._labels import class_count
 from nelbo.models._sampling import PREVIEW_STEPS, described, quick_steps
 from nelbo.models.inspector import Inspector
-from nelbo.models.recipe import ParamGroup, PartsRecipe
+from nelbo.models.recipe import PartsRecipe
 from nelbo.models.sampling import SampleSettings
-from nelbo.nn import UNet
 from nelbo.units import bits_per_dim
 
 if TYPE_CHECKING:
@@ -53,9 +53,7 @@ class DiffusionInspector(Inspector):
             facts = {"signal_rate_at_1": first, "signal_rate_at_T": last}
         if self.model.clusters is not None:
             facts["clusters"] = int(torch.count_nonzero(self.model.clusters.shares))
-        if self.model.classes:
-            facts["labels"] = len(self.model.classes)
-        return {**facts, "prior_bits_per_dim_at_most": bits_per_dim(prior, self.model.dims)}
+        return {**facts, **class_count(self.model), "prior_bits_per_dim_at_most": bits_per_dim(prior, self.model.dims)}
 
 
 class DiffusionRecipe(PartsRecipe):
@@ -72,15 +70,6 @@ class DiffusionRecipe(PartsRecipe):
         """Compute the share of each cluster in each class."""
         if self.model.clusters is not None:
             self.model.clusters.learn_labels(images, levels, labels)
-
-    @property
-    def groups(self) -> list[ParamGroup]:
-        """The parameters; the vectors of nelbo's labels apart, without Muon, because few have a gradient in a step."""
-        labels = getattr(self.model.network, "labels", None) if isinstance(self.model.network, UNet) else None
-        if labels is None:
-            return super().groups
-        others = [p for p in self.model.parameters() if p is not labels]
-        return [ParamGroup(others), ParamGroup([labels], momentum=None)]
 
     @property
     def compilable(self) -> list[nn.Module]:

@@ -177,7 +177,7 @@ class DistilledInspector(Inspector):
         for option in ("sampler", "eta", "temperature"):
             if getattr(settings, option) is not None:
                 raise InputError(option, f"the run was distilled to its own {steps} steps; leave it out")
-        require_unlabelled(f"a {self.model.family} run", settings)
+        require_unlabelled(f"a {self.model.family} run", settings, "sample its teacher")
         clipped = ", x̂_0 clipped to [−1, 1]" if settings.clip else ""
         return f"distilled, {steps} step{'s' * (steps > 1)}{clipped}"
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nelbo.errors import InputError
+from nelbo.models._checks import Labelled
 from nelbo.models._latent import require_drawing
 from nelbo.models.sampling import SampleSettings
 
@@ -47,18 +48,18 @@ GAMES: dict[str, Game] = {
 }
 
 
-def require_game(family: str, loss: str, settings: SampleSettings) -> None:
+def require_game(model: Labelled, loss: str, settings: SampleSettings) -> None:
     """Refuse settings that neither G(z, c) nor a Metropolis–Hastings chain over it uses.
 
     Args:
-        family: the model's family, for the message.
+        model: the model.
         loss: the game, a name of :data:`GAMES`.
         settings: the settings of sampling.
 
     Raises:
         InputError: a setting is not used.
     """
-    require_drawing(family, settings._replace(steps=None))
+    require_drawing(model, settings._replace(steps=None))
     if (settings.steps or 1) == 1:
         return
     if settings.temperature is not None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from nelbo.models._checks import Images, checked_images
 from nelbo.models._collapse import TOO_EARLY, collapse_line, spread
 from nelbo.models._games import cross_entropy, hinge, require_game
+from nelbo.models._labels import class_count, class_words
 from nelbo.models._latent import ROWS, at_temperature
 from nelbo.models.inspector import Inspector
 from nelbo.models.sampling import SampleSettings
@@ -100,16 +101,18 @@ class GANInspector(Inspector):
 
     def describe_sampling(self, settings: SampleSettings) -> str:
         model = self.model
-        require_game(model.family, model.options.loss, settings)
+        require_game(model, model.options.loss, settings)
         if (settings.steps or 1) > 1:
-            return f"the last of {settings.steps} G(z) in a Metropolis–Hastings chain with D"
-        if model.clusters is None:
-            return f"G(z), z from N(0, I){at_temperature(settings)}"
-        clusters = "c drawn by the frequencies of the clusters of training images"
-        return f"G(z, c), z from N(0, I){at_temperature(settings)}, {clusters}"
+            how = f"the last of {settings.steps} G(z) in a Metropolis–Hastings chain with D"
+        elif model.clusters is None:
+            how = f"G(z), z from N(0, I){at_temperature(settings)}"
+        else:
+            clusters = "c drawn by the frequencies of the clusters of training images"
+            how = f"G(z, c), z from N(0, I){at_temperature(settings)}, {clusters}"
+        return how + class_words(model, settings)
 
     def facts(self) -> Mapping[str, object]:
         model = self.model
         sizes = (model.generator, model.critic)
         generator, critic = (sum(p.numel() for p in network.parameters()) for network in sizes)
-        return {"generator_parameters": generator, "discriminator_parameters": critic}
+        return {"generator_parameters": generator, "discriminator_parameters": critic, **class_count(model)}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nelbo.models._checks import Images, checked_images
+from nelbo.models._labels import class_count, class_words
 from nelbo.models._latent import at_temperature, likelihood_name, require_drawing
 from nelbo.models.inspector import Inspector
 from nelbo.models.sampling import SampleSettings
@@ -71,10 +72,11 @@ class HVAEInspector(Inspector):
         return [(title, torch.cat(rows), columns)]
 
     def describe_sampling(self, settings: SampleSettings) -> str:
-        require_drawing(self.model.family, settings)
-        return (
+        require_drawing(self.model, settings)
+        how = (
             f"z_T from the prior, each z_t given those above{at_temperature(settings)}, pixels at the mean of p(x|z_1)"
         )
+        return how + class_words(self.model, settings)
 
     def facts(self) -> dict[str, object]:
         model = self.model
@@ -82,4 +84,5 @@ class HVAEInspector(Inspector):
         return {
             "p(x|z_1)": likelihood_name(model.pixels),
             "latents": f"{sizes}, z_{model.options.depth} first",
+            **class_count(model),
         }

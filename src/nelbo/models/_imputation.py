@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from nelbo.diffusion.known import NOTHING, Known
+from nelbo.models._labels import given
 from nelbo.models._latent import Law
 from nelbo.models.hvae import HVAE
 from nelbo.models.vae import VAE
@@ -76,7 +78,7 @@ class VAESpace(LatentSpace):
         return [self.model.prior.sample(noise[0])]
 
     def law(self, z: Latents) -> Law:
-        return self.model.law(self.model.decoder(z[0]))
+        return self.model._decode(z[0])
 
     def cost(self, x: Tensor, z: Latents) -> Tensor:
         q = self.model._encode(to_unit(x, self.model.levels))
@@ -103,7 +105,7 @@ class HVAESpace(LatentSpace):
         z, features = model._start(noise[0], len(noise[0])).sample(noise[-1]), None
         found = [z]
         for t in range(model.options.depth, 1, -1):
-            features = model.ladder.below(z, t, features)
+            features = model._features(z, t, features)
             z = model._below(features, t - 1).sample(noise[t - 2])
             found.append(z)
         return found[::-1]
@@ -112,11 +114,11 @@ class HVAESpace(LatentSpace):
         return self.model.pixels(self.model.ladder.image(self.model._generate(z, z[::-1])))
 
 
-def latent_space(model: object) -> LatentSpace | None:
-    """The latent space of a VAE or hierarchical VAE, or None."""
+def latent_space(model: object, known: Known = NOTHING) -> LatentSpace | None:
+    """The latent space of a VAE or hierarchical VAE, with what is known of its images, or None."""
     if isinstance(model, VAE):
-        return VAESpace(model)
-    return HVAESpace(model) if isinstance(model, HVAE) else None
+        return VAESpace(given(model, known))
+    return HVAESpace(given(model, known)) if isinstance(model, HVAE) else None
 
 
 def draw_levels(law: Law, levels: int, u: Tensor) -> Tensor:

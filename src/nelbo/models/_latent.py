@@ -11,7 +11,8 @@ from pydantic import Field
 from torch import Tensor
 
 from nelbo.errors import InputError
-from nelbo.models._checks import checked_output
+from nelbo.models._checks import Labelled, checked_output
+from nelbo.models._labels import drawn_classes
 from nelbo.models.inspector import require_one_step
 from nelbo.models.sampling import SampleSettings
 from nelbo.options import FamilyOptions
@@ -134,13 +135,15 @@ def between(z: Tensor, other: Tensor, count: int) -> Tensor:
     return ((1 - share) * z[:, None] + share * other[:, None]).flatten(0, 1)
 
 
-def require_drawing(family: str, settings: SampleSettings) -> None:
+def require_drawing(model: Labelled, settings: SampleSettings) -> None:
     """Refuse settings that a sample in one step from a prior does not use.
 
     Raises:
-        InputError: a setting of a multistep sampler, or a temperature that is negative or not finite.
+        InputError: a setting of a multistep sampler, a temperature that is negative or not finite, or a class that the
+            model does not have.
     """
-    require_one_step(family, settings)
+    require_one_step(model.family, settings)
+    drawn_classes(model, settings)
     if settings.temperature is not None and not 0 <= settings.temperature < math.inf:
         raise InputError("temperature", f"{settings.temperature:g} must be at least 0 and finite; 1 is the prior's own")
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nelbo.models._checks import Images, checked_images
+from nelbo.models._labels import class_count, class_words
 from nelbo.models._latent import ROWS, at_temperature, between, likelihood_name, require_drawing
 from nelbo.models.inspector import Inspector
 from nelbo.models.sampling import SampleSettings
@@ -70,11 +71,12 @@ class VAEInspector(Inspector):
 
     def _means(self, z: Tensor) -> Tensor:
         """The means of p(x|z), on the scale where levels fill [−1, 1], shape (B, C, H, W)."""
-        return self.model.law(self.model.decoder(z)).expectation()
+        return self.model._decode(z).expectation()
 
     def describe_sampling(self, settings: SampleSettings) -> str:
-        require_drawing(self.model.family, settings)
-        return f"z from the prior{at_temperature(settings)}, pixels at the mean of p(x|z)"
+        require_drawing(self.model, settings)
+        labels = class_words(self.model, settings)
+        return f"z from the prior{at_temperature(settings)}, pixels at the mean of p(x|z){labels}"
 
     def facts(self) -> dict[str, object]:
-        return {"p(x|z)": likelihood_name(self.model.law)}
+        return {"p(x|z)": likelihood_name(self.model.law), **class_count(self.model)}

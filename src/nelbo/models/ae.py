@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from nelbo.check import checked
 from nelbo.models._ae_inspector import AEInspector
 from nelbo.models._checks import checked_output
-from nelbo.models._latent import require_drawing, tempered
+from nelbo.models._latent import tempered
 from nelbo.models.base import GenerativeModel
 from nelbo.models.recipe import PartsRecipe, full_name, made_of
 from nelbo.models.sampling import Frame, SampleSettings
@@ -110,7 +110,7 @@ class AE(GenerativeModel):
 
     @torch.no_grad()
     def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
-        require_drawing(self.family, settings)
+        self.inspector.describe_sampling(settings)  # raises for unused settings
         noise = normal(seed, Stream.SAMPLE, 0, indices, (self.options.latent,), torch.float64, self.device)
         noise = tempered(noise, settings)
         variances, basis = torch.linalg.eigh(self.code_cov)

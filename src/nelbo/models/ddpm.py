@@ -19,7 +19,6 @@ from nelbo.diffusion.schedules import BetaTable, Schedule, as_schedule, chain_of
 from nelbo.errors import InputError
 from nelbo.models.diffusion import Diffusion
 from nelbo.nn import UNetOptions
-from nelbo.nn.unet import LABEL_DROPOUT
 from nelbo.nn.unet2d import UNet2D, UNet2DOptions
 from nelbo.options import IN_FILES, Shape
 
@@ -84,8 +83,7 @@ class DDPM(Diffusion):
             timesteps=options.timesteps,
             reverse_variance=options.reverse_variance,
             clusters=options.clusters or 0,
-            classes=options.classes,
-            label_dropout=options.label_dropout or LABEL_DROPOUT,
+            **options.of_labels,
             condition=by_step(chain_of(schedule.grid(options.timesteps)), options.unet2d is not None),
             **parts,
         )

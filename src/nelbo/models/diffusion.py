@@ -30,8 +30,9 @@ from nelbo.errors import InputError, nearest
 from nelbo.models._diffusion_clusters import shown_most_clusters
 from nelbo.models._diffusion_forms import diffusion_forms
 from nelbo.models._diffusion_inspector import DiffusionInspector, DiffusionRecipe
-from nelbo.models._diffusion_labels import checked_classes, drawn_model
+from nelbo.models._diffusion_labels import drawn_model
 from nelbo.models._diffusion_loss import chain_loss, continuous_loss
+from nelbo.models._labels import checked_classes, label_settings
 from nelbo.models._sampling import make_sampler, walk
 from nelbo.models.base import LikelihoodModel
 from nelbo.models.forms import Forms
@@ -39,8 +40,7 @@ from nelbo.models.recipe import full_name
 from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.nn import UNetOptions
 from nelbo.nn.clusters import Clusters
-from nelbo.nn.unet import LABEL_DROPOUT
-from nelbo.options import Shape
+from nelbo.options import LABEL_DROPOUT, Shape
 from nelbo.rng import Draws
 
 PROFILE_STEPS = 1024
@@ -138,8 +138,7 @@ class Diffusion(LikelihoodModel):
         settings |= {"timesteps": timesteps or 0, "schedule": by_name or FROM_PYTHON, "clusters": clusters}
         settings["objective"] = in_words(self.objective, OBJECTIVES) or FROM_PYTHON
         self.classes, self.label_dropout = checked_classes(classes), label_dropout
-        if classes:
-            settings |= {"labels": True, "classes": self.classes, "label_dropout": label_dropout}
+        settings |= label_settings(self.classes, label_dropout)
         self.options: UNetOptions = checked(DiffusionOptions, settings)
         given: dict[str, object] = {"network": network} if condition is by_gamma else {}
         given |= {"schedule": schedule} if by_name is None else {}
@@ -181,8 +180,7 @@ class Diffusion(LikelihoodModel):
             timesteps=options.timesteps or None,
             reverse_variance=options.reverse_variance,
             clusters=options.clusters or 0,
-            classes=options.classes,
-            label_dropout=options.label_dropout or LABEL_DROPOUT,
+            **options.of_labels,
             condition=condition,
             **{"schedule": options.schedule, "objective": options.objective, **parts},
         )

@@ -8,6 +8,9 @@ networks take a step at the same time, each on its own loss. D can also improve 
 G is continuous, so it interpolates between kinds of images. Therefore both players receive a cluster c of the training
 images (Liu et al. 2020, there in D's features; Casanova et al. 2021): c is drawn by its frequency, G draws G(z, c), D
 judges x with c(x), and the game is that of p(x, c). No labels are needed.
+
+With labels y both players also receive y, beside c, and the game is that of p(x, c, y). A sample of y has c from
+P(c|y). A label that is hidden in training is 0, so that the same networks play the game of p(x, c).
 """
 
 from __future__ import annotations
@@ -21,9 +24,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nelbo.check import checked
+from nelbo.diffusion.known import NOTHING, Known
 from nelbo.models._checks import checked_output
 from nelbo.models._games import GAMES, require_game
 from nelbo.models._gan_inspector import GANInspector
+from nelbo.models._labels import checked_classes, drawn_labels, given, label_settings, shown_labels
 from nelbo.models._latent import tempered
 from nelbo.models.base import GenerativeModel
 from nelbo.models.recipe import ParamGroup, PartsRecipe, full_name, made_of
@@ -31,7 +36,7 @@ from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.nn.autoencoder import Decoder, PyramidOptions
 from nelbo.nn.clusters import Clusters
 from nelbo.nn.critic import Critic
-from nelbo.options import Shape
+from nelbo.options import LABEL_DROPOUT, LabelOptions, Shape
 from nelbo.rng import Draws, Stream, normal, uniform
 from nelbo.theory.likelihoods import to_unit
 
@@ -39,7 +44,7 @@ PENALTY_EVERY = 4
 """Steps between gradient penalties, and the factor of each penalty (Karras et al. 2020, lazy R1)."""
 
 
-class GANOptions(PyramidOptions):
+class GANOptions(LabelOptions, PyramidOptions):
     """The settings of a GAN."""
 
     loss: Literal["non-saturating", "minimax", "hinge", "wgan-gp"] = "non-saturating"
@@ -79,6 +84,10 @@ class GAN(GenerativeModel):
         latent: the size of z.
         loss: the game, ``non-saturating``, ``minimax``, ``hinge`` or ``wgan-gp``.
         clusters: the largest number of clusters that both networks receive; 0 for none.
+        classes: the names of the K classes of the images' labels, which both networks then receive as label=y, int64 of
+            shape (B,): 1 … K, or 0 if unknown, and without ``label`` if all are unknown, which must have the output of
+            zeros.
+        label_dropout: the fraction of training images whose label is hidden.
         r1, gp, critic_lr: as in :class:`GANOptions`.
 
     Raises:
@@ -97,23 +106,27 @@ class GAN(GenerativeModel):
         latent: int,
         loss: str = "non-saturating",
         clusters: int = 0,
+        classes: Sequence[str] = (),
+        label_dropout: float = LABEL_DROPOUT,
         **settings: Unpack[Strengths],
     ) -> None:
         super().__init__(shape, levels)
-        self.options = checked(GANOptions, {"latent": latent, "loss": loss, "clusters": clusters, **settings})
-        self.clusters = Clusters(shape, clusters) if clusters else None
+        self.classes, self.label_dropout, self.known = checked_classes(classes), label_dropout, NOTHING
+        fields = {"latent": latent, "loss": loss, "clusters": clusters, **settings}
+        self.options = checked(GANOptions, {**fields, **label_settings(self.classes, label_dropout)})
+        self.clusters = Clusters(shape, clusters, len(self.classes)) if clusters else None
         self.generator, self.critic = generator, critic
         self.parts = {"generator": full_name(generator), "critic": full_name(critic)}
 
     @classmethod
     def from_options(cls, options: Any, shape: Shape, levels: int, **parts: Any) -> Self:
-        widths, counts = options.widths, options.counts()
+        widths, counts, classes = options.widths, options.counts(), len(options.classes)
         defaults = {
-            "generator": lambda: Decoder(shape, options.latent + options.clusters, shape[0], widths, counts),
-            "critic": lambda: Critic(shape, widths, counts[0] > 0, options.spectral, options.clusters),
+            "generator": lambda: Decoder(shape, options.latent + options.clusters, shape[0], widths, counts, classes),
+            "critic": lambda: Critic(shape, widths, counts[0] > 0, options.spectral, options.clusters, classes),
         }
         given = {name: getattr(options, name) for name in ("latent", "loss", "clusters", "r1", "gp", "critic_lr")}
-        return made_of(cls, options, defaults, shape=shape, levels=levels, **given, **parts)
+        return made_of(cls, options, defaults, shape=shape, levels=levels, **given, **options.of_labels, **parts)
 
     @property
     def inspector(self) -> GANInspector:
@@ -124,16 +137,16 @@ class GAN(GenerativeModel):
         return GANRecipe(self)
 
     def draw(self, z: Tensor, cluster: Tensor | None = None) -> Tensor:
-        """G(z, c) on the scale where levels fill [−1, 1], shape (B, C, H, W)."""
+        """G(z, c, y) on the scale where levels fill [−1, 1], shape (B, C, H, W)."""
         one_hot = [] if cluster is None else [F.one_hot(cluster, self.options.clusters).to(z)]
-        return torch.tanh(
-            checked_output("generator", self.generator(torch.cat([z, *one_hot], 1)), (len(z), *self.shape))
-        )
+        output = self.generator(torch.cat([z, *one_hot], 1), **self.known.for_batch(len(z)).keywords)
+        return torch.tanh(checked_output("generator", output, (len(z), *self.shape)))
 
     def _judge(self, x_0: Tensor, cluster: Tensor | None) -> Tensor:
-        """ℓ(x, c) of images on [−1, 1], shape (B,)."""
-        classes = () if cluster is None else (cluster,)
-        return checked_output("critic", self.critic(x_0, *classes), (len(x_0),))
+        """ℓ(x, c, y) of images on [−1, 1], shape (B,)."""
+        clusters = () if cluster is None else (cluster,)
+        output = self.critic(x_0, *clusters, **self.known.for_batch(len(x_0)).keywords)
+        return checked_output("critic", output, (len(x_0),))
 
     def cluster(self, x_0: Tensor) -> Tensor | None:
         """c(x) of images on [−1, 1], shape (B,); None without clusters."""
@@ -144,15 +157,16 @@ class GAN(GenerativeModel):
     def loss(self, x: Tensor, draws: Draws) -> Tensor:
         """The sum of both players' losses, each with a gradient to its own network only, shape (B,)."""
         game, x_0 = GAMES[self.options.loss], to_unit(x, self.levels)
-        cluster = self.cluster(x_0)
-        drawn = self.draw(draws.normal(Stream.TRAIN_NOISE, (self.options.latent,)), cluster)
+        cluster, known = self.cluster(x_0), shown_labels(draws, self.label_dropout)
+        model, both = given(self, known), given(self, known.followed_by(known))
+        drawn = model.draw(draws.normal(Stream.TRAIN_NOISE, (self.options.latent,)), cluster)
         with held_fixed(self.critic):
-            loss = game.generator(self._judge(drawn, cluster))
+            loss = game.generator(model._judge(drawn, cluster))
         twice = None if cluster is None else cluster.repeat(2)
-        real, seen = self._judge(torch.cat([x_0, drawn.detach()]), twice).chunk(2)
+        real, seen = both._judge(torch.cat([x_0, drawn.detach()]), twice).chunk(2)
         loss = loss + game.critic(real, seen)
         if draws.step % PENALTY_EVERY == 0:
-            loss = loss + PENALTY_EVERY * self._penalty(x_0, drawn.detach(), cluster, draws)
+            loss = loss + PENALTY_EVERY * model._penalty(x_0, drawn.detach(), cluster, draws)
         return loss
 
     def _penalty(self, x_0: Tensor, drawn: Tensor, cluster: Tensor | None, draws: Draws) -> Tensor:
@@ -180,10 +194,10 @@ class GAN(GenerativeModel):
         return gradient.square().flatten(1).sum(1)
 
     def _drawn_cluster(self, seed: int, stream: Stream, indices: Sequence[int]) -> Tensor | None:
-        """A cluster for each index, drawn by its frequency, shape (len(indices),); None without clusters."""
+        """A cluster for each index, drawn by its frequency, or that in its class, shape (B,); None without clusters."""
         if self.clusters is None:
             return None
-        return self.clusters.drawn(uniform(seed, stream, 0, indices, device=self.device))
+        return self.clusters.drawn(uniform(seed, stream, 0, indices, device=self.device), self.known.label)
 
     # Sampling
 
@@ -192,15 +206,16 @@ class GAN(GenerativeModel):
 
         The chain moves from x to a new G(z, c) with probability min(1, exp(ℓ(G(z, c)) − ℓ(x))). If ℓ = ln
         p(x|c)/p_G(x|c), as at the game's optimum, it converges to p(x|c); if D is roughly right, its end is closer to
-        p. An image keeps its c.
+        p. An image keeps its c, and its y.
         """
-        require_game(self.family, self.options.loss, settings)
+        require_game(self, self.options.loss, settings)
         of, shape = settings.steps or 1, (self.options.latent,)
-        cluster = self._drawn_cluster(seed, Stream.SAMPLE_CLUSTER, indices)
+        model = given(self, Known(label=drawn_labels(self, indices, settings)))
+        cluster = model._drawn_cluster(seed, Stream.SAMPLE_CLUSTER, indices)
         for step in range(of):
             z = tempered(normal(seed, Stream.SAMPLE, step, indices, shape, device=self.device), settings)
-            drawn = self.draw(z, cluster)
-            logit = self._judge(drawn, cluster) if of > 1 else drawn.new_zeros(len(drawn))
+            drawn = model.draw(z, cluster)
+            logit = model._judge(drawn, cluster) if of > 1 else drawn.new_zeros(len(drawn))
             if step == 0:
                 x, at = drawn, logit
             else:
@@ -226,6 +241,11 @@ class GANRecipe(PartsRecipe):
         """Compute the clusters."""
         if self.model.clusters is not None:
             self.model.clusters.learn(images, levels, seed)
+
+    def prepare_labels(self, images: Tensor, levels: int, labels: Tensor) -> None:
+        """Compute the share of each cluster in each class."""
+        if self.model.clusters is not None:
+            self.model.clusters.learn_labels(images, levels, labels)
 
 
 class held_fixed:  # noqa: N801

@@ -3,6 +3,8 @@
 :mod:`nelbo.theory.hierarchy` has both bounds. Bottom-up, q(z_t|z_{t−1}) shares nothing with the generative model, and
 its upper levels tend to collapse. Top-down (Sønderby et al. 2016), q(z_t|z_{t+1}, x) shares the features of p and is
 parameterised by its difference from p(z_t|z_{t+1}) (Vahdat & Kautz 2020), so a level without information costs 0 nats.
+
+With labels y all distributions but p(z_T) also depend on y, and both bounds are those of −ln p(x|y).
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from nelbo.check import checked
+from nelbo.diffusion.known import NOTHING, Known
 from nelbo.errors import InputError
 from nelbo.models._checks import checked_output
 from nelbo.models._hvae_inspector import HVAEInspector
+from nelbo.models._labels import checked_classes, drawn_labels, given, given_labels, label_settings, shown_labels
 from nelbo.models._latent import (
     KLSettings,
     LatentOptions,
@@ -35,7 +39,7 @@ from nelbo.models.recipe import PartsRecipe, full_name, made_of
 from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.nn.autoencoder import PyramidOptions
 from nelbo.nn.ladder import BottomUp, Ladder, Levels, TopDown, places_of
-from nelbo.options import Shape
+from nelbo.options import LABEL_DROPOUT, LabelOptions, Shape
 from nelbo.rng import Draws, Stream, normal
 from nelbo.theory.bound import Bound
 from nelbo.theory.hierarchy import (
@@ -52,7 +56,7 @@ from nelbo.theory.likelihoods import to_unit
 from nelbo.theory.normal import Gaussian
 
 
-class HVAEOptions(LatentOptions, PyramidOptions):
+class HVAEOptions(LabelOptions, LatentOptions, PyramidOptions):
     """The settings of a hierarchical VAE."""
 
     depth: Annotated[int, Field(ge=1, le=1000)] = 6
@@ -84,6 +88,11 @@ class HVAE(LikelihoodModel):
         inference: ``top-down`` or ``bottom-up``.
         likelihood: p(x|z_1), as in :class:`~nelbo.models.vae.VAE`.
         beta, free_bits, kl_warmup: settings of the KL in training, see :class:`HVAEOptions`.
+        classes: the names of the K classes of the images' labels, which makes the model p(x|y) and p(x). Then
+            encoder.pyramid(x_0), or bottom-up encoder(z, t), and ladder.below(z, t, above) are also called with
+            label=y, y int64 of shape (B,): 1 … K, or 0 if unknown, and without ``label`` if all are unknown, which must
+            have the output of zeros.
+        label_dropout: the fraction of training images whose label is hidden.
 
     Raises:
         InputError: a setting is out of its range, or a Bernoulli likelihood has more than two levels.
@@ -100,12 +109,15 @@ class HVAE(LikelihoodModel):
         *,
         inference: str = "top-down",
         likelihood: str | Likelihood = "auto",
+        classes: Sequence[str] = (),
+        label_dropout: float = LABEL_DROPOUT,
         **settings: Unpack[KLSettings],
     ) -> None:
         super().__init__(shape, levels)
+        self.classes, self.label_dropout, self.known = checked_classes(classes), label_dropout, NOTHING
         by_name = likelihood if isinstance(likelihood, str) else "auto"
         fields = {"depth": len(ladder.maps), "inference": inference, "decoder": by_name, **settings}  # type: ignore[arg-type]
-        self.options = checked(HVAEOptions, fields)
+        self.options = checked(HVAEOptions, {**fields, **label_settings(self.classes, label_dropout)})
         self.downwards = inference == "top-down"
         self.pixels = PixelLaw(likelihood, shape, levels) if isinstance(likelihood, str) else likelihood
         self.ladder: Any = ladder
@@ -119,7 +131,7 @@ class HVAE(LikelihoodModel):
         if options.stream and options.inference == "bottom-up":
             raise InputError("stream", "needs `inference` top-down: bottom-up bounds need a Markov chain")
         places = places_of(options.depth, len(options.widths))
-        standing = Levels(options.widths, options.counts(), places, options.latent)
+        standing = Levels(options.widths, options.counts(), places, options.latent, len(options.classes))
         outputs = PixelLaw(options.decoder, shape, levels).outputs
         network = TopDown if options.inference == "top-down" else BottomUp
         defaults = {
@@ -127,7 +139,7 @@ class HVAE(LikelihoodModel):
             "encoder": lambda: network(shape[0], standing),
         }
         settings = {name: getattr(options, name) for name in ("inference", "beta", "free_bits", "kl_warmup")}
-        given = {"likelihood": options.decoder, **settings, **parts}
+        given = {"likelihood": options.decoder, **settings, **options.of_labels, **parts}
         return made_of(cls, options, defaults, shape=shape, levels=levels, **given)
 
     # The distributions
@@ -152,8 +164,12 @@ class HVAE(LikelihoodModel):
         return gaussian(self._checked("ladder", self.ladder.law(features, t), t))
 
     def _above(self, z: Tensor, t: int) -> Gaussian:
-        """q(z_t|z_{t−1}), bottom-up."""
-        return gaussian(self._checked("encoder", self.encoder(z, t), t))
+        """q(z_t|z_{t−1}, y), bottom-up."""
+        return gaussian(self._checked("encoder", self.encoder(z, t, **self.known.for_batch(len(z)).keywords), t))
+
+    def _features(self, z: Tensor, t: int, above: Any) -> Any:
+        """The features of z_t and y, where ``above`` are those of z_{t+1}, or None."""
+        return self.ladder.below(z, t, above, **self.known.for_batch(len(z)).keywords)
 
     def _nll(self, x: Tensor, features: Tensor) -> Tensor:
         """−ln p(x|z_1) of each image from the features of z_1, shape (B,)."""
@@ -171,18 +187,18 @@ class HVAE(LikelihoodModel):
     def _pixels_down(self, x: Tensor, noise: Sequence[Tensor]) -> TopDownPass:
         """As :meth:`_walk_down`, with the reconstruction of each pixel, shape (B, C, H, W)."""
         x_0, features = to_unit(x, self.levels), None
-        seen = self.encoder.pyramid(x_0)
+        seen = self.encoder.pyramid(x_0, **self.known.for_batch(len(x_0)).keywords)
 
         def laws(z: Tensor | None, t: int) -> tuple[Gaussian, Gaussian]:
             nonlocal features
             if z is None:
                 p = self._start(x_0, len(x))
             else:
-                features = self.ladder.below(z, t + 1, features)
+                features = self._features(z, t + 1, features)
                 p = self._below(features, t)
             return relative_gaussian(p, self._checked("encoder", self.encoder(seen, features, t), t)), p
 
-        return infer_top_down(laws, lambda z: self._pixel_nll(x, self.ladder.below(z, 1, features)), noise)
+        return infer_top_down(laws, lambda z: self._pixel_nll(x, self._features(z, 1, features)), noise)
 
     def _walk_up(self, x: Tensor, noise: Sequence[Tensor]) -> BottomUpPass:
         """z_1 … z_T from q(z_t|z_{t−1}), and their terms."""
@@ -193,9 +209,9 @@ class HVAE(LikelihoodModel):
         """As :meth:`_walk_up`, with the reconstruction of each pixel, shape (B, C, H, W)."""
         return infer_bottom_up(
             self._above,
-            lambda z, t: self._below(self.ladder.below(z, t, None), t - 1),
+            lambda z, t: self._below(self._features(z, t, None), t - 1),
             self._start(noise[0], len(x)),
-            lambda z: self._pixel_nll(x, self.ladder.below(z, 1, None)),
+            lambda z: self._pixel_nll(x, self._features(z, 1, None)),
             to_unit(x, self.levels),
             noise,
         )
@@ -214,13 +230,14 @@ class HVAE(LikelihoodModel):
         without free bits, because no level is a divergence.
         """
         noise = self._cut(draws.normal(Stream.TRAIN_NOISE, (sum(self._sizes),)))
+        model = given(self, shown_labels(draws, self.label_dropout))
         if self.downwards:
-            walk = self._walk_down(x, noise)
+            walk = model._walk_down(x, noise)
             mark = self.options.free_bits
             kept = self.gather_batch(walk.kl.detach().mT).mean(0)[:, None] >= mark
             reconstruction, costs = walk.reconstruction, torch.where(kept, walk.kl, torch.full_like(walk.kl, mark))
         else:
-            up = self._walk_up(x, noise)
+            up = model._walk_up(x, noise)
             reconstruction, costs = up.reconstruction, up.log_q - up.log_p
         return (reconstruction + self.options.kl_weight(draws.step) * costs.sum(0)) / self.dims
 
@@ -229,10 +246,10 @@ class HVAE(LikelihoodModel):
     @property
     def forms(self) -> Forms:
         estimators = {
-            "sampled": Estimator(self._sampled, counts=None),
-            "iw": Estimator(self._importance_weighted, "k", "iw_bound"),
+            "sampled": Estimator(given_labels(self, HVAE._sampled), counts=None),
+            "iw": Estimator(given_labels(self, HVAE._importance_weighted), "k", "iw_bound"),
         }
-        analytic = {"analytic": Estimator(self._analytic, counts=None)} if self.downwards else {}
+        analytic = {"analytic": Estimator(given_labels(self, HVAE._analytic), counts=None)} if self.downwards else {}
         return Forms(self.family, analytic | estimators)
 
     def _analytic(self, x: Tensor, draws: Draws, _: int = 0) -> Bound:
@@ -287,13 +304,14 @@ class HVAE(LikelihoodModel):
                 z = given[at]
             elif at:
                 z = self._below(features, t).sample(noise[t - 1])
-            features = self.ladder.below(z, t, features if at else None)
+            features = self._features(z, t, features if at else None)
         return features
 
     def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
-        require_drawing(self.family, settings)
+        require_drawing(self, settings)
+        model = given(self, Known(label=drawn_labels(self, indices, settings)))
         noise = tempered(normal(seed, Stream.SAMPLE, 0, indices, (sum(self._sizes),), device=self.device), settings)
-        mean = self.pixels(self.ladder.image(self._generate(self._cut(noise)))).expectation()
+        mean = self.pixels(self.ladder.image(model._generate(self._cut(noise)))).expectation()
         yield Frame(1, 1, mean, mean)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nelbo.errors import InputError
 from nelbo.models._checks import Images
+from nelbo.models._labels import drawn_classes
 from nelbo.models.sampling import SampleSettings
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Inspector:
             InputError: the family does not use a setting.
         """
         require_one_step(self.model.family, settings)
+        drawn_classes(self.model, settings)
         if settings.temperature is not None:
             raise InputError("temperature", f"{self.model.family} has no latents to scale; leave it out")
         return "in one step"
@@ -79,7 +81,7 @@ class Inspector:
 
 
 def require_one_step(family: str, settings: SampleSettings) -> None:
-    """Refuse settings that only a multistep sampler, or a model of labels, uses.
+    """Refuse settings that only a multistep sampler uses.
 
     Raises:
         InputError: such a setting is given.
@@ -87,15 +89,31 @@ def require_one_step(family: str, settings: SampleSettings) -> None:
     for option, value in (("sampler", settings.sampler), ("steps", settings.steps), ("eta", settings.eta)):
         if value is not None:
             raise InputError(option, f"{family} samples in one step; leave it out")
-    require_unlabelled(family, settings)
+    require_unguided(family, settings)
 
 
-def require_unlabelled(family: str, settings: SampleSettings) -> None:
+def require_unguided(family: str, settings: SampleSettings) -> None:
+    """Refuse guidance, which only a diffusion model of labels has.
+
+    Raises:
+        InputError: it is given.
+    """
+    for option in ("guidance", "guidance_interval"):
+        if getattr(settings, option) is not None:
+            raise InputError(option, f"{family} has no guidance; leave it out, or use a ddpm or vdm with `labels`")
+
+
+def require_unlabelled(family: str, settings: SampleSettings, fix: str) -> None:
     """Refuse settings that only a model of labels uses.
+
+    Args:
+        family: the family, for the message.
+        settings: the settings of sampling.
+        fix: what can be done instead, as the end of the message.
 
     Raises:
         InputError: such a setting is given.
     """
-    for option in ("label", "guidance", "guidance_interval"):
-        if getattr(settings, option) is not None:
-            raise InputError(option, f"{family} does not draw by labels; leave it out")
+    require_unguided(family, settings)
+    if settings.label is not None:
+        raise InputError("label", f"{family} does not draw by labels; leave it out, or {fix}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor, nn
 
 from nelbo.errors import InputError
+from nelbo.nn.labels import LabelledNetwork
 from nelbo.options import FamilyOptions
 
 if TYPE_CHECKING:
@@ -90,6 +91,12 @@ class Described(Protocol):
     options: Any
     parts: dict[str, str]
 
+    def modules(self) -> Iterator[nn.Module]:
+        """All its networks."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All its parameters."""
+
 
 Model = TypeVar("Model", bound=Described)
 
@@ -118,12 +125,24 @@ class PartsRecipe(Recipe):
     model: Described  # type: ignore[assignment]
 
     @property
+    def groups(self) -> list[ParamGroup]:
+        """The parameters; the vectors of nelbo's labels apart, without Muon, because few have a gradient in a step."""
+        tables = label_vectors(self.model.modules())
+        others = [p for p in self.model.parameters() if all(p is not table for table in tables)]
+        return [ParamGroup(others), *[ParamGroup(tables, momentum=None)] * bool(tables)]
+
+    @property
     def options(self) -> FamilyOptions:
         return self.model.options
 
     @property
     def parts(self) -> dict[str, str]:
         return self.model.parts
+
+
+def label_vectors(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
+    """The vectors of labels of nelbo's networks."""
+    return [each.labels for each in modules if isinstance(each, LabelledNetwork) and each.labels is not None]
 
 
 def full_name(part: object) -> str:

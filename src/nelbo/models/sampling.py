@@ -20,7 +20,7 @@ class SampleSettings(NamedTuple):
         temperature: standard deviation of latents from a prior, relative to the prior's own.
         label: the class of the images: a name, names separated by commas or in a sequence, or ``all``; image i is of
             the class i mod their number. None for p(x).
-        guidance: g of ε̂ = ε̂(∅) + g (ε̂(c, y) − ε̂(∅)); None for none.
+        guidance: g of ε̂ = ε̂(∅) + g (ε̂(c, y) − ε̂(∅)); 1 for none. None for 2 with clusters or a label, else 1.
         guidance_interval: (low, high), the γ = −ln SNR with guidance; None for all.
     """
 

@@ -3,6 +3,9 @@
     −ln p(x) ≤ E_{q(z|x)}[−ln p(x|z)] + KL(q(z|x) ‖ N(0, I))              reconstruction + kl
 
 q(z|x) = N(μ(x), σ²(x)) has independent components; z = μ + σ ε carries the gradient.
+
+With labels y both networks also see y, and this is the bound of −ln p(x|y) with q(z|x, y), p(x|z, y) and the prior
+N(0, I) (Sohn et al. 2015). Labels that are hidden in training teach the same networks the bound of −ln p(x).
 """
 
 from __future__ import annotations
@@ -14,15 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from nelbo.check import checked
+from nelbo.diffusion.known import NOTHING, Known
 from nelbo.models._checks import checked_output
-from nelbo.models._latent import KLSettings, LatentOptions, Likelihood, PixelLaw, require_drawing, tempered
+from nelbo.models._labels import checked_classes, drawn_labels, given, given_labels, label_settings, shown_labels
+from nelbo.models._latent import KLSettings, LatentOptions, Law, Likelihood, PixelLaw, require_drawing, tempered
 from nelbo.models._vae_inspector import VAEInspector
 from nelbo.models.base import LikelihoodModel
 from nelbo.models.forms import Estimator, Forms
 from nelbo.models.recipe import PartsRecipe, full_name, made_of
 from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.nn.autoencoder import AutoencoderOptions, Decoder, Encoder
-from nelbo.options import Shape
+from nelbo.options import LABEL_DROPOUT, LabelOptions, Shape
 from nelbo.rng import Draws, Stream, normal
 from nelbo.theory.bound import Bound
 from nelbo.theory.importance import importance_weighted
@@ -30,7 +35,7 @@ from nelbo.theory.likelihoods import to_unit
 from nelbo.theory.normal import Gaussian, kl_normal
 
 
-class VAEOptions(LatentOptions, AutoencoderOptions):
+class VAEOptions(LabelOptions, LatentOptions, AutoencoderOptions):
     """The settings of a VAE."""
 
 
@@ -70,6 +75,10 @@ class VAE(LikelihoodModel):
         prior: p(z), N(0, I) if None; an object with log_prob(z), shape (B,), and sample(noise), a sample of p(z) from
             standard normal noise. A prior that is a module is trained too.
         beta, free_bits, kl_warmup: settings of the KL in training, see :class:`VAEOptions`.
+        classes: the names of the K classes of the images' labels, which makes the model p(x|y) and p(x). The networks
+            are then called as encoder(x_0, label=y) and decoder(z, label=y), with y int64 of shape (B,): 1 … K, or 0 if
+            unknown, and without ``label`` if all are unknown, which must have the output of zeros.
+        label_dropout: the fraction of training images whose label is hidden.
 
     Raises:
         InputError: a setting is out of its range, or a Bernoulli likelihood has more than two levels.
@@ -87,11 +96,15 @@ class VAE(LikelihoodModel):
         latent: int,
         likelihood: str | Likelihood = "auto",
         prior: Prior | None = None,
+        classes: Sequence[str] = (),
+        label_dropout: float = LABEL_DROPOUT,
         **settings: Unpack[KLSettings],
     ) -> None:
         super().__init__(shape, levels)
+        self.classes, self.label_dropout, self.known = checked_classes(classes), label_dropout, NOTHING
         word = likelihood if isinstance(likelihood, str) else "auto"
-        self.options = checked(VAEOptions, {"latent": latent, "decoder": word, **settings})
+        fields = {"latent": latent, "decoder": word, **settings, **label_settings(self.classes, label_dropout)}
+        self.options = checked(VAEOptions, fields)
         self.law = PixelLaw(likelihood, shape, levels) if isinstance(likelihood, str) else likelihood
         self.encoder, self.decoder = encoder, decoder
         self.prior: Prior = StandardNormal() if prior is None else prior
@@ -101,33 +114,37 @@ class VAE(LikelihoodModel):
 
     @classmethod
     def from_options(cls, options: Any, shape: Shape, levels: int, **parts: Any) -> Self:
-        outputs, networks = PixelLaw(options.decoder, shape, levels).outputs, (options.widths, options.counts())
+        outputs = PixelLaw(options.decoder, shape, levels).outputs
+        networks = (options.widths, options.counts(), len(options.classes))
         defaults = {
             "encoder": lambda: Encoder(shape, 2 * options.latent, *networks),
             "decoder": lambda: Decoder(shape, options.latent, outputs, *networks),
         }
         settings = {name: getattr(options, name) for name in ("latent", "beta", "free_bits", "kl_warmup")}
-        given = {"likelihood": options.decoder, **settings, **parts}
+        given = {"likelihood": options.decoder, **settings, **options.of_labels, **parts}
         return made_of(cls, options, defaults, shape=shape, levels=levels, **given)
 
     def _encode(self, x_0: Tensor) -> Gaussian:
-        """q(z|x) for images on [−1, 1], in torch's default dtype, shapes (B, latent)."""
-        mean, log_var = checked_output("encoder", self.encoder(x_0), (len(x_0), 2 * self.options.latent)).chunk(
-            2, dim=1
-        )
+        """q(z|x, y) for images on [−1, 1], in torch's default dtype, shapes (B, latent)."""
+        output = self.encoder(x_0, **self.known.for_batch(len(x_0)).keywords)
+        mean, log_var = checked_output("encoder", output, (len(x_0), 2 * self.options.latent)).chunk(2, dim=1)
         return Gaussian(mean, log_var.clamp(-20.0, 10.0).exp())
+
+    def _decode(self, z: Tensor) -> Law:
+        """p(x|z, y)."""
+        return self.law(self.decoder(z, **self.known.for_batch(len(z)).keywords))
 
     def _log_ratio(self, q: Gaussian, z: Tensor) -> Tensor:
         """ln q(z|x) − ln p(z) of each row, in nats, shape (B,)."""
         return q.log_prob(z).sum(1) - self.prior.log_prob(z)
 
     def _reconstruction(self, x: Tensor, z: Tensor) -> Tensor:
-        """−ln p(x|z) of each image, in nats, shape (B,)."""
+        """−ln p(x|z, y) of each image, in nats, shape (B,)."""
         return self._pixel_nll(x, z).flatten(1).sum(1)
 
     def _pixel_nll(self, x: Tensor, z: Tensor) -> Tensor:
-        """−ln p(x|z) of each pixel, in nats, shape (B, C, H, W)."""
-        return -self.law(self.decoder(z)).log_prob(x)
+        """−ln p(x|z, y) of each pixel, in nats, shape (B, C, H, W)."""
+        return -self._decode(z).log_prob(x)
 
     # Training
 
@@ -137,7 +154,8 @@ class VAE(LikelihoodModel):
         Free bits compare the batch's mean KL of each dimension (Kingma et al. 2016 (15)): a dimension below
         ``free_bits`` gets no gradient from its KL.
         """
-        q = self._encode(to_unit(x, self.levels))
+        model = given(self, shown_labels(draws, self.label_dropout))
+        q = model._encode(to_unit(x, self.levels))
         z = q.sample(draws.normal(Stream.TRAIN_NOISE, (self.options.latent,)))
         if isinstance(self.prior, StandardNormal):
             kl = kl_normal(q.mean, q.var, torch.zeros_like(q.mean), torch.ones_like(q.var))
@@ -145,16 +163,16 @@ class VAE(LikelihoodModel):
             kl = self._log_ratio(q, z)[:, None]
         mark = self.options.free_bits
         kl = torch.where(self.gather_batch(kl.detach()).mean(0) >= mark, kl, torch.full_like(kl, mark))
-        return (self._reconstruction(x, z) + self.options.kl_weight(draws.step) * kl.sum(1)) / self.dims
+        return (model._reconstruction(x, z) + self.options.kl_weight(draws.step) * kl.sum(1)) / self.dims
 
     # Scoring
 
     @property
     def forms(self) -> Forms:
         standard = isinstance(self.prior, StandardNormal)
-        estimators = {"analytic": Estimator(self._analytic, counts=None)} if standard else {}
-        estimators["sampled"] = Estimator(self._sampled, counts=None)
-        estimators["iw"] = Estimator(self._importance_weighted, counts="k", kind="iw_bound")
+        estimators = {"analytic": Estimator(given_labels(self, VAE._analytic), counts=None)} if standard else {}
+        estimators["sampled"] = Estimator(given_labels(self, VAE._sampled), counts=None)
+        estimators["iw"] = Estimator(given_labels(self, VAE._importance_weighted), counts="k", kind="iw_bound")
         absent = {} if standard else {"analytic": "the prior is from Python, and its KL has no closed form"}
         return Forms(self.family, estimators, absent=absent)
 
@@ -192,10 +210,10 @@ class VAE(LikelihoodModel):
     # Sampling
 
     def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
-        require_drawing(self.family, settings)
+        require_drawing(self, settings)
         noise = tempered(normal(seed, Stream.SAMPLE, 0, indices, (self.options.latent,), device=self.device), settings)
-        z = self.prior.sample(noise)
-        mean = self.law(self.decoder(z)).expectation()
+        model = given(self, Known(label=drawn_labels(self, indices, settings)))
+        mean = model._decode(self.prior.sample(noise)).expectation()
         yield Frame(1, 1, mean, mean)
 
 

@@ -16,7 +16,6 @@ from nelbo.diffusion.schedules import LearnedGamma, LinearGamma
 from nelbo.errors import InputError
 from nelbo.models.diffusion import Diffusion, by_time_and_gamma
 from nelbo.nn import UNetOptions
-from nelbo.nn.unet import LABEL_DROPOUT
 from nelbo.options import Shape
 
 CURVES = {"linear": LinearGamma, "learned": LearnedGamma}
@@ -74,8 +73,7 @@ class VDM(Diffusion):
             predict=options.head,
             decoder="categorical",
             clusters=options.clusters or 0,
-            classes=options.classes,
-            label_dropout=options.label_dropout or LABEL_DROPOUT,
+            **options.of_labels,
             condition=by_time_and_gamma,
             **parts,
         )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nelbo.nn.blocks import SMALL, ChannelNorm, zeroed
+from nelbo.nn.labels import LabelledNetwork
 from nelbo.options import NetworkOptions
 
 
@@ -142,18 +143,26 @@ class Double(nn.Upsample):
         return super().forward(x)[..., :height, :width]
 
 
-class Encoder(nn.Module):
-    """x, shape (B, C, H, W) → a vector, shape (B, outputs).
+class Encoder(LabelledNetwork):
+    """x, shape (B, C, H, W), and y if it is known, shape (B,) → a vector, shape (B, outputs).
+
+    The vector e_y of the class is added to the first features, all pixels alike.
 
     Args:
         shape: (C, H, W).
         outputs: the size of the vector.
         widths: channels at each resolution, finest first.
         blocks: residual blocks at each.
+        classes: the number of classes; 0 for a network without labels.
     """
 
     def __init__(
-        self, shape: tuple[int, int, int], outputs: int, widths: tuple[int, ...], blocks: tuple[int, ...]
+        self,
+        shape: tuple[int, int, int],
+        outputs: int,
+        widths: tuple[int, ...],
+        blocks: tuple[int, ...],
+        classes: int = 0,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(shape[0], widths[0], 3, padding=1), blocks_of(widths[0], blocks[0])]
@@ -163,12 +172,20 @@ class Encoder(nn.Module):
         layers += [ChannelNorm(widths[-1]), nn.SiLU(), nn.Flatten(), nn.Linear(widths[-1] * height * width, outputs)]
         self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x.contiguous(memory_format=torch.channels_last))
+        self.learn_labels(classes, widths[0])
+
+    def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
+        first, *others = self.layers
+        h = self.plus_label(first(x.contiguous(memory_format=torch.channels_last)), label)
+        for layer in others:
+            h = layer(h)
+        return h
 
 
-class Decoder(nn.Module):
-    """z, shape (B, latent) → shape (B, outputs, H, W).
+class Decoder(LabelledNetwork):
+    """z, shape (B, latent), and y if it is known, shape (B,) → shape (B, outputs, H, W).
+
+    The vector e_y of the class is added to the first layer, as if y were a part of z (Sohn et al. 2015).
 
     Args:
         shape: (C, H, W) of the images.
@@ -176,6 +193,7 @@ class Decoder(nn.Module):
         outputs: channels out.
         widths: channels at each resolution, finest first.
         blocks: residual blocks at each.
+        classes: the number of classes; 0 for a network without labels.
     """
 
     def __init__(
@@ -185,6 +203,7 @@ class Decoder(nn.Module):
         outputs: int,
         widths: tuple[int, ...],
         blocks: tuple[int, ...],
+        classes: int = 0,
     ) -> None:
         super().__init__()
         *finer, (height, width) = sides(shape, len(widths))
@@ -198,5 +217,11 @@ class Decoder(nn.Module):
         layers += [ChannelNorm(widths[0]), nn.SiLU(), nn.Conv2d(widths[0], outputs, 3, padding=1)]
         self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, z: Tensor) -> Tensor:
-        return self.layers(z)
+        self.learn_labels(classes, widths[-1] * height * width)
+
+    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        first, *others = self.layers
+        h = self.plus_label(first(z), label)
+        for layer in others:
+            h = layer(h)
+        return h

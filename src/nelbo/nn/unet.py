@@ -12,12 +12,11 @@ from torch.nn import functional as F
 
 from nelbo.errors import InputError
 from nelbo.nn.blocks import LARGE, SMALL, ChannelNorm, SelfAttention, Stage, TimeEmbedding, zeroed
-from nelbo.options import IN_FILES, NetworkOptions
+from nelbo.nn.labels import LabelledNetwork
+from nelbo.options import IN_FILES, LabelOptions, NetworkOptions
 
 CLUSTERS = 1000
 """The default of the largest number of clusters."""
-LABEL_DROPOUT = 0.1
-"""The default of the fraction of training images whose label is hidden."""
 
 
 def default_widths(height: int, width: int) -> tuple[int, ...]:
@@ -36,7 +35,7 @@ def default_widths(height: int, width: int) -> tuple[int, ...]:
     return tuple(widths[:3]) if min(height, width) < LARGE else tuple(widths)
 
 
-class UNetOptions(NetworkOptions):
+class UNetOptions(LabelOptions, NetworkOptions):
     """The settings of a U-Net; a family adds its own."""
 
     widths: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(max_length=16)] = ()
@@ -55,33 +54,16 @@ class UNetOptions(NetworkOptions):
     "Revision of the architecture: 2 has clusters by default. Weights only fit their own revision."
     clusters: Annotated[int, Field(ge=0, le=65_536)] | None = None
     "Largest number of clusters of training images; the network sees the mean of the image's. Default 1000; 0: none."
-    labels: bool = False
-    "Learn p(x|y), with y the label of an image in the data, and p(x), by hiding the label of some images."
-    label_dropout: Annotated[float, Field(gt=0, lt=1)] | None = None
-    "Fraction of the training images whose label is hidden; default 0.1."
-    classes: Annotated[tuple[str, ...], IN_FILES] = ()
-    "The names of the classes, with labels."
 
     def resolved(self, shape: tuple[int, int, int]) -> Self:
-        """The settings with every value that depends on the data.
-
-        Raises:
-            InputError: a fraction of hidden labels is given, but no labels; or the names of the classes are missing.
-        """
-        if self.label_dropout is not None and not self.labels:
-            raise InputError("label_dropout", "hides labels, but the model has none; add `labels`, or leave it out")
-        if self.labels != bool(self.classes):
-            raise InputError(
-                "classes" if self.classes else "labels", "needs `labels` and `classes`, the names of these"
-            )
+        """The settings with every value that depends on the data."""
         widths = self.widths or default_widths(*shape[1:])
         attention = (len(widths) - 1,) if self.attention is None else self.attention
         blocks = self.blocks or (1 if SMALL <= min(shape[1:]) < LARGE else 2)
         fine = self.fine_blocks or self.blocks or 2
         clusters = (CLUSTERS if self.revision > 1 else 0) if self.clusters is None else self.clusters
         chosen = {"widths": widths, "attention": attention, "blocks": blocks, "fine_blocks": fine, "clusters": clusters}
-        dropout = (self.label_dropout or LABEL_DROPOUT) if self.labels else None
-        return self.model_copy(update={**chosen, "label_dropout": dropout})
+        return super().resolved(shape).model_copy(update=chosen)
 
     def network(self, in_channels: int, out_channels: int, fading: bool = False) -> UNet:
         """The network for these resolved settings."""
@@ -134,7 +116,7 @@ class Waves(nn.Module):
         return found
 
 
-class UNet(nn.Module):
+class UNet(LabelledNetwork):
     """x_t and a time in [0, 1] → an output of the same height and width.
 
     Blocks keep their width; a convolution between resolutions changes it. The upward path adds the skip connections,
@@ -185,7 +167,7 @@ class UNet(nn.Module):
         finest, embedding = widths[0], 4 * widths[0]
         self.halvings = len(widths) - 1
         self.embedding = TimeEmbedding(embedding)
-        self.labels = nn.Parameter(torch.zeros(1 + classes, embedding)) if classes else None
+        self.learn_labels(classes, embedding)
         self.waves = Waves(fourier, fading)
         self.picture_channels = picture_channels
         self.stem = nn.Conv2d(in_channels * (1 + 2 * len(fourier)) + picture_channels, finest, 3, padding=1)
@@ -229,9 +211,7 @@ class UNet(nn.Module):
             parts.append(unknown if picture is None else picture.to(x.dtype))
         x = torch.cat(parts, dim=1)
         multiple = 2**self.halvings
-        embedding = self.embedding(time)
-        if self.labels is not None:
-            embedding = embedding + (self.labels[0] if label is None else F.embedding(label, self.labels))
+        embedding = self.plus_label(self.embedding(time), label)
         x = F.pad(x, (0, -width % multiple, 0, -height % multiple))
         h = self.stem(x.contiguous(memory_format=torch.channels_last))
         skips = []
