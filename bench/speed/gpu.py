@@ -89,7 +89,7 @@ def shrink() -> None:
     """Small sizes of every section."""
     step.CASES, step.BATCH, step.ROUNDS = {"digits, 8×8": (1, 8, 8)}, 8, 1
     noise.SHAPES, noise.ROUNDS = ((4, 3, 8, 8),), 1
-    host.BATCHES, host.TARGETS, host.ROUNDS, host.STEPS = {4: (3, 8, 8)}, {4: 2.0}, 2, 3
+    host.BATCHES, host.TARGETS, host.WARM, host.ROUNDS, host.STEPS = {4: (3, 8, 8)}, {4: 2.0}, 0, 1, 3
     parts.SHAPE, parts.BATCH, parts.ROUNDS = (1, 8, 8), 8, 1
     pairs.BATCH, pairs.ROUNDS = {"cpu": 2, "cuda": 2}, 1
 

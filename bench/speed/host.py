@@ -26,7 +26,7 @@ from nelbo.training import Trainer
 
 BATCHES = {256: (3, 32, 32), 64: (3, 256, 256)}
 TARGETS = {256: 2.0, 64: 6.0}
-TINY, ROUNDS, STEPS = (3, 2, 2), 60, 20
+TINY, WARM, ROUNDS, STEPS = (3, 2, 2), 5, 60, 20
 
 
 class Free(nn.Module):
@@ -64,12 +64,12 @@ def operations(work: Callable[[], object]) -> int:
 def milliseconds(work: Callable[[], object], device: torch.device) -> float:
     """The median time until a call returns, without waiting for the device."""
     taken = []
-    for round_ in range(ROUNDS + 5):
+    for round_ in range(WARM + ROUNDS):
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         start = time.perf_counter()
         work()
-        if round_ >= 5:
+        if round_ >= WARM:
             taken.append(time.perf_counter() - start)
     return 1e3 * statistics.median(taken)
 
