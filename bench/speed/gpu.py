@@ -91,7 +91,7 @@ def shrink() -> None:
     noise.SHAPES, noise.ROUNDS = ((4, 3, 8, 8),), 1
     host.BATCHES, host.TARGETS, host.WARM, host.ROUNDS, host.STEPS = {4: (3, 8, 8)}, {4: 2.0}, 0, 1, 3
     parts.SHAPE, parts.BATCH, parts.ROUNDS = (1, 8, 8), 8, 1
-    pairs.BATCH, pairs.ROUNDS = {"cpu": 2, "cuda": 2}, 1
+    pairs.BATCH, pairs.ROUNDS, pairs.COMPILE = {"cpu": 2, "cuda": 2}, 1, False
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "60 M": {"block_out_channels": (128, 256, 256, 512), "layers_per_block": 2},
 }
 SIDE, CHANNELS = 32, 3
+COMPILE = True
+"""Whether both sides' fastest ways are compiled, which takes minutes."""
 BATCH = {"cpu": 32, "cuda": 256}
 ROUNDS = 9
 
@@ -78,8 +80,8 @@ def sides_of(name: str, device: torch.device) -> dict[str, Side]:
     ours.load_state_dict(theirs.state_dict())
     best = copy.deepcopy(theirs).to(memory_format=torch.channels_last)
     ours_2 = copy.deepcopy(ours)
-    compiled: Any = torch.compile(best)
-    ours_compiled: Any = torch.compile(ours_2)
+    compiled: Any = torch.compile(best) if COMPILE else best
+    ours_compiled: Any = torch.compile(ours_2) if COMPILE else ours_2
     half = bf16_is_fast(device)
 
     def last(x: Tensor) -> Tensor:
