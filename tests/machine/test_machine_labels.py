@@ -21,6 +21,7 @@ from nelbo.config.trained import weight_settings
 from nelbo.data import load
 from nelbo.errors import InputError
 from nelbo.jobs._digest import digests
+from nelbo.jobs.features import open_features
 from nelbo.metrics import score_likelihood
 from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.models.vdm import VDMOptions
@@ -228,6 +229,23 @@ def test_guided_samples_are_said_to_have_no_scored_law(labelled: Path, here: Pat
     with np.load("a.npz") as one, np.load("b.npz") as two:
         assert not np.array_equal(one["images"], two["images"])
         assert np.array_equal(two["images"], expected.permute(0, 2, 3, 1).numpy())
+
+
+def test_samples_of_labels_are_evaluated(labelled: Path, here: Path) -> None:
+    """Beside images of these classes, and by how many are read as the class asked for: by hand from the samples."""
+    call_well("features", "--data", "digits", "--epochs", "1", "--out", "features", "--device", "cpu")
+    line = ["evaluate", labelled, "--samples", "40", "--label", "3,7", "--steps", "3", "--features", "features"]
+    found = json.loads(call_well(*line, "--device", "cpu", "--json").out)
+    dataset = nelbo.Run(labelled).dataset
+    labels = dataset.split_labels("test")
+    assert labels is not None
+    assert found["n"] == int(((labels == 3) | (labels == 7)).sum())
+    drawn = nelbo.load(labelled).sample(40, label="3,7", steps=3)
+    space = open_features(here / "features", dataset, "cpu")
+    read = space.classify(drawn).argmax(1)
+    assert found["modes"]["as_asked"] == float((read == torch.tensor([3, 7] * 20)).double().mean())
+    assert found["modes"]["counts"] == torch.bincount(read, minlength=10).tolist()
+    assert "label" in found["sampling_settings"]
 
 
 EDITS = {

@@ -9,7 +9,7 @@ import pytest
 import torch
 from math_helpers import assert_mean, gaussians, random_cov
 from scipy.linalg import sqrtm
-from scipy.stats import chi2_contingency
+from scipy.stats import chi2_contingency, chisquare
 from sklearn.metrics.pairwise import polynomial_kernel
 from torch import Tensor
 
@@ -173,6 +173,20 @@ def test_modes_are_counted() -> None:
     assert found.p_value == pytest.approx(expected)
     unsure = torch.full((10, 3), 1 / 3)
     assert measure_modes(unsure, images).readable == 0.0
+
+
+def test_modes_of_labels_are_compared_with_what_was_asked_for() -> None:
+    asked = torch.tensor([0, 1] * 50)
+    images = torch.eye(3)[torch.tensor([0, 1, 2] * 100)]
+    swapped = asked.clone()
+    swapped[:10] = 1 - asked[:10]
+    found = measure_modes(torch.eye(3)[swapped], images, asked)
+    assert (found.as_asked, found.p_value) == (0.9, 1.0)  # ten are of the wrong class, and the counts are right
+    missing = torch.where(torch.arange(100) < 20, 1, asked)
+    found = measure_modes(torch.eye(3)[missing], images, asked)
+    assert found.as_asked == 0.9
+    assert found.p_value == pytest.approx(chisquare([40, 60], [50, 50]).pvalue)
+    assert measure_modes(torch.eye(3)[asked + 1], images, asked).p_value == 0.0
 
 
 @pytest.mark.parametrize("few", [1, 2, 5])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from nelbo.check import checked
+from nelbo.data import Dataset
 from nelbo.errors import InputError
 from nelbo.files import atomic_write
 from nelbo.jobs._digest import digests
@@ -16,7 +19,7 @@ from nelbo.jobs.chosen_data import chosen_data
 from nelbo.jobs.features import INCEPTION, Features, open_features
 from nelbo.jobs.kept import Answer, kept
 from nelbo.jobs.run import Run
-from nelbo.jobs.sample import collect, settings_of
+from nelbo.jobs.sample import classes_of, collect, settings_of
 from nelbo.jobs.sharded import opened, shared_rows
 from nelbo.jobs.steps import sampled_steps
 from nelbo.metrics.manifold import nearest
@@ -28,6 +31,7 @@ from nelbo.report.paths import free, reachable
 from nelbo.report.pictures import beside, grid
 from nelbo.report.progress import bar
 from nelbo.report.results import Evaluation
+from nelbo.streams import as_text
 
 SHOWN = 48
 DRAWN_AT_ONCE = 64
@@ -57,12 +61,14 @@ def evaluate(run: str | Path | Run, *, options: EvaluateOptions | None = None, *
         reachable(options.neighbours, "neighbours")
     run = opened(run)
     dataset = chosen_data(run, None)
-    unseen, train = dataset.split(options.split), dataset.split("train")
+    how = settings_of(options)
+    model = run.model(options.weights, options.device)
+    asked = classes_of(model, how, options.samples, "samples")
+    unseen, train = images_of(dataset, options.split, asked), dataset.split("train")
     if len(unseen) < LEAST:
         raise InputError("split", f"{options.split} has {len(unseen)} images, too few to measure")
     space = open_features(options.features, dataset, options.device, run.config.data)
-    model = sampled_steps(run, run.model(options.weights, options.device), options, options.weights)
-    how = settings_of(options)
+    model = sampled_steps(run, model, options, options.weights)
 
     def answer() -> Answer:
         started, batch = time.monotonic(), options.batch_size or DRAWN_AT_ONCE
@@ -70,7 +76,7 @@ def evaluate(run: str | Path | Run, *, options: EvaluateOptions | None = None, *
         seconds = time.monotonic() - started
         if options.neighbours is not None and rank() == 0:
             draw_neighbours(drawn[:SHOWN], train, dataset.levels, options.neighbours)
-        found = measured(space, drawn, unseen, train, run.step)
+        found = measured(space, drawn, unseen, train, run.step, asked)
         return found | {"kind": "samples", "terms": {}, "bits_per_dim": None, "drawing_seconds": seconds}, None
 
     key = key_of(run, options, space) | {
@@ -101,8 +107,27 @@ def key_of(run: Run, options: EvaluateOptions, space: Features) -> dict[str, Any
     }
 
 
-def measured(space: Features, drawn: Tensor, unseen: Tensor, train: Tensor, step: int) -> dict[str, Any]:
-    """All measures of the samples in the feature space."""
+def images_of(dataset: Dataset, split: str, classes: Sequence[str]) -> Tensor:
+    """The images of a split that are of these classes; all without classes."""
+    images, labels = dataset.split(split), dataset.split_labels(split)
+    if not classes or labels is None:
+        return images
+    wanted = torch.tensor([as_text(name) in classes for name in dataset.classes])
+    return images[wanted[labels]]
+
+
+def asked_of(space: Features, classes: Sequence[str], n: int) -> Tensor | None:
+    """The class of each sample as the features' classifier counts them, shape (n,); None if it does not know them."""
+    known = [as_text(name) for name in space.about.get("classes", ())]
+    if not classes or not set(classes) <= set(known):
+        return None
+    return torch.tensor([known.index(classes[i % len(classes)]) for i in range(n)])
+
+
+def measured(
+    space: Features, drawn: Tensor, unseen: Tensor, train: Tensor, step: int, classes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """All measures of the samples, of these classes in turn, in the feature space."""
     sets = {"samples": drawn, "images": unseen, "training images": train}
     features = [
         shared_rows(space.embed, images, f"features of {len(images):,} {name}") for name, images in sets.items()
@@ -121,9 +146,10 @@ def measured(space: Features, drawn: Tensor, unseen: Tensor, train: Tensor, step
     answer = {"quality": quality, "diagnostics": spreads, "warnings": warnings(spreads, step)}
     if space.classify is None:
         return answer
-    classes = [shared_rows(space.classify, images, "classes") for images in (drawn, unseen)]
-    spreads["classes_of_samples_over_images"] = class_ratio(*(p.argmax(1) for p in classes))
-    return answer | {"modes": measure_modes(*classes), "warnings": warnings(spreads, step)}
+    read, theirs = (shared_rows(space.classify, images, "classes") for images in (drawn, unseen))
+    spreads["classes_of_samples_over_images"] = class_ratio(read.argmax(1), theirs.argmax(1))
+    modes = measure_modes(read, theirs, asked_of(space, classes, len(drawn)))
+    return answer | {"modes": modes, "warnings": warnings(spreads, step)}
 
 
 def warnings(spreads: dict[str, object], step: int) -> list[str]:

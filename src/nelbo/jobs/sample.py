@@ -132,8 +132,14 @@ def draw(path: str | Path, n: int, options: SampleOptions) -> tuple[Path, str, s
     return out, how, known
 
 
-def classes_of(model: GenerativeModel, settings: SampleSettings, n: int) -> list[str]:
+def classes_of(model: GenerativeModel, settings: SampleSettings, n: int, field: str = "n") -> list[str]:
     """The classes to draw, image i of the class i mod their number; none without a label.
+
+    Args:
+        model: the model.
+        settings: the settings of sampling.
+        n: the number of images.
+        field: the name of this number.
 
     Raises:
         InputError: there are fewer images than classes.
@@ -141,7 +147,7 @@ def classes_of(model: GenerativeModel, settings: SampleSettings, n: int) -> list
     classes = drawn_classes(model, settings)
     if n < len(classes):
         raise InputError(
-            "n", f"{n} is less than the number of classes, {len(classes)}; give at least one image of each"
+            field, f"{n} is less than the number of classes, {len(classes)}; give at least one image of each"
         )
     return classes
 

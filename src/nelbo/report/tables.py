@@ -78,11 +78,12 @@ def modes_rows(modes: Modes | None) -> dict[str, float]:
     """The classifier's results on the samples, as rows of a table."""
     if modes is None:
         return {}
-    return {
+    rows = {
         "readable samples": modes.readable,
         "readable images": modes.readable_images,
         "p of equal class counts": modes.p_value,
     }
+    return rows if modes.as_asked is None else {**rows, "read as the label asked for": modes.as_asked}
 
 
 def score_title(score: Score) -> str:
