@@ -7,7 +7,7 @@ FUZZ := .venv-fuzz
 PEERS := .venv-peers
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-kill soak fuzz lint types check bench gpu peers scale samplers simplifications agreement objectives weights pictures anomalies classify estimators gamma inference editing targets figures course course-long docs clean
+.PHONY: setup demo test test-kill soak fuzz lint types check bench gpu peers scale samplers simplifications agreement objectives weights pictures anomalies classify estimators gamma inference editing targets figures course course-test course-long docs clean
 
 setup: $(READY)
 
@@ -53,6 +53,10 @@ $(FUZZ)/.ready: pyproject.toml constraints.txt
 # The course's notebooks, in build/course.
 course: setup
 	$(BIN)/python docs/course/notebooks.py
+
+# Tests of all chapters; the ordinary ones leave out the longest two.
+course-test: setup
+	NELBO_COURSE_ALL=1 $(BIN)/python -m pytest tests/course
 
 # Chapter 16 on MNIST, about ten minutes.
 course-long: setup

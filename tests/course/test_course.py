@@ -31,6 +31,8 @@ import nelbo
 from nelbo.course import UNANSWERED, turn
 
 STEMS = [path.stem for path in CHAPTERS]
+LONGEST = ("16-mnist", "18-your-own-images")
+"""Chapters that train for a minute; `make course-test` and `make docs` run them too, the ordinary tests do not."""
 WRONG = [(stem, k) for stem, solution in SOLUTIONS.items() for k in range(len(solution.wrong))]
 MOST_SENTENCES = 14
 LONGEST_TURN = 5.0
@@ -78,6 +80,8 @@ def tagged(book: nbformat.NotebookNode, tag: str) -> list[nbformat.NotebookNode]
 
 def ran(stem: str) -> Ran:
     """A chapter after its run; it runs once, also if it fails."""
+    if stem in LONGEST and "NELBO_COURSE_ALL" not in os.environ:
+        pytest.skip("make course-test runs it")
     outcome = attempt(stem)
     if isinstance(outcome, Exception):
         raise outcome
