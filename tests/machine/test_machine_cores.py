@@ -80,8 +80,8 @@ before = set(os.listdir("/proc/self/task"))
 with on_own_cores():
     torch.ones(2**22).add(1).sum()
     main = allowed()
-    inside = [ThreadPoolExecutor(1, initializer=first).submit(allowed).result() for first in (None, leave_core)]
     team = [allowed(int(thread)) for thread in set(os.listdir("/proc/self/task")) - before]
+    inside = [ThreadPoolExecutor(1, initializer=first).submit(allowed).result() for first in (None, leave_core)]
 print(json.dumps({"main": main, "team": team, "inside": inside, "after": allowed()}))
 """
 

@@ -231,7 +231,9 @@ def of_the_model(model: Diffusion) -> dict[str, Tensor]:
     estimator, n = bound_of(model), len(EPS)
     eps = EPS.reshape(-1, 1, 1, 1)
     if isinstance(estimator, ChainBound):
-        places = [estimator.place(torch.full((n,), t), 1.0) for t in range(2, estimator.T + 1)]
+        places = [
+            estimator.place(torch.full((n,), t), torch.ones(n, dtype=torch.float64)) for t in range(2, estimator.T + 1)
+        ]
     else:
         nodes, weights = np.polynomial.legendre.leggauss(80)
         at = zip((nodes + 1) / 2, weights / 2, strict=True)
@@ -241,8 +243,8 @@ def of_the_model(model: Diffusion) -> dict[str, Tensor]:
         x, x_0 = torch.full((n, *SHAPE), level), VALUES[level].expand(n, *SHAPE)
         z = diffuse(x_0, estimator.at(estimator.first, x), eps)
         found["reconstruction"].append(float(DENSITY @ estimator.decode(x, z)))
-        terms = [term(estimator.denoise(diffuse(x_0, gamma, eps), gamma), eps) for gamma, term in places]
-        found["diffusion"].append(sum(float(DENSITY @ term) for term in terms))
+        terms = [at.pixels(estimator.denoise(diffuse(x_0, at.gamma, eps), at.gamma), eps) for at in places]
+        found["diffusion"].append(sum(float(DENSITY @ term.flatten()) for term in terms))
     return {name: torch.tensor(values, dtype=torch.float64) for name, values in found.items()}
 
 
