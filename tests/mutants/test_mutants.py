@@ -415,7 +415,7 @@ MUTANTS = [
         "KL(q(x_T|x_0) ‖ p(x_T)) for its prior",
         "diffusion/bound.py",
         "prior = consistency_prior_term(self.gammas, x_0)",
-        "prior = prior_term(x_0, self.gammas[-1])",
+        "prior = prior_pixel_terms(x_0, self.gammas[-1]).flatten(1).sum(1)",
         ("test_forms.py::test_the_consistency_form_pays_for_a_narrow_end",),
     ),
     Mutant(
