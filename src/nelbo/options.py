@@ -226,9 +226,9 @@ class SamplingOptions(Options):
     """Options of sampling; the family chooses defaults for those left out."""
 
     sampler: str | None = None
-    """ancestral, ddim, or one of higher order: dpm++, unipc or heun. Default: unipc below 20 steps, else ddim."""
+    """ancestral, ddim, or one of higher order: dpm++, unipc or heun. Default: unipc up to 20 steps, else ddim."""
     steps: AtLeastOne | None = None
-    """Network evaluations per image; default 50 (ddim), all (ancestral) or 20 (others). For a gan: length of the
+    """Steps of each image; default 20, of ddim 50, of ancestral all. For a gan: length of the
     Metropolis–Hastings chain of G(z) for each image; default 1."""
     spacing: Spacing | None = None
     "best: ancestral in the --steps with the lowest bound on val, with the noise that this bound has."

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from nelbo.diffusion.process import prior_term, signal_rate
 from nelbo.models._diffusion_forms import bound_of
-from nelbo.models._diffusion_labels import label_words
+from nelbo.models._diffusion_labels import guidance_of, label_words
 from nelbo.models._labels import class_count
-from nelbo.models._sampling import PREVIEW_STEPS, described, quick_steps
+from nelbo.models._sampling import PREVIEW_STEPS, described, fast_steps, quick_steps
 from nelbo.models.inspector import Inspector
 from nelbo.models.recipe import PartsRecipe
 from nelbo.models.sampling import SampleSettings
@@ -32,7 +32,7 @@ class DiffusionInspector(Inspector):
 
     @property
     def sample_evaluations(self) -> int:
-        return quick_steps(self.model)
+        return fast_steps(self.model) * (1 if guidance_of(self.model, SampleSettings()) == 1 else 2)
 
     def describe_sampling(self, settings: SampleSettings) -> str:
         how = described(self.model, settings)

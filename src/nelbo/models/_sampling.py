@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from nelbo.models.diffusion import Diffusion
 
 FEW_STEPS = 20
-"""Below this number of steps unipc is closest to samples of all steps; from there on ddim is (docs/samplers.md)."""
+"""Up to this number of steps unipc is closest to samples of all steps; beyond it ddim is (docs/samplers.md)."""
 QUICK_STEPS, FAST_STEPS, PREVIEW_STEPS = 50, 20, 25
-"""Network evaluations per image: of ddim, of samplers of higher order, and of previews while training."""
+"""Steps: of ddim, of samplers of higher order, which are the default, and of previews while training."""
 
 Walk = tuple[Sampler, Tensor]
 """A sampler, and the γ of its steps: γ_1 > γ_2 > … > −∞."""
@@ -51,9 +51,9 @@ def make_sampler(model: Diffusion, settings: SampleSettings) -> Walk:
 
 
 def chosen(settings: SampleSettings) -> str:
-    """The name of the given sampler, or of the best one for the number of steps."""
-    few = settings.steps is not None and settings.steps < FEW_STEPS and settings.eta is None
-    return str(settings.sampler or ("unipc" if few else "ddim"))
+    """The name of the given sampler, or of the best one for the number of steps; η is ddim's."""
+    many = settings.steps is not None and settings.steps > FEW_STEPS
+    return str(settings.sampler or ("ddim" if many or settings.eta is not None else "unipc"))
 
 
 def quick_steps(model: Diffusion) -> int:
