@@ -265,8 +265,8 @@ def test_the_real_images_of_a_grid_are_those(digits_run: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "ddim, η = 1, 30 steps"),
-        (("--steps", "20"), "ddim, η = 1, 20 steps"),
+        ((), "unipc, 20 steps"),
+        (("--steps", "21"), "ddim, η = 1, 21 steps"),
         (("--steps", "5"), "unipc, 5 steps"),
         (("--steps", "5", "--eta", "0"), "ddim, η = 0, 5 steps"),
         (("--steps", "5", "--sampler", "dpm++"), "dpm++, 5 steps"),
