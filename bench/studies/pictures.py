@@ -73,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--data", default="mnist")
-    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--limit", type=int, default=500)
     parser.add_argument("--runs", type=Path, default=Path("runs/pictures"))
     asked = parser.parse_args()
