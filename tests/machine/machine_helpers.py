@@ -9,7 +9,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,6 +93,24 @@ def listing(folder: Path) -> dict[str, str]:
         name = path.relative_to(folder).as_posix()
         found[name] = "folder" if path.is_dir() else hashlib.sha256(path.read_bytes()).hexdigest()
     return found
+
+
+def require_refusal(line: str, names: Mapping[str, Path], words: Sequence[str], here: Path) -> None:
+    """A command is refused: exit code 2, one line with these words on stderr, and nothing in ``here`` is changed.
+
+    Args:
+        line: the command, in which names stand for paths.
+        names: these.
+        words: what the line says.
+        here: the working directory.
+    """
+    before = listing(here)
+    answer = call(*(str(names.get(word, word)) for word in line.split()))
+    assert (answer.code, answer.out) == (2, "")
+    assert len(answer.err.strip().splitlines()) == 1
+    for word in words:
+        assert word in answer.err
+    assert listing(here) == before
 
 
 def write_pictures(folder: Path, count: int = 12, size: tuple[int, int] = (10, 14), seed: int = 0) -> Path:

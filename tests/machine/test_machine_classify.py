@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from machine_helpers import call, call_well, listing, train_tiny
+from machine_helpers import call_well, require_refusal, train_tiny
 
 import nelbo
 
@@ -128,11 +128,4 @@ def ae_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("line", WRONG)
 def test_what_cannot_be_done_is_one_line(line: str, labelled: Path, digits_run: Path, ae_run: Path, here: Path) -> None:
     (here / "there.csv").touch()
-    before = listing(here)
-    runs = {"RUN": str(labelled), "PLAIN": str(digits_run), "AE": str(ae_run)}
-    answer = call(*(runs.get(word, word) for word in line.split()))
-    assert (answer.code, answer.out) == (2, "")
-    assert len(answer.err.strip().splitlines()) == 1
-    for word in WRONG[line]:
-        assert word in answer.err
-    assert listing(here) == before
+    require_refusal(line, {"RUN": labelled, "PLAIN": digits_run, "AE": ae_run}, WRONG[line], here)

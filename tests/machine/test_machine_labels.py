@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from machine_helpers import Toy, call, call_well, listing, same_tensors, tensors_of, train_tiny
+from machine_helpers import Toy, call, call_well, require_refusal, same_tensors, tensors_of, train_tiny
 from PIL import Image
 from torch import Tensor, nn
 
@@ -53,17 +53,22 @@ def images_file(path: Path, labels: Sequence[str] | None, n: int = 60) -> Path:
     return path
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_run_records_its_classes_and_resumes_to_the_bit(family: str, here: Path) -> None:
-    line = ["train", family, *SHORT, *FAMILIES[family], "--labels", "--decay", "0"]
+def require_classes_and_resumption(*line: str) -> None:
+    """A run of the digits, as ``whole``, records its classes, and is the same to the bit if it is resumed."""
     call_well(*line, "--steps", "6", "--out", "whole")
     call_well(*line, "--steps", "3", "--out", "parts")
     call_well(*line, "--steps", "6", "--out", "parts", "--resume")
+    for part in ("model", "ema"):
+        same_tensors(tensors_of(Path("whole"), part), tensors_of(Path("parts"), part))
     model = tomllib.loads(Path("whole/config.toml").read_text())["model"]
     assert (model["labels"], model["label_dropout"], tuple(model["classes"])) == (True, 0.1, DIGITS)
     assert json.loads(call_well("info", "whole", "--json").out)["labels"] == 10
-    for part in ("model", "ema"):
-        same_tensors(tensors_of(Path("whole"), part), tensors_of(Path("parts"), part))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_run_records_its_classes_and_resumes_to_the_bit(family: str, here: Path) -> None:
+    line = ["train", family, *SHORT, *FAMILIES[family], "--labels", "--decay", "0"]
+    require_classes_and_resumption(*line)
     weights = tensors_of(Path("whole"))
     assert weights["network.labels"].shape[0] == 11
     assert int((weights["network.labels"] != 0).any(1).sum()) > 5  # those of the classes in six batches
@@ -92,14 +97,7 @@ LATENT = {"vae": ["--latent", "4"], "hvae": ["--latent", "2", "--depth", "2"]}
 def test_a_family_with_latents_learns_labels(family: str, here: Path) -> None:
     """Trained, resumed to the bit, scored given the labels, sampled by name, and edited."""
     line = ["train", family, *SHORT, *LATENT[family], "--labels", "--decay", "0"]
-    call_well(*line, "--steps", "6", "--out", "whole")
-    call_well(*line, "--steps", "3", "--out", "parts")
-    call_well(*line, "--steps", "6", "--out", "parts", "--resume")
-    for part in ("model", "ema"):
-        same_tensors(tensors_of(Path("whole"), part), tensors_of(Path("parts"), part))
-    model = tomllib.loads(Path("whole/config.toml").read_text())["model"]
-    assert (model["labels"], model["label_dropout"], tuple(model["classes"])) == (True, 0.1, DIGITS)
-    assert json.loads(call_well("info", "whole", "--json").out)["labels"] == 10
+    require_classes_and_resumption(*line)
     vectors = {name: value for name, value in tensors_of(Path("whole")).items() if name.endswith("labels")}
     assert len(vectors) == 2
     assert all(value.shape[0] == 11 and int((value != 0).any(1).sum()) > 5 for value in vectors.values())
@@ -299,14 +297,7 @@ WRONG = {
 def test_what_cannot_be_done_is_one_line(line: str, labelled: Path, digits_run: Path, here: Path) -> None:
     images_file(here / "bare.npz", None)
     Image.fromarray(np.zeros((8, 8), np.uint8)).save("a.png")
-    before = listing(here)
-    runs = {"RUN": str(labelled), "PLAIN": str(digits_run)}
-    answer = call(*(runs.get(word, word) for word in line.split()))
-    assert (answer.code, answer.out) == (2, "")
-    assert len(answer.err.strip().splitlines()) == 1
-    for word in WRONG[line]:
-        assert word in answer.err
-    assert listing(here) == before
+    require_refusal(line, {"RUN": labelled, "PLAIN": digits_run}, WRONG[line], here)
 
 
 def test_a_score_has_the_bound_given_the_labels(labelled: Path) -> None:

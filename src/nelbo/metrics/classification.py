@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from nelbo.cores import on_own_cores
+from nelbo.metrics._evaluating import evaluating
 from nelbo.metrics.label_costs import CostProfile, LabelCosts
 from nelbo.models._checks import Images, checked_images, checked_int, checked_seed
 from nelbo.models.diffusion import Diffusion
@@ -173,16 +174,14 @@ def classify_images(
     checked_int("most", most, 1)
     checked_int("batch", batch, 1)
     checked_seed(seed)
-    was_training = model.training
-    model.eval()
     rows, parts = range(len(images)) if rows is None else rows, []
-    for first in range(rows.start, rows.stop, IMAGES):
-        indices = range(first, min(first + IMAGES, rows.stop))
-        x = images[indices.start : indices.stop].to(model.device)
-        costs = LabelCosts(model, x, indices, profile, seed, batch)
-        fixed = costs.without_network() - prior.to(x.device).log()
-        found = race(fixed, costs.draw, profile, most, reject)
-        parts.append([part.cpu() for part in (found.label, found.behind, found.stderr, found.evaluations)])
-        progress(indices.stop - rows.start)
-    model.train(was_training)
+    with evaluating(model):
+        for first in range(rows.start, rows.stop, IMAGES):
+            indices = range(first, min(first + IMAGES, rows.stop))
+            x = images[indices.start : indices.stop].to(model.device)
+            costs = LabelCosts(model, x, indices, profile, seed, batch)
+            fixed = costs.without_network() - prior.to(x.device).log()
+            found = race(fixed, costs.draw, profile, most, reject)
+            parts.append([part.cpu() for part in (found.label, found.behind, found.stderr, found.evaluations)])
+            progress(indices.stop - rows.start)
     return Classified(*(torch.cat(each) for each in zip(*parts, strict=True)))

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from nelbo.cores import on_own_cores
+from nelbo.metrics._evaluating import evaluating
 from nelbo.models._checks import Images, checked_images, checked_int, checked_seed
 from nelbo.models.base import LikelihoodModel
 from nelbo.rng import Draws
@@ -189,21 +190,19 @@ def score_likelihood(
     checked_int("replicates", replicates, 2)
     checked_int("batch", batch, 1)
     checked_seed(seed)
-    was_training = model.training
-    model.eval()
     count = model.forms.count(written, timesteps, k)
     parts: list[list[Bound]] = []
     rows = range(len(images)) if rows is None else rows
-    for replicate in range(replicates):
-        parts.append([])
-        for first in range(rows.start, rows.stop, batch):
-            indices = range(first, min(first + batch, rows.stop))
-            x = images[indices.start : indices.stop].to(model.device)
-            y = None if labels is None else labels[indices.start : indices.stop].to(model.device)
-            bound = written.estimate(x, Draws(seed, replicate, indices, len(images), model.device, y), count)
-            parts[-1].append(Bound(_kept(bound.terms), _kept(bound.extras), bound.evaluations))
-            progress(replicate * len(rows) + indices.stop - rows.start)
-    model.train(was_training)
+    with evaluating(model):
+        for replicate in range(replicates):
+            parts.append([])
+            for first in range(rows.start, rows.stop, batch):
+                indices = range(first, min(first + batch, rows.stop))
+                x = images[indices.start : indices.stop].to(model.device)
+                y = None if labels is None else labels[indices.start : indices.stop].to(model.device)
+                bound = written.estimate(x, Draws(seed, replicate, indices, len(images), model.device, y), count)
+                parts[-1].append(Bound(_kept(bound.terms), _kept(bound.extras), bound.evaluations))
+                progress(replicate * len(rows) + indices.stop - rows.start)
     terms = _together([[part.terms for part in run] for run in parts])
     extras = _together([[part.extras for part in run] for run in parts])
     evaluations = sum(max(part.evaluations for part in run) for run in parts)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nelbo.cores import on_own_cores
+from nelbo.metrics._evaluating import evaluating
 from nelbo.models._checks import Images, checked_images, checked_int, checked_seed
 from nelbo.models.base import LikelihoodModel
 from nelbo.rng import Draws
@@ -68,17 +69,16 @@ def score_pixels(
     checked_int("replicates", replicates, 2)
     checked_int("batch", batch, 1)
     checked_seed(seed)
-    count, was_training = model.forms.count(estimator, timesteps, k), model.training
-    model.eval()
+    count = model.forms.count(estimator, timesteps, k)
     parts = []
-    for first in range(0, len(rows), batch):
-        some = list(rows[first : first + batch])
-        x, bounds = images[some].to(model.device), []
-        for replicate in range(replicates):
-            bounds.append(estimator.estimate(x, Draws(seed, replicate, some, len(images), model.device), count))
-            progress(first * replicates + (replicate + 1) * len(some))
-        parts.append(bounds)
-    model.train(was_training)
+    with evaluating(model):
+        for first in range(0, len(rows), batch):
+            some = list(rows[first : first + batch])
+            x, bounds = images[some].to(model.device), []
+            for replicate in range(replicates):
+                bounds.append(estimator.estimate(x, Draws(seed, replicate, some, len(images), model.device), count))
+                progress(first * replicates + (replicate + 1) * len(some))
+            parts.append(bounds)
     terms = _together([[bound.terms for bound in bounds] for bounds in parts])
     pixels = _together([[bound.pixels for bound in bounds] for bounds in parts])
     return PixelScore(terms, {name: each.mean(1) for name, each in pixels.items()})

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nelbo.cores import on_own_cores
+from nelbo.metrics._evaluating import evaluating
 from nelbo.models._checks import Images, checked_images, checked_int, checked_seed
 from nelbo.models._diffusion_clusters import shown_clusters
 from nelbo.models._diffusion_forms import bound_of
@@ -79,21 +80,19 @@ def score_profile(
     for where, value in (("pieces", pieces), ("replicates", replicates), ("batch", batch)):
         checked_int(where, value, 1)
     checked_seed(seed)
-    was_training = model.training
-    model.eval()
     edges, total = torch.empty(0), []
     rows = range(len(images)) if rows is None else rows
-    for replicate in range(replicates):
-        parts = []
-        for first in range(rows.start, rows.stop, batch):
-            indices = range(first, min(first + batch, rows.stop))
-            x = images[indices.start : indices.stop].to(model.device)
-            edges, nats = bound_of(shown_clusters(model, x)).diffusion_profile(
-                x, Draws(seed, replicate, indices, len(images), model.device), pieces
-            )
-            parts.append(nats.cpu())
-            progress(replicate * len(rows) + indices.stop - rows.start)
-        total.append(torch.cat(parts))
-    model.train(was_training)
+    with evaluating(model):
+        for replicate in range(replicates):
+            parts = []
+            for first in range(rows.start, rows.stop, batch):
+                indices = range(first, min(first + batch, rows.stop))
+                x = images[indices.start : indices.stop].to(model.device)
+                edges, nats = bound_of(shown_clusters(model, x)).diffusion_profile(
+                    x, Draws(seed, replicate, indices, len(images), model.device), pieces
+                )
+                parts.append(nats.cpu())
+                progress(replicate * len(rows) + indices.stop - rows.start)
+            total.append(torch.cat(parts))
     edges = edges.cpu()
     return Profile(edges, model.timeline.gamma_at(edges), torch.stack(total).mean(0), model.dims)

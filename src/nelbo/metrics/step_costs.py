@@ -10,6 +10,7 @@ from torch import Tensor
 from nelbo.cores import on_own_cores
 from nelbo.diffusion.spacing import nearest_latents
 from nelbo.diffusion.steps import GRID, StepCosts, measured_costs
+from nelbo.metrics._evaluating import evaluating
 from nelbo.models._checks import Images, checked_images, checked_int, checked_seed
 from nelbo.models._diffusion_clusters import shown_clusters
 from nelbo.models._diffusion_forms import bound_of
@@ -55,14 +56,12 @@ def score_steps(
     checked_int("batch", batch, 1)
     checked_int("size", size, 2)
     checked_seed(seed)
-    was_training = model.training
-    model.eval()
     gammas, n, parts = grid_of(model, size), len(images), []
-    for first in range(0, n, batch):
-        x = images[first : first + batch].to(model.device)
-        draws = Draws(seed, 0, range(first, first + len(x)), n, model.device)
-        found = measured_costs(bound_of(shown_clusters(model, x)), model.variance, gammas, x, draws)
-        parts.append(StepCosts(gammas, *(len(x) / n * part for part in found[1:])))
-        progress(first + len(x))
-    model.train(was_training)
+    with evaluating(model):
+        for first in range(0, n, batch):
+            x = images[first : first + batch].to(model.device)
+            draws = Draws(seed, 0, range(first, first + len(x)), n, model.device)
+            found = measured_costs(bound_of(shown_clusters(model, x)), model.variance, gammas, x, draws)
+            parts.append(StepCosts(gammas, *(len(x) / n * part for part in found[1:])))
+            progress(first + len(x))
     return StepCosts(gammas, *(torch.stack(each).sum(0) for each in list(zip(*parts, strict=True))[1:]))

@@ -220,11 +220,8 @@ class Result(Kept):
     __repr__ = __str__
 
 
-class Score(Result):
-    """The bound of images, or a family's own measures; extra fields are not in the sum of the terms."""
-
-    model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, Term]
+class OfImages(Result):
+    """What was measured of images."""
 
     n_distinct: int
     "The number of distinct images among the n."
@@ -232,6 +229,14 @@ class Score(Result):
     "The number of values a pixel can take."
     dims: int
     "D, data dimensions per image."
+
+
+class Score(OfImages):
+    """The bound of images, or a family's own measures; extra fields are not in the sum of the terms."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Term]
+
     form: str | None = None
     "The form of the bound."
     timesteps: int | None = None
@@ -316,15 +321,9 @@ class Reliability(Record):
     "The share of them whose label is right."
 
 
-class Classification(Result):
+class Classification(OfImages):
     """Labels of images by the bound of each label."""
 
-    n_distinct: int
-    "The number of distinct images among the n."
-    levels: int
-    "The number of values a pixel can take."
-    dims: int
-    "D, data dimensions per image."
     labels_sha256: str | None = None
     "Hash of the labels."
     classes: list[str]
