@@ -14,8 +14,7 @@ from pathlib import Path
 import nelbo
 from nelbo.models.sampling import SampleSettings
 from samplers import timed
-from targets import MNIST, Target, bits, readable
-from targets import nelbo as run_nelbo
+from targets import MNIST, Target, bits, command, readable
 
 QUICK: dict[str, Target] = {
     "ddpm": Target(10, ("ddpm", *MNIST), (readable(0.95, 0.75), bits(1.05, "--limit", "2000"))),
@@ -29,13 +28,13 @@ def measured(name: str, target: Target, runs: Path) -> Iterator[str]:
     """Train the run if it does not exist, and measure it: a row for each measure."""
     run = runs / f"bench-{name}-{target.minutes:g}"
     if not run.exists():
-        run_nelbo("train", *target.train, "--minutes", f"{target.minutes:g}", "--out", str(run))
-    facts = json.loads(run_nelbo("info", str(run), "--json"))
+        command("train", *target.train, "--minutes", f"{target.minutes:g}", "--out", str(run))
+    facts = json.loads(command("info", str(run), "--json"))
     settings = SampleSettings(temperature=0.7) if name == "gan" else SampleSettings(sampler="unipc", steps=20)
     seconds = timed(nelbo.load(run), settings)
-    for command, asked, found in target.measures:
-        words, reached = found(json.loads(run_nelbo(command[0], str(run), *command[1:], "--json")))
-        commands = f"`nelbo train {' '.join(target.train)} --minutes {target.minutes:g}`, `{' '.join(command)}`"
+    for measure, asked, found in target.measures:
+        words, reached = found(json.loads(command(measure[0], str(run), *measure[1:], "--json")))
+        commands = f"`nelbo train {' '.join(target.train)} --minutes {target.minutes:g}`, `{' '.join(measure)}`"
         yield (
             f"| {name}, {target.minutes:g} min | {asked} | {words} | {'yes' if reached else '**no**'} "
             f"| {facts['step']:,} | {seconds:.2f} | {commands} |"
@@ -44,7 +43,7 @@ def measured(name: str, target: Target, runs: Path) -> Iterator[str]:
 
 def table(runs: Path, hour: bool) -> str:
     """The section of bench/RESULTS.md; with ``hour`` that of an hour's training."""
-    run_nelbo("features", *MNIST)
+    command("features", *MNIST)
     targets = (HOUR if hour else QUICK).items()
     rows = [row for name, target in targets for row in measured(name, target, runs)]
     return (

@@ -54,9 +54,9 @@ its classifier reads with a probability of at least 0.9, relative to the share o
 The rows of the picture are those of the table, from top to bottom; nothing was selected. A cluster is drawn first, and
 the network sees the mean of its training images (`nelbo.models._diffusion_clusters`). The mean fixes what is global,
 which a network of this size does not learn to make step by step in so little time. The bound pays −ln P(c) for it, and
-gets most of it back, because the image is then less uncertain. Guidance away from p(x) strengthens the choice
-(`nelbo.diffusion.guidance`); it costs no bits, because the bound is that of the law without it, but it takes twice the
-evaluations. The weight w spends the training on what a person sees, and its bound is worse: the bits are at low noise.
+the image is then less uncertain: the sum is not larger than without clusters. Guidance away from p(x) strengthens the
+choice (`nelbo.diffusion.guidance`); it costs no bits, because the bound is that of the law without it, but it takes
+twice the evaluations. The weight w spends the training on what a person sees, and its bound is worse: the bits are at low noise.
 """
 
 

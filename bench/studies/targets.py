@@ -1,6 +1,9 @@
 """Train and measure every family, and write docs/targets.md. At most half an hour each on two cores.
 
 python bench/run.py targets [NAME …] [--runs runs] [--write docs/targets.md]
+
+Every result is kept in bench/targets.json with the code, the machine and the day that made it, and the page is written
+anew from all of them after each. Without names, what the present code has measured is left as it is.
 """
 
 from __future__ import annotations
@@ -12,16 +15,24 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
+
+import nelbo
+from nelbo.files import replace_text
+from nelbo.nn import UNetOptions
 
 MNIST = ("--data", "mnist")
 BINARY = (*MNIST, "--binarize")
 BATCH = ("--batch-size", "64")
 FEW = ("--limit", "500", "--batch-size", "250")
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
+KEPT = Path(__file__).parents[1] / "targets.json"
+CODE = f"{nelbo.__version__}, {max(get_args(UNetOptions.model_fields['revision'].annotation))}"
+"""The version of nelbo and the revision of the diffusion networks of a new run."""
 REMARKS = "\n## Remarks\n"
 """The page below this line is hand-written, and kept."""
 
@@ -127,8 +138,8 @@ if EMOJI.is_dir():
     TARGETS["emoji-64"] = Target(30, ("ddpm", "--data", str(EMOJI)), (DRAWN, bits(100)), drawn=True)
 
 
-def nelbo(*words: str) -> str:
-    """Run a command; returns what it printed."""
+def command(*words: str) -> str:
+    """Run a command of nelbo; returns what it printed."""
     done = subprocess.run([sys.executable, "-m", "nelbo", *words], stdout=subprocess.PIPE, text=True, check=True)
     return done.stdout
 
@@ -137,16 +148,16 @@ def measured(name: str, target: Target, runs: Path) -> list[dict[str, Any]]:
     """Train the run if it does not exist, draw, measure, and return the rows of the table."""
     run = runs / f"target-{name}"
     if not run.exists():
-        nelbo("train", *target.train, "--minutes", str(target.minutes), "--out", str(run))
+        command("train", *target.train, "--minutes", str(target.minutes), "--out", str(run))
     if target.drawn:
         picture = IMAGES / f"target-{name}.png"
         picture.unlink(missing_ok=True)
-        nelbo("sample", str(run), "-n", "64", "--real", "--out", str(picture))
-    facts, rows = json.loads(nelbo("info", str(run), "--json")), []
-    for command, asked, found in target.measures:
-        if command[0] == "evaluate":  # the features of these images, if they are not there yet
-            nelbo("features", *target.train[1:])
-        words, reached = found(json.loads(nelbo(command[0], str(run), *command[1:], "--json")))
+        command("sample", str(run), "-n", "64", "--real", "--out", str(picture))
+    facts, rows = json.loads(command("info", str(run), "--json")), []
+    for measure, asked, found in target.measures:
+        if measure[0] == "evaluate":  # the features of these images, if they are not there yet
+            command("features", *target.train[1:])
+        words, reached = found(json.loads(command(measure[0], str(run), *measure[1:], "--json")))
         rows.append(
             {
                 "name": name,
@@ -158,9 +169,12 @@ def measured(name: str, target: Target, runs: Path) -> list[dict[str, Any]]:
                 "minutes": facts["training_seconds"] / 60,
                 "commands": [
                     shown(f"nelbo train {' '.join(target.train)} --minutes {target.minutes:g} --out RUN"),
-                    " ".join(("nelbo", command[0], "RUN", *command[1:])),
+                    " ".join(("nelbo", measure[0], "RUN", *measure[1:])),
                 ],
                 "picture": target.drawn,
+                "code": CODE,
+                "day": datetime.now(UTC).date().isoformat(),
+                "machine": f"{os.cpu_count()} {processor()} cores",
             }
         )
     return rows
@@ -171,23 +185,31 @@ def shown(command: str) -> str:
     return command.replace(f"{NELBO_DATA}/", "")
 
 
+def processor() -> str:
+    """The maker of the processor, and bf16 if it computes with it."""
+    described = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
+    maker = next((name for name in ("AMD", "Intel") if name in described), platform.machine())
+    return f"{maker}{' bf16' if 'avx512_bf16' in described else ''}"
+
+
 def document(rows: list[dict[str, Any]]) -> str:
     """docs/targets.md."""
-    machine = f"{os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__}"
+    whole = {row["name"] for row in rows if row["code"] == CODE} >= set(TARGETS)
     lines = [
-        "# Targets",
+        f"# Targets{'' if whole else ': some rows are to be measured again (history)'}",
         "Results of each family on two cores, by `make targets`; nothing was tuned on the test split. Training lasts",
-        f"for minutes, so that the machine matters: {machine}. Static and dynamic binarisation are not mixed: nats are",
-        "for images binarised once with a fixed seed; training images are binarised at every step.",
+        f"for minutes, so that the machine matters; torch is {torch.__version__}. *Code* is nelbo's version, and the",
+        f"revision of its diffusion networks; the present ones are {CODE}. Static and dynamic binarisation are not",
+        "mixed: nats are for images binarised once with a fixed seed; training images are binarised at every step.",
         "",
-        "| run | asked | found | reached | parameters | steps | minutes |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| run | asked | found | reached | parameters | steps | minutes | machine | code | day |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         reached = {None: "", True: "yes", False: "**no**"}[row["reached"]]
         lines.append(
             f"| {row['name']} | {row['asked']} | {row['found']} | {reached} | {row['parameters'] / 1e6:.2f} M "
-            f"| {row['steps']:,} | {row['minutes']:.0f} |"
+            f"| {row['steps']:,} | {row['minutes']:.0f} | {row['machine']} | {row['code']} | {row['day']} |"
         )
     lines += ["", "| run | commands |", "| --- | --- |"]
     lines += [f"| {row['name']} | `{'`, `'.join(row['commands'])}` |" for row in rows]
@@ -196,17 +218,32 @@ def document(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def kept() -> list[dict[str, Any]]:
+    """The results of earlier calls."""
+    return json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else []
+
+
+def keep(name: str, found: list[dict[str, Any]], page: Path) -> None:
+    """Put a run's results in place of its earlier ones, in the order of TARGETS, and write the page."""
+    order = list(TARGETS)
+    rows = [row for row in kept() if row["name"] != name and row["name"] in order] + found
+    rows.sort(key=lambda row: order.index(row["name"]))
+    replace_text(KEPT, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+    remarks = page.read_text(encoding="utf-8").partition(REMARKS)[2] if page.exists() else ""
+    page.write_text(document(rows) + (REMARKS + remarks if remarks else ""), encoding="utf-8")
+
+
 def main() -> None:
-    """Measure the named targets, or all."""
+    """Measure the named targets, or all that the present code has not measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[[], *TARGETS], default=[])
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--write", type=Path, default=Path("docs/targets.md"))
     given = parser.parse_args()
-    rows = [row for name in given.names or TARGETS for row in measured(name, TARGETS[name], given.runs)]
-    remarks = given.write.read_text(encoding="utf-8").partition(REMARKS)[2] if given.write.exists() else ""
-    given.write.write_text(document(rows) + (REMARKS + remarks if remarks else ""), encoding="utf-8")
-    print(document(rows))
+    done = {row["name"] for row in kept() if row["code"] == CODE}
+    for name in given.names or [name for name in TARGETS if name not in done]:
+        keep(name, measured(name, TARGETS[name], given.runs), given.write)
+    print(document(kept()))
 
 
 if __name__ == "__main__":
