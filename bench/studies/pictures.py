@@ -56,7 +56,8 @@ the network sees the mean of its training images (`nelbo.models._diffusion_clust
 which a network of this size does not learn to make step by step in so little time. The bound pays −ln P(c) for it, and
 the image is then less uncertain: the sum is not larger than without clusters. Guidance away from p(x) strengthens the
 choice (`nelbo.diffusion.guidance`); it costs no bits, because the bound is that of the law without it, but it takes
-twice the evaluations. The weight w spends the training on what a person sees, and its bound is worse: the bits are at low noise.
+twice the evaluations. The weight w spends the training on what a person sees, and its bound is worse: the bits are
+at low noise.
 """
 
 
