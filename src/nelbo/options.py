@@ -247,6 +247,8 @@ class SamplingOptions(Options):
     Default 2; 1 draws from the law that score scores."""
     guidance_interval: str | None = None
     "LOW,HIGH: the γ = −ln SNR with guidance; a negative LOW needs an =. Default: all."
+    autoguidance: AtLeastOne | None = None
+    "Step of an earlier checkpoint of the run: guidance goes away from its ε̂ of the same cluster and label."
 
 
 class SampleOptions(SamplingOptions):

@@ -31,6 +31,7 @@ from nelbo.rng import Draws
 from nelbo.training import Trainer
 from nelbo.training.batches import Batches
 from nelbo.training.feed import Feed
+from nelbo.training.folders import all_checkpoints, step_of
 
 CPU = torch.device("cpu")
 DIGITS = tuple("0123456789")
@@ -227,6 +228,20 @@ def test_guided_samples_are_said_to_have_no_scored_law(labelled: Path, here: Pat
     with np.load("a.npz") as one, np.load("b.npz") as two:
         assert not np.array_equal(one["images"], two["images"])
         assert np.array_equal(two["images"], expected.permute(0, 2, 3, 1).numpy())
+
+
+def test_an_earlier_checkpoint_guides(labelled: Path, here: Path) -> None:
+    step = step_of(all_checkpoints(labelled)[0])
+    line = ("sample", labelled, "-n", "4", "--label", "3", "--steps", "4", "--autoguidance", str(step))
+    assert "guidance 3 away from a weaker model" in " ".join(
+        call_well(*line, "--guidance", "3", "--out", "a.npz").err.split()
+    )
+    weaker = nelbo.load(labelled, step=step)
+    expected = nelbo.load(labelled).sample(4, label="3", steps=4, guidance=3.0, weaker=weaker)
+    with np.load("a.npz") as drawn:
+        assert np.array_equal(drawn["images"], expected.permute(0, 2, 3, 1).numpy())
+    words = ["--autoguidance", f"no checkpoint of step 999 (its steps: {step}"]
+    require_refusal("sample RUN -n 4 --label 3 --autoguidance 999 --out b.npz", {"RUN": labelled}, words, here)
 
 
 def test_samples_of_labels_are_evaluated(labelled: Path, here: Path) -> None:

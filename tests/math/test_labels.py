@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -198,6 +201,17 @@ def test_the_share_of_a_cluster_in_a_class_is_its_definition() -> None:
     np.testing.assert_allclose(clusters.shares_by_label.sum(1).numpy(), 1.0, rtol=1e-12)
 
 
+@contextmanager
+def double_precision() -> Iterator[None]:
+    """float64 as the default type."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)
+
+
 @pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 3.0])
 def test_the_guided_field_is_a_combination_of_scores(scale: float) -> None:
     """ε̂ = −√(1 − ᾱ) ∇ ln [p(z)^{1 − g} p(z|y)^g], by gradients of exact densities; of p(z|y) outside the interval."""
@@ -206,13 +220,8 @@ def test_the_guided_field_is_a_combination_of_scores(scale: float) -> None:
     gamma = torch.linspace(-6, 6, n, dtype=torch.float64)
     label = torch.arange(n) % 3 + 1
     guided = Guided(model.denoiser.given(Known(label=label)), scale, (-3.0, 2.0))
-    with torch.no_grad():
-        default = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float64)
-        try:
-            found = guided(z, gamma)
-        finally:
-            torch.set_default_dtype(default)
+    with torch.no_grad(), double_precision():
+        found = guided(z, gamma)
     joint = log_joint(z, gamma, torch.zeros_like(z))
     inside = (gamma >= -3) & (gamma <= 2)
     g = torch.where(inside, scale, 1.0)
@@ -223,6 +232,47 @@ def test_the_guided_field_is_a_combination_of_scores(scale: float) -> None:
     torch.testing.assert_close(found.eps, -noise * z.grad, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(signal * found.x_0 + noise * found.eps, z.detach(), rtol=1e-12, atol=1e-12)
     assert 0 < int(inside.sum()) < n
+
+
+def test_guidance_away_from_a_weaker_model_is_a_combination_of_both_scores() -> None:
+    """ε̂ = −√(1 − ᾱ) ∇ ln [p′(z|y)^{1 − g} p(z|y)^g], where p′ is the density of the labels in another order."""
+    model, n, scale = model_of().double(), 200, 3.0
+    z = torch.randn(n, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    gamma, label = torch.linspace(-6, 6, n, dtype=torch.float64), torch.arange(n) % 3 + 1
+    other = label % 3 + 1
+    away_from = model.denoiser.given(Known(label=other))
+    with torch.no_grad(), double_precision():
+        found = Guided(model.denoiser.given(Known(label=label)), scale, away_from=away_from)(z, gamma)
+    joint = log_joint(z, gamma, torch.zeros_like(z))
+    (scale * joint.gather(1, label[:, None] - 1) + (1 - scale) * joint.gather(1, other[:, None] - 1)).sum().backward()
+    assert z.grad is not None
+    torch.testing.assert_close(found.eps, -rates(gamma, z)[1] * z.grad, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("clusters", [0, 3])
+def test_a_weaker_model_is_told_the_same(clusters: int) -> None:
+    network, weak = Mixture(), Mixture()
+    model, weaker = model_of(clusters, network), model_of(clusters, weak)
+    model.sample(6, label="all", guidance=2.0, weaker=weaker, sampler="ancestral")
+    assert len(network.seen) == len(weak.seen) == 9
+    for strong, other in zip(network.seen, weak.seen, strict=True):
+        for one, two in zip(strong, other, strict=True):
+            assert (one is None and two is None) or torch.equal(one, two)
+
+
+def test_a_weaker_model_that_is_the_same_changes_nothing() -> None:
+    """ε̂ + g (ε̂ − ε̂) = ε̂; and it needs neither a label nor a cluster."""
+    model, how = model_of(), {"steps": 5}
+    alone = model.sample(4, **how)
+    assert torch.equal(model.sample(4, weaker=copy.deepcopy(model), guidance=7.0, **how), alone)
+    assert torch.equal(model.sample(4, weaker=copy.deepcopy(model), **how), alone)
+
+
+def test_a_weaker_model_of_other_images_is_refused() -> None:
+    model, other = model_of(), model_of()
+    other.levels = 3
+    with pytest.raises(InputError, match="weaker: must be a diffusion of images of the same shape"):
+        model.sample(2, weaker=other)
 
 
 @pytest.mark.parametrize("label", [None, "all"])

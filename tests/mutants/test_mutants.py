@@ -640,7 +640,7 @@ MUTANTS = [
         "wrong weight",
         "guidance by 1 + g",
         "diffusion/guidance.py",
-        "eps = untold.eps + weight",
+        "eps = other.eps + weight",
         "eps = told.eps + weight",
         ("test_labels.py::test_the_guided_field_is_a_combination_of_scores[3.0]",),
     ),
@@ -659,6 +659,14 @@ MUTANTS = [
         "denoiser.given(NOTHING)",
         "denoiser.given(denoiser.known.without_labels())",
         ("test_labels.py::test_guidance_is_away_from_images_of_which_nothing_is_known[all]",),
+    ),
+    Mutant(
+        "wrong order",
+        "autoguidance away from the label that a weaker model is not told",
+        "models/_diffusion_labels.py",
+        "shown_drawn_clusters(weaker, indices, seed, labels)",
+        "shown_drawn_clusters(weaker, indices, seed)",
+        ("test_labels.py::test_a_weaker_model_is_told_the_same[0]",),
     ),
     Mutant(
         "wrong weight",

@@ -19,7 +19,7 @@ from nelbo.jobs.chosen_data import chosen_data
 from nelbo.jobs.features import INCEPTION, Features, open_features
 from nelbo.jobs.kept import Answer, kept
 from nelbo.jobs.run import Run
-from nelbo.jobs.sample import classes_of, collect, settings_of
+from nelbo.jobs.sample import classes_of, collect, guided, settings_of
 from nelbo.jobs.sharded import opened, shared_rows
 from nelbo.jobs.steps import sampled_steps
 from nelbo.metrics.manifold import nearest
@@ -69,6 +69,7 @@ def evaluate(run: str | Path | Run, *, options: EvaluateOptions | None = None, *
         raise InputError("split", f"{options.split} has {len(unseen)} images, too few to measure")
     space = open_features(options.features, dataset, options.device, run.config.data)
     model = sampled_steps(run, model, options, options.weights)
+    how = guided(run, how, options, options.weights, options.device)
 
     def answer() -> Answer:
         started, batch = time.monotonic(), options.batch_size or DRAWN_AT_ONCE
@@ -84,6 +85,7 @@ def evaluate(run: str | Path | Run, *, options: EvaluateOptions | None = None, *
         "sampling": model.inspector.describe_sampling(how),
         "sampling_settings": {name: value for name, value in how._asdict().items() if hasattr(options, name)},
         **({"spacing": "best"} if options.spacing == "best" else {}),
+        **({"autoguidance": options.autoguidance} if options.autoguidance is not None else {}),
         **digests(run, options.weights),
     }
     return kept(run, Evaluation, key, answer, options.again or options.neighbours is not None)

@@ -25,7 +25,7 @@ from nelbo.report.progress import console
 from nelbo.streams import as_text
 from nelbo.training import latest_checkpoint, load_weights
 from nelbo.training.checkpoint import read_state
-from nelbo.training.folders import step_of
+from nelbo.training.folders import all_checkpoints, folder_of, step_of
 from nelbo.training.machine import Sizing, has_float64, keep_memory, pick_device
 
 if TYPE_CHECKING:
@@ -175,6 +175,18 @@ class Run:
             raise InputError(str(self.path), "has no checkpoint yet; continue with 'nelbo train … --resume'")
         return folder
 
+    def checkpoint_of(self, step: int) -> Path:
+        """The folder of the checkpoint of a step.
+
+        Raises:
+            InputError: there is none.
+        """
+        folder = folder_of(self.path, step)
+        if not folder.is_dir():
+            steps = ", ".join(str(step_of(each)) for each in all_checkpoints(self.path)) or "none"
+            raise InputError("step", f"{self.path} has no checkpoint of step {step} (its steps: {steps})")
+        return folder
+
     @property
     def step(self) -> int:
         """The step of the latest checkpoint."""
@@ -265,28 +277,31 @@ class Run:
 
         return info(self)
 
-    def model(self, weights: str = "ema", device: str = "auto") -> GenerativeModel:
+    def model(self, weights: str = "ema", device: str = "auto", step: int | None = None) -> GenerativeModel:
         """The trained model, in evaluation mode.
 
         Args:
             weights: ``ema``, the moving average, or ``raw``.
             device: the device of the model.
+            step: that of an earlier checkpoint; None for the latest.
 
         Raises:
-            InputError: there is no checkpoint, it is damaged, or the device is unknown.
+            InputError: there is no such checkpoint, it is damaged, or the device is unknown.
         """
         if weights not in WEIGHTS:
             raise InputError("weights", f"{weights!r} is not ema or raw{nearest(weights, WEIGHTS)}")
         keep_memory()
         model = build_model(self.config, **self.parts)
         try:
-            load_weights(model, self.checkpoint, WEIGHTS[weights])
+            load_weights(model, self.checkpoint if step is None else self.checkpoint_of(step), WEIGHTS[weights])
         except InputError as error:
             raise InputError(error.where, error.problem + made_by(self.config.versions)) from None
         return model.to(scoring_device(device)).eval()
 
 
-def load(run: str | Path, *, weights: str = "ema", device: str = "auto", **parts: Any) -> GenerativeModel:
+def load(
+    run: str | Path, *, weights: str = "ema", device: str = "auto", step: int | None = None, **parts: Any
+) -> GenerativeModel:
     """Load the model of a run.
 
     Args:
@@ -294,6 +309,7 @@ def load(run: str | Path, *, weights: str = "ema", device: str = "auto", **parts
         weights: ``ema``, the moving average, or ``raw``.
         device: the device of the model; ``auto`` is CUDA if available, else the CPU. A device without float64 is
             replaced by the CPU.
+        step: that of an earlier checkpoint; None for the latest.
         parts: parts of the model from Python, by argument name, such as ``network=MyNet()``.
 
     Returns:
@@ -302,4 +318,4 @@ def load(run: str | Path, *, weights: str = "ema", device: str = "auto", **parts
     Raises:
         InputError: the run, its checkpoint or the device cannot be used.
     """
-    return Run(run, **parts).model(weights, device)
+    return Run(run, **parts).model(weights, device, step)

@@ -93,6 +93,20 @@ def interval_of(text: str) -> tuple[float, float]:
     return low, high
 
 
+def guided(run: Run, settings: SampleSettings, options: SamplingOptions, weights: str, device: str) -> SampleSettings:
+    """The settings with the weaker model that ``autoguidance`` names.
+
+    Raises:
+        InputError: the run has no checkpoint of this step.
+    """
+    if options.autoguidance is None:
+        return settings
+    try:
+        return settings._replace(weaker=run.model(weights, device, step=options.autoguidance))
+    except InputError as error:
+        raise InputError("autoguidance" if error.where == "step" else error.where, error.problem) from None
+
+
 def draw(path: str | Path, n: int, options: SampleOptions) -> tuple[Path, str, str]:
     """Sample n ≥ 1 images and write them.
 
@@ -112,6 +126,7 @@ def draw(path: str | Path, n: int, options: SampleOptions) -> tuple[Path, str, s
     if options.real:
         run.dataset.split("test")  # raises for missing images before sampling
     model = sampled_steps(run, run.model(options.weights, options.device), options, options.weights)
+    settings = guided(run, settings, options, options.weights, options.device)
     how, known = model.inspector.describe_sampling(settings), quality_line(run, model)
     classes = classes_of(model, settings, n)
     images, frames = collect(model, n, seed, settings, options.batch_size, keep_frames=out.suffix.lower() == ".gif")

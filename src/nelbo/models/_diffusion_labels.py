@@ -28,10 +28,12 @@ def guidance_of(model: Diffusion, settings: SampleSettings) -> float:
         InputError: guidance has nothing to be towards, or is out of range.
     """
     guidance, interval = settings.guidance, settings.guidance_interval
-    towards = settings.label is not None or model.clusters is not None
+    towards = settings.label is not None or model.clusters is not None or settings.weaker is not None
     if not towards and (guidance, interval) != (None, None):
         field = "guidance" if guidance is not None else "guidance_interval"
-        raise InputError(field, "is towards a label or a cluster; add `label`, or leave it out")
+        raise InputError(
+            field, "is towards a label or a cluster, or away from a weaker model; add `label`, or leave it out"
+        )
     if guidance is not None and not 0 <= guidance < math.inf:
         raise InputError("guidance", f"{guidance:g} must be at least 0 and finite; 1 is no guidance")
     if interval is not None and not interval[0] < interval[1]:
@@ -45,13 +47,31 @@ def drawn_model(model: Diffusion, indices: Sequence[int], seed: int, settings: S
     Raises:
         InputError: a setting cannot be used.
     """
-    guidance = guidance_of(model, settings)
-    told = shown_drawn_clusters(model, indices, seed, drawn_labels(model, indices, settings))
+    guidance, labels = guidance_of(model, settings), drawn_labels(model, indices, settings)
+    told = shown_drawn_clusters(model, indices, seed, labels)
     if guidance == 1:
         return told
+    weaker = weaker_of(model, settings)
+    away_from = None if weaker is None else shown_drawn_clusters(weaker, indices, seed, labels).denoiser
     told = copy.copy(told)
-    told.denoiser = Guided(told.denoiser, guidance, settings.guidance_interval or EVERYWHERE)
+    told.denoiser = Guided(told.denoiser, guidance, settings.guidance_interval or EVERYWHERE, away_from)
     return told
+
+
+def weaker_of(model: Diffusion, settings: SampleSettings) -> Diffusion | None:
+    """The weaker model of the settings, on the model's device; None without one.
+
+    Raises:
+        InputError: it is not a diffusion model of such images and classes.
+    """
+    weaker = settings.weaker
+    if weaker is None:
+        return None
+    same = ("shape", "levels", "classes")
+    if type(weaker) is not type(model) or any(getattr(weaker, name) != getattr(model, name) for name in same):
+        raise InputError("weaker", f"must be a {model.family} of images of the same shape, levels and classes")
+    moved: Diffusion = weaker.to(model.device).eval()
+    return moved
 
 
 def label_words(model: Diffusion, settings: SampleSettings) -> str:
@@ -59,7 +79,7 @@ def label_words(model: Diffusion, settings: SampleSettings) -> str:
     guidance, words = guidance_of(model, settings), class_words(model, settings)
     if guidance == 1:
         return words
-    where = ""
+    where = "" if settings.weaker is None else " away from a weaker model"
     if settings.guidance_interval is not None:
-        where = " for γ from {:g} to {:g}".format(*settings.guidance_interval)
+        where += " for γ from {:g} to {:g}".format(*settings.guidance_interval)
     return f"{words}, guidance {guidance:g}{where}: these samples are from no law that is scored"

@@ -98,7 +98,7 @@ def require_unguided(family: str, settings: SampleSettings) -> None:
     Raises:
         InputError: it is given.
     """
-    for option in ("guidance", "guidance_interval"):
+    for option in ("guidance", "guidance_interval", "weaker"):
         if getattr(settings, option) is not None:
             raise InputError(option, f"{family} has no guidance; leave it out, or use a ddpm or vdm with `labels`")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, TypedDict
 
 from torch import Tensor
+from torch.nn import Module
 
 from nelbo.diffusion.samplers import Sampler
 
@@ -22,6 +23,7 @@ class SampleSettings(NamedTuple):
             the class i mod their number. None for p(x).
         guidance: g of ε̂ = ε̂(∅) + g (ε̂(c, y) − ε̂(∅)); 1 for none. None for 2 with clusters or a label, else 1.
         guidance_interval: (low, high), the γ = −ln SNR with guidance; None for all.
+        weaker: a weaker model of the same images, whose ε̂(c, y) takes the place of ε̂(∅): autoguidance. None for none.
     """
 
     sampler: str | Sampler | None = None
@@ -32,6 +34,7 @@ class SampleSettings(NamedTuple):
     label: str | tuple[str, ...] | None = None
     guidance: float | None = None
     guidance_interval: tuple[float, float] | None = None
+    weaker: Module | None = None
 
 
 class SampleKeywords(TypedDict, total=False):
@@ -45,6 +48,7 @@ class SampleKeywords(TypedDict, total=False):
     label: str | tuple[str, ...] | None
     guidance: float | None
     guidance_interval: tuple[float, float] | None
+    weaker: Module | None
 
 
 class Frame(NamedTuple):

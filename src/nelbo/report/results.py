@@ -377,6 +377,8 @@ class Evaluation(Result):
     "The settings of sampling: sampler, steps, eta, clip, temperature."
     spacing: str | None = None
     "``best`` if the steps have the lowest bound on val."
+    autoguidance: int | None = None
+    "Step of the checkpoint away from which guidance went."
     drawing_seconds: float
     "The duration of sampling."
     quality: dict[str, Measure]
