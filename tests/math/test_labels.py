@@ -257,7 +257,8 @@ def test_a_weaker_model_is_told_the_same(clusters: int) -> None:
     assert len(network.seen) == len(weak.seen) == 9
     for strong, other in zip(network.seen, weak.seen, strict=True):
         for one, two in zip(strong, other, strict=True):
-            assert (one is None and two is None) or torch.equal(one, two)
+            assert (one is None) == (two is None)
+            assert one is None or torch.equal(one, two)
 
 
 def test_a_weaker_model_that_is_the_same_changes_nothing() -> None:
