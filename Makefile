@@ -7,7 +7,7 @@ FUZZ := .venv-fuzz
 PEERS := .venv-peers
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-kill soak fuzz lint types check bench gpu peers scale samplers simplifications agreement objectives weights pictures anomalies classify estimators gamma inference editing targets figures course course-test course-long docs clean
+.PHONY: setup demo test test-kill soak fuzz lint types check bench gpu peers scale samplers simplifications agreement objectives weights pictures guidance anomalies classify estimators gamma inference editing targets figures course course-test course-long docs clean
 
 setup: $(READY)
 
@@ -105,7 +105,7 @@ figures: setup
 	$(BIN)/python bench/figures.py
 
 # Studies without arguments; each writes its page of docs/.
-scale simplifications targets anomalies classify gamma objectives weights pictures inference: setup
+scale simplifications targets anomalies classify gamma objectives weights pictures guidance inference: setup
 	$(BIN)/python bench/run.py $@
 
 agreement: setup

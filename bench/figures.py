@@ -34,6 +34,7 @@ STUDIES = {
     "objectives": "objectives",
     "weights": "weights",
     "pictures": "pictures",
+    "guidance": "guidance",  # uses a run of targets
     "anomalies": "anomalies",
     "classify": "classify",
     "estimators": "estimators",

@@ -110,6 +110,14 @@ def distance(result: dict[str, Any]) -> tuple[str, bool]:
     return f"FD {value['value']:.2f}, recall {quality['recall']['value']:.3f}, memorisation {copies:.3f}", True
 
 
+def classified(result: dict[str, Any]) -> tuple[str, bool]:
+    """The share of labels that are right, and the time of an image."""
+    right, each = result["right"], 1000 * result["seconds"] / result["n"]
+    shown = f"{right['value']:.4f} ± {right['stderr']:.4f} right, {result['undecided']:.3f} undecided, {each:.0f} ms"
+    return f"{shown} an image, {result['n']:,} images", right["value"] >= 0.985 and each <= 20
+
+
+CLASSIFIED = Measure(("classify", "--limit", "2000"), "≥ 0.985 right, ≤ 20 ms an image", classified)
 DRAWN = Measure(("evaluate", "--samples", "2000"), "", distance)
 NELBO_DATA = Path(os.environ.get("NELBO_DATA", "."))
 CIFAR, EMOJI = NELBO_DATA / "cifar10-jpeg", NELBO_DATA / "emoji"
@@ -118,6 +126,13 @@ TARGETS = {
     "ddpm": Target(10, ("ddpm", *MNIST), (readable(0.95, 0.75), bits(1.05, "--limit", "2000")), drawn=True),
     "ddpm-30": Target(30, ("ddpm", *MNIST), (readable(0.98, 0.75), bits(1.05, "--limit", "2000"))),
     "vdm": Target(10, ("vdm", *MNIST), (bits(0.95, "--limit", "2000"), readable(0.65, 0.75)), drawn=True),
+    "ddpm-labels": Target(
+        10,
+        ("ddpm", *MNIST, "--labels"),
+        (readable(0.98, 0.0, "--label", "all"), bits(1.05, "--limit", "2000")),
+        drawn=True,
+    ),
+    "vdm-labels": Target(10, ("vdm", *MNIST, "--labels"), (CLASSIFIED, bits(100, "--limit", "2000"))),
     "vae-binary": Target(
         22,
         ("vae", *BINARY, "--latent", "50", *BATCH),
