@@ -1,4 +1,4 @@
-"""Readable share, recall and Fréchet distance against the strength of guidance. Writes docs/guidance.md and its picture.
+"""Readable share, recall and Fréchet distance against the strength of guidance. Writes docs/guidance.md.
 
 make guidance          (10 minutes of training a ddpm with labels on MNIST, then 1,000 samples for each point)
 """
@@ -21,12 +21,12 @@ INTERVAL = "-3,3"
 
 PAGE = """# Guidance: what it gives and what it takes
 
-A `ddpm` with labels on {data}, after {train_steps:,} steps in {minutes:.0f} minutes. {samples:,} samples of the classes in
-turn (`--label all`), in 20 steps of unipc, are compared with the `val` split in the features of `nelbo features --data
-{data}`. *As readable* is the share that its classifier reads with a probability of at least 0.9, relative to the share of
-real images; *as asked* is the share whose most probable class is the label asked for; recall is the share of images in the
-manifold of the samples; FD is the Fréchet distance. ε̂ = ε̂′ + g (ε̂(c, y) − ε̂′), where ε̂′ is that of no cluster and no
-label, or that of an earlier checkpoint, of step {early:,}.
+A `ddpm` with labels on {data}, after {train_steps:,} steps in {minutes:.0f} minutes. {samples:,} samples of the classes
+in turn (`--label all`), in 20 steps of unipc, are compared with the `val` split in the features of `nelbo features
+--data {data}`. *As readable* is the share that its classifier reads with a probability of at least 0.9, relative to the
+share of real images; *as asked* is the share whose most probable class is the label asked for; recall is the share of
+images in the manifold of the samples; FD is the Fréchet distance. ε̂ = ε̂′ + g (ε̂(c, y) − ε̂′), where ε̂′ is that of no
+cluster and no label, or that of an earlier checkpoint, of step {early:,}.
 
 | guidance | g | as readable | as asked | p of equal classes | recall | FD | evaluations |
 | --- | --- | --- | --- | --- | --- | --- | --- |

@@ -26,7 +26,7 @@ from nelbo.files import replace_text
 from nelbo.nn import UNetOptions
 
 MNIST = ("--data", "mnist")
-BINARY = (*MNIST, "--binarize")
+BINARY, LABELLED = (*MNIST, "--binarize"), (*MNIST, "--labels")
 BATCH = ("--batch-size", "64")
 FEW = ("--limit", "500", "--batch-size", "250")
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
@@ -128,11 +128,11 @@ TARGETS = {
     "vdm": Target(10, ("vdm", *MNIST), (bits(0.95, "--limit", "2000"), readable(0.65, 0.75)), drawn=True),
     "ddpm-labels": Target(
         10,
-        ("ddpm", *MNIST, "--labels"),
+        ("ddpm", *LABELLED),
         (readable(0.98, 0.0, "--label", "all"), bits(1.05, "--limit", "2000")),
         drawn=True,
     ),
-    "vdm-labels": Target(10, ("vdm", *MNIST, "--labels"), (CLASSIFIED, bits(100, "--limit", "2000"))),
+    "vdm-labels": Target(10, ("vdm", *LABELLED), (CLASSIFIED, bits(100, "--limit", "2000"))),
     "vae-binary": Target(
         22,
         ("vae", *BINARY, "--latent", "50", *BATCH),
@@ -171,7 +171,7 @@ def measured(name: str, target: Target, runs: Path) -> list[dict[str, Any]]:
     facts, rows = json.loads(command("info", str(run), "--json")), []
     for measure, asked, found in target.measures:
         if measure[0] == "evaluate":  # the features of these images, if they are not there yet
-            command("features", *target.train[1:])
+            command("features", *(word for word in target.train[1:] if word != "--labels"))
         words, reached = found(json.loads(command(measure[0], str(run), *measure[1:], "--json")))
         rows.append(
             {
