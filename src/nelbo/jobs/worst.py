@@ -70,7 +70,8 @@ def strange(request: ScoreRequest, row: int, found: PixelScore, i: int, limit: L
     """Image ``row`` of the split, which is number ``i`` of the pixel score, for the page."""
     source, label, split = request.dataset.origin(request.options.split, row)
     own = request.dataset.sha256 == request.run.config.images.sha256
-    name = ", ".join([str(source) or f"image {row}", *[label] * bool(label), *[split] * own])
+    where = f"row {source}" if str(source).isdecimal() else str(source) or f"image {row}"
+    name = ", ".join([where, *[f"class {label}"] * bool(label), *[f"{split} split"] * own])
     total, dims = found.total.mean(1)[i], request.model.dims
     return Strange(
         name=name,
