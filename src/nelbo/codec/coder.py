@@ -19,25 +19,16 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from nelbo.codec.stack import OutOfWordsError, Words
+from nelbo.codec.vae import vae_coder, vae_settings
 from nelbo.errors import InputError
 from nelbo.models.base import GenerativeModel
+from nelbo.models.vae import VAE
+
+__all__ = ["Coder", "EachCoder", "Images", "OutOfWordsError", "Words", "coder_for"]
 
 Images = NDArray[np.uint8]
 """Integer levels 0 … L−1, shape (n, C, H, W)."""
-Words = NDArray[np.uint32]
-"""A stack of words; the last one is on top. Between calls they mean nothing."""
-
-
-class OutOfWords(ValueError):
-    """The stack has too few words to sample the latents of the first images; give more.
-
-    Args:
-        words: the number of words that was given.
-    """
-
-    def __init__(self, words: int) -> None:
-        super().__init__(f"{words} words are too few to sample the first latents; give more")
-        self.words = words
 
 
 class Described(Protocol):
@@ -67,7 +58,7 @@ class Coder(Described, Protocol):
             words: the stack so far; any words.
 
         Raises:
-            OutOfWords: the stack has too few words.
+            OutOfWordsError: the stack has too few words.
         """
 
     def decode(self, words: Words, count: int) -> tuple[Images, Words]:
@@ -77,7 +68,7 @@ class Coder(Described, Protocol):
         """
 
     def initial_words(self) -> int:
-        """The number of words that suffice for the first images of a stack; more if :class:`OutOfWords` is raised."""
+        """The number of words that suffice for a stack's first images; add more after :class:`OutOfWordsError`."""
 
 
 class EachCoder(Described, Protocol):
@@ -112,4 +103,14 @@ def coder_for(
     Raises:
         InputError: the model has no codec, or not this one, or the settings are not those of a coder.
     """
+    if isinstance(model, VAE):
+        given = vae_settings(model, examples(model, images), each).model_dump() if settings is None else dict(settings)
+        return vae_coder(model, given)
     raise InputError("RUN", f"a {model.family} has no codec yet")
+
+
+def examples(model: GenerativeModel, images: Images | None) -> Images:
+    """The images, or samples of the model if there are none."""
+    if images is None or not len(images):
+        return model.sample(16).numpy()
+    return images

@@ -1,0 +1,106 @@
+"""Parameters of laws as whole numbers, the same on every machine.
+
+Encoder and decoder must have the same law to the last bit, but a network's float64 outputs differ by some 1e-14 between
+numbers of threads, instruction sets and versions. So each output and each parameter is rounded to a grid:
+
+    n = ⌊v/step + ½ + salt/16⌋,     v ≈ (n − salt/16) step
+
+The encoder takes the first salt with which no value is nearer than a margin to an edge of its cell, and pushes it. A
+decoder whose values differ by less than the margin therefore has the same n. It is salt 0 almost always, which costs
+2⁻¹² bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nelbo.codec.stack import Floats, Ints, Stack
+
+SALTS = 16
+STEP = 2.0**-10
+"""The grid of a law's parameters, in widths of its bins."""
+FINE = 2.0**-14
+"""The grid of a network's outputs."""
+MARGIN = 1e-10
+"""The distance of a parameter from an edge."""
+FINE_MARGIN = 1e-11
+"""The distance of a network's output from an edge."""
+RARE = 2.0**-16
+"""The probability of each salt but 0."""
+Law = TypeVar("Law")
+
+
+class NoSaltError(ValueError):
+    """With every salt a value is next to an edge."""
+
+
+class Rounding:
+    """Rounding with one salt.
+
+    Args:
+        salt: 0 … 15.
+
+    Attributes:
+        safe: whether all values so far were at least a margin from an edge.
+    """
+
+    def __init__(self, salt: int) -> None:
+        self.shift, self.safe = salt / SALTS, True
+
+    def cells(self, values: Floats, step: float = STEP, margin: float = MARGIN) -> Ints:
+        """n of each value, int64.
+
+        Args:
+            values: v, finite, below 2⁵² step.
+            step: the width of a cell, a power of two.
+            margin: in the units of the values.
+        """
+        raised = values * (1 / step) + (0.5 + self.shift)
+        cells = np.floor(raised)
+        inside = raised - cells
+        inside -= 0.5
+        self.safe &= bool(np.abs(inside, out=inside).max(initial=0.0) < 0.5 - margin / step)
+        return cells.astype(np.int64)
+
+    def floats(self, values: Floats, step: float = STEP, margin: float = MARGIN) -> Floats:
+        """The rounded values (n − salt/16) step; exact."""
+        return np.asarray((self.cells(values, step, margin) - self.shift) * step, dtype=np.float64)
+
+    def output(self, values: Tensor) -> Tensor:
+        """A network's rounded output, float64."""
+        return torch.from_numpy(self.floats(values.numpy(), FINE, FINE_MARGIN))
+
+
+def salted(law: Callable[[Rounding], Law]) -> tuple[Law, int]:
+    """The law with the first salt that is safe, and the salt.
+
+    Args:
+        law: makes the law with this rounding.
+
+    Raises:
+        NoSaltError: no salt is safe; it does not happen by chance.
+    """
+    for salt in range(SALTS):
+        rounding = Rounding(salt)
+        found = law(rounding)
+        if rounding.safe:
+            return found, salt
+    raise NoSaltError("with every salt a parameter is next to an edge of its grid")
+
+
+SALT_WEIGHTS = np.array([[1 / RARE - (SALTS - 1), *[1.0] * (SALTS - 1)]])
+
+
+def push_salt(stack: Stack, salt: int) -> None:
+    """Push a salt; 0 costs 2⁻¹² bits."""
+    stack.push_by_table(np.array([salt]), SALT_WEIGHTS)
+
+
+def pop_salt(stack: Stack) -> Rounding:
+    """The rounding with the salt of :func:`push_salt`."""
+    return Rounding(int(stack.pop_by_table(SALT_WEIGHTS)[0]))
