@@ -46,7 +46,7 @@ def constriction() -> Any:
         InputError: it is not installed.
     """
     try:
-        import constriction as package  # type: ignore[import-untyped]
+        import constriction as package
     except ImportError:
         raise InputError("constriction", "is not installed; pip install 'nelbo[codec]'") from None
     return package.stream
