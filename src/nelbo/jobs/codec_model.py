@@ -1,0 +1,78 @@
+"""The model of a file: of the weights that made it, also if the run was trained further since."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from nelbo import __version__
+from nelbo.codec.archive import Header
+from nelbo.codec.coder import Coder, EachCoder
+from nelbo.errors import InputError
+from nelbo.jobs._digest import digest_of, model_settings
+from nelbo.jobs.run import WEIGHTS, Run
+from nelbo.models.base import GenerativeModel
+from nelbo.training.checkpoint import read_state
+from nelbo.training.folders import all_checkpoints
+
+TOLERANCE = 1e-9
+"""Of the parameters of a law: float64 results of machines differ by some 1e-14; rounding to the grid allows 1e-11."""
+
+
+def model_of(run: Run, weights: str, weights_sha256: str) -> GenerativeModel:
+    """The model of a run with the weights of this hash, on the CPU.
+
+    Raises:
+        InputError: the run has no such weights, or they cannot be loaded.
+    """
+    if weights_of(run, run.checkpoint, weights) != weights_sha256:
+        folders = [path for path in all_checkpoints(run.path) if weights_of(run, path, weights) == weights_sha256]
+        if not folders:
+            raise InputError("RUN", f"{run.path} does not have the weights that made the file; give the run that has")
+        run.checkpoint = folders[-1]
+    return run.model(weights, "cpu")
+
+
+def weights_of(run: Run, checkpoint: Path, weights: str) -> str | None:
+    """The hash of the weights of a checkpoint; None if its state cannot be read."""
+    try:
+        return str(read_state(checkpoint)["files"][WEIGHTS[weights]]["sha256"])
+    except (InputError, KeyError):
+        if checkpoint == run.checkpoint:
+            raise
+        return None
+
+
+def require_model(run: Run, header: Header) -> None:
+    """Check that a run is of the model that made a file, before its weights are loaded.
+
+    Raises:
+        InputError: it is of another one.
+    """
+    images = run.config.images
+    same = run.config.family == header.family and (images.shape, images.levels) == (header.shape, header.levels)
+    altered = header.nelbo == __version__ and digest_of(model_settings(run)) != header.model_sha256
+    if not same or altered:
+        shape = "×".join(map(str, header.shape))
+        made = f"a {header.family} for images of {shape} with {header.levels} levels, at step {header.step:,}"
+        raise InputError("RUN", f"{run.path} is not the run that made the file: that was {made}")
+
+
+def require_golden(coder: Coder | EachCoder, golden: np.ndarray, made_by: str) -> None:
+    """Check that this machine computes the laws that made a file.
+
+    Args:
+        coder: the coder of the file.
+        golden: the parameters of its laws for fixed inputs when the file was made.
+        made_by: the version that made it, for the message.
+
+    Raises:
+        InputError: it computes others.
+    """
+    found = coder.golden()
+    if found.shape != golden.shape or not np.allclose(found, golden, rtol=TOLERANCE, atol=TOLERANCE):
+        off = float(np.abs(found - golden).max()) if found.shape == golden.shape else math.inf
+        why = f"this machine's numbers differ by {off:.1e} from those that made the file{made_by}"
+        raise InputError("RUN", f"{why}, so it cannot be decoded here; use the machine or the version that made it")
