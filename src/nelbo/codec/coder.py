@@ -19,10 +19,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from nelbo.codec.chain import chain_coder, chain_settings
+from nelbo.codec.hvae import hvae_coder, hvae_settings
 from nelbo.codec.stack import OutOfWordsError, Words
 from nelbo.codec.vae import vae_coder, vae_settings
 from nelbo.errors import InputError
-from nelbo.models.base import GenerativeModel
+from nelbo.models._distilled import Distilled
+from nelbo.models.base import GenerativeModel, LikelihoodModel
+from nelbo.models.diffusion import Diffusion
+from nelbo.models.hvae import HVAE
 from nelbo.models.vae import VAE
 
 __all__ = ["Coder", "EachCoder", "Images", "OutOfWordsError", "Words", "coder_for"]
@@ -103,10 +108,28 @@ def coder_for(
     Raises:
         InputError: the model has no codec, or not this one, or the settings are not those of a coder.
     """
+    if each and not isinstance(model, VAE):
+        raise InputError("each", f"is for a vae, but this is {model.family}; leave it out")
     if isinstance(model, VAE):
-        given = vae_settings(model, examples(model, images), each).model_dump() if settings is None else dict(settings)
-        return vae_coder(model, given)
-    raise InputError("RUN", f"a {model.family} has no codec yet")
+        return vae_coder(model, settings or vae_settings(model, examples(model, images), each).model_dump())
+    if isinstance(model, HVAE):
+        return hvae_coder(model, settings or hvae_settings(model, examples(model, images)).model_dump())
+    if isinstance(model, Diffusion):
+        return chain_coder(model, settings or chain_settings(model).model_dump())
+    raise InputError("RUN", f"cannot be compressed with: {why_not(model)}")
+
+
+def why_not(model: GenerativeModel) -> str:
+    """Why a model has no codec, as the end of a sentence."""
+    if isinstance(model, Distilled):
+        return "a distilled student has no bound, which is what a codec weighs; compress with its teacher's run"
+    if model.family == "gan":
+        return "a gan has no p(x), so no image has a number of bits"
+    if model.family == "ae":
+        return "an ae has no p(x); its code of an image does not give back the image, but something near it"
+    if isinstance(model, LikelihoodModel):
+        return f"there is no codec of the family {model.family}"
+    return f"a {model.family} has no bound"
 
 
 def examples(model: GenerativeModel, images: Images | None) -> Images:

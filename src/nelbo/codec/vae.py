@@ -12,8 +12,8 @@ the variance of q. That costs ½ log2(2πe/12) = 0.254 bits for each z_d more th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -238,7 +238,7 @@ def vae_settings(model: VAE, images: NDArray[np.uint8], each: bool) -> VAESettin
     return VAESettings(widths=tuple((2 ** (0.5 * narrow).log2().floor().clamp(-20, 0)).tolist()))
 
 
-def vae_coder(model: VAE, settings: dict[str, object]) -> VAECoder | VAEEachCoder:
+def vae_coder(model: VAE, settings: Mapping[str, Any]) -> VAECoder | VAEEachCoder:
     """The codec of these settings.
 
     Raises:
