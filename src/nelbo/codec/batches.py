@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from nelbo.codec.convolution import replace_convolutions
 from nelbo.codec.stack import Stack, Words
 from nelbo.errors import InputError
 from nelbo.options import Shape
@@ -21,8 +22,10 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def in_float64(model: M) -> M:
-    """A copy of the model in evaluation mode, on the CPU, in float64."""
-    return copy.deepcopy(model).cpu().double().eval().requires_grad_(False)
+    """A copy of the model in evaluation mode, on the CPU, in float64, with faster convolutions."""
+    found = copy.deepcopy(model).cpu().double().eval().requires_grad_(False)
+    replace_convolutions(found)
+    return found
 
 
 @contextmanager

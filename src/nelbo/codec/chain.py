@@ -29,6 +29,7 @@ from torch import Tensor
 from nelbo.check import checked
 from nelbo.codec.batches import BatchCoder, float64, in_float64, padded, pattern_images, patterned
 from nelbo.codec.grid import Rounding, pop_salt, push_salt, salted
+from nelbo.codec.moments import FastMoments
 from nelbo.codec.pixels import NormalPixels, Pixels, TablePixels
 from nelbo.codec.stack import Floats, Ints, Normals, Stack
 from nelbo.diffusion.decoders import CategoricalDecoder, GaussianDecoder
@@ -49,6 +50,8 @@ NORMAL_BITS = math.log2(math.sqrt(2 * math.pi * math.e))
 """log2 of the bins that a normal law fills on average, with bins of its standard deviation."""
 NARROWEST = 2.0**-6
 """The least standard deviation, in bins."""
+MANY_LEVELS = 64
+"""Levels above which Var(x|z) is not summed over all of them."""
 SHARES = 2**20
 """The grid of the frequencies of clusters."""
 
@@ -111,9 +114,12 @@ class ChainCoder(BatchCoder):
     def __init__(self, model: Diffusion, settings: ChainSettings) -> None:
         super().__init__(model.shape, model.levels, settings.model_dump(mode="json"), settings.in_flight)
         self.steps, self.dims = settings.steps, model.dims
-        chosen = copy.copy(with_variance(model, settings.reverse_variance))
+        other = settings.reverse_variance != model.reverse_variance
+        chosen = copy.copy(with_variance(model, settings.reverse_variance) if other else model)
         chosen.timeline = replace(model.timeline, steps=chain_of(torch.tensor([s.gamma for s in self.steps]).double()))
         self.model = in_float64(chosen)
+        if settings.reverse_variance == "moments" and model.predicts == "levels" and model.levels > MANY_LEVELS:
+            self.model.variance = FastMoments()
 
     # The laws
 

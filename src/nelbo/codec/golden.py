@@ -1,8 +1,8 @@
 """Golden numbers: whether this machine computes a model's laws as the one that encoded.
 
-The parameters of laws are rounded to a grid with a margin of 10⁻¹¹ (:mod:`nelbo.codec.grid`), and float64 outputs of a
-network differ by some 10⁻¹⁴ between machines. A file keeps some hundred outputs for fixed inputs. If they differ by more
-than a part of the margin, a decoder would give wrong images, and nothing is decoded.
+The parameters of laws are rounded to a grid with a margin of 10⁻¹⁰ (:mod:`nelbo.codec.grid`), and float64 outputs of a
+network differ by some 10⁻¹³ between machines. A file keeps some hundred outputs for fixed inputs. If they differ by
+more than a part of the margin, a decoder would give wrong images, and nothing is decoded.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from nelbo.codec.grid import FINE_MARGIN
 from nelbo.codec.stack import Floats
 from nelbo.errors import InputError
 
-TOLERANCE = FINE_MARGIN / 4
+TOLERANCE = FINE_MARGIN / 10
 
 
 def require_golden(found: Floats, kept: Floats, where: str) -> None:
@@ -25,7 +25,7 @@ def require_golden(found: Floats, kept: Floats, where: str) -> None:
         where: the file, for the message.
 
     Raises:
-        InputError: they differ by more than 2.5·10⁻¹², or, where they are larger than 1, by this part of them.
+        InputError: they differ by more than 10⁻¹¹, or, where they are larger than 1, by this part of them.
     """
     if found.shape != kept.shape:
         raise InputError(where, f"has {len(kept)} golden numbers, but this model gives {len(found)}; it is damaged")

@@ -1,6 +1,6 @@
 """Parameters of laws as whole numbers, the same on every machine.
 
-Encoder and decoder must have the same law to the last bit, but a network's float64 outputs differ by some 1e-14 between
+Encoder and decoder must have the same law to the last bit, but a network's float64 outputs differ by some 1e-13 between
 numbers of threads, instruction sets and versions. So each output and each parameter is rounded to a grid:
 
     n = ⌊v/step + ½ + salt/16⌋,     v ≈ (n − salt/16) step
@@ -24,11 +24,11 @@ from nelbo.codec.stack import Floats, Ints, Stack
 SALTS = 16
 STEP = 2.0**-10
 """The grid of a law's parameters, in widths of its bins."""
-FINE = 2.0**-14
+FINE = 2.0**-12
 """The grid of a network's outputs."""
 MARGIN = 1e-10
 """The distance of a parameter from an edge."""
-FINE_MARGIN = 1e-11
+FINE_MARGIN = 1e-10
 """The distance of a network's output from an edge."""
 RARE = 2.0**-16
 """The probability of each salt but 0."""
