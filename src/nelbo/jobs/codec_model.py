@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +9,13 @@ import numpy as np
 from nelbo import __version__
 from nelbo.codec.archive import Header
 from nelbo.codec.coder import Coder, EachCoder
+from nelbo.codec.golden import TOLERANCE, difference
 from nelbo.errors import InputError
 from nelbo.jobs._digest import digest_of, model_settings
 from nelbo.jobs.run import WEIGHTS, Run
 from nelbo.models.base import GenerativeModel
 from nelbo.training.checkpoint import read_state
 from nelbo.training.folders import all_checkpoints
-
-TOLERANCE = 1e-9
-"""Of the parameters of a law: float64 results of machines differ by some 1e-14; rounding to the grid allows 1e-11."""
 
 
 def model_of(run: Run, weights: str, weights_sha256: str) -> GenerativeModel:
@@ -71,8 +68,7 @@ def require_golden(coder: Coder | EachCoder, golden: np.ndarray, made_by: str) -
     Raises:
         InputError: it computes others.
     """
-    found = coder.golden()
-    if found.shape != golden.shape or not np.allclose(found, golden, rtol=TOLERANCE, atol=TOLERANCE):
-        off = float(np.abs(found - golden).max()) if found.shape == golden.shape else math.inf
+    off = difference(coder.golden(), golden)
+    if not off <= TOLERANCE:
         why = f"this machine's numbers differ by {off:.1e} from those that made the file{made_by}"
         raise InputError("RUN", f"{why}, so it cannot be decoded here; use the machine or the version that made it")
