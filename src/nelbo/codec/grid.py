@@ -3,7 +3,7 @@
 Encoder and decoder must have the same law to the last bit, but a network's float64 outputs differ by some 1e-13 between
 numbers of threads, instruction sets and versions. So each output and each parameter is rounded to a grid:
 
-    n = ⌊v/step + ½ + salt/16⌋,     v ≈ (n − salt/16) step
+    n = ⌊v/step + ½ + s⌋,     v ≈ (n − s) step,     s = 0.0371 + salt/16
 
 The encoder takes the first salt with which no value is nearer than a margin to an edge of its cell, and pushes it. A
 decoder whose values differ by less than the margin therefore has the same n. It is salt 0 almost always, which costs
@@ -22,6 +22,8 @@ from torch import Tensor
 from nelbo.codec.stack import Floats, Ints, Stack
 
 SALTS = 16
+SHIFT = 0.0371
+"""s of salt 0, so that values that are on a grid themselves, such as halves, are not on an edge."""
 STEP = 2.0**-10
 """The grid of a law's parameters, in widths of its bins."""
 FINE = 2.0**-12
@@ -50,7 +52,7 @@ class Rounding:
     """
 
     def __init__(self, salt: int) -> None:
-        self.shift, self.safe = salt / SALTS, True
+        self.shift, self.safe = SHIFT + salt / SALTS, True
 
     def cells(self, values: Floats, step: float = STEP, margin: float = MARGIN) -> Ints:
         """n of each value, int64.
@@ -68,7 +70,7 @@ class Rounding:
         return cells.astype(np.int64)
 
     def floats(self, values: Floats, step: float = STEP, margin: float = MARGIN) -> Floats:
-        """The rounded values (n − salt/16) step; exact."""
+        """The rounded values (n − s) step."""
         return np.asarray((self.cells(values, step, margin) - self.shift) * step, dtype=np.float64)
 
     def output(self, values: Tensor) -> Tensor:
