@@ -26,8 +26,8 @@ from nelbo.limits import memory
 from nelbo.options import Shape
 
 LENGTH = struct.Struct("<Q")
-GOLDEN_SCALE, MOST_GOLDEN = 2.0**32, 1 << 24
-"""Golden numbers are multiples of 2⁻³²; bytes of all of them."""
+GOLDEN_SCALE, MOST_GOLDEN = 2.0**40, 1 << 24
+"""Golden numbers are multiples of 2⁻⁴⁰, a tenth of what they are compared with; the most bytes of all of them."""
 M = TypeVar("M", bound="Stored")
 
 
@@ -126,7 +126,7 @@ class Table(Stored):
 
 
 def golden_bytes(golden: np.ndarray) -> bytes:
-    """Numbers as multiples of 2⁻³², by xz, the same byte of all together."""
+    """Numbers as multiples of 2⁻⁴⁰, by xz, the same byte of all together."""
     counts = np.rint(golden * GOLDEN_SCALE).astype("<i8")
     return pack(counts.view(np.uint8).reshape(-1, 8).T.tobytes())
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from nelbo.codec.coder import Images
 
-LZMA = [{"id": lzma.FILTER_LZMA2, "preset": 9, "lc": 0, "pb": 0}]
-"""Literal context 0: neighbouring levels, not bytes of text."""
+DICTIONARY = 1 << 23
+"""Bytes of the dictionary of xz, at most."""
 LONGEST_SIDE = 16_383
 """Of a WebP, in pixels."""
 MOST_PIXELS = 1 << 26
@@ -26,7 +26,12 @@ def pack(data: bytes) -> bytes:
     >>> unpack(pack(b"ab" * 1000), 2000) == b"ab" * 1000
     True
     """
-    return lzma.compress(data, format=lzma.FORMAT_RAW, filters=LZMA)
+    return lzma.compress(data, format=lzma.FORMAT_RAW, filters=filters(len(data)))
+
+
+def filters(most: int) -> list[dict[str, int]]:
+    """The settings of xz for at most this number of bytes. Literals have no context: a byte is a level, no letter."""
+    return [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": min(DICTIONARY, max(4096, most)), "lc": 0, "pb": 0}]
 
 
 def unpack(data: bytes, length: int) -> bytes:
@@ -48,7 +53,8 @@ def unpack_most(data: bytes, most: int) -> bytes:
         ValueError: they are more, or not such bytes.
     """
     try:
-        found = lzma.LZMADecompressor(format=lzma.FORMAT_RAW, filters=LZMA).decompress(data, max_length=most + 1)
+        unpacker = lzma.LZMADecompressor(format=lzma.FORMAT_RAW, filters=filters(most))
+        found = unpacker.decompress(data, max_length=most + 1)
     except (lzma.LZMAError, EOFError) as error:
         raise ValueError(f"not xz: {error}") from None
     if len(found) > most:

@@ -26,6 +26,7 @@ from nelbo.errors import InputError
 from nelbo.jobs._frames import receive, send
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+POSIX = os.name == "posix"
 Step = Callable[[int], object]
 
 
@@ -63,8 +64,11 @@ class Worker:
         environment |= dict.fromkeys(THREADS, str(threads)) | {"OMP_WAIT_POLICY": "PASSIVE"}
         folder = str(Path(nelbo.__file__).parents[1])
         environment["PYTHONPATH"] = os.pathsep.join([each for each in (os.environ.get("PYTHONPATH"), folder) if each])
-        command = [sys.executable, "-P", "-m", "nelbo.jobs.codec_worker"]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        command = [sys.executable, "-P", "-m", "nelbo.jobs.codec_worker", str(os.getpid())]
+        # A process group of its own, so that Ctrl-C reaches only this process, which ends the others.
+        group = 0 if POSIX else None
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, process_group=group)
         if core is not None and hasattr(os, "sched_setaffinity"):
             with suppress(OSError):
                 os.sched_setaffinity(self.process.pid, {core})

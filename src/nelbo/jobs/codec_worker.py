@@ -6,7 +6,6 @@ It reads what to do from stdin and answers on stdout. It ends when stdin ends, o
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 import time
@@ -75,9 +74,8 @@ def answer(coder: ChunkCoder, said: dict[str, Any], data: bytes, out: BinaryIO) 
         send(out, {"done": True}, coder.decode(data, step).tobytes())
 
 
-def watch_parent() -> None:
+def watch_parent(parent: int) -> None:
     """End this process when its parent ends, for example by kill −9."""
-    parent = os.getppid()
 
     def look() -> None:
         while os.getppid() == parent:
@@ -89,9 +87,8 @@ def watch_parent() -> None:
 
 def main() -> None:
     """Answer until stdin ends. Every exception, a panic of the entropy coder too, is an answer."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     out, sys.stdout = sys.stdout.buffer, sys.stderr
-    watch_parent()
+    watch_parent(int(sys.argv[1]))
     coder: ChunkCoder | None = None
     with suppress(EOFError, BrokenPipeError):
         while True:

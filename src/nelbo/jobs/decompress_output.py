@@ -52,7 +52,7 @@ def write_images(found: Decompressed, table: Table, out: Path, where: str) -> No
         write_array(found, out)
         return
     names = names_of(found, table)
-    bad = [name for name in names.values() if not is_safe(name)]
+    bad = [name for name in (*(table.names or ()), *names.values()) if not is_safe(name)]
     if bad:
         raise InputError(where, f"has the name {bad[0]!r}, which leads out of the folder; nothing is written")
     with atomic_write(out) as aside, bar(f"writing {len(names):,} images", len(names)) as progress:
