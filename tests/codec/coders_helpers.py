@@ -208,7 +208,7 @@ def hvae_cost(coder: HVAECoder, images: np.ndarray, sampled: list[np.ndarray]) -
 
 
 def replayed(model: HVAE, x: Tensor, z: list[Tensor]) -> tuple[Tensor, list[Gaussian], list[Gaussian]]:
-    """−ln p(x|z_1) of each pixel, and q and p of each level at these latents, written out from the model's equations."""
+    """−ln p(x|z_1) of each pixel, and q and p of each level at these latents, written out from the equations."""
     from nelbo.models._latent import relative_gaussian
 
     x_0, top = to_unit(x, model.levels), standard(z[-1])

@@ -116,7 +116,8 @@ class ChainCoder(BatchCoder):
         self.steps, self.dims = settings.steps, model.dims
         other = settings.reverse_variance != model.reverse_variance
         chosen = copy.copy(with_variance(model, settings.reverse_variance) if other else model)
-        chosen.timeline = replace(model.timeline, steps=chain_of(torch.tensor([s.gamma for s in self.steps]).double()))
+        self.gammas = own_gammas(model, [step.gamma for step in self.steps])
+        chosen.timeline = replace(model.timeline, steps=chain_of(self.gammas))
         self.model = in_float64(chosen)
         if settings.reverse_variance == "moments" and model.predicts == "levels" and model.levels > MANY_LEVELS:
             self.model.variance = FastMoments()
@@ -139,15 +140,15 @@ class ChainCoder(BatchCoder):
     def here(self, told: Diffusion, k: int, z: Ints) -> Here:
         """The network's output at z_k."""
         value = self.on_grid(k, z).reshape(-1, *self.shape)
-        gamma, whole = torch.full((self.in_flight,), self.steps[k].gamma), padded(value, self.in_flight)
+        gamma, whole = self.gammas[k].expand(self.in_flight), padded(value, self.in_flight)
         output, count = told.denoiser.predict(whole, gamma), len(value)
         return Here(z, whole[:count], output[:count], gamma[:count])
 
     def below(self, k: int, here: Here, rounding: Rounding) -> Normals:
         """p(z_k|z_{k+1}) of the whole numbers z_k/δ_k."""
         denoised = self.model.denoiser.to_denoised(rounding.output(here.output), here.value, here.gamma)
-        step, before = self.steps[k], torch.full_like(here.gamma, self.steps[k].gamma)
-        law = self.model.variance.step(denoised, here.value, before, here.gamma)
+        step = self.steps[k]
+        law = self.model.variance.step(denoised, here.value, self.gammas[k].expand_as(here.gamma), here.gamma)
         std = (law.var.sqrt() / step.width).expand_as(law.mean)
         mean = rounding.floats((law.mean / step.width).reshape(-1).numpy())
         return Normals(mean, rounding.floats(std.reshape(-1).numpy()).clip(NARROWEST))
@@ -242,8 +243,7 @@ class ChainCoder(BatchCoder):
 
     def initial_words(self) -> int:
         """The bits of the two latents that need most, z_{k+1} given the image and z_k given both, for one batch."""
-        gammas = torch.tensor([step.gamma for step in self.steps])
-        widths = np.array([step.width for step in self.steps])
+        gammas, widths = self.gammas, np.array([step.width for step in self.steps])
         alone = np.log2(noise_rate(gammas).numpy() / widths) + NORMAL_BITS
         most = alone.max()
         if len(widths) > 1:
@@ -259,6 +259,22 @@ class ChainCoder(BatchCoder):
             z = [np.rint(patterned(self.dims).numpy() / self.steps[k].width).astype(np.int64) for k in places]
             parts = [self.here(told, k, some).output.reshape(-1)[: 2**7] for k, some in zip(places, z, strict=True)]
         return np.concatenate([part.numpy() for part in parts])
+
+
+def own_gammas(model: Diffusion, gammas: list[float]) -> Tensor:
+    """The γ of settings; of a chain those of its own that they are, which may differ in their last bits.
+
+    Raises:
+        InputError: a γ is none of the chain's.
+    """
+    found = torch.tensor(gammas, dtype=torch.float64)
+    if model.timeline.gammas is None:
+        return found
+    own = model.timeline.gammas[1:].cpu()
+    nearest = own[(own - found[:, None]).abs().argmin(1)]
+    if not torch.allclose(nearest, found, rtol=1e-9, atol=1e-9):
+        raise InputError("steps", "have a γ that is none of the model's chain")
+    return nearest
 
 
 def chain_settings(model: Diffusion) -> ChainSettings:

@@ -1,6 +1,6 @@
 """Golden numbers: whether a machine computes a model's laws as the one that encoded.
 
-The outputs of a network are rounded to a grid with a margin of 10⁻¹⁰ (:mod:`nelbo.codec.grid`), and differ by some
+The outputs of a network are rounded to a grid with a margin of 2·10⁻¹¹ (:mod:`nelbo.codec.grid`), and differ by some
 10⁻¹³ between machines. A file keeps some hundred of them for fixed inputs. If they differ by more than a part of the
 margin, a decoder could give wrong images, and nothing is decoded.
 """

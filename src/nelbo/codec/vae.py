@@ -6,7 +6,8 @@ z_d lies on the grid δ_d Z, where q and p have the probabilities of the bins ar
 at most half of the standard deviation of q for most images, so that rounding hardly changes z.
 
 Alone, an image has no bits to sample z from: z is the mean of q, rounded to a grid of δ_d = √12 σ_d, where rounding has
-the variance of q. That costs ½ log2(2πe/12) = 0.254 bits for each z_d more than the bound.
+the variance of q. That costs ½ log2(2πe/12) = 0.254 bits for each z_d more than the bound, and each stack begins with
+an integer of up to 24 bits.
 """
 
 from __future__ import annotations
