@@ -42,7 +42,7 @@ from nelbo.models.diffusion import Diffusion, with_variance
 from nelbo.options import Options
 from nelbo.theory.likelihoods import to_unit
 
-IN_FLIGHT = 8
+IN_FLIGHT = 4
 """Images per batch: each needs bits for two latents to begin with."""
 BIN = 0.5
 """δ in standard deviations of the narrower law."""
