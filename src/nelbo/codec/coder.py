@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from nelbo.codec.chain import chain_coder, chain_settings
 from nelbo.codec.hvae import hvae_coder, hvae_settings
 from nelbo.codec.stack import OutOfWordsError, Words
-from nelbo.codec.vae import vae_coder, vae_settings
+from nelbo.codec.vae import vae_settings
+from nelbo.codec.vae_each import each_settings, vae_coder
 from nelbo.errors import InputError
 from nelbo.models._distilled import Distilled
 from nelbo.models.base import GenerativeModel, LikelihoodModel
@@ -111,7 +112,8 @@ def coder_for(
     if each and not isinstance(model, VAE):
         raise InputError("each", f"is for a vae, but this is {model.family}; leave it out")
     if isinstance(model, VAE):
-        return vae_coder(model, settings or vae_settings(model, examples(model, images), each).model_dump())
+        chosen = each_settings if each else vae_settings
+        return vae_coder(model, settings or chosen(model, examples(model, images)).model_dump())
     if isinstance(model, HVAE):
         return hvae_coder(model, settings or hvae_settings(model, examples(model, images)).model_dump())
     if isinstance(model, Diffusion):

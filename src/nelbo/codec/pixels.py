@@ -10,8 +10,8 @@ group of some √L neighbours, by differences of the mixture's distribution func
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -31,14 +31,28 @@ NARROWEST = 2.0**-6
 Pushing = Callable[[Stack], None]
 
 
-class Pixels(Protocol):
-    """The laws of n pixels."""
+class Pixels(ABC):
+    """The laws of n pixels.
 
+    An empty stack is the number 0, and whatever is pushed first makes some 24 bits of it. So the code of an image alone
+    begins with a number that is a part of the image: the levels of those pixels whose laws are flattest.
+    """
+
+    @abstractmethod
     def pushing(self, x: Ints) -> Pushing:
         """The function that pushes these levels, shape (n,); all rounding is done before it is returned."""
 
+    @abstractmethod
     def pop(self, stack: Stack) -> Ints:
         """The levels, shape (n,)."""
+
+    def pushing_alone(self, x: Ints) -> tuple[int, Pushing]:
+        """The number of an image alone, and the function that pushes the rest of its levels."""
+        return 0, self.pushing(x)
+
+    def pop_alone(self, stack: Stack) -> Ints:
+        """The levels of :meth:`pushing_alone`, with its number at the bottom of the stack."""
+        return self.pop(stack)
 
 
 def weights_of(probabilities: Tensor, rounding: Rounding) -> Floats:
@@ -47,7 +61,40 @@ def weights_of(probabilities: Tensor, rounding: Rounding) -> Floats:
     return cells.clip(0).astype(np.float64)
 
 
-class TablePixels:
+HEAD_BITS = 23
+"""Bits of the number that begins an image alone."""
+FLAT = 0.4
+"""The largest probability in a flat law."""
+
+
+def flattest(weights: Floats) -> Ints:
+    """The pixels whose laws are flat, flattest first, as many as a number of ``HEAD_BITS`` holds."""
+    share = weights.max(1) / weights.sum(1)
+    order: Ints = np.argsort(share, kind="stable")[: int(HEAD_BITS / math.log2(weights.shape[1]))]
+    return order[share[order] <= FLAT + (weights.shape[1] == 2) * 0.3]
+
+
+def push_table_alone(values: Ints, weights: Floats) -> tuple[int, Pushing]:
+    """A number with the values of the flattest laws as its digits, and the function that pushes the other values."""
+    first, width = flattest(weights), weights.shape[1]
+    rest = np.delete(np.arange(len(values)), first)
+    number = sum(int(value) * width**k for k, value in enumerate(values[first]))
+    return number, lambda stack: stack.push_by_table(values[rest], weights[rest])
+
+
+def pop_table_alone(stack: Stack, weights: Floats) -> Ints:
+    """The values of :func:`push_table_alone`."""
+    first, width = flattest(weights), weights.shape[1]
+    values = np.zeros(len(weights), np.int64)
+    rest = np.delete(np.arange(len(values)), first)
+    values[rest] = stack.pop_by_table(weights[rest])
+    number = stack.number()
+    for row in first:
+        number, values[row] = divmod(number, width)
+    return values
+
+
+class TablePixels(Pixels):
     """A probability of each level.
 
     Args:
@@ -64,8 +111,14 @@ class TablePixels:
     def pop(self, stack: Stack) -> Ints:
         return stack.pop_by_table(self.weights)
 
+    def pushing_alone(self, x: Ints) -> tuple[int, Pushing]:
+        return push_table_alone(x, self.weights)
 
-class NormalPixels:
+    def pop_alone(self, stack: Stack) -> Ints:
+        return pop_table_alone(stack, self.weights)
+
+
+class NormalPixels(Pixels):
     """N(μ, σ²) integrated over the levels' bins.
 
     Args:
@@ -87,7 +140,7 @@ class NormalPixels:
         return stack.pop_normal(self.mean, self.std, 0, self.high)
 
 
-class LogisticPixels:
+class LogisticPixels(Pixels):
     """A mixture of logistics, in groups of levels.
 
     Args:
@@ -122,21 +175,38 @@ class LogisticPixels:
     def pushing(self, x: Ints) -> Pushing:
         group, place = x // self.width, x % self.width
         within = self.within(group)
+        return self.with_groups(group, lambda stack: stack.push_by_table(place, within))
+
+    def pop(self, stack: Stack) -> Ints:
+        group = self.pop_groups(stack)
+        return group * self.width + stack.pop_by_table(self.within(group))
+
+    def pushing_alone(self, x: Ints) -> tuple[int, Pushing]:
+        group, place = x // self.width, x % self.width
+        number, push_places = push_table_alone(place, self.within(group))
+        return number, self.with_groups(group, push_places)
+
+    def pop_alone(self, stack: Stack) -> Ints:
+        group = self.pop_groups(stack)
+        return group * self.width + pop_table_alone(stack, self.within(group))
+
+    def with_groups(self, group: Ints, push_places: Pushing) -> Pushing:
+        """The function that pushes the places and then the groups, if there is more than one."""
         if self.groups == 1:
-            return lambda stack: stack.push_by_table(place, within)
+            return push_places
         of_groups = self.of_groups()
 
         def push(stack: Stack) -> None:
-            stack.push_by_table(place, within)
+            push_places(stack)
             stack.push_by_table(group, of_groups)
 
         return push
 
-    def pop(self, stack: Stack) -> Ints:
-        group = np.zeros(len(self.law.logits), dtype=np.int64)
-        if self.groups > 1:
-            group = stack.pop_by_table(self.of_groups())
-        return group * self.width + stack.pop_by_table(self.within(group))
+    def pop_groups(self, stack: Stack) -> Ints:
+        """The group of each pixel."""
+        if self.groups == 1:
+            return np.zeros(len(self.law.logits), np.int64)
+        return stack.pop_by_table(self.of_groups())
 
 
 def pixels_of(law: object, rounding: Rounding) -> Pixels:

@@ -82,6 +82,22 @@ class Stack:
             raise ValueError("these words are not those of an encoder") from None
         return found
 
+    @classmethod
+    def of_number(cls, number: int) -> Stack:
+        """A stack that is this number, below 2³² − 1."""
+        return cls(np.array([number + 1], np.uint32), sealed=False)
+
+    def number(self) -> int:
+        """The number of :meth:`of_number`, once everything else has been popped.
+
+        Raises:
+            ValueError: something else is left, because the words were not those of an encoder.
+        """
+        left = self.words()
+        if len(left) != 1:
+            raise ValueError("these words are not those of an encoder")
+        return int(left[0]) - 1
+
     def require_words(self) -> None:
         """Check that there were enough words to sample from.
 
