@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from nelbo.codec import chunks
 from nelbo.codec.archive import Archive
@@ -20,7 +19,21 @@ from nelbo.report.compressed import Bounds, Compression
 NAMES = {HEADER: "header", GOLDEN: "golden", TABLE: "table", APART: "apart"}
 SHOWN = 3
 """Names that are shown."""
-MEASURED = ("weights_bytes", "given_bytes", "xz_bytes", "encode_seconds", "check_seconds")
+Bytes = Annotated[int, Field(ge=0, lt=2**63)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Facts(BaseModel):
+    """What was measured when a file was made, as :class:`~nelbo.report.compressed.Compression` has it."""
+
+    steps: int | None = None
+    weights_bytes: Bytes | None = None
+    given_bytes: Bytes | None = None
+    xz_bytes: Bytes | None = None
+    encode_seconds: Seconds | None = None
+    check_seconds: Seconds | None = None
+    notes: list[str] = Field(default_factory=list)
+    bounds: Bounds | None = None
 
 
 def is_archive(path: Path) -> bool:
@@ -43,14 +56,12 @@ def facts_of(path: Path) -> Compression:
         problems = list(archive.problems)
         if missing > 0:
             problems.append(f"{missing:,} of {header.total:,} images cannot be decoded")
-        stored = table.facts
         plain = sum(head.plain for head in heads)
         size = archive.container.size
         own = {
             **{name: getattr(header, name) for name in ("nelbo", "family", "weights", "weights_sha256", "step")},
             "shape": header.shape,
             "levels": header.levels,
-            "steps": stored.get("steps"),
             "each": any(head.kind == EACH for head in heads),
             "data": table.data,
             "split": table.split,
@@ -65,7 +76,7 @@ def facts_of(path: Path) -> Compression:
             "names": (table.names or [])[:SHOWN],
             "problems": problems,
             **rates(header.count * math.prod(header.shape), header.count - missing, plain, parts, size),
-            **measured(stored, header.count, size - parts.get("apart", 0)),
+            **measured(table.facts, header.count, size - parts.get("apart", 0)),
         }
     return Compression(file=str(path), **own)
 
@@ -115,19 +126,19 @@ def rates(dims: int, known: int, plain: int, parts: dict[str, int], size: int) -
 
 
 def measured(stored: dict[str, Any], count: int, size: int) -> dict[str, Any]:
-    """What was measured when the file was made; a value of another type is left out.
+    """What was measured when the file was made; nothing, if these are not such values.
 
     Args:
         stored: name → value.
         count: the number of images with levels.
         size: bytes of the file without images apart.
     """
-    found = {name: stored[name] for name in MEASURED if isinstance(stored.get(name), int | float)}
-    notes = stored.get("notes", [])
-    found["notes"] = [str(note) for note in notes] if isinstance(notes, list) else []
-    with suppress(KeyError, ValidationError):
-        found["bounds"] = Bounds.model_validate(stored["bounds"])
-    xz, weights = found.get("xz_bytes"), found.get("weights_bytes")
+    try:
+        facts = Facts.model_validate(stored)
+    except ValidationError:
+        return {}
+    found = facts.model_dump(exclude_none=True)
+    xz, weights = facts.xz_bytes, facts.weights_bytes
     if xz and weights and count and xz > size:
         found["pays_after"] = math.ceil(weights * count / (xz - size))
     return found

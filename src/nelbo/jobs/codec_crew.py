@@ -73,6 +73,17 @@ class Worker:
             with suppress(OSError):
                 os.sched_setaffinity(self.process.pid, {core})
 
+    def open(self) -> None:
+        """Wait until the process has opened its run.
+
+        Raises:
+            InputError: the run cannot be used.
+            WorkerError: it could not be opened, or the process has ended.
+        """
+        if not self.opened:
+            self._ask(self.opening, b"", id)
+            self.opened = True
+
     def encode(self, images: Images, first: int, step: Step) -> bytes:
         """A chunk of these images."""
         return self._ask({"do": "encode", "first": first}, images.tobytes(), step)
@@ -97,12 +108,6 @@ class Worker:
             InputError, DamagedChunkError: as the worker raised them.
             WorkerError: it raised something else, or has ended.
         """
-        if not self.opened:
-            self._exchange(self.opening, b"", step)
-            self.opened = True
-        return self._exchange(said, data, step)
-
-    def _exchange(self, said: dict[str, Any], data: bytes, step: Step) -> bytes:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         try:
@@ -135,6 +140,9 @@ class Here:
 
     def __init__(self, coder: ChunkWorker, threads: int) -> None:
         self.coder, self.threads = coder, threads
+
+    def open(self) -> None:
+        """It is open."""
 
     def encode(self, images: Images, first: int, step: Step) -> bytes:
         """A chunk of these images."""

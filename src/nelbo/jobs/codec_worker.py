@@ -68,7 +68,7 @@ def answer(coder: ChunkCoder, said: dict[str, Any], data: bytes, out: BinaryIO) 
         send(out, {"step": count})
 
     if said["do"] == "encode":
-        images = np.frombuffer(data, np.uint8).reshape(-1, *coder.shape)
+        images = np.frombuffer(bytearray(data), np.uint8).reshape(-1, *coder.shape)  # torch wants it to be writable
         send(out, {"done": True}, coder.encode(images, said["first"], step))
     else:
         send(out, {"done": True}, coder.decode(data, step).tobytes())

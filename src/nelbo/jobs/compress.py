@@ -27,6 +27,7 @@ from nelbo.jobs._digest import digests
 from nelbo.jobs.archive_facts import facts_of
 from nelbo.jobs.codec_bounds import measured_bounds, require_bound
 from nelbo.jobs.codec_crew import Crew, Here, Lane, Step, Worker, WorkerError, WorkerLostError
+from nelbo.jobs.codec_model import golden_numbers
 from nelbo.jobs.codec_worker import ChunkCoder
 from nelbo.jobs.compress_inputs import Inputs, of_array, read_inputs
 from nelbo.jobs.run import WEIGHTS, Run
@@ -88,7 +89,7 @@ def compress(
     model = in_asked_steps(run, run.model(options.weights, "cpu"), options)
     job = Job.of(run, model, inputs, options)
     with atomic_write(out) as aside, aside.open("wb") as file:
-        writer = ArchiveWriter(file, job.header, job.coder.golden())
+        writer = ArchiveWriter(file, job.header, golden_numbers(job.coder))
         for payload in inputs.apart:
             writer.apart(payload)
         with closing(job.payloads()) as payloads:
@@ -234,6 +235,9 @@ class Job:
         """
         first, images = span[0], self.inputs.images[span[0] : span[1]]
         where = f"images {first:,} to {span[1] - 1:,}"
+        for worker in lane:
+            if worker is not None:
+                worker.open()
         start = time.monotonic()
         try:
             payload = lane.coder.encode(images, first, step)

@@ -186,6 +186,7 @@ def chunked(run: Run, archive: Archive, asked: Sequence[int]) -> tuple[Images, n
 
 def attempt(lane: Lane, payload: bytes, step: Step) -> Images | None:
     """The images of a chunk; None if it is damaged."""
+    lane.coder.open()
     try:
         return lane.coder.decode(payload, step)
     except WorkerLostError:
