@@ -28,7 +28,7 @@ import torch
 from PIL import Image
 
 import nelbo
-from nelbo.jobs.compress import usable_lanes
+from nelbo.jobs.codec_plan import usable_lanes
 
 ROOT = Path(__file__).parents[2]
 PAGE, KEPT = ROOT / "docs" / "codec.md", ROOT / "build" / "codec.json"
@@ -79,10 +79,10 @@ TEXT = """# The codec, measured
 Machine: {machine}. *Over its bound* compares the file's bits/dim with the bound of the same images in the steps of the
 file, and *over own* with that of the run, of a `vdm` in continuous time; both bounds have a Monte Carlo error, ±.
 Images a second are those of all processes together, without the time to start; every image of a file is encoded, and
-decoded again before it is written.
+decoded again before it is written. *Trained* is the number of training steps.
 
-| run | images | bytes | bits/dim | over its bound | asked | over own | images/s, encoding | decoding | asked |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| run | trained | images | bytes | bits/dim | over its bound | asked | over own | images/s encoded | decoded | asked |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 {rows}
 
 Where the bits go, in bits/dim:
@@ -122,8 +122,8 @@ def without_labels(run: nelbo.Run, limit: int | None) -> np.ndarray:
     return run.dataset.split("test")[:limit].numpy()
 
 
-def measured(row: Row, runs: Path, limit: int | None) -> dict[str, Any]:
-    """The facts of the file of a row, which comes back, and other codecs of the same images."""
+def measured(row: Row, runs: Path, limit: int | None) -> tuple[dict[str, Any], np.ndarray]:
+    """The facts of the file of a row, which comes back, and its images."""
     run = opened(row, runs)
     images = without_labels(run, limit)
     with tempfile.TemporaryDirectory() as folder:
@@ -133,9 +133,7 @@ def measured(row: Row, runs: Path, limit: int | None) -> dict[str, Any]:
     assert np.array_equal(back.images.numpy(), images)
     facts = found.as_dict()
     lanes = min(usable_lanes(), found.chunks)
-    facts |= {"lanes": lanes, "file": "", "others": others(images, run.config.images.levels)}
-    facts["data_name"] = run.config.images.name
-    return facts
+    return facts | {"lanes": lanes, "file": "", "data_name": run.config.images.name}, images
 
 
 Codec = Callable[[np.ndarray], bytes]
@@ -189,6 +187,11 @@ def others(images: np.ndarray, levels: int) -> dict[str, float]:
     return found
 
 
+def images_of(facts: dict[str, Any]) -> tuple[str, int]:
+    """Which images facts are of."""
+    return facts["data_name"], facts["images"]
+
+
 def percent(value: float | None) -> str:
     """A share as text."""
     return "" if value is None else f"{100 * value:+.2f}%"
@@ -202,6 +205,7 @@ def table_rows(name: str, facts: dict[str, Any]) -> tuple[str, str]:
     rates = [facts["images"] * facts["lanes"] / facts[f"{which}_seconds"] for which in ("encode", "check")]
     asked = "" if row.over is None else f"≤ {100 * row.over:g}%"
     numbers = [
+        f"{facts['step']:,}",
         f"{facts['images']:,}",
         f"{facts['bytes']:,}",
         f"{bits:.4f}",
@@ -225,9 +229,8 @@ def other_rows(kept: dict[str, dict[str, Any]], columns: list[str]) -> Iterator[
     """The rows of other codecs, once for each set of images."""
     seen = set()
     for facts in kept.values():
-        key = facts["data_name"], facts["images"]
-        if key not in seen:
-            seen.add(key)
+        if images_of(facts) not in seen:
+            seen.add(images_of(facts))
             sizes = [f"{facts['others'][name]:,.0f}" if name in facts["others"] else "" for name in columns]
             yield f"| {facts['data_name']} | {facts['images']:,} | {' | '.join(sizes)} |"
 
@@ -261,7 +264,9 @@ def main() -> None:
     asked = parser.parse_args()
     kept: dict[str, dict[str, Any]] = json.loads(KEPT.read_text()) if KEPT.exists() else {}
     for name in asked.names or ROWS:
-        kept[name] = measured(ROWS[name], asked.runs, asked.limit)
+        facts, images = measured(ROWS[name], asked.runs, asked.limit)
+        same = [each["others"] for each in kept.values() if images_of(each) == images_of(facts)]
+        kept[name] = facts | {"others": same[0] if same else others(images, facts["levels"])}
         KEPT.parent.mkdir(exist_ok=True)
         KEPT.write_text(json.dumps(kept, indent=1))
         print("\n".join(table_rows(name, kept[name])), flush=True)

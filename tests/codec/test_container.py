@@ -24,7 +24,7 @@ from nelbo.codec.chunks import (
     head_of,
     plain_chunk,
 )
-from nelbo.codec.container import CHUNK, INDEX, MAGIC, Container, Writer
+from nelbo.codec.container import CHUNK, INDEX, MAGIC, Container, DamagedBlockError, Writer
 from nelbo.errors import InputError
 from nelbo.jobs.archive_facts import facts_of, is_archive
 
@@ -206,6 +206,45 @@ def test_wrong_pixels_and_panics_are_damage(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Levels, "decode", panic)
     with pytest.raises(DamagedChunkError, match="std must be positive"):
         decode_chunk(payload, SHAPE, CODER)
+
+
+def comes_back(payload: bytes, images: np.ndarray) -> bool:
+    """Whether a chunk gives these images; False if it is damaged."""
+    try:
+        return np.array_equal(decode_chunk(payload, SHAPE, CODER), images)
+    except DamagedChunkError:
+        return False
+
+
+def test_other_pixels_do_not_come_back() -> None:
+    """The words of other images, under the head of these."""
+    images = some_images(30)
+    other = images.copy()
+    other[-1, 0, 0, 0] ^= 1
+    one, two = (chain_chunk(CODER, each, 0) for each in (images, other))
+    assert comes_back(one, images)
+    assert not comes_back(one[: HEAD.size] + two[HEAD.size :], other)
+
+
+def test_a_long_chain_comes_back() -> None:
+    """Longer than a group, the last of which is not full."""
+    images = some_images(150)
+    assert comes_back(chain_chunk(CODER, images, 0), images)
+
+
+def test_a_flipped_bit_of_a_block_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(FILE)
+    with Container(path) as container:
+        block = container.of(CHUNK)[0]
+    path.write_bytes(FILE[: block.end - 1] + bytes([FILE[block.end - 1] ^ 1]) + FILE[block.end :])
+    with Container(path) as container:
+        try:
+            container.read(block)
+            seen = False
+        except DamagedBlockError:
+            seen = True
+    assert seen
 
 
 def test_an_interruption_is_not_damage(monkeypatch: pytest.MonkeyPatch) -> None:

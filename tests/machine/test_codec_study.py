@@ -50,11 +50,12 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(codec, "ROWS", {"vae": codec.Row("vae", "vae", "digits", settings, {}, 0.005, 200)})
     for module in (compress, decompress):
         monkeypatch.setattr(module, "Worker", lambda opening, *_: codec_crew.Here(codec_worker.opened(opening), 1))
-    facts = codec.measured(codec.ROWS["vae"], tmp_path, 100)
+    facts, images = codec.measured(codec.ROWS["vae"], tmp_path, 100)
+    facts["others"] = codec.others(images, facts["levels"])
     assert facts["bytes"] == sum(facts["parts"].values())
     assert facts["bits_per_dim"] == pytest.approx(8 * facts["bytes"] / (100 * 64))
     page = codec.page({"vae": facts})
-    row = next(line for line in page.splitlines() if line.startswith("| vae | 100 |"))
+    row = next(line for line in page.splitlines() if line.startswith("| vae | 30 | 100 |"))
     over = 100 * (facts["bits_per_dim"] / facts["bounds"]["own"] - 1)
     assert f"{facts['bytes']:,}" in row
     assert f"{over:+.2f}%" in row

@@ -26,7 +26,7 @@ from nelbo.codec import chunks
 from nelbo.codec.archive import Archive, ArchiveWriter, Table
 from nelbo.codec.container import CHUNK, HEAD
 from nelbo.errors import InputError
-from nelbo.jobs import codec_crew, codec_worker, compress, decompress
+from nelbo.jobs import codec_crew, codec_plan, codec_worker, compress, decompress
 from nelbo.report.compressed import Compression
 
 
@@ -78,6 +78,8 @@ def write_folder(folder: Path, digits: np.ndarray, count: int = 150) -> Path:
     (folder / "broken.png").write_bytes((folder / "0.png").read_bytes()[:60])
     (folder / "new\nline.png").write_bytes((folder / "0.png").read_bytes())
     (folder / "notes.txt").write_text("not an image")
+    if sys.platform == "linux":
+        (folder / os.fsdecode(b"\xff.png")).write_bytes((folder / "1.png").read_bytes())
     return folder
 
 
@@ -158,7 +160,7 @@ def test_an_array_comes_back_in_its_order(vae_run: Path, digits: np.ndarray, her
 
 @pytest.mark.usefixtures("alone")
 def test_single_images_are_decoded_alone(vae_run: Path, digits: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compress, "MOST_IMAGES", 50)
+    monkeypatch.setattr(codec_plan, "MOST_IMAGES", 50)
     found = nelbo.compress(vae_run, digits[:120], "x.nelbo", each=True, labels=["a", "b"] * 60)
     assert found.each
     assert found.chunks == 3
@@ -184,8 +186,8 @@ def test_a_chunk_that_does_not_come_back_is_stored_without_the_model(
             raise chunks.DamagedChunkError("planted")
         return found ^ 1
 
-    monkeypatch.setattr(compress, "MOST_IMAGES", 60)
-    monkeypatch.setattr(compress, "WASTE", 1.0)
+    monkeypatch.setattr(codec_plan, "MOST_IMAGES", 60)
+    monkeypatch.setattr(codec_plan, "WASTE", 1.0)
     with monkeypatch.context() as planted:
         planted.setattr(codec_worker, "decode_chunk", wrong)
         found = nelbo.compress(vae_run, digits[:120], "x.nelbo")
@@ -203,15 +205,11 @@ def test_noise_is_not_made_larger(vae_run: Path) -> None:
     assert torch.equal(nelbo.decompress(vae_run, "x.nelbo").images, torch.from_numpy(noise))
 
 
-class Damaged(Exception):  # noqa: N818
-    """Nothing but a name."""
-
-
 @pytest.fixture
 def damaged(vae_run: Path, digits: np.ndarray, alone: None, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file whose second chunk, of images 60 to 119, has a flipped bit."""
-    monkeypatch.setattr(compress, "MOST_IMAGES", 60)
-    monkeypatch.setattr(compress, "WASTE", 1.0)
+    monkeypatch.setattr(codec_plan, "MOST_IMAGES", 60)
+    monkeypatch.setattr(codec_plan, "WASTE", 1.0)
     nelbo.compress(vae_run, digits[:180], "x.nelbo")
     path = Path("x.nelbo")
     with Archive(path) as archive:

@@ -21,7 +21,7 @@ import numpy as np
 import nelbo
 from nelbo.codec.chunks import DamagedChunkError
 from nelbo.codec.coder import Images
-from nelbo.cores import ALLOWED, CHOSEN
+from nelbo.cores import ALLOWED, CHOSEN, SPIN
 from nelbo.errors import InputError
 from nelbo.jobs._frames import receive, send
 
@@ -60,8 +60,9 @@ class Worker:
 
     def __init__(self, opening: dict[str, Any], threads: int, core: int | None, shape: tuple[int, ...]) -> None:
         self.opening, self.shape, self.opened = opening, shape, False
-        environment = {name: value for name, value in os.environ.items() if name not in (*CHOSEN, "GOMP_SPINCOUNT")}
-        environment |= dict.fromkeys(THREADS, str(threads)) | {"OMP_WAIT_POLICY": "PASSIVE"}
+        environment = {name: value for name, value in os.environ.items() if name not in CHOSEN}
+        environment |= dict.fromkeys(THREADS, str(threads))
+        environment |= {"GOMP_SPINCOUNT": SPIN} if core is None else {"OMP_WAIT_POLICY": "PASSIVE"}
         folder = str(Path(nelbo.__file__).parents[1])
         environment["PYTHONPATH"] = os.pathsep.join([each for each in (os.environ.get("PYTHONPATH"), folder) if each])
         command = [sys.executable, "-P", "-m", "nelbo.jobs.codec_worker", str(os.getpid())]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from nelbo import __version__
 from nelbo.codec.archive import Header
-from nelbo.codec.coder import Coder, EachCoder
+from nelbo.codec.coder import Coder, EachCoder, Images, coder_for
 from nelbo.codec.golden import TOLERANCE, difference
 from nelbo.errors import InputError
 from nelbo.jobs._digest import digest_of, model_settings
@@ -17,8 +18,10 @@ from nelbo.models.base import GenerativeModel
 from nelbo.training.checkpoint import read_state
 from nelbo.training.folders import all_checkpoints
 
-MOST_GOLDEN = 256
+MOST_GOLDEN = 128
 """Golden numbers that a file keeps, of some five bytes each."""
+DIGITS = 7
+"""Significant digits of a coder's settings: coefficients of laws, which both sides take from the file."""
 
 
 def model_of(run: Run, weights: str, weights_sha256: str) -> GenerativeModel:
@@ -58,6 +61,33 @@ def require_model(run: Run, header: Header) -> None:
         shape = "×".join(map(str, header.shape))
         made = f"a {header.family} for images of {shape} with {header.levels} levels, at step {header.step:,}"
         raise InputError("RUN", f"{run.path} is not the run that made the file: that was {made}")
+
+
+def new_coder(model: GenerativeModel, images: Images, each: bool) -> Coder | EachCoder:
+    """A coder whose settings take few bytes.
+
+    Args:
+        model: the model, in the steps of the file.
+        images: examples of what it will code.
+        each: whether it codes images one by one.
+
+    Raises:
+        InputError: the model has no such codec.
+    """
+    return coder_for(model, rounded(coder_for(model, images=images, each=each).settings))
+
+
+def rounded(value: Any) -> Any:
+    """JSON values with numbers of few digits.
+
+    >>> rounded({"steps": [{"gamma": -1.1285714285714}], "in_flight": 8})
+    {'steps': [{'gamma': -1.128571}], 'in_flight': 8}
+    """
+    if isinstance(value, dict):
+        return {name: rounded(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(part) for part in value]
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
 def golden_numbers(coder: Coder | EachCoder) -> np.ndarray:

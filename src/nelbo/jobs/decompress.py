@@ -21,8 +21,8 @@ from nelbo.data.storage import allocate
 from nelbo.errors import InputError
 from nelbo.jobs.codec_crew import Crew, Here, Lane, Step, Worker, WorkerError, WorkerLostError
 from nelbo.jobs.codec_model import model_of, require_golden, require_model
+from nelbo.jobs.codec_plan import Counter, in_order, usable_cores, usable_lanes
 from nelbo.jobs.codec_worker import ChunkCoder
-from nelbo.jobs.compress import Counter, in_order, usable_cores, usable_lanes
 from nelbo.jobs.decompress_output import require_out, write_images
 from nelbo.jobs.run import Run
 from nelbo.report.progress import bar
