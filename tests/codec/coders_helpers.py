@@ -159,8 +159,8 @@ def cost_of(law: Gaussian, z: Tensor, width: float | np.ndarray) -> float:
 
 
 def reach_of(std: np.ndarray) -> np.ndarray:
-    """Half the domain of a law, for σ in bins: 8 times the next power of two, from 2 on."""
-    return 8 * 2.0 ** np.ceil(np.log2(std)).clip(1)
+    """Half the domain of a law, for σ in bins: 8 times the next power of two, from 2 on; its rounding makes 2 less."""
+    return 8 * 2.0 ** np.ceil(np.log2(0.999 * std)).clip(1)
 
 
 def chain_cost(coder: ChainCoder, images: np.ndarray, sampled: list[np.ndarray]) -> float:

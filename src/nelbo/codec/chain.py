@@ -31,7 +31,7 @@ from nelbo.codec.batches import BatchCoder, float64, in_float64, padded, pattern
 from nelbo.codec.grid import Rounding, pop_salt, push_salt, salted
 from nelbo.codec.moments import FastMoments
 from nelbo.codec.pixels import NormalPixels, Pixels, TablePixels
-from nelbo.codec.stack import Floats, Ints, Normals, Stack
+from nelbo.codec.stack import NORMAL_BITS, Floats, Ints, Normals, Stack
 from nelbo.diffusion.decoders import CategoricalDecoder, GaussianDecoder
 from nelbo.diffusion.known import NOTHING, Known
 from nelbo.diffusion.process import noise_rate, posterior_var, signal_rate, step_signal, step_var
@@ -46,8 +46,6 @@ IN_FLIGHT = 4
 """Images per batch: each needs bits for two latents to begin with."""
 BIN = 0.5
 """δ in standard deviations of the narrower law."""
-NORMAL_BITS = math.log2(math.sqrt(2 * math.pi * math.e))
-"""log2 of the bins that a normal law fills on average, with bins of its standard deviation."""
 NARROWEST = 2.0**-6
 """The least standard deviation, in bins."""
 MANY_LEVELS = 64
@@ -214,9 +212,7 @@ class ChainCoder(BatchCoder):
         Raises:
             OutOfWordsError: the stack has too few words.
         """
-        z = self.q(k, before).pop(stack)
-        stack.require_words()
-        return z
+        return stack.sample(self.q(k, before), turn=k)
 
     def pop(self, stack: Stack, count: int) -> NDArray[np.uint8]:
         weights = self.cluster_weights(count)
@@ -225,10 +221,10 @@ class ChainCoder(BatchCoder):
         here = self.here(told, len(self.steps) - 1, self.prior(count).pop(stack))
         for k in reversed(range(len(self.steps) - 1)):
             z = self.below(k, here, pop_salt(stack)).pop(stack)
-            self.q(k + 1, self.on_grid(k, z)).push(stack, here.z)
+            stack.give_back(self.q(k + 1, self.on_grid(k, z)), k + 1, here.z)
             here = self.here(told, k, z)
         images = self.unflat(self.pixels(here, pop_salt(stack)).pop(stack))
-        self.q(0, self.values(images)).push(stack, here.z)
+        stack.give_back(self.q(0, self.values(images)), 0, here.z)
         return images
 
     def on_grid(self, k: int, z: Ints) -> Floats:

@@ -29,7 +29,7 @@ from nelbo.check import checked
 from nelbo.codec.batches import BatchCoder, float64, in_float64, padded, pattern_images, patterned
 from nelbo.codec.grid import Rounding, pop_salt, push_salt, salted
 from nelbo.codec.pixels import Pixels, pixels_of
-from nelbo.codec.stack import Floats, Ints, Normals, Stack
+from nelbo.codec.stack import NORMAL_BITS, Floats, Ints, Normals, Stack
 from nelbo.errors import InputError
 from nelbo.models._latent import relative_gaussian
 from nelbo.models.hvae import HVAE
@@ -42,8 +42,6 @@ IN_FLIGHT = 4
 NARROWEST = 2.0**-6
 """The least standard deviation, in bins."""
 LARGEST_Z = 2.0**20
-NORMAL_BITS = math.log2(math.sqrt(2 * math.pi * math.e))
-"""log2 of the bins that a normal law fills on average, with bins of its standard deviation."""
 
 
 class HVAESettings(Options):
@@ -110,9 +108,7 @@ class HVAECoder(BatchCoder):
     def sample(self, stack: Stack, law: Gaussian, t: int, count: int) -> tuple[Ints, int]:
         """z_t ~ q in whole numbers, and the salt of q."""
         found, salt = salted(lambda rounding: self.in_bins(law, t, count, rounding, escapes=False))
-        z = found.pop(stack)
-        stack.require_words()
-        return z, salt
+        return stack.sample(found, turn=t), salt
 
     def push_by(self, stack: Stack, law: Gaussian, t: int, count: int, z: Ints) -> None:
         """Push z_t by p, and the salt of p."""
@@ -198,7 +194,7 @@ class TopDownCoder(HVAECoder):
         roundings = [pop_salt(stack) for _ in laws]
         for t, rounding in enumerate(roundings, 1):
             q = self.q(pyramid, above[-t], laws[-t], t)
-            self.in_bins(q, t, count, rounding, escapes=False).push(stack, z[-t])
+            stack.give_back(self.in_bins(q, t, count, rounding, escapes=False), t, z[-t])
         return images
 
     def all_laws(self, images: NDArray[np.uint8], z: list[Ints]) -> list[tuple[Tensor, ...]]:
@@ -248,7 +244,7 @@ class BottomUpCoder(HVAECoder):
     def give_back(self, stack: Stack, below: Tensor, t: int, count: int, z: Ints) -> None:
         """Push z_t by q(z_t|z_{t−1}), after its salt."""
         q = self.model._above(below, t)
-        self.in_bins(q, t, count, pop_salt(stack), escapes=False).push(stack, z)
+        stack.give_back(self.in_bins(q, t, count, pop_salt(stack), escapes=False), t, z)
 
     def all_laws(self, images: NDArray[np.uint8], z: list[Ints]) -> list[tuple[Tensor, ...]]:
         values = [self.seen(images), *(self.value(some, t) for t, some in enumerate(z, 1))]

@@ -2,12 +2,20 @@
 
 Pushing an integer of probability P adds log2 1/P bits, and popping it by the same law takes these bits off. Popping by
 a law what was not pushed by it is sampling: pushing the sample back restores the stack (bits-back coding).
+
+The sample is one of the law only if the bits are random, and those that a model has just pushed are random only if its
+law is that of what it pushed. So :meth:`Stack.sample` first masks the bits that it takes by a fixed stream of random
+bits, and :meth:`Stack.give_back` removes the mask. (Without it, data of the exact Gaussian model in 8 steps with σ² =
+β̃ cost 4% more than the bound.)
+
 Probabilities are multiples of 2⁻²⁴, at least one of them for each integer of a law's domain; so a law of n integers
 costs up to n/2²⁴ nats more than it should, and domains are kept small.
 """
 
 from __future__ import annotations
 
+import functools
+import math
 from typing import Any
 
 import numpy as np
@@ -25,6 +33,14 @@ REACH = 8
 """Integers farther than this from a normal law's mean, in standard deviations, are escapes."""
 LARGEST_REACH = 2**18
 """The largest distance from a normal law's mean that is no escape."""
+
+
+STATE_WORDS = 2
+"""Words on top of the stack that are the coder's state."""
+MASK_WORDS = 2**14
+"""Words of a mask that is kept."""
+NORMAL_BITS = math.log2(math.sqrt(2 * math.pi * math.e))
+"""log2 of the bins that a normal law fills on average, with bins of its standard deviation."""
 
 
 class OutOfWordsError(ValueError):
@@ -62,8 +78,8 @@ class Stack:
 
     def __init__(self, words: Words, sealed: bool = True) -> None:
         stream = constriction()
-        self.model, self.given = stream.model, len(words)
-        self.coder = stream.stack.AnsCoder(np.ascontiguousarray(words, dtype=np.uint32), seal=sealed)
+        self.model, self.stack, self.given = stream.model, stream.stack, len(words)
+        self.coder = self.stack.AnsCoder(np.ascontiguousarray(words, dtype=np.uint32), seal=sealed)
 
     def words(self) -> Words:
         """All that is on the stack."""
@@ -98,14 +114,40 @@ class Stack:
             raise ValueError("these words are not those of an encoder")
         return int(left[0]) - 1
 
-    def require_words(self) -> None:
-        """Check that there were enough words to sample from.
+    # Sampling
+
+    def sample(self, law: Normals, turn: int) -> Ints:
+        """A sample of a law without escapes, which takes bits off the stack.
+
+        Args:
+            law: the law.
+            turn: the number of the mask; laws that follow each other should have different ones.
 
         Raises:
-            OutOfWordsError: the stack is empty, so that what was popped is no sample.
+            OutOfWordsError: the stack has too few bits.
         """
-        if self.coder.num_words() <= 2:
+        self.mask(law.words, turn)
+        z = law.pop(self)
+        if self.coder.num_words() <= STATE_WORDS:
             raise OutOfWordsError(self.given)
+        return z
+
+    def give_back(self, law: Normals, turn: int, z: Ints) -> None:
+        """Undo :meth:`sample`, which returned z."""
+        law.push(self, z)
+        self.mask(law.words, turn)
+
+    def mask(self, count: int, turn: int) -> None:
+        """Mask words below the coder's state, or remove the mask.
+
+        Args:
+            count: the number of words, or all if there are fewer.
+            turn: the number of the mask.
+        """
+        words = self.words()
+        some = words[max(0, len(words) - STATE_WORDS - count) : max(0, len(words) - STATE_WORDS)]
+        some ^= mask_of(turn)[: len(some)] if len(some) <= MASK_WORDS else long_mask(turn, len(some))
+        self.coder = self.stack.AnsCoder(words)
 
     # Laws with a table of weights
 
@@ -174,6 +216,11 @@ class Normals:
             for k in present
         ]
 
+    @property
+    def words(self) -> int:
+        """The words that a sample of all laws takes on average."""
+        return max(0, math.ceil((float(np.log2(self.std).sum()) + NORMAL_BITS * len(self.std)) / 32))
+
     def push(self, stack: Stack, values: Ints) -> None:
         """Push an integer by each law."""
         offsets = values - self.centre.astype(np.int64)
@@ -196,6 +243,18 @@ class Normals:
                 some[far] = pop_far(stack, int(far.sum()))
             offsets[rows] = some
         return offsets + self.centre.astype(np.int64)
+
+
+def long_mask(turn: int, count: int) -> Words:
+    """Random words, the same on every machine."""
+    found: Words = (np.random.Philox(key=turn).random_raw(count) >> np.uint64(32)).astype(np.uint32)
+    return found
+
+
+@functools.lru_cache(maxsize=512)
+def mask_of(turn: int) -> Words:
+    """The first words of a mask."""
+    return long_mask(turn, MASK_WORDS)
 
 
 FAR = 2**31

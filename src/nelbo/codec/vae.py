@@ -20,7 +20,7 @@ from torch import Tensor
 from nelbo.codec.batches import BatchCoder, batches, float64, in_float64, padded, pattern_images, patterned
 from nelbo.codec.grid import Rounding, pop_salt, push_salt, salted
 from nelbo.codec.pixels import Pixels, pixels_of
-from nelbo.codec.stack import Floats, Ints, Normals, Stack
+from nelbo.codec.stack import NORMAL_BITS, Floats, Ints, Normals, Stack
 from nelbo.errors import InputError
 from nelbo.models.vae import VAE, StandardNormal
 from nelbo.options import Options
@@ -29,8 +29,6 @@ from nelbo.theory.normal import Gaussian
 
 IN_FLIGHT = 64
 """Images per batch."""
-MOST_BITS = math.log2(math.sqrt(2 * math.pi * math.e))
-"""log2 of the bins that a normal law of standard deviation 1 fills on average."""
 LARGEST_Z = 2.0**20
 
 
@@ -118,8 +116,7 @@ class VAECoder(BatchCoder):
     def push(self, stack: Stack, images: NDArray[np.uint8]) -> None:
         q = self.laws.q(images)
         law, salt = salted(lambda rounding: self.laws.in_bins(q, rounding))
-        z = law.pop(stack)
-        stack.require_words()
+        z = stack.sample(law, turn=0)
         push_salt(stack, salt)
         output, x = self.laws.output(z), self.flat(images)
         push_x, salt = salted(lambda rounding: self.laws.pixels(output, rounding).pushing(x))
@@ -132,7 +129,7 @@ class VAECoder(BatchCoder):
         pixels = self.laws.pixels(self.laws.output(z), pop_salt(stack))
         images = self.unflat(pixels.pop(stack))
         q = self.laws.q(images)
-        self.laws.in_bins(q, pop_salt(stack)).push(stack, z)
+        stack.give_back(self.laws.in_bins(q, pop_salt(stack)), 0, z)
         return images
 
     def golden(self) -> Floats:
@@ -141,7 +138,7 @@ class VAECoder(BatchCoder):
 
     def initial_words(self) -> int:
         """Bits of z for one batch, if q were as wide as p."""
-        bits = np.log2(1 / self.laws.widths).sum() + MOST_BITS * len(self.laws.widths)
+        bits = np.log2(1 / self.laws.widths).sum() + NORMAL_BITS * len(self.laws.widths)
         return math.ceil(1.1 * self.in_flight * max(bits, 1.0) / 32) + 16
 
 
