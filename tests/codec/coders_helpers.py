@@ -56,7 +56,7 @@ def images_of(n: int, levels: int = 256, shape: tuple[int, int, int] = SHAPE, se
 
 def a_vdm(steps: int = 6, clusters: int = 0, **options: Any) -> VDM:
     """A vdm in steps by moments."""
-    model = shaken(VDM, VDMOptions(**UNET, clusters=clusters, **options))
+    model = shaken(VDM, VDMOptions(**UNET, clusters=clusters, **options), size=0.01)  # no escapes
     if clusters:
         model.clusters.learn(torch.from_numpy(images_of(100)), 256, seed=0)
     moments = "moments" if options.get("head", "levels") == "levels" else None
