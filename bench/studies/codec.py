@@ -3,9 +3,10 @@
 make codec                                          (trains the runs that are missing, for hours; then an hour)
 python bench/run.py codec --runs runs --limit 1000  (fewer images)
 python bench/run.py codec vae "vdm, K = 24"         (only these rows; the page keeps the others)
+python bench/run.py codec others                    (only xz, PNG, WebP and JPEG XL)
 
-A row is kept in build/codec.json, so that rows can be measured one after another on an idle machine. JPEG XL needs the
-package pillow-jxl-plugin, which 'make codec' installs.
+What is measured is kept in build/codec.json, so that rows can be measured one after another on an idle machine. JPEG XL
+needs the package pillow-jxl-plugin, which 'make codec' installs.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import math
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +35,9 @@ ROOT = Path(__file__).parents[2]
 PAGE, KEPT = ROOT / "docs" / "codec.md", ROOT / "build" / "codec.json"
 DATA = Path(os.environ.get("NELBO_DATA", ""))
 PER_IMAGE = 1000
-"""Images of the codecs that code each alone, from which the size of all is taken."""
+"""Images of the codecs that code each alone."""
+OTHERS = "others"
+"""In place of a row: other codecs."""
 
 
 class Row(NamedTuple):
@@ -92,11 +95,11 @@ Where the bits go, in bits/dim:
 {shares}
 
 ## Beside other codecs
-The same images, in bytes. *Each* codes every image as a file of its own ({each:,} of them, scaled to all), *tiled*
+All test images, in bits/dim. *Each* codes every image as a file of its own ({each:,} of them are measured), *tiled*
 all in one picture.
 
-| data | images | {columns} |
-| --- | --- | {dashes} |
+| data | {columns} |
+| --- | {dashes} |
 {others}
 
 The weights are not in the file, and decoding needs them:
@@ -122,8 +125,8 @@ def without_labels(run: nelbo.Run, limit: int | None) -> np.ndarray:
     return run.dataset.split("test")[:limit].numpy()
 
 
-def measured(row: Row, runs: Path, limit: int | None) -> tuple[dict[str, Any], np.ndarray]:
-    """The facts of the file of a row, which comes back, and its images."""
+def measured(row: Row, runs: Path, limit: int | None) -> dict[str, Any]:
+    """The facts of the file of a row, which comes back."""
     run = opened(row, runs)
     images = without_labels(run, limit)
     with tempfile.TemporaryDirectory() as folder:
@@ -133,7 +136,7 @@ def measured(row: Row, runs: Path, limit: int | None) -> tuple[dict[str, Any], n
     assert np.array_equal(back.images.numpy(), images)
     facts = found.as_dict()
     lanes = min(usable_lanes(), found.chunks)
-    return facts | {"lanes": lanes, "file": "", "data_name": run.config.images.name}, images
+    return facts | {"lanes": lanes, "file": "", "data_name": run.config.images.name}
 
 
 Codec = Callable[[np.ndarray], bytes]
@@ -178,18 +181,13 @@ def tiled(images: np.ndarray) -> np.ndarray:
 
 
 def others(images: np.ndarray, levels: int) -> dict[str, float]:
-    """The bytes of the images by other codecs."""
-    few = images[:PER_IMAGE]
-    found = {"xz": float(len(lzma.compress(images.tobytes(), preset=9 | lzma.PRESET_EXTREME)))}
+    """bits/dim of the images by other codecs."""
+    few, bits = images[:PER_IMAGE], 8 / images.size
+    found = {"xz": bits * len(lzma.compress(images.tobytes(), preset=9 | lzma.PRESET_EXTREME))}
     for name, encode in codecs().items():
-        found[f"{name}, each"] = sum(len(encode(shown(image, levels))) for image in few) * len(images) / len(few)
-        found[f"{name}, tiled"] = float(len(encode(shown(tiled(images), levels))))
+        found[f"{name}, each"] = 8 * sum(len(encode(shown(image, levels))) for image in few) / few.size
+        found[f"{name}, tiled"] = bits * len(encode(shown(tiled(images), levels)))
     return found
-
-
-def images_of(facts: dict[str, Any]) -> tuple[str, int]:
-    """Which images facts are of."""
-    return facts["data_name"], facts["images"]
 
 
 def percent(value: float | None) -> str:
@@ -225,20 +223,18 @@ def table_rows(name: str, facts: dict[str, Any]) -> tuple[str, str]:
     return f"| {name} | {' | '.join(numbers)} |", f"| {name} | {' | '.join(shares)} |"
 
 
-def other_rows(kept: dict[str, dict[str, Any]], columns: list[str]) -> Iterator[str]:
-    """The rows of other codecs, once for each set of images."""
-    seen = set()
-    for facts in kept.values():
-        if images_of(facts) not in seen:
-            seen.add(images_of(facts))
-            sizes = [f"{facts['others'][name]:,.0f}" if name in facts["others"] else "" for name in columns]
-            yield f"| {facts['data_name']} | {facts['images']:,} | {' | '.join(sizes)} |"
+def page(kept: dict[str, dict[str, Any]], by_others: dict[str, dict[str, float]]) -> str:
+    """docs/codec.md.
 
-
-def page(kept: dict[str, dict[str, Any]]) -> str:
-    """docs/codec.md."""
+    Args:
+        kept: the name of a row → its facts.
+        by_others: the name of data → bits/dim by other codecs.
+    """
     rows, shares = zip(*(table_rows(name, facts) for name, facts in kept.items()), strict=True)
-    columns = list(dict.fromkeys(name for facts in kept.values() for name in facts["others"]))
+    columns = list(dict.fromkeys(name for sizes in by_others.values() for name in sizes))
+    cells = {
+        data: [f"{sizes[name]:.4f}" if name in sizes else "" for name in columns] for data, sizes in by_others.items()
+    }
     weights = []
     for name, facts in kept.items():
         after = "never" if facts.get("pays_after") is None else f"{facts['pays_after']:,} images"
@@ -250,7 +246,7 @@ def page(kept: dict[str, dict[str, Any]]) -> str:
         each=PER_IMAGE,
         columns=" | ".join(columns),
         dashes=" | ".join("---" for _ in columns),
-        others="\n".join(other_rows(kept, columns)),
+        others="\n".join(f"| {data} | {' | '.join(each)} |" for data, each in cells.items()),
         weights="\n".join(weights),
     )
 
@@ -258,19 +254,24 @@ def page(kept: dict[str, dict[str, Any]]) -> str:
 def main() -> None:
     """Measure the rows, keep them, and write the page of all kept ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[[], *ROWS], default=[])
+    parser.add_argument("names", nargs="*", choices=[[], *ROWS, OTHERS], default=[])
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--limit", type=int, default=None)
     asked = parser.parse_args()
-    kept: dict[str, dict[str, Any]] = json.loads(KEPT.read_text()) if KEPT.exists() else {}
-    for name in asked.names or ROWS:
-        facts, images = measured(ROWS[name], asked.runs, asked.limit)
-        same = [each["others"] for each in kept.values() if images_of(each) == images_of(facts)]
-        kept[name] = facts | {"others": same[0] if same else others(images, facts["levels"])}
+    names = asked.names or [*ROWS, OTHERS]
+    kept = json.loads(KEPT.read_text()) if KEPT.exists() else {"rows": {}, OTHERS: {}}
+    for name in names:
+        if name == OTHERS:
+            for row in {row.run: row for row in ROWS.values() if (asked.runs / row.run).exists()}.values():
+                run = opened(row, asked.runs)
+                if run.config.images.name not in kept[OTHERS]:
+                    kept[OTHERS][run.config.images.name] = others(without_labels(run, None), run.config.images.levels)
+        else:
+            kept["rows"][name] = measured(ROWS[name], asked.runs, asked.limit)
+            print("\n".join(table_rows(name, kept["rows"][name])), flush=True)
         KEPT.parent.mkdir(exist_ok=True)
         KEPT.write_text(json.dumps(kept, indent=1))
-        print("\n".join(table_rows(name, kept[name])), flush=True)
-    PAGE.write_text(page({name: kept[name] for name in ROWS if name in kept}), encoding="utf-8")
+    PAGE.write_text(page({name: kept["rows"][name] for name in ROWS if name in kept["rows"]}, kept[OTHERS]))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import codec
-from nelbo.jobs import codec_crew, codec_worker, compress, decompress
+from nelbo.jobs import codec_crew, codec_worker, compress, decompress_chunks
 
 IMAGES = np.random.default_rng(0).integers(0, 17, (7, 1, 6, 5), dtype=np.uint8)
 
@@ -36,28 +36,27 @@ def test_the_other_codecs_are_lossless(name: str) -> None:
 
 
 def test_the_sizes_of_other_codecs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A part of the images, scaled to all, where each is alone."""
+    """In bits/dim; a part of the images, where each is alone."""
     monkeypatch.setattr(codec, "PER_IMAGE", 2)
     found = codec.others(IMAGES, 17)
     png = codec.codecs()["PNG"]
-    assert found["PNG, each"] == 7 / 2 * sum(len(png(codec.shown(image, 17))) for image in IMAGES[:2])
-    assert found["PNG, tiled"] == len(png(codec.shown(codec.tiled(IMAGES), 17)))
+    assert found["PNG, each"] == 8 * sum(len(png(codec.shown(image, 17))) for image in IMAGES[:2]) / (2 * 30)
+    assert found["PNG, tiled"] == pytest.approx(8 * len(png(codec.shown(codec.tiled(IMAGES), 17))) / (7 * 30))
 
 
 def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a small vae: sizes of the file, and shares that add up."""
     settings = {"latent": 4, "steps": 30, "batch_size": 16, "device": "cpu"}
     monkeypatch.setattr(codec, "ROWS", {"vae": codec.Row("vae", "vae", "digits", settings, {}, 0.005, 200)})
-    for module in (compress, decompress):
+    for module in (compress, decompress_chunks):
         monkeypatch.setattr(module, "Worker", lambda opening, *_: codec_crew.Here(codec_worker.opened(opening), 1))
-    facts, images = codec.measured(codec.ROWS["vae"], tmp_path, 100)
-    facts["others"] = codec.others(images, facts["levels"])
+    facts = codec.measured(codec.ROWS["vae"], tmp_path, 100)
     assert facts["bytes"] == sum(facts["parts"].values())
     assert facts["bits_per_dim"] == pytest.approx(8 * facts["bytes"] / (100 * 64))
-    page = codec.page({"vae": facts})
+    page = codec.page({"vae": facts}, {"digits": {"xz": 2.5}})
     row = next(line for line in page.splitlines() if line.startswith("| vae | 30 | 100 |"))
     over = 100 * (facts["bits_per_dim"] / facts["bounds"]["own"] - 1)
     assert f"{facts['bytes']:,}" in row
     assert f"{over:+.2f}%" in row
-    assert f"| digits | 100 | {facts['others']['xz']:,.0f} |" in page
+    assert "| digits | 2.5000 |" in page
     assert f"| vae | {facts['weights_bytes']:,} |" in page

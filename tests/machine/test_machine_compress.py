@@ -26,7 +26,7 @@ from nelbo.codec import chunks
 from nelbo.codec.archive import Archive, ArchiveWriter, Table
 from nelbo.codec.container import CHUNK, HEAD
 from nelbo.errors import InputError
-from nelbo.jobs import codec_crew, codec_plan, codec_worker, compress, decompress
+from nelbo.jobs import codec_crew, codec_model, codec_plan, codec_worker, compress, decompress_chunks
 from nelbo.report.compressed import Compression
 
 
@@ -52,9 +52,9 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
         return codec_crew.Here(codec_worker.opened(opening), 1)
 
     monkeypatch.setattr(compress, "Worker", make)
-    monkeypatch.setattr(decompress, "Worker", make)
+    monkeypatch.setattr(decompress_chunks, "Worker", make)
     monkeypatch.setattr(compress, "usable_lanes", lambda: 1)
-    monkeypatch.setattr(decompress, "usable_lanes", lambda: 1)
+    monkeypatch.setattr(decompress_chunks, "usable_lanes", lambda: 1)
 
 
 def grey(levels: np.ndarray) -> np.ndarray:
@@ -234,6 +234,29 @@ def test_of_a_damaged_file_the_other_images_come_back(damaged: Path, vae_run: Pa
     assert "60 of 180 images cannot be decoded" in call_well("info", damaged).out
 
 
+@pytest.mark.usefixtures("alone")
+def test_a_machine_that_computes_other_images_is_not_damage(
+    vae_run: Path, digits: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bytes are whole, so the line is about this machine."""
+    nelbo.compress(vae_run, digits[:100], "x.nelbo")
+
+    def wrong(payload: bytes, shape: Any, coder: Any, step: Any = id) -> np.ndarray:
+        raise chunks.DamagedChunkError("planted")
+
+    monkeypatch.setattr(codec_worker, "decode_chunk", wrong)
+    with pytest.raises(InputError, match="1 chunks are whole, but do not decode to their images here"):
+        nelbo.decompress(vae_run, "x.nelbo")
+
+
+def test_few_images_need_no_model(vae_run: Path, digits: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its initial bits would be more than they take; no process is started."""
+    monkeypatch.setattr(codec_crew, "subprocess", None)
+    found = nelbo.compress(vae_run, digits[:3], "x.nelbo")
+    assert (found.by_model, found.plain) == (0, 3)
+    assert np.array_equal(nelbo.decompress(vae_run, "x.nelbo").images[:, 0], digits[:3])
+
+
 def test_damage_that_loses_nothing_is_said(damaged: Path, vae_run: Path, digits: np.ndarray) -> None:
     nelbo.compress(vae_run, digits[:60], "y.nelbo")
     data = Path("y.nelbo").read_bytes()
@@ -330,7 +353,7 @@ def test_another_machine_is_refused_and_not_guessed_at(
 ) -> None:
     """Numbers that differ by 1e-12 decode; by 1e-6 they are refused, with the version that made the file."""
     nelbo.compress(vae_run, digits[:60], "x.nelbo")
-    right = decompress.coder_for
+    right = decompress_chunks.coder_for
 
     def elsewhere(difference: float) -> Callable[..., Any]:
         def make(*given: Any, **named: Any) -> Any:
@@ -341,10 +364,10 @@ def test_another_machine_is_refused_and_not_guessed_at(
 
         return make
 
-    monkeypatch.setattr(decompress, "coder_for", elsewhere(1e-12))
+    monkeypatch.setattr(decompress_chunks, "coder_for", elsewhere(1e-12))
     assert np.array_equal(nelbo.decompress(vae_run, "x.nelbo").images[:, 0], digits[:60])
-    monkeypatch.setattr(decompress, "coder_for", elsewhere(1e-6))
-    monkeypatch.setattr(decompress, "__version__", "99")
+    monkeypatch.setattr(decompress_chunks, "coder_for", elsewhere(1e-6))
+    monkeypatch.setattr(codec_model, "__version__", "99")
     with pytest.raises(InputError, match=r"differ by 1\.0e-06 from those.*nelbo 0.* made the file"):
         nelbo.decompress(vae_run, "x.nelbo")
 

@@ -89,10 +89,7 @@ def run_tests(where: Path, tests: tuple[str, ...]) -> Answer:
     os.chdir(ROOT)
     watch, out = Watch(), io.StringIO()
     with contextlib.redirect_stdout(out):
-        code = pytest.main(
-            [*OPTIONS, *(f"tests/{test}" if "/" in test.split("::")[0] else f"tests/math/{test}" for test in tests)],
-            plugins=[watch],
-        )
+        code = pytest.main([*OPTIONS, *map(path_of, tests)], plugins=[watch])
     importlib.import_module("nelbo")
     loaded = [module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "nelbo"]
     strange = [file for file in loaded if file is not None and not Path(file).is_relative_to(where)]

@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -159,22 +159,17 @@ class Here:
         """Nothing to end."""
 
 
-class torch_threads:  # noqa: N801
+@contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
     """A context in which operations have this number of threads."""
+    import torch
 
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
-
-    def __enter__(self) -> None:
-        import torch
-
-        self.before = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
-
-    def __exit__(self, *_: object) -> None:
-        import torch
-
-        torch.set_num_threads(self.before)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Lane(NamedTuple):
@@ -195,13 +190,15 @@ class Crew:
     Args:
         make: makes a worker from its number of threads and its core.
         lanes: chunks that are coded at once.
-        cores: of this machine; all threads of a single lane.
+        together: the threads of a single lane.
         check: whether each lane has a checker.
     """
 
-    def __init__(self, make: Callable[[int, int | None], Worker | Here], lanes: int, cores: int, check: bool) -> None:
+    def __init__(
+        self, make: Callable[[int, int | None], Worker | Here], lanes: int, together: int, check: bool
+    ) -> None:
         places = sorted(ALLOWED) or [0]
-        threads = 1 if lanes > 1 else cores
+        threads = 1 if lanes > 1 else together
         self.lanes: list[Lane] = []
         try:
             for number in range(lanes):

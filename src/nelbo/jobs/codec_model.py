@@ -111,3 +111,8 @@ def require_golden(coder: Coder | EachCoder, golden: np.ndarray, made_by: str) -
     if not off <= TOLERANCE:
         why = f"this machine's numbers differ by {off:.1e} from those that made the file{made_by}"
         raise InputError("RUN", f"{why}, so it cannot be decoded here; use the machine or the version that made it")
+
+
+def made_by(header: Header) -> str:
+    """The version that made a file, if it is another one, in brackets."""
+    return "" if header.nelbo == __version__ else f" (nelbo {header.nelbo} made the file)"

@@ -19,6 +19,8 @@ SAVED = 0.35
 """The share by which a model's code is taken to be shorter than that of no model, before it is known."""
 MOST_IMAGES = 4096
 """Of a chunk, unless its initial bits need more."""
+MOST_THREADS = 4
+"""Of a process that codes alone: the batches are small."""
 LANE_MEMORY = 2 << 30
 """Bytes of memory for each pair of processes."""
 
@@ -65,19 +67,24 @@ def usable_cores() -> int:
     return max(1, round(cores()))
 
 
+def usable_threads() -> int:
+    """Threads of a process that codes alone."""
+    return min(MOST_THREADS, usable_cores())
+
+
 def usable_lanes() -> int:
     """Chunks that can be coded at once."""
     return max(1, min(usable_cores(), memory() // LANE_MEMORY))
 
 
-def planned(images: Images, coder: Coder | EachCoder, each: bool, lanes: int) -> list[int]:
-    """The first image of each chunk, and n.
+def planned(images: Images, coder: Coder | EachCoder, each: bool, lanes: int) -> tuple[list[int], int]:
+    """The first image of each chunk, and n; and the number of images that fill the initial bits of the first chunk.
 
     A chunk is so long that filling its initial bits costs less than ``WASTE`` of it, and at most ``MOST_IMAGES``, if
     that is longer. If there is more than one, their number is a multiple of that of the lanes.
     """
     n = len(images)
-    least = 1
+    least, plain = 1, 0
     if not each:
         size = 4 * coder.initial_words()  # type: ignore[union-attr]
         plain, data = enough_plain(images, size)
@@ -86,4 +93,4 @@ def planned(images: Images, coder: Coder | EachCoder, each: bool, lanes: int) ->
             least = int((len(data) - plain * rate) / (WASTE * rate)) + plain
     number = max(1, min(n // least, max(lanes, -(-n // MOST_IMAGES))))
     number = number // lanes * lanes if number >= lanes else number
-    return np.linspace(0, n, number + 1).round().astype(int).tolist()
+    return np.linspace(0, n, number + 1).round().astype(int).tolist(), plain

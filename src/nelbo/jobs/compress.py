@@ -28,7 +28,7 @@ from nelbo.jobs.archive_facts import facts_of
 from nelbo.jobs.codec_bounds import measured_bounds, require_bound
 from nelbo.jobs.codec_crew import Crew, Here, Lane, Step, Worker, WorkerError, WorkerLostError
 from nelbo.jobs.codec_model import golden_numbers, new_coder
-from nelbo.jobs.codec_plan import Counter, in_order, planned, usable_cores, usable_lanes
+from nelbo.jobs.codec_plan import Counter, in_order, planned, usable_lanes, usable_threads
 from nelbo.jobs.codec_worker import ChunkCoder
 from nelbo.jobs.compress_inputs import Inputs, of_array, read_inputs
 from nelbo.jobs.run import WEIGHTS, Run
@@ -138,6 +138,7 @@ class Job:
         options: the options.
         header: the header of the file.
         edges: the first image of each chunk, and n.
+        plain: the first images of a chunk that are coded without the model.
         facts: what is measured.
         notes: lines for the user.
         xz_bytes: of all levels.
@@ -149,6 +150,7 @@ class Job:
     options: CompressOptions
     header: Header
     edges: list[int]
+    plain: int
     facts: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     xz_bytes: int = 0
@@ -182,15 +184,15 @@ class Job:
             "weights_bytes": run.state["files"][WEIGHTS[options.weights]]["bytes"],
             "given_bytes": inputs.files,
         }
-        edges = planned(images, coder, options.each, usable_lanes())
-        return cls(run, coder, inputs, options, header, edges, facts, list(inputs.notes))
+        edges, plain = planned(images, coder, options.each, usable_lanes())
+        return cls(run, coder, inputs, options, header, edges, plain, facts, list(inputs.notes))
 
     def crew(self) -> Crew:
         """The workers."""
         options, shape = self.options, self.header.shape
         if self.run.parts:
             here = ChunkCoder(self.coder, shape, options.each)
-            return Crew(lambda threads, core: Here(here, threads), 1, usable_cores(), options.check)
+            return Crew(lambda threads, core: Here(here, threads), 1, usable_threads(), options.check)
         opening = {
             "run": str(self.run.path.absolute()),
             "weights": options.weights,
@@ -199,11 +201,15 @@ class Job:
             "each": options.each,
         }
         lanes = min(usable_lanes(), len(self.edges) - 1)
-        return Crew(lambda threads, core: Worker(opening, threads, core, shape), lanes, usable_cores(), options.check)
+        return Crew(lambda threads, core: Worker(opening, threads, core, shape), lanes, usable_threads(), options.check)
 
     def payloads(self) -> Generator[bytes]:
         """The chunks in their order, each checked."""
         spans = list(pairwise(self.edges))
+        if self.edges[-1] <= self.plain:  # too few for the model, whose initial bits would be more
+            self.xz_bytes = XzLength(self.inputs.images).measure()
+            yield plain_chunk(self.inputs.images, 0)
+            return
         passes = 2 if self.options.check else 1
         with self.crew() as crew, bar(f"compressing {self.edges[-1]:,} images", passes * self.edges[-1]) as progress:
             counter = Counter(progress.move)
