@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,6 +50,15 @@ def batches(count: int, size: int) -> list[slice]:
     return [slice(first, min(first + size, count)) for first in range(0, count, size)]
 
 
+def power_below(value: float) -> float:
+    """The largest power of two that is at most a positive number.
+
+    >>> power_below(0.3), power_below(0.5), power_below(6.0)
+    (0.25, 0.5, 4.0)
+    """
+    return math.ldexp(1.0, math.frexp(value)[1] - 1)
+
+
 def padded(rows: NDArray[Any], size: int) -> Tensor:
     """Rows as a tensor, followed by rows of zeros, so that the network always computes the same number of rows."""
     whole = np.zeros((size, *rows.shape[1:]), rows.dtype)
@@ -60,7 +70,7 @@ def patterned(*shape: int) -> Tensor:
     """Numbers between −1 and 1 without a pattern to the eye, the same on every machine, float64.
 
     >>> patterned(3).tolist()
-    [-1.0, -0.609375, -0.15625]
+    [-1.0, -0.265625, 0.375]
     """
     count = int(np.prod(shape))
     mixed = (np.arange(count, dtype=np.int64) * 2654435761 + (np.arange(count, dtype=np.int64) ** 2) * 40503) >> 7

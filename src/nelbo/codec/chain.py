@@ -31,7 +31,7 @@ from nelbo.codec.batches import BatchCoder, float64, in_float64, padded, pattern
 from nelbo.codec.grid import Rounding, pop_salt, push_salt, salted
 from nelbo.codec.moments import FastMoments
 from nelbo.codec.pixels import NormalPixels, Pixels, TablePixels
-from nelbo.codec.stack import NORMAL_BITS, Floats, Ints, Normals, Stack
+from nelbo.codec.stack import Floats, Ints, Normals, Stack
 from nelbo.diffusion.decoders import CategoricalDecoder, GaussianDecoder
 from nelbo.diffusion.known import NOTHING, Known
 from nelbo.diffusion.process import noise_rate, posterior_var, signal_rate, step_signal, step_var
@@ -41,6 +41,7 @@ from nelbo.models._diffusion_clusters import given
 from nelbo.models.diffusion import Diffusion, with_variance
 from nelbo.options import Options
 from nelbo.theory.likelihoods import to_unit
+from nelbo.units import normal_bits
 
 IN_FLIGHT = 4
 """Images per batch: each needs bits for two latents to begin with."""
@@ -240,10 +241,10 @@ class ChainCoder(BatchCoder):
     def initial_words(self) -> int:
         """The bits of the two latents that need most, z_{k+1} given the image and z_k given both, for one batch."""
         gammas, widths = self.gammas, np.array([step.width for step in self.steps])
-        alone = np.log2(noise_rate(gammas).numpy() / widths) + NORMAL_BITS
+        alone = normal_bits_of(noise_rate(gammas).numpy() / widths)
         most = alone.max()
         if len(widths) > 1:
-            between = np.log2(posterior_var(gammas[:-1], gammas[1:]).sqrt().numpy() / widths[:-1]) + NORMAL_BITS
+            between = normal_bits_of(posterior_var(gammas[:-1], gammas[1:]).sqrt().numpy() / widths[:-1])
             most = max(most, (alone[1:] + between).max())
         return math.ceil(1.02 * self.in_flight * self.dims * most / 32) + 64
 
@@ -255,6 +256,11 @@ class ChainCoder(BatchCoder):
             z = [np.rint(patterned(self.dims).numpy() / self.steps[k].width).astype(np.int64) for k in places]
             parts = [self.here(told, k, some).output.reshape(-1)[: 2**7] for k, some in zip(places, z, strict=True)]
         return np.concatenate([part.numpy() for part in parts])
+
+
+def normal_bits_of(std: Floats) -> Floats:
+    """Bits of normal laws, for σ in bins."""
+    return np.array([normal_bits(math.log(each)) for each in std])
 
 
 def own_gammas(model: Diffusion, gammas: list[float]) -> Tensor:

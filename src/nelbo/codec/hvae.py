@@ -26,16 +26,17 @@ from pydantic import Field
 from torch import Tensor
 
 from nelbo.check import checked
-from nelbo.codec.batches import BatchCoder, float64, in_float64, padded, pattern_images, patterned
+from nelbo.codec.batches import BatchCoder, float64, in_float64, padded, pattern_images, patterned, power_below
 from nelbo.codec.grid import Rounding, pop_salt, push_salt, salted
 from nelbo.codec.pixels import Pixels, pixels_of
-from nelbo.codec.stack import NORMAL_BITS, Floats, Ints, Normals, Stack
+from nelbo.codec.stack import Floats, Ints, Normals, Stack
 from nelbo.errors import InputError
 from nelbo.models._latent import relative_gaussian
 from nelbo.models.hvae import HVAE
 from nelbo.options import Options
 from nelbo.theory.likelihoods import to_unit
 from nelbo.theory.normal import Gaussian
+from nelbo.units import normal_bits
 
 IN_FLIGHT = 4
 """Images per batch: each needs bits for all its latents to begin with."""
@@ -269,14 +270,13 @@ def hvae_settings(model: HVAE, images: NDArray[np.uint8]) -> HVAESettings:
         model: the model.
         images: images like those to come, n ≥ 1.
     """
-    narrow, bits, count = [], 0.0, len(images)
+    narrow, bits, count = list[float](), 0.0, len(images)
     rough = hvae_coder(model, HVAESettings(in_flight=count, widths=(2.0**-8,) * len(model.ladder.maps)).model_dump())
     with float64():
         for t, std in enumerate(rough.spreads(images), 1):
-            narrow.append(2 ** math.floor(math.log2(min(2.0, 0.5 * float(std.quantile(0.1))))))
-            bits += float((std / narrow[-1]).log2().clamp(min=-NORMAL_BITS).sum()) / count + NORMAL_BITS * (
-                math.prod(model.ladder.maps[t - 1])
-            )
+            narrow.append(power_below(min(1.0, 0.5 * float(std.quantile(0.1)))))
+            log_std = float((std / narrow[-1]).clamp(min=0.25).log().mean())
+            bits += normal_bits(log_std) * math.prod(model.ladder.maps[t - 1])
     return HVAESettings(widths=tuple(narrow), bits=bits)
 
 

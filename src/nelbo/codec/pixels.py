@@ -67,10 +67,22 @@ FLAT = 0.4
 """The largest probability in a flat law."""
 
 
+def digits(base: int) -> int:
+    """The digits of a number of ``HEAD_BITS`` in this base.
+
+    >>> digits(2), digits(16), digits(5)
+    (23, 5, 9)
+    """
+    count = 0
+    while base ** (count + 1) <= 2**HEAD_BITS:
+        count += 1
+    return count
+
+
 def flattest(weights: Floats) -> Ints:
     """The pixels whose laws are flat, flattest first, as many as a number of ``HEAD_BITS`` holds."""
     share = weights.max(1) / weights.sum(1)
-    order: Ints = np.argsort(share, kind="stable")[: int(HEAD_BITS / math.log2(weights.shape[1]))]
+    order: Ints = np.argsort(share, kind="stable")[: digits(weights.shape[1])]
     return order[share[order] <= FLAT + (weights.shape[1] == 2) * 0.3]
 
 

@@ -15,7 +15,6 @@ costs up to n/2²⁴ nats more than it should, and domains are kept small.
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any
 
 import numpy as np
@@ -39,8 +38,6 @@ STATE_WORDS = 2
 """Words on top of the stack that are the coder's state."""
 MASK_WORDS = 2**14
 """Words of a mask that is kept."""
-NORMAL_BITS = math.log2(math.sqrt(2 * math.pi * math.e))
-"""log2 of the bins that a normal law fills on average, with bins of its standard deviation."""
 
 
 class OutOfWordsError(ValueError):
@@ -218,8 +215,9 @@ class Normals:
 
     @property
     def words(self) -> int:
-        """The words that a sample of all laws takes on average."""
-        return max(0, math.ceil((float(np.log2(self.std).sum()) + NORMAL_BITS * len(self.std)) / 32))
+        """The words that a sample of all laws takes on average, or a few more, the same on every machine."""
+        exponents = int(np.frexp(self.std)[1].sum())  # σ < 2^exponent, and log2 √(2πe) < 33/16
+        return max(0, (exponents + 33 * len(self.std) // 16) // 32 + 1)
 
     def push(self, stack: Stack, values: Ints) -> None:
         """Push an integer by each law."""

@@ -17,19 +17,21 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from nelbo.codec.batches import BatchCoder, batches, float64, in_float64, padded, pattern_images, patterned
+from nelbo.codec.batches import BatchCoder, batches, float64, in_float64, padded, pattern_images, patterned, power_below
 from nelbo.codec.grid import Rounding, pop_salt, push_salt, salted
 from nelbo.codec.pixels import Pixels, pixels_of
-from nelbo.codec.stack import NORMAL_BITS, Floats, Ints, Normals, Stack
+from nelbo.codec.stack import Floats, Ints, Normals, Stack
 from nelbo.errors import InputError
 from nelbo.models.vae import VAE, StandardNormal
 from nelbo.options import Options
 from nelbo.theory.likelihoods import to_unit
 from nelbo.theory.normal import Gaussian
+from nelbo.units import normal_bits
 
 IN_FLIGHT = 64
 """Images per batch."""
 LARGEST_Z = 2.0**20
+SMALLEST_WIDTH = 2.0**-20
 
 
 class VAESettings(Options):
@@ -138,7 +140,7 @@ class VAECoder(BatchCoder):
 
     def initial_words(self) -> int:
         """Bits of z for one batch, if q were as wide as p."""
-        bits = np.log2(1 / self.laws.widths).sum() + NORMAL_BITS * len(self.laws.widths)
+        bits = sum(normal_bits(-math.log(width)) for width in self.laws.widths)
         return math.ceil(1.1 * self.in_flight * max(bits, 1.0) / 32) + 16
 
 
@@ -156,5 +158,5 @@ def vae_settings(model: VAE, images: NDArray[np.uint8]) -> VAESettings:
         model: the model.
         images: images like those to come, n ≥ 1.
     """
-    narrow = spreads(model, images).quantile(0.1, dim=0)
-    return VAESettings(widths=tuple((2 ** (0.5 * narrow).log2().floor().clamp(-20, 0)).tolist()))
+    narrow = 0.5 * spreads(model, images).quantile(0.1, dim=0)
+    return VAESettings(widths=tuple(power_below(min(1.0, max(SMALLEST_WIDTH, float(std)))) for std in narrow))

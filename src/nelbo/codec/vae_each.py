@@ -1,7 +1,7 @@
 """The codec of a VAE for each image alone, which gives random access.
 
 An image alone has no bits to sample z from: z is the mean of q(z|x), rounded to a grid of δ_d = √12 σ_d, where rounding
-has the variance of q. That costs ½ log2(2πe/12) = 0.254 bits for each z_d more than the bound.
+has the variance of q. That costs ½ ln(2πe/12) nats = 0.254 bits for each z_d more than the bound.
 """
 
 from __future__ import annotations
