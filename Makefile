@@ -7,7 +7,7 @@ FUZZ := .venv-fuzz
 PEERS := .venv-peers
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-kill soak fuzz lint types check bench gpu peers scale samplers simplifications agreement objectives weights pictures guidance anomalies classify estimators gamma inference editing targets figures course course-test course-long docs clean
+.PHONY: setup demo test test-kill soak fuzz lint types check bench gpu peers scale samplers simplifications agreement objectives weights pictures guidance anomalies classify estimators gamma inference editing codec targets figures course course-test course-long docs clean
 
 setup: $(READY)
 
@@ -82,7 +82,7 @@ bench: $(BENCH)/.ready
 # diffusers beside nelbo, in an environment of its own.
 $(BENCH)/.ready: pyproject.toml constraints.txt
 	test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
-	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,hub]' diffusers
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,hub]' diffusers pillow-jxl-plugin==1.3.8
 	@touch $@
 
 # Environment of "bench/run.py peers": other diffusion libraries, one of them without torchvision, which it can do without.
@@ -124,6 +124,10 @@ estimators: setup
 editing: setup
 	test -d runs/digits-vdm || $(BIN)/nelbo train vdm --data digits --minutes 4 --out runs/digits-vdm
 	$(BIN)/python bench/run.py editing runs/digits-vdm
+
+# With JPEG XL, in the environment of the benchmarks. Trains the runs that are missing.
+codec: $(BENCH)/.ready
+	$(BENCH)/bin/python bench/run.py codec
 
 clean:
 	rm -rf $(VENV) $(BENCH) $(FUZZ) $(PEERS) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

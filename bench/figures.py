@@ -41,6 +41,7 @@ STUDIES = {
     "gamma": "forms",  # only its picture
     "inference": "inference",
     "editing": "editing",
+    "codec": "codec",
 }
 """Each study, a target of make, and its page."""
 LINE = re.compile(

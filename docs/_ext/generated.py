@@ -32,6 +32,7 @@ SCHEMAS = {
     "threshold": "nelbo.report.results.Threshold",
     "evaluation": "nelbo.report.results.Evaluation",
     "comparison": "nelbo.report.results.Comparison",
+    "compression": "nelbo.report.compressed.Compression",
 }
 """The JSON schemas, and the classes that they are made from."""
 

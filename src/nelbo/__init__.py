@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from nelbo.errors import InputError as InputError
     from nelbo.jobs.classify import classify as classify
     from nelbo.jobs.compare import compare as compare
+    from nelbo.jobs.compress import compress as compress
+    from nelbo.jobs.decompress import Decompressed as Decompressed
+    from nelbo.jobs.decompress import decompress as decompress
     from nelbo.jobs.describe import info as info
     from nelbo.jobs.distill import distill as distill
     from nelbo.jobs.edit import Edited as Edited
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from nelbo.models.gan import GAN as GAN
     from nelbo.models.hvae import HVAE as HVAE
     from nelbo.models.vae import VAE as VAE
+    from nelbo.report.compressed import Compression as Compression
     from nelbo.report.results import Classification as Classification
     from nelbo.report.results import Comparison as Comparison
     from nelbo.report.results import Evaluation as Evaluation
@@ -49,7 +53,9 @@ PLACES = {
     "AE": "models.ae",
     "Classification": "report.results",
     "Comparison": "report.results",
+    "Compression": "report.compressed",
     "Dataset": "data",
+    "Decompressed": "jobs.decompress",
     "Diffusion": "models.diffusion",
     "Edited": "jobs.edit",
     "Evaluation": "report.results",
@@ -61,6 +67,8 @@ PLACES = {
     "VAE": "models.vae",
     "classify": "jobs.classify",
     "compare": "jobs.compare",
+    "compress": "jobs.compress",
+    "decompress": "jobs.decompress",
     "distill": "jobs.distill",
     "edit": "jobs.edit",
     "evaluate": "jobs.evaluate",

@@ -378,6 +378,33 @@ class ScoreOptions(ImagesOptions):
     data, by the total and by the profile over t; below 0.5, the others look more normal."""
 
 
+class CompressOptions(Options):
+    """Options of ``nelbo compress``."""
+
+    steps: AtLeastOne | None = None
+    "For a ddpm or vdm: K, network evaluations per image; more give a smaller file, slower. Default 24."
+    each: bool = False
+    "For a vae: code each image alone, so that it can be decoded alone, for some more bits."
+    split: str | None = None
+    "Of a data set: train, val, test or all; default: all."
+    limit: AtLeastOne | None = None
+    "Of a data set: use only this number of images, the first ones."
+    bounds: bool = False
+    "Also measure the run's bound of these images, so that 'nelbo info' says where the bits go."
+    check: bool = True
+    "Decode every image again, in another process, before it is written."
+    seed: Seed = 0
+    "Seed of the noise of --bounds."
+    weights: Weights = "ema"
+
+
+class DecompressOptions(Options):
+    """Options of ``nelbo decompress``."""
+
+    indices: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
+    "Decode only the images with these numbers, from 0; by default all."
+
+
 class EvaluateOptions(MeasuringOptions, SamplingOptions):
     """Options of ``nelbo evaluate``."""
 

@@ -24,6 +24,18 @@ def bits_per_dim(nats: float, dims: int) -> float:
     return nats / (LN_2 * dims)
 
 
+def normal_bits(log_std: float) -> float:
+    """Bits of N(·, σ²) in bins of width 1: log2(σ √(2πe)), where σ is not small.
+
+    >>> round(normal_bits(math.log(4.0)), 3)
+    4.047
+
+    Args:
+        log_std: ln σ, in widths of a bin.
+    """
+    return (log_std + 0.5 * math.log(2 * math.pi * math.e)) / LN_2
+
+
 def uniform_bits(levels: int) -> float:
     """Bits/dim of the uniform code: log2 of the number of levels.
 

@@ -18,18 +18,28 @@ import tomli_w
 import torch
 from PIL import Image
 
+from nelbo.codec.apart import encode_apart
+from nelbo.codec.archive import Archive, ArchiveWriter, Header, Table
+from nelbo.codec.chunks import DamagedChunkError, decode_chunk, plain_chunk
+from nelbo.codec.container import TABLE
+from nelbo.codec.kinds import Kind
 from nelbo.config.files import read_run_config, read_user_config
 from nelbo.data.arrays import read_npz
 from nelbo.data.decode import AVIF, BadImageError, quiet_decoding
 from nelbo.data.folder import read_folder
 from nelbo.data.idx import read_idx
 from nelbo.errors import InputError
+from nelbo.jobs.archive_facts import facts_of
 from nelbo.options import DataOptions, RunDataOptions, TrainingOptions
 from nelbo.training.checkpoint import FILES, Checkpoint, fit, read_checkpoint, write_checkpoint
 
 CLEAR = (InputError, BadImageError)
 """How bad input ends: by a line that says what is wrong with it."""
 WEIGHTS = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.zeros(2)}
+HEADER = {
+    **{"nelbo": "0", "family": "vae", "weights": "ema", "weights_sha256": "0" * 64, "model_sha256": "0" * 64},
+    **{"step": 1, "shape": (1, 4, 4), "levels": 17, "count": 5, "apart": 1, "coder": {}},
+}
 SCRATCH = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
 
 
@@ -74,12 +84,41 @@ def images(data: bytes, folder: Path) -> None:
         read_folder(folder, RunDataOptions())
 
 
+def archive(data: bytes, folder: Path) -> None:
+    """A compressed file: all that is read of it without a model."""
+    (folder / "x.nelbo").write_bytes(data)
+    facts_of(folder / "x.nelbo").to_json()
+    with Archive(folder / "x.nelbo") as found:
+        for head, block in found.chunks():
+            with contextlib.suppress(DamagedChunkError):
+                decode_chunk(found.container.read(block), found.header.shape, None)
+            assert head.rows.stop <= found.header.count
+        found.apart()
+        if found.problems:
+            raise InputError("x.nelbo", found.problems[0])
+
+
+def part(data: bytes, folder: Path) -> None:
+    """One part of a compressed file, with digests that fit it, by the first byte."""
+    which, rest = data[:1], data[1:]
+    stream, header = io.BytesIO(), Header.model_validate(HEADER)
+    writer = ArchiveWriter(stream, header, np.linspace(-1, 1, 5))
+    {b"c": writer.chunk, b"a": writer.apart}.get(which, lambda rest: writer._add("table", TABLE, rest))(rest)
+    if which in b"ca":
+        writer.finish(Table())
+    else:
+        writer.writer.finish()
+    archive(stream.getvalue(), folder)
+
+
 TARGETS: dict[str, Callable[[bytes, Path], None]] = {
     "idx": idx,
     "npz": npz,
     "config": config,
     "checkpoint": checkpoint,
     "images": images,
+    "archive": archive,
+    "part": part,
 }
 
 
@@ -95,7 +134,15 @@ def ends_well(name: str, data: bytes) -> str:
 
 def seeds(name: str) -> list[bytes]:
     """Good files."""
-    return {"idx": idx_files, "npz": npz_files, "config": config_files, "checkpoint": parts, "images": pictures}[name]()
+    return {
+        "idx": idx_files,
+        "npz": npz_files,
+        "config": config_files,
+        "checkpoint": parts,
+        "images": pictures,
+        "archive": archives,
+        "part": archive_parts,
+    }[name]()
 
 
 def idx_files() -> list[bytes]:
@@ -162,3 +209,29 @@ def pictures() -> list[bytes]:
         Image.new(mode, (5, 4), 1).save(stream, kind)
         found.append(stream.getvalue())
     return found
+
+
+LEVELS = np.arange(80, dtype=np.uint8).reshape(5, 1, 4, 4) % 17
+NAMED = Table(names=[*"abcdef"], kinds=[Kind(mode="L")], runs=[(0, 5), (-1, 1)], facts={"notes": ["a"], "xz_bytes": 9})
+
+
+def aparts() -> list[bytes]:
+    """Images apart: a file, and pixels."""
+    with Image.open(io.BytesIO(pictures()[0])) as image:
+        image.load()
+        return [encode_apart(5, "f.png", pictures()[0], None), encode_apart(5, "f.png", bytes(9999), image)]
+
+
+def archives() -> list[bytes]:
+    stream = io.BytesIO()
+    writer = ArchiveWriter(stream, Header.model_validate(HEADER), np.linspace(-1, 1, 5))
+    writer.apart(aparts()[0])
+    writer.chunk(plain_chunk(LEVELS, 0))
+    writer.finish(NAMED)
+    return [stream.getvalue()]
+
+
+def archive_parts() -> list[bytes]:
+    smooth = np.repeat(LEVELS[:, :, :1], 4, 2)
+    chunks = [plain_chunk(images, 0) for images in (LEVELS, smooth)]
+    return [*(b"c" + each for each in chunks), *(b"a" + each for each in aparts()), b"t" + NAMED.to_bytes()]

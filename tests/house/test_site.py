@@ -119,7 +119,7 @@ def test_the_schemas_are_beside_the_pages(site: Path) -> None:
     import nelbo
 
     schemas = {path.stem: json.loads(path.read_text()) for path in (site / "schemas").glob("*.json")}
-    assert set(schemas) == {"run", "score", "classification", "threshold", "evaluation", "comparison"}
+    assert set(schemas) == {"run", "score", "classification", "threshold", "evaluation", "comparison", "compression"}
     assert all(schema["$id"].endswith(nelbo.__version__) and schema["properties"] for schema in schemas.values())
 
 

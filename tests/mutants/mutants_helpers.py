@@ -32,7 +32,8 @@ class Mutant(NamedTuple):
         what: which of them it is, in a few words.
         file: relative to src/nelbo.
         old, new: what stands there, once in the file, and what is planted in its place.
-        seen_by: tests that must fail, each by its own assertion: ids relative to tests/math, parameters included.
+        seen_by: tests that must fail, each by its own assertion: ids relative to tests/math, or relative to tests if
+            they name a folder; parameters included.
     """
 
     kind: str
@@ -58,7 +59,7 @@ class Watch:
         self.ended: dict[str, str] = {}
 
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
-        name = item.nodeid.removeprefix("tests/math/")
+        name = item.nodeid.removeprefix("tests/math/").removeprefix("tests/")
         if call.excinfo is not None:
             self.ended[name] = f"{call.when} {call.excinfo.typename}"
         elif call.when == "call":
@@ -76,6 +77,11 @@ def copied(where: Path, mutant: Mutant | None = None) -> Path:
     return where
 
 
+def path_of(test: str) -> str:
+    """The id of a test as pytest takes it."""
+    return f"tests/{test}" if "/" in test.partition("::")[0] else f"tests/math/{test}"
+
+
 def run_tests(where: Path, tests: tuple[str, ...]) -> Answer:
     """Run tests on the copy in this folder. To be called in a new process, where no nelbo is loaded."""
     assert "nelbo" not in sys.modules
@@ -83,7 +89,7 @@ def run_tests(where: Path, tests: tuple[str, ...]) -> Answer:
     os.chdir(ROOT)
     watch, out = Watch(), io.StringIO()
     with contextlib.redirect_stdout(out):
-        code = pytest.main([*OPTIONS, *(f"tests/math/{test}" for test in tests)], plugins=[watch])
+        code = pytest.main([*OPTIONS, *map(path_of, tests)], plugins=[watch])
     importlib.import_module("nelbo")
     loaded = [module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "nelbo"]
     strange = [file for file in loaded if file is not None and not Path(file).is_relative_to(where)]

@@ -31,6 +31,7 @@ KINDS = (
     "biased",
     "wrong order",
     "wrong noise",
+    "check skipped",
 )
 
 MUTANTS = [
@@ -886,6 +887,30 @@ MUTANTS = [
         "    count = difference.isfinite().sum(1).clamp(min=1)\n",
         "    count = difference.isfinite().any(2, keepdim=True).sum(1).clamp(min=1)\n",
         ("test_classification.py::test_a_label_returns_when_the_leader_loses",),
+    ),
+    Mutant(
+        "check skipped",
+        "the digest of a chunk's pixels",
+        "codec/chunks.py",
+        " or pixels_of(images) != head.pixels:",
+        ":",
+        ("codec/test_container.py::test_other_pixels_do_not_come_back",),
+    ),
+    Mutant(
+        "check skipped",
+        "the digest of a block",
+        "codec/container.py",
+        'digest(block.tag, struct.pack("<Q", block.length), payload)',
+        "HEAD.unpack(head)[2]",
+        ("codec/test_container.py::test_a_flipped_bit_of_a_block_is_seen",),
+    ),
+    Mutant(
+        "wrong order",
+        "images of a chain leave the stack as they came",
+        "codec/chunks.py",
+        "found.insert(0, images)",
+        "found.append(images)",
+        ("codec/test_container.py::test_a_long_chain_comes_back",),
     ),
 ]
 

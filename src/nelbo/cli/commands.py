@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,7 +12,9 @@ from cyclopts.validators import Number
 
 from nelbo.options import (
     ClassifyOptions,
+    CompressOptions,
     DataOptions,
+    DecompressOptions,
     DistillOptions,
     EditOptions,
     EvaluateOptions,
@@ -207,21 +210,89 @@ def compare(
     print(found.to_json() if json else out / "index.html")
 
 
+def compress(
+    run: Path,
+    /,
+    *images: str,
+    out: Path,
+    options: Annotated[CompressOptions, Parameter(name="*")] = CompressOptions(),
+    json: Json = False,
+) -> None:
+    """Run ``nelbo compress``.
+
+    Parameters
+    ----------
+    run
+        The directory made by 'train'.
+    images
+        Files and folders of images; or one data set: a name, a .npy, .npz or IDX file, hf:NAME.
+    out
+        The new file.
+    json
+        Print the facts of the file as one JSON object, and nothing else.
+    """
+    from nelbo.jobs.compress import compress as put
+    from nelbo.report.progress import console
+
+    found = put(run, images, out, options=options)
+    if json:
+        print(found.to_json())
+        return
+    console().print("\n".join(lines(found.lines())))
+    print(out)
+
+
+def decompress(
+    run: Path,
+    file: Path,
+    /,
+    *,
+    out: Path,
+    options: Annotated[DecompressOptions, Parameter(name="*")] = DecompressOptions(),
+) -> None:
+    """Run ``nelbo decompress``.
+
+    Parameters
+    ----------
+    run
+        The run that made the file.
+    file
+        The file.
+    out
+        A new folder, with the files that were given; or a .npy or .npz.
+    """
+    from nelbo.jobs.decompress import decompress as put
+    from nelbo.jobs.decompress import lost_line
+    from nelbo.report.progress import console
+
+    found = put(run, file, out, indices=options.indices, partial=True)
+    for problem in found.problems if not found.lost else ():
+        console().print(f"{file}: {problem}; all images are whole")
+    print(out)
+    if found.lost:
+        raise OSError(errno.EIO, lost_line(found), str(file))
+
+
 def info(what: str, /, *, reading: Annotated[DataOptions, READING] = DataOptions(), json: Json = False) -> None:
     """Run ``nelbo info``.
 
     Parameters
     ----------
     what
-        RUN or SPEC.
+        RUN, SPEC, or a file of 'compress'.
     json
         Print one JSON object and nothing else.
     """
     from nelbo.errors import InputError
+    from nelbo.jobs.archive_facts import facts_of, is_archive
     from nelbo.jobs.describe import info as describe
 
     if "data" in reading.model_fields_set:
         raise InputError("data", "'info' describes its argument WHAT; leave --data out")
+    if is_archive(Path(what)):
+        found = facts_of(Path(what))
+        print(found.to_json() if json else "\n".join(lines(found.lines())))
+        return
     facts = describe(what, reading)
     if json:
         print(dumps(facts))

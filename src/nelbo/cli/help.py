@@ -64,12 +64,37 @@ nelbo features --data mnist
 nelbo compare runs/vae runs/ddpm runs/vdm --out report
 ```
 """,
-    "info": """Describe a run or a data set, with all its settings.
+    "info": """Describe a run, a data set or a compressed file, with all its settings.
 
 ```
 nelbo info runs/mnist
+nelbo info photos.nelbo
 nelbo info photos/ --size 64x48 --fit crop
 ```
+""",
+    "compress": """Compress images with a run, without loss. Prints the path of the file.
+
+```
+nelbo compress runs/mnist photos/ --out photos.nelbo
+nelbo compress runs/mnist mnist --split test --steps 96 --bounds --out test.nelbo
+nelbo compress runs/vae one.png two.png --each --out two.nelbo
+nelbo info photos.nelbo
+nelbo decompress runs/mnist photos.nelbo --out again/
+```
+
+IMAGES are files and folders of images, or one data set. Decoding needs the same weights. Every image is decoded again
+before it is written; those that the run has no levels for, of another size for example, are stored without it. Nothing
+of the originals is changed.
+""",
+    "decompress": """Decompress a file of 'compress': the same pixels, names and labels. Prints the path of the result.
+
+```
+nelbo decompress runs/mnist photos.nelbo --out photos/
+nelbo decompress runs/mnist test.nelbo --out test.npz
+nelbo decompress runs/vae two.nelbo --indices 1 --out one/
+```
+
+Of a damaged file the images that are whole are written, a line says which are lost, and the exit code is 1.
 """,
     "distill": """Train a student of a ddpm or vdm that samples in a few steps. Prints its run.
 

@@ -55,12 +55,16 @@ class GaussianDecoder:
         self.levels, self.learned = levels, learned
         self.extras: tuple[str, ...] = ("log_std",) if learned else ()
 
-    def nll(self, x: Tensor, denoised: Denoised, z: Tensor, gamma: Tensor) -> Tensor:
-        """As in :class:`Decoder`."""
+    def law(self, denoised: Denoised, gamma: Tensor) -> DiscretizedNormal:
+        """p(x|z) from the denoiser's result at z."""
         log_std = per_image(noise_rate(gamma).log(), denoised.x_0)
         if denoised.log_std is not None:
             log_std = log_std + denoised.log_std
-        return -DiscretizedNormal(denoised.x_0, log_std.exp(), self.levels).log_prob(x)
+        return DiscretizedNormal(denoised.x_0, log_std.exp(), self.levels)
+
+    def nll(self, x: Tensor, denoised: Denoised, z: Tensor, gamma: Tensor) -> Tensor:
+        """As in :class:`Decoder`."""
+        return -self.law(denoised, gamma).log_prob(x)
 
 
 class CategoricalDecoder:
@@ -77,15 +81,17 @@ class CategoricalDecoder:
     def __init__(self, levels: int, learned: bool = False) -> None:
         self.levels, self.learned = levels, learned
 
+    def log_probs(self, denoised: Denoised, z: Tensor, gamma: Tensor) -> Tensor:
+        """ln P(k|z) of every level, shape (B, C, H, W, L)."""
+        if denoised.law is not None:
+            return denoised.law.log_probs()
+        signal, noise = rates(gamma, z)
+        distance = (z / signal)[..., None] - to_unit(torch.arange(self.levels, device=z.device), self.levels)
+        return (-0.5 * (signal / noise).square()[..., None] * distance.square()).log_softmax(-1)
+
     def nll(self, x: Tensor, denoised: Denoised, z: Tensor, gamma: Tensor) -> Tensor:
         """As in :class:`Decoder`."""
-        if denoised.law is not None:
-            log_p = denoised.law.log_probs()
-        else:
-            signal, noise = rates(gamma, z)
-            distance = (z / signal)[..., None] - to_unit(torch.arange(self.levels, device=z.device), self.levels)
-            log_p = (-0.5 * (signal / noise).square()[..., None] * distance.square()).log_softmax(-1)
-        return -log_p.gather(-1, x.long()[..., None])[..., 0]
+        return -self.log_probs(denoised, z, gamma).gather(-1, x.long()[..., None])[..., 0]
 
 
 DECODERS: dict[str, Callable[[int, bool], Decoder]] = {

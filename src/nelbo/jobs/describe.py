@@ -11,6 +11,7 @@ import torch
 from nelbo.config.files import CONFIG
 from nelbo.data.loading import NAMES, is_source
 from nelbo.errors import InputError, nearest
+from nelbo.jobs.archive_facts import facts_of, is_archive
 from nelbo.jobs.run import Run, build_model, images_config, read_data
 from nelbo.nn import UNetOptions
 from nelbo.options import DataOptions
@@ -20,23 +21,25 @@ from nelbo.units import uniform_bits
 
 
 def info(what: str | Path | Run, options: DataOptions | None = None) -> dict[str, Any]:
-    """Describe a run, or else a SPEC.
+    """Describe a run, a compressed file, or else a SPEC.
 
     Args:
-        what: the run, its directory, or a SPEC.
+        what: the run, its directory, a file of ``nelbo compress``, or a SPEC.
         options: how to read a SPEC.
 
     Returns:
         name → value, as printed by ``nelbo info``.
 
     Raises:
-        InputError: ``what`` is neither a run nor a SPEC.
+        InputError: ``what`` is none of these.
     """
     if isinstance(what, Run):
         return describe_run(what)
     what = str(what)
     if (Path(what) / CONFIG).is_file():
         return describe_run(Run(what))
+    if is_archive(Path(what)):
+        return facts_of(Path(what)).as_dict()
     if not Path(what).exists() and not is_source(what):
         raise InputError(
             "WHAT", f"{what!r} is neither a run nor data{nearest(what, NAMES)} (data: {', '.join(NAMES)}, a path)"

@@ -1,0 +1,1 @@
+"""Lossless codecs of images by the bounds of models."""

@@ -1,0 +1,30 @@
+"""Golden numbers: whether a machine computes a model's laws as the one that encoded.
+
+The outputs of a network are rounded to a grid with a margin of 2·10⁻¹¹ (:mod:`nelbo.codec.grid`), and differ by some
+10⁻¹³ between machines. A file keeps some hundred of them for fixed inputs. If they differ by more than a part of the
+margin, a decoder could give wrong images, and nothing is decoded.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from nelbo.codec.grid import FINE_MARGIN
+from nelbo.codec.stack import Floats
+
+TOLERANCE = FINE_MARGIN / 10
+"""The largest difference of golden numbers with which a file is decoded."""
+
+
+def difference(found: Floats, kept: Floats) -> float:
+    """The largest difference of golden numbers, relative where they are larger than 1; ∞ for other numbers of them.
+
+    Args:
+        found: of this machine.
+        kept: of the machine that encoded.
+    """
+    if found.shape != kept.shape or not np.isfinite(kept).all():
+        return math.inf
+    return float(np.max(np.abs(found - kept) / np.maximum(1.0, np.abs(kept)), initial=0.0))

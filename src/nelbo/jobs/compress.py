@@ -1,0 +1,284 @@
+"""Compress images with a run: a file that decodes to the same images, and weighs what the bound says."""
+
+from __future__ import annotations
+
+import lzma
+import os
+import time
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nelbo import __version__
+from nelbo.check import checked
+from nelbo.codec.archive import ArchiveWriter, Header
+from nelbo.codec.chunks import DamagedChunkError, plain_chunk
+from nelbo.codec.coder import Coder, EachCoder, Images
+from nelbo.errors import InputError
+from nelbo.files import atomic_write
+from nelbo.jobs._digest import digests
+from nelbo.jobs.archive_facts import facts_of
+from nelbo.jobs.codec_bounds import measured_bounds, require_bound
+from nelbo.jobs.codec_crew import Crew, Here, Lane, Step, Worker, WorkerError, WorkerLostError
+from nelbo.jobs.codec_model import golden_numbers, new_coder
+from nelbo.jobs.codec_plan import Counter, in_order, planned, usable_lanes, usable_threads
+from nelbo.jobs.codec_worker import ChunkCoder
+from nelbo.jobs.compress_inputs import Inputs, of_array, read_inputs
+from nelbo.jobs.run import WEIGHTS, Run
+from nelbo.jobs.steps import in_best_steps
+from nelbo.models.base import GenerativeModel
+from nelbo.models.diffusion import Diffusion
+from nelbo.options import CompressOptions
+from nelbo.report.compressed import Compression
+from nelbo.report.paths import free
+from nelbo.report.progress import bar
+
+STEPS = 24
+"""K of a diffusion model, by default."""
+XZ_AT_ONCE = 256
+"""Images between two looks whether to stop."""
+EXAMPLES = 256
+"""Images for the choice of a coder's settings."""
+
+
+def compress(
+    run: str | Path | Run,
+    images: Any,
+    out: str | Path,
+    *,
+    labels: Sequence[int | str] | None = None,
+    options: CompressOptions | None = None,
+    **settings: Any,
+) -> Compression:
+    """Compress images without loss, like ``nelbo compress``.
+
+    Args:
+        run: the run, or its directory; decoding needs the same weights.
+        images: a SPEC, a file or folder of images, several of these, or integer levels of shape (n, C, H, W).
+        out: the new file.
+        labels: the label of each image of an array.
+        options: the options; or give
+        settings: fields of :class:`~nelbo.options.CompressOptions` by name, such as ``steps=96``.
+
+    Returns:
+        The facts of the file.
+
+    Raises:
+        InputError: an argument cannot be used.
+    """
+    started = time.monotonic()
+    options = options or checked(CompressOptions, settings)
+    out = free(Path(out), "out")
+    run = run if isinstance(run, Run) else Run(run)
+    inputs = given_inputs(run, images, labels, options)
+    model = in_asked_steps(run, run.model(options.weights, "cpu"), options)
+    job = Job.of(run, model, inputs, options)
+    with atomic_write(out) as aside, aside.open("wb") as file:
+        writer = ArchiveWriter(file, job.header, golden_numbers(job.coder))
+        for payload in inputs.apart:
+            writer.apart(payload)
+        with closing(job.payloads()) as payloads:
+            for payload in payloads:
+                writer.chunk(payload)
+        facts = job.facts | {"notes": job.notes, "xz_bytes": job.xz_bytes}
+        if options.bounds:
+            own = require_bound(run.model(options.weights, "cpu"))
+            facts["bounds"] = measured_bounds(own, require_bound(model), inputs.images, options.seed).as_dict()
+        writer.finish(inputs.table.model_copy(update={"facts": facts}))
+    return facts_of(out).model_copy(update={"seconds": round(time.monotonic() - started, 3)})
+
+
+def given_inputs(run: Run, images: Any, labels: Sequence[int | str] | None, options: CompressOptions) -> Inputs:
+    """The images that were given.
+
+    Raises:
+        InputError: they cannot be used.
+    """
+    if isinstance(images, str | os.PathLike):
+        images = [images]
+    if isinstance(images, Sequence) and all(isinstance(each, str | os.PathLike) for each in images):
+        if labels is not None:
+            raise InputError("labels", "are those of an array; data and folders have their own; leave it out")
+        return read_inputs(run, list(images), options.split, options.limit)
+    for name in ("split", "limit"):
+        if getattr(options, name) is not None:
+            raise InputError(name, "applies to a data set, not to an array; leave it out")
+    array = images.cpu().numpy() if isinstance(images, torch.Tensor) else np.asarray(images)
+    return of_array(array, run.config.images.shape, run.config.images.levels, labels)
+
+
+def in_asked_steps(run: Run, model: GenerativeModel, options: CompressOptions) -> GenerativeModel:
+    """The model in the steps of the file.
+
+    Raises:
+        InputError: steps are given, but the model has none.
+    """
+    if isinstance(model, Diffusion):
+        return in_best_steps(run, model, options.steps or STEPS, options.weights)
+    if options.steps is not None:
+        raise InputError("steps", f"a {model.family} has no steps; leave it out")
+    return model
+
+
+@dataclass
+class Job:
+    """The images of one file, and who codes them.
+
+    Attributes:
+        run: the run.
+        coder: its coder.
+        inputs: the images.
+        options: the options.
+        header: the header of the file.
+        edges: the first image of each chunk, and n.
+        plain: the first images of a chunk that are coded without the model.
+        facts: what is measured.
+        notes: lines for the user.
+        xz_bytes: of all levels.
+    """
+
+    run: Run
+    coder: Coder | EachCoder
+    inputs: Inputs
+    options: CompressOptions
+    header: Header
+    edges: list[int]
+    plain: int
+    facts: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    xz_bytes: int = 0
+
+    @classmethod
+    def of(cls, run: Run, model: GenerativeModel, inputs: Inputs, options: CompressOptions) -> Job:
+        """Plan a file.
+
+        Raises:
+            InputError: the model has no codec.
+        """
+        images = inputs.images
+        coder = new_coder(model, images[:EXAMPLES], options.each)
+        found = digests(run, options.weights)
+        header = Header(
+            nelbo=__version__,
+            family=run.config.family,
+            weights=options.weights,
+            weights_sha256=found["weights_sha256"],
+            model_sha256=found["model_sha256"],
+            step=run.step,
+            shape=run.config.images.shape,
+            levels=run.config.images.levels,
+            count=len(images),
+            apart=len(inputs.apart),
+            coder=coder.settings,
+        )
+        facts = {
+            "each": options.each,
+            "steps": (options.steps or STEPS) if isinstance(model, Diffusion) else None,
+            "weights_bytes": run.state["files"][WEIGHTS[options.weights]]["bytes"],
+            "given_bytes": inputs.files,
+        }
+        edges, plain = planned(images, coder, options.each, usable_lanes())
+        return cls(run, coder, inputs, options, header, edges, plain, facts, list(inputs.notes))
+
+    def crew(self) -> Crew:
+        """The workers."""
+        options, shape = self.options, self.header.shape
+        if self.run.parts:
+            here = ChunkCoder(self.coder, shape, options.each)
+            return Crew(lambda threads, core: Here(here, threads), 1, usable_threads(), options.check)
+        opening = {
+            "run": str(self.run.path.absolute()),
+            "weights": options.weights,
+            "weights_sha256": self.header.weights_sha256,
+            "settings": self.coder.settings,
+            "each": options.each,
+        }
+        lanes = min(usable_lanes(), len(self.edges) - 1)
+        return Crew(lambda threads, core: Worker(opening, threads, core, shape), lanes, usable_threads(), options.check)
+
+    def payloads(self) -> Generator[bytes]:
+        """The chunks in their order, each checked."""
+        spans = list(pairwise(self.edges))
+        if self.edges[-1] <= self.plain:  # too few for the model, whose initial bits would be more
+            self.xz_bytes = XzLength(self.inputs.images).measure()
+            yield plain_chunk(self.inputs.images, 0)
+            return
+        passes = 2 if self.options.check else 1
+        with self.crew() as crew, bar(f"compressing {self.edges[-1]:,} images", passes * self.edges[-1]) as progress:
+            counter = Counter(progress.move)
+            with ThreadPoolExecutor(len(crew.lanes) + 1) as pool:
+                xz = XzLength(self.inputs.images)
+                length = pool.submit(xz.measure)
+                try:
+                    yield from in_order(crew.lanes, spans, pool, lambda lane, span: self.coded(lane, span, counter.add))
+                except BaseException:
+                    xz.stopped = True
+                    crew.close()  # so that no thread waits for a worker
+                    raise
+                self.xz_bytes = length.result()
+
+    def coded(self, lane: Lane, span: tuple[int, int], step: Step) -> bytes:
+        """One chunk, which decodes to its images.
+
+        Raises:
+            InputError: the run cannot be opened by the worker.
+            WorkerLostError: a worker has ended.
+        """
+        first, images = span[0], self.inputs.images[span[0] : span[1]]
+        where = f"images {first:,} to {span[1] - 1:,}"
+        for worker in lane:
+            if worker is not None:
+                worker.open()
+        start = time.monotonic()
+        try:
+            payload = lane.coder.encode(images, first, step)
+            between = time.monotonic()
+            back = images if lane.checker is None else lane.checker.decode(payload, step)
+            if not np.array_equal(back, images):
+                raise DamagedChunkError("other images")
+        except (DamagedChunkError, WorkerError) as error:
+            if isinstance(error, WorkerLostError):
+                raise
+            self.notes.append(f"{where} did not come back ({error}), and are stored without the model")
+            return plain_chunk(images, first)
+        self.took("encode_seconds", between - start)
+        self.took("check_seconds", time.monotonic() - between)
+        plain = plain_chunk(images, first) if len(payload) > images.nbytes // 2 else payload
+        if len(plain) < len(payload):
+            self.notes.append(f"{where} are shorter without the model, and are stored so")
+            return plain
+        return payload
+
+    def took(self, name: str, seconds: float) -> None:
+        """Add seconds."""
+        self.facts[name] = round(self.facts.get(name, 0.0) + seconds, 3)
+
+
+class XzLength:
+    """The bytes of xz of all levels.
+
+    Args:
+        images: the levels.
+
+    Attributes:
+        stopped: whether to stop early.
+    """
+
+    def __init__(self, images: Images) -> None:
+        self.images, self.stopped = images, False
+
+    def measure(self) -> int:
+        """The bytes."""
+        packer, total = lzma.LZMACompressor(preset=6), 0
+        for first in range(0, len(self.images), XZ_AT_ONCE):
+            if self.stopped:
+                return 0
+            total += len(packer.compress(self.images[first : first + XZ_AT_ONCE].tobytes()))
+        return total + len(packer.flush())

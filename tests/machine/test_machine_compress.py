@@ -1,0 +1,506 @@
+"""``nelbo compress`` and ``decompress``: what was given comes back, and nothing is lost by any failure."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from machine_helpers import call, call_well, environment, listing, require_refusal
+from PIL import Image
+from torch import nn
+
+import nelbo
+from nelbo.codec import chunks
+from nelbo.codec.archive import Archive, ArchiveWriter, Table
+from nelbo.codec.container import CHUNK, HEAD
+from nelbo.errors import InputError
+from nelbo.jobs import codec_crew, codec_model, codec_plan, codec_worker, compress, decompress_chunks
+from nelbo.report.compressed import Compression
+
+
+@pytest.fixture(scope="module")
+def vae_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small vae on digits. Only to be read."""
+    out = tmp_path_factory.mktemp("runs") / "vae"
+    call_well("train", "vae", "--steps", "60", "--latent", "4", "--batch-size", "16", "--out", out, "--device", "cpu")
+    return out
+
+
+@pytest.fixture(scope="module")
+def digits(vae_run: Path) -> np.ndarray:
+    """The test images, shape (n, 8, 8)."""
+    return nelbo.Run(vae_run).dataset.split("test").numpy()[:, 0]
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers in this process, which start at once."""
+
+    def make(opening: dict[str, Any], threads: int, core: int | None, shape: tuple[int, ...]) -> codec_crew.Here:
+        return codec_crew.Here(codec_worker.opened(opening), 1)
+
+    monkeypatch.setattr(compress, "Worker", make)
+    monkeypatch.setattr(decompress_chunks, "Worker", make)
+    monkeypatch.setattr(compress, "usable_lanes", lambda: 1)
+    monkeypatch.setattr(decompress_chunks, "usable_lanes", lambda: 1)
+
+
+def grey(levels: np.ndarray) -> np.ndarray:
+    """17 levels as 0 … 255."""
+    return (levels.astype(np.uint16) * 255 // 16).astype(np.uint8)
+
+
+def write_folder(folder: Path, digits: np.ndarray, count: int = 150) -> Path:
+    """A folder of images of several kinds and with odd names."""
+    (folder / "sub dir" / "é").mkdir(parents=True)
+    for k in range(count):
+        Image.fromarray(grey(digits[k])).save(folder / f"{k}.png")
+    Image.fromarray(grey(digits[0])).convert("RGB").save(folder / "sub dir" / "rgb.png")
+    palette = Image.fromarray(digits[1]).convert("P")
+    palette.putpalette(np.repeat(np.arange(17) * 255 // 16, 3).astype(np.uint8).tobytes())
+    palette.save(folder / "sub dir" / "é" / "palette.png")
+    Image.fromarray(grey(digits[2])).save(folder / "2.bmp")
+    Image.fromarray(grey(digits[3])).save(folder / "2.bmp.png")
+    Image.fromarray(digits[4].astype(np.uint16) * 4000).save(folder / "deep.png")
+    Image.fromarray(np.full((9, 30, 3), 7, np.uint8)).save(folder / "wide.png")
+    (folder / "broken.png").write_bytes((folder / "0.png").read_bytes()[:60])
+    (folder / "new\nline.png").write_bytes((folder / "0.png").read_bytes())
+    (folder / "notes.txt").write_text("not an image")
+    if sys.platform == "linux":
+        (folder / os.fsdecode(b"\xff.png")).write_bytes((folder / "1.png").read_bytes())
+    return folder
+
+
+def pictures(folder: Path) -> dict[str, tuple[Any, ...]]:
+    """The name of each file of a folder → its mode, size, pixels and palette, or its bytes if it cannot be decoded."""
+    found: dict[str, tuple[Any, ...]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.suffix != ".txt":
+            try:
+                with Image.open(path) as image:
+                    own = (image.mode, image.size, image.tobytes(), image.getpalette())
+            except OSError:
+                own = (path.read_bytes(),)
+            found[path.relative_to(folder).as_posix()] = own
+    return found
+
+
+def test_a_folder_comes_back(vae_run: Path, digits: np.ndarray, here: Path) -> None:
+    """By other processes: names, pixels, modes, palettes; a .bmp as .png, beside one that has this name already."""
+    folder = write_folder(here / "given", digits)
+    before = listing(folder)
+    answer = call_well("compress", vae_run, folder, "--out", "x.nelbo")
+    assert answer.out.strip() == "x.nelbo"
+    assert listing(folder) == before
+    for words in ("deep.png", "more than 8 bits", "not 8×8", "truncated", "1 .txt", "whole file", "with initial bits"):
+        assert words in answer.err
+    call_well("decompress", vae_run, "x.nelbo", "--out", "back")
+    given, back = pictures(folder), pictures(here / "back")
+    assert back.pop("2.bmp-2.png") == given.pop("2.bmp")
+    assert back == given
+    assert not list(here.glob(".writing*"))
+
+
+@pytest.mark.usefixtures("alone")
+def test_the_file_weighs_what_is_said(vae_run: Path, here: Path) -> None:
+    """Every byte is in a part, and the fields are those of the schema."""
+    answer = call_well("compress", vae_run, "digits", "--split", "test", "--bounds", "--json", "--out", "x.nelbo")
+    found = Compression.model_validate_json(answer.out)
+    assert found.bytes == Path("x.nelbo").stat().st_size == sum(found.parts.values())
+    assert (found.images, found.by_model + found.plain, found.data, found.split) == (359, 359, "digits", "test")
+    assert found.bits_per_dim == pytest.approx(8 * found.bytes / (359 * 64))
+    assert found.bounds is not None
+    assert found.model_bits_per_dim == pytest.approx(found.bounds.own, rel=0.03)
+    info = json.loads(call_well("info", "x.nelbo", "--json").out)
+    assert {**json.loads(answer.out), "seconds": None} == {**info, "seconds": None}
+    text = call_well("info", "x.nelbo").out
+    for words in ("own bound", "by the model", "whole file", "they pay", "xz of all pixels"):
+        assert words in text
+    assert nelbo.info("x.nelbo")["bytes"] == found.bytes
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("split", ["test", "all"])
+def test_a_data_set_comes_back_with_its_labels(split: str, vae_run: Path, here: Path) -> None:
+    call_well("compress", vae_run, "digits", "--split", split, "--limit", "200", "--out", "x.nelbo")
+    call_well("decompress", vae_run, "x.nelbo", "--out", "x.npz")
+    data = nelbo.Run(vae_run).dataset
+    images, labels = data.split(split)[:, 0].numpy(), data.split_labels(split)
+    assert labels is not None
+    rows = (np.arange(len(images)) if split == "test" else np.argsort(data.sources))[:200]
+    with np.load("x.npz") as found:
+        assert np.array_equal(found["images"], images[rows])
+        assert found["levels"] == 17
+        assert found["labels"].tolist() == [data.classes[k] for k in labels.numpy()[rows]]
+    if split == "test":
+        call_well("decompress", vae_run, "x.nelbo", "--out", "folder")
+        assert len(list(Path("folder", "3").iterdir())) == int((labels[:200] == 3).sum())
+
+
+@pytest.mark.usefixtures("alone")
+def test_an_array_comes_back_in_its_order(vae_run: Path, digits: np.ndarray, here: Path) -> None:
+    """Not in that of the splits, which a hash makes."""
+    np.save("given.npy", digits[:120])
+    call_well("compress", vae_run, "given.npy", "--out", "x.nelbo")
+    call_well("decompress", vae_run, "x.nelbo", "--out", "back.npy")
+    assert np.array_equal(np.load("back.npy"), digits[:120])
+
+
+@pytest.mark.usefixtures("alone")
+def test_single_images_are_decoded_alone(vae_run: Path, digits: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec_plan, "MOST_IMAGES", 50)
+    found = nelbo.compress(vae_run, digits[:120], "x.nelbo", each=True, labels=["a", "b"] * 60)
+    assert found.each
+    assert found.chunks == 3
+    back = nelbo.decompress(vae_run, "x.nelbo", indices=[3, 77])
+    assert back.rows == [3, 77]
+    assert np.array_equal(back.images[:, 0], digits[[3, 77]])
+    assert back.labels is not None
+    assert back.labels[3] == "b"
+    with pytest.raises(InputError, match="120 is not the number of an image"):
+        nelbo.decompress(vae_run, "x.nelbo", indices=[120])
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_chunk_that_does_not_come_back_is_stored_without_the_model(
+    vae_run: Path, digits: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the coder decodes other images, or fails."""
+    right = chunks.decode_chunk
+
+    def wrong(payload: bytes, shape: Any, coder: Any, step: Any = id) -> np.ndarray:
+        found = right(payload, shape, coder, step)
+        if chunks.head_of(payload).first:
+            raise chunks.DamagedChunkError("planted")
+        return found ^ 1
+
+    monkeypatch.setattr(codec_plan, "MOST_IMAGES", 60)
+    monkeypatch.setattr(codec_plan, "WASTE", 1.0)
+    with monkeypatch.context() as planted:
+        planted.setattr(codec_worker, "decode_chunk", wrong)
+        found = nelbo.compress(vae_run, digits[:120], "x.nelbo")
+    assert (found.by_model, found.plain, found.chunks) == (0, 120, 2)
+    assert sum("did not come back" in note for note in found.notes) == 2
+    assert np.array_equal(nelbo.decompress(vae_run, "x.nelbo").images[:, 0], digits[:120])
+
+
+@pytest.mark.usefixtures("alone")
+def test_noise_is_not_made_larger(vae_run: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 17, (300, 1, 8, 8), dtype=np.uint8)
+    found = nelbo.compress(vae_run, noise, "x.nelbo")
+    assert found.by_model == 0
+    assert "shorter without the model" in found.notes[0]
+    assert torch.equal(nelbo.decompress(vae_run, "x.nelbo").images, torch.from_numpy(noise))
+
+
+@pytest.fixture
+def damaged(vae_run: Path, digits: np.ndarray, alone: None, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file whose second chunk, of images 60 to 119, has a flipped bit."""
+    monkeypatch.setattr(codec_plan, "MOST_IMAGES", 60)
+    monkeypatch.setattr(codec_plan, "WASTE", 1.0)
+    nelbo.compress(vae_run, digits[:180], "x.nelbo")
+    path = Path("x.nelbo")
+    with Archive(path) as archive:
+        at = archive.container.of(CHUNK)[1].place + HEAD.size + 200
+    data = bytearray(path.read_bytes())
+    data[at] ^= 4
+    path.write_bytes(data)
+    return path
+
+
+def test_of_a_damaged_file_the_other_images_come_back(damaged: Path, vae_run: Path, digits: np.ndarray) -> None:
+    answer = call("decompress", vae_run, damaged, "--out", "back")
+    assert answer.code == 1
+    assert answer.err.strip().splitlines()[-1].endswith("images 60 to 119 of 180 are lost")
+    assert len(list(Path("back").iterdir())) == 120
+    for k in (0, 59, 120, 179):
+        assert np.array_equal(np.asarray(Image.open(f"back/{k:06d}.png")), grey(digits[k]))
+    with pytest.raises(InputError, match="60 to 119 of 180 are lost"):
+        nelbo.decompress(vae_run, damaged)
+    found = nelbo.decompress(vae_run, damaged, partial=True)
+    assert found.lost == list(range(60, 120))
+    assert "60 of 180 images cannot be decoded" in call_well("info", damaged).out
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_machine_that_computes_other_images_is_not_damage(
+    vae_run: Path, digits: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bytes are whole, so the line is about this machine."""
+    nelbo.compress(vae_run, digits[:100], "x.nelbo")
+
+    def wrong(payload: bytes, shape: Any, coder: Any, step: Any = id) -> np.ndarray:
+        raise chunks.DamagedChunkError("planted")
+
+    monkeypatch.setattr(codec_worker, "decode_chunk", wrong)
+    with pytest.raises(InputError, match="1 chunks are whole, but do not decode to their images here"):
+        nelbo.decompress(vae_run, "x.nelbo")
+
+
+def test_few_images_need_no_model(vae_run: Path, digits: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its initial bits would be more than they take; no process is started."""
+    monkeypatch.setattr(codec_crew, "subprocess", None)
+    found = nelbo.compress(vae_run, digits[:3], "x.nelbo")
+    assert (found.by_model, found.plain) == (0, 3)
+    assert np.array_equal(nelbo.decompress(vae_run, "x.nelbo").images[:, 0], digits[:3])
+
+
+def test_damage_that_loses_nothing_is_said(damaged: Path, vae_run: Path, digits: np.ndarray) -> None:
+    nelbo.compress(vae_run, digits[:60], "y.nelbo")
+    data = Path("y.nelbo").read_bytes()
+    Path("y.nelbo").write_bytes(b"?" + data[1:])
+    answer = call_well("decompress", vae_run, "y.nelbo", "--out", "back.npy")
+    assert "its first bytes are damaged; all images are whole" in answer.err
+    assert np.array_equal(np.load("back.npy"), digits[:60])
+
+
+def forged(names: list[str], path: Path, like: Path) -> None:
+    """A file like another one, with these names."""
+    with Archive(like) as archive, path.open("wb") as file:
+        assert archive.golden is not None
+        writer = ArchiveWriter(file, archive.header, archive.golden)
+        for _, block in archive.chunks():
+            writer.chunk(archive.container.read(block))
+        writer.finish(archive.table.model_copy(update={"names": names}))
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("name", ["../x.png", "/tmp/x.png", "a/../../x.png", ".."])
+def test_a_name_that_leads_out_is_refused(name: str, vae_run: Path, digits: np.ndarray, here: Path) -> None:
+    (here / "in").mkdir()
+    for k in range(2):
+        Image.fromarray(grey(digits[k])).save(here / "in" / f"{k}.png")
+    nelbo.compress(vae_run, "in", "x.nelbo")
+    forged(["a.png", name], Path("y.nelbo"), Path("x.nelbo"))
+    require_refusal("decompress RUN y.nelbo --out back", {"RUN": vae_run}, ["y.nelbo", "leads out"], here)
+
+
+@pytest.mark.usefixtures("alone")
+def test_the_same_name_twice_is_refused(vae_run: Path, digits: np.ndarray, here: Path) -> None:
+    """As on a file system that takes a.png and A.png for one."""
+    nelbo.compress(vae_run, digits[:2, None], "x.nelbo")
+    forged(["a.png", "a.png"], Path("y.nelbo"), Path("x.nelbo"))
+    code, _, error = call("decompress", vae_run, "y.nelbo", "--out", "back")
+    assert code == 2
+    assert "twice" in error
+    assert not (here / "back").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("compress RUN digits --out x.nelbo", ["--out", "already exists"]),
+        ("compress RUN --out y", ["images", "missing"]),
+        ("compress RUN nothere --out y", ["nothere"]),
+        ("compress RUN nothere.png digits --out y", ["nothere.png"]),
+        ("compress RUN empty --out y", ["empty", "no images"]),
+        ("compress RUN colour --out y", ["none fits the run", "1×8×8", "00.png"]),
+        ("compress RUN x.nelbo --out y", ["x.nelbo"]),
+        ("compress RUN colour --split test --out y", ["--split", "leave it out"]),
+        ("compress RUN digits --split tset --out y", ["tset", "did you mean"]),
+        ("compress RUN digits --steps 8 --out y", ["--steps", "has no steps"]),
+        ("compress OTHER digits --each --out y", ["ddpm"]),
+        ("compress nothere digits --out y", ["no such run"]),
+        ("compress RUN digits --weights best --out y", ["--weights"]),
+        ("compress RUN digits --limit 0 --out y", ["--limit"]),
+        ("decompress RUN x.nelbo --out empty", ["--out", "already exists"]),
+        ("decompress RUN x.nelbo --out y.png", ["--out", "folder"]),
+        ("decompress RUN nothere --out y", ["nothere"]),
+        ("decompress RUN RUN/config.toml --out y", ["not a file of 'nelbo compress'"]),
+        ("decompress OTHER x.nelbo --out y", ["is not the run that made the file", "a vae"]),
+        ("decompress TWIN x.nelbo --out y", ["does not have the weights"]),
+        ("decompress RUN x.nelbo --indices 1000 --out y", ["--indices", "0 to"]),
+        ("decompress RUN x.nelbo --indices -1 --out y", ["-1"]),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(
+    line: str, words: list[str], vae_run: Path, digits_run: Path, colour_folder: Path, here: Path, alone: None
+) -> None:
+    (here / "empty").mkdir()
+    nelbo.compress(vae_run, "digits", "x.nelbo", split="test", limit=100)
+    names = {"RUN": vae_run, "OTHER": digits_run, "colour": colour_folder, "RUN/config.toml": vae_run / "config.toml"}
+    if "TWIN" in line:
+        call_well(
+            *("train", "vae", "--steps", "3", "--latent", "4", "--batch-size", "16", "--out", "twin", "--device", "cpu")
+        )
+        names["TWIN"] = here / "twin"
+    require_refusal(line, names, words, here)
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_run_that_was_trained_further_has_its_older_weights(vae_run: Path, digits: np.ndarray, here: Path) -> None:
+    run = Path(shutil.copytree(vae_run, here / "run"))
+    nelbo.compress(run, digits[:60], "x.nelbo")
+    call_well("train", "vae", "--resume", "--out", run, "--steps", "61", "--device", "cpu")
+    assert np.array_equal(nelbo.decompress(run, "x.nelbo").images[:, 0], digits[:60])
+
+
+@pytest.mark.usefixtures("alone")
+def test_another_machine_is_refused_and_not_guessed_at(
+    vae_run: Path, digits: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers that differ by 1e-12 decode; by 1e-6 they are refused, with the version that made the file."""
+    nelbo.compress(vae_run, digits[:60], "x.nelbo")
+    right = decompress_chunks.coder_for
+
+    def elsewhere(difference: float) -> Callable[..., Any]:
+        def make(*given: Any, **named: Any) -> Any:
+            coder = right(*given, **named)
+            golden = coder.golden()
+            coder.golden = lambda: golden + difference * np.maximum(1.0, np.abs(golden))
+            return coder
+
+        return make
+
+    monkeypatch.setattr(decompress_chunks, "coder_for", elsewhere(1e-12))
+    assert np.array_equal(nelbo.decompress(vae_run, "x.nelbo").images[:, 0], digits[:60])
+    monkeypatch.setattr(decompress_chunks, "coder_for", elsewhere(1e-6))
+    monkeypatch.setattr(codec_model, "__version__", "99")
+    with pytest.raises(InputError, match=r"differ by 1\.0e-06 from those.*nelbo 0.* made the file"):
+        nelbo.decompress(vae_run, "x.nelbo")
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_full_disk_leaves_nothing(
+    vae_run: Path, digits: np.ndarray, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: ArchiveWriter, table: Table) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    np.save("given.npy", digits[:60])
+    monkeypatch.setattr(ArchiveWriter, "finish", full)
+    code, _, error = call("compress", vae_run, "given.npy", "--out", "x.nelbo")
+    assert code == 1
+    assert error.strip().splitlines()[-1] == "nelbo: x.nelbo: No space left on device"
+    assert sorted(path.name for path in here.iterdir()) == ["given.npy"]
+
+
+def started(*words: str | Path) -> subprocess.Popen[str]:
+    """A command in a process group of its own, as a shell starts it."""
+    command = [sys.executable, "-m", "nelbo", *map(str, words)]
+    return subprocess.Popen(
+        command, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> None:
+    """Wait until a condition holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the processes are found in /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.usefixtures("alone")
+def test_a_signal_leaves_no_half_file_and_no_process(number: signal.Signals, vae_run: Path, here: Path) -> None:
+    """Ctrl-C reaches all processes of the group; kill −9 only the first one, whose workers end by themselves."""
+    process = started("compress", vae_run, "digits", "--out", "x.nelbo")
+    wait_for(lambda: (here / ".writing-x.nelbo").exists() and children(process.pid))
+    workers = children(process.pid)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode in (128 + number, -number)
+    assert "Traceback" not in error
+    assert not (here / "x.nelbo").exists()
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() and running(pid) for pid in workers))
+    if number == signal.SIGKILL:
+        call_well("compress", vae_run, "digits", "--limit", "30", "--out", "x.nelbo")
+    assert not (here / ".writing-x.nelbo").exists()
+
+
+def running(pid: int) -> bool:
+    """Whether a process runs, and is no zombie that only waits to be noticed."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the processes are found in /proc")
+def test_a_worker_that_is_killed_is_named(vae_run: Path, here: Path) -> None:
+    process = started("compress", vae_run, "digits", "--out", "x.nelbo")
+    wait_for(lambda: children(process.pid))
+    for pid in children(process.pid):
+        os.kill(pid, signal.SIGKILL)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "was killed; is there enough memory?" in error.strip().splitlines()[-1]
+    assert list(here.iterdir()) == []
+
+
+def test_a_model_with_parts_from_python_is_coded_here(digits: np.ndarray) -> None:
+    """There is no other process that has the parts."""
+
+    def parts() -> dict[str, nn.Module]:
+        return {
+            "encoder": nn.Sequential(nn.Flatten(), nn.Linear(64, 8)),
+            "decoder": nn.Sequential(nn.Linear(4, 960), nn.Unflatten(1, (15, 8, 8))),
+        }
+
+    model = nelbo.VAE(**parts(), shape=(1, 8, 8), levels=17, latent=4, likelihood="logistic")
+    nelbo.fit(model, digits[:, None], steps=60, lr=0.02, out="own", device="cpu")
+    run = nelbo.Run("own", **parts())
+    found = nelbo.compress(run, digits[:, None], "x.nelbo")
+    assert found.by_model > 0
+    assert np.array_equal(nelbo.decompress(run, "x.nelbo").images[:, 0], digits)
+
+
+@pytest.mark.usefixtures("alone")
+def test_without_constriction_the_extra_is_named(
+    vae_run: Path, digits: np.ndarray, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save("given.npy", digits[:60])
+    monkeypatch.setitem(sys.modules, "constriction", None)
+    code, _, error = call("compress", vae_run, "given.npy", "--out", "x.nelbo")
+    assert code == 2
+    assert "nelbo[codec]" in error
+    assert sorted(path.name for path in here.iterdir()) == ["given.npy"]
+
+
+def test_images_of_wrong_arrays_are_refused(vae_run: Path, digits: np.ndarray) -> None:
+    for images, words in (
+        (digits.astype(float), "float64"),
+        (digits[:, :7], "1×8×8"),
+        (digits + 1, "levels 1 to"),
+        (digits[:0], "shape"),
+    ):
+        with pytest.raises(InputError, match=words):
+            nelbo.compress(vae_run, images, "x.nelbo")
+    with pytest.raises(InputError, match="give one for each"):
+        nelbo.compress(vae_run, digits, "x.nelbo", labels=["a"])
+
+
+def test_other_families_say_why_they_have_no_codec(tmp_path: Path) -> None:
+    for family, options in (("ae", []), ("gan", ["--widths", "8", "8"])):
+        run = train_tiny_of(family, tmp_path / family, *options)
+        code, _, error = call("compress", run, "digits", "--out", "x.nelbo")
+        assert code == 2
+        assert family in error
+
+
+def train_tiny_of(family: str, out: Path, *more: str) -> Path:
+    """A run of a family, of one step."""
+    call_well("train", family, "--steps", "1", "--batch-size", "8", "--out", out, "--device", "cpu", *more)
+    return out
