@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from nelbo.config.names import METRICS
 from nelbo.data import Dataset
 from nelbo.errors import InputError, nearest
 from nelbo.files import replace_text
@@ -241,7 +242,7 @@ def curve(run: Run) -> list[tuple[float, float]]:
     """(seconds, bits/dim on ``val``) of each preview during training."""
     points, seconds = [], 0.0
     try:
-        lines = (run.path / "metrics.jsonl").read_text().splitlines()
+        lines = (run.path / METRICS).read_text().splitlines()
     except OSError:
         return []
     for line in lines:
