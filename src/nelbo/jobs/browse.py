@@ -75,7 +75,8 @@ def page_of(dataset: Dataset, split: str, label: str | None, start: int, count: 
 def name_of(dataset: Dataset, split: str, row: int) -> str:
     """The path or row of an image, and its class."""
     source, label, _ = dataset.origin(split, row)
-    return ", ".join([as_text(str(source)) if source != "" else f"image {row}", *[as_text(label)] * bool(label)])
+    place = as_text(source) if isinstance(source, str) and source else f"row {source if source != '' else row}"
+    return ", ".join([place, *[f"class {as_text(label)}"] * bool(label)])
 
 
 def copies_over_splits(dataset: Dataset) -> list[list[tuple[str, int]]]:

@@ -45,7 +45,7 @@ SPLITS = ("train", "val", "test", "all")
 
 
 def compare(
-    paths: Sequence[str | Path],
+    paths: Sequence[str | Path | Run],
     out: str | Path = "compare",
     *,
     split: str = "test",
@@ -55,7 +55,7 @@ def compare(
     """Compare runs by their stored scores and by samples from the same seeds. A repeated call gives the same page.
 
     Args:
-        paths: the run directories.
+        paths: the runs, or their directories.
         out: the folder for ``index.html`` and ``compare.json``; new, or with a ``compare.json``.
         split: the split of the scores.
         score: whether to compute missing scores, so that runs of the same data are scored on the same images.
@@ -85,7 +85,7 @@ def compare(
     return whole
 
 
-def require_comparable(paths: Sequence[str | Path], folder: Path, split: str) -> None:
+def require_comparable(paths: Sequence[str | Path | Run], folder: Path, split: str) -> None:
     """Check the runs and the folder before anything is read.
 
     Raises:
