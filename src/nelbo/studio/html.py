@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def note(text: str) -> str:
-    """A line about a result, which a screen reader reads out."""
-    return f'<p class="note" role="status">{escape(text)}</p>'
+def note(text: str, more: str = "") -> str:
+    """A line about a result, which a screen reader reads out, and a further one in small letters."""
+    below = f'<p class="more">{escape(more)}</p>' if more else ""
+    return f'<p class="note" role="status">{escape(text)}</p>{below}'
 
 
 def problem(text: str) -> str:

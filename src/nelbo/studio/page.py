@@ -17,6 +17,8 @@ ASSETS = Path(__file__).parent / "assets"
 TITLE = "nelbo studio"
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "sans-serif")
 MONO = ("ui-monospace", "Menlo", "Consolas", "monospace")
+DIM, STRONG = "#475569", "#1d4ed8"
+"""Colours with a contrast of at least 4.5 on white, and below white text."""
 REMEMBERED = """() => {
   const words = new URLSearchParams(location.hash.slice(1));
   return [words.get('screen') || '', words.get('run') || ''];
@@ -41,8 +43,19 @@ def all_screens() -> list[Screen]:
 
 def theme() -> Any:
     """A theme with the fonts of the system: a font from elsewhere would be a request to another host."""
-    return gr.themes.Base(
+    base = gr.themes.Base(
         primary_hue=gr.themes.colors.blue, neutral_hue=gr.themes.colors.slate, font=FONTS, font_mono=MONO
+    )
+    return base.set(
+        body_text_color_subdued=DIM,
+        block_info_text_color=DIM,
+        block_label_text_color=DIM,
+        block_title_text_color="#334155",
+        input_placeholder_color=DIM,
+        button_primary_background_fill=STRONG,
+        button_primary_background_fill_hover="#1e40af",
+        button_primary_background_fill_dark=STRONG,
+        button_primary_background_fill_hover_dark="#2563eb",
     )
 
 
@@ -59,7 +72,7 @@ def build_page(studio: Studio) -> gr.Blocks:
                 elem_id="run",
                 scale=5,
             )
-            refresh = gr.Button("Look for runs", elem_id="refresh", scale=1, min_width=140)
+            refresh = gr.Button("Refresh", elem_id="refresh", scale=1, min_width=100)
         words = [gr.Textbox(visible="hidden", elem_id=f"{name}-word") for name in ("screen", "run")]
         with gr.Tabs(elem_id="screens", overflow_behavior="wrap") as tabs:
             for each in found:

@@ -67,3 +67,12 @@ def bits(value: float, stderr: float | None) -> str:
     ('1.235 ± 0.012 bits/dim', '2.000 bits/dim')
     """
     return f"{value:.3f}" + ("" if stderr is None else f" ± {stderr:.3f}") + " bits/dim"
+
+
+def signed(value: float) -> str:
+    """A number with two decimals and a true minus sign.
+
+    >>> signed(-0.001), signed(-1.5)
+    ('0.00', '−1.50')
+    """
+    return f"{round(value, 2) + 0.0:.2f}".replace("-", "−")

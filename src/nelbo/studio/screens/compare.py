@@ -28,8 +28,8 @@ def build(studio: Studio) -> None:
             score = gr.Checkbox(True, label="Score runs that are not scored yet")
             limit = gr.Number(200, precision=0, minimum=1, label="Images to score")
     with gr.Row():
-        go = gr.Button("Compare", variant="primary", elem_id="compare-go")
-        stop = gr.Button("Stop")
+        go = gr.Button("Compare", variant="primary", min_width=80, elem_id="compare-go")
+        stop = gr.Button("Stop", min_width=80)
     said = gr.HTML(note("Choose two runs or more."), elem_id="compare-note")
     page = gr.HTML(elem_id="compare-page")
     studio.answer(studio.run.change, partial(listed, studio), [runs], [said, runs])

@@ -10,7 +10,7 @@ import gradio as gr
 from nelbo.errors import InputError
 from nelbo.studio.html import curve, facts, figures, note
 from nelbo.studio.studio import Screen, Studio
-from nelbo.studio.words import bits
+from nelbo.studio.words import bits, signed
 
 if TYPE_CHECKING:
     from nelbo.jobs.denoise import Spent, Way
@@ -28,8 +28,9 @@ def build(studio: Studio) -> None:
         with gr.Column(scale=1, min_width=280):
             source = gr.Radio([IMAGE, SEED], value=IMAGE, label="Image")
             number = gr.Number(0, precision=0, minimum=0, label="Number", info="Of the image, or the seed.")
-            go = gr.Button("Show", variant="primary", elem_id="denoise-go")
-            stop = gr.Button("Stop")
+            with gr.Row():
+                go = gr.Button("Show", variant="primary", min_width=80, elem_id="denoise-go")
+                stop = gr.Button("Stop", min_width=80)
         with gr.Column(scale=3, min_width=300):
             t = gr.Slider(0, 1, 0.5, step=0.01, label="t", info="1 is noise alone, 0 the image.", elem_id="denoise-t")
             said = gr.HTML(note("Choose an image on the left, then “Show”."), elem_id="denoise-note")
@@ -95,7 +96,7 @@ def state(way: Way, spent: Spent, t: float) -> str:
     pictures = figures([shown.z, shown.x_0, way.image], way.model.levels, names, "large")
     pairs = {
         "t": f"{shown.t:.2f}",
-        "γ = −ln SNR": f"{shown.gamma:.2f}",
+        "γ = −ln SNR": signed(shown.gamma),
         "Spent by t": bits(*spent.at(shown.t)),
     }
     points = [(1 - float(at), float(value)) for at, value in zip(spent.t, spent.bits, strict=True)]

@@ -50,8 +50,8 @@ def build(studio: Studio) -> None:
                 seed = gr.Number(0, precision=0, minimum=0, label="Seed")
             label = gr.Dropdown([ANY], value=ANY, label="Label", visible=False)
             with gr.Row():
-                go = gr.Button("Draw", variant="primary", elem_id="edit-go")
-                stop = gr.Button("Stop")
+                go = gr.Button("Draw", variant="primary", min_width=80, elem_id="edit-go")
+                stop = gr.Button("Stop", min_width=80)
             said = gr.HTML(note("Choose an image, paint over a part of it, then “Draw”."), elem_id="edit-note")
             shown = gr.HTML(elem_id="edit-pictures")
     place = [said, canvas, image]
@@ -162,11 +162,11 @@ def draw(
     else:
         given = reduced(image, images.levels, int(factor))
     done, seconds = timed(lambda: edit(opened, word, given, mask=mask, n=int(n), **settings))
-    said = f"{done.how}; {duration(seconds)}, {done.evaluations:,} evaluations an image."
     before = figures([image, done.given[0]], done.levels, ["before", "what the model sees"], "large")
     after = figures(done.images, done.levels, [f"draw {i}, seed {int(seed or 0)}" for i in range(len(done.images))])
     preview = "Preview: " if steps is not None else ""
-    return [note(preview + said[:1].upper() + said[1:]), f"<h2>Before</h2>{before}<h2>After</h2>{after}"]
+    line = f"{preview}{len(done.images)} draws, {duration(seconds)}, {done.evaluations:,} evaluations for each."
+    return [note(line, f"How: {done.how}."), f"<h2>Before</h2>{before}<h2>After</h2>{after}"]
 
 
 SCREEN = Screen(60, "edit", "Edit", build)

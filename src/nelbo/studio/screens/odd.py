@@ -29,8 +29,9 @@ def build(studio: Studio) -> None:
             )
             with gr.Accordion("Images of other sizes", open=False):
                 size, fit = size_and_fit()
-            go = gr.Button("Find the odd ones", variant="primary", elem_id="odd-go")
-            stop = gr.Button("Stop")
+            with gr.Row():
+                go = gr.Button("Find the odd ones", variant="primary", min_width=80, elem_id="odd-go")
+                stop = gr.Button("Stop", min_width=80)
         with gr.Column(scale=3, min_width=300):
             said = gr.HTML(note("Choose a folder on the left; the run above says what is normal."), elem_id="odd-note")
             about = gr.HTML(elem_id="odd-facts")

@@ -37,8 +37,8 @@ def build(studio: Studio) -> None:
             sampler = gr.Dropdown(list(SAMPLERS), value=AUTO, label="Sampler", visible=False)
             temperature = gr.Slider(0, 1.5, 1, step=0.05, label="Temperature", info="Of the latents.", visible=False)
             with gr.Row():
-                go = gr.Button("Draw", variant="primary", elem_id="sample-go")
-                stop = gr.Button("Stop", elem_id="sample-stop")
+                go = gr.Button("Draw", variant="primary", min_width=80, elem_id="sample-go")
+                stop = gr.Button("Stop", min_width=80, elem_id="sample-stop")
         with gr.Column(scale=3, min_width=300):
             said = gr.HTML(elem_id="sample-note")
             pictures = gr.HTML(elem_id="sample-pictures")
@@ -114,7 +114,7 @@ def draw(studio: Studio, run: str | None, n: float, *values: Any) -> list[Any]:
     opened = studio.opened(run)
     options = options_of(opened.model(), *values)
     found = drawn(opened, int(n), options, keep_frames=True)
-    return [note(about(found, opened.step)), shown(found, options.seed), (found, options.seed), gr.skip()]
+    return [about(found, opened.step), shown(found, options.seed), (found, options.seed), gr.skip()]
 
 
 def preview(studio: Studio, run: str | None, n: float, *values: Any) -> list[Any]:
@@ -127,14 +127,15 @@ def preview(studio: Studio, run: str | None, n: float, *values: Any) -> list[Any
     if options.steps is not None:
         options = options.model_copy(update={"steps": min(PREVIEW_STEPS, options.steps), "sampler": None})
     found = drawn(opened, min(int(n), PREVIEWED), options)
-    return [note(f"Preview: {about(found, opened.step)}"), shown(found, options.seed)]
+    return [about(found, opened.step, "Preview: "), shown(found, options.seed)]
 
 
-def about(found: Drawn, step: int) -> str:
-    """How the images were made, in one line."""
-    n = len(found.images)
-    work = f"{duration(found.seconds)}, {found.evaluations:g} evaluations an image"
-    return f"{n} image{'s' * (n > 1)} of {found.family} at step {step:,}: {found.how}. {work}. {found.known}."
+def about(found: Drawn, step: int, before: str = "") -> str:
+    """How the images were made."""
+    n, each = len(found.images), found.evaluations
+    work = f"{duration(found.seconds)}, {each:g} evaluation{'s' * (each != 1)} of the network for each image"
+    line = f"{before}{n} image{'s' * (n > 1)} of {found.family} at step {step:,}: {work}."
+    return note(line, f"How: {found.how}. Known: {found.known}.")
 
 
 def shown(found: Drawn, seed: int) -> str:

@@ -38,7 +38,7 @@ def build(studio: Studio) -> None:
             name = gr.Textbox("", label="Name", placeholder="such as digits-1", elem_id="train-name")
             with gr.Accordion("Images of other sizes", open=False):
                 size, fit = size_and_fit()
-            go = gr.Button("Start a training", variant="primary", elem_id="train-go")
+            go = gr.Button("Start a training", variant="primary", min_width=80, elem_id="train-go")
         with gr.Column(scale=3, min_width=300):
             said = gr.HTML(elem_id="train-note")
             with gr.Row():
