@@ -9,12 +9,12 @@ from nelbo.editing.latents import slerp
 from nelbo.errors import InputError
 from nelbo.jobs.edit_diffusion import DiffusionEditor
 from nelbo.jobs.run import Run
-from nelbo.models._imputation import latent_space
+from nelbo.models._imputation import latent_space, size_of
 from nelbo.models._labels import known_class
 from nelbo.models.base import GenerativeModel
 from nelbo.models.diffusion import Diffusion
 from nelbo.models.gan import GAN
-from nelbo.rng import Draws, Stream, normal
+from nelbo.rng import Stream, normal
 from nelbo.theory.likelihoods import to_levels
 
 VIEWED = 8
@@ -22,7 +22,7 @@ VIEWED = 8
 
 @torch.no_grad()
 def walk(run: Run, seeds: tuple[int, int], count: int = 8, label: str | None = None, steps: int = 20) -> Tensor:
-    """Images from the latent of one seed to that of another, on a path that is standard normal at every point.
+    """Images from the first draw of one seed to that of another, on a path that is standard normal at every point.
 
     :func:`~nelbo.editing.latents.slerp` has the path. A diffusion model follows its deterministic flow from each point;
     a vae, an hvae and a gan decode it, an hvae with all its levels on their paths.
@@ -58,7 +58,10 @@ def decoded(model: GenerativeModel, seeds: tuple[int, int], share: Tensor, label
     """
     count, space = len(share), latent_space(model, known_class(model, label))
     if space is not None:
-        starts, stops = (space.noise(Draws(seed, 0, range(1), 1, model.device)) for seed in seeds)
+        size = (sum(map(size_of, space.sizes)),)
+        starts, stops = (
+            space.cut(normal(seed, Stream.SAMPLE, 0, range(1), size, device=model.device)) for seed in seeds
+        )
         pairs = zip(starts, stops, strict=True)
         noise = [slerp(a.expand(count, *a.shape[1:]), b.expand(count, *b.shape[1:]), share) for a, b in pairs]
         return space.law(space.prior(noise)).expectation()
