@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import http.client
+import json
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from studio_helpers import Served, served, status
+from studio_helpers import Served, config_of, served, status
 
 import nelbo
 from nelbo.errors import InputError
@@ -159,6 +160,31 @@ def test_the_browser_is_told_to_ask_no_other_host(studio: Served) -> None:
     assert "default-src 'self'" in policy
     assert "http" not in policy.replace("https", "http")
     assert headers["x-content-type-options"] == "nosniff"
+
+
+def answer_of(studio: Served, uploaded: str) -> int:
+    """The code that the studio answers to a visitor who names a file as uploaded without uploading it."""
+    found = config_of(studio.address)
+    (file,) = [each["id"] for each in found["components"] if each["type"] == "file"]
+    event = next(each for each in found["dependencies"] if file in each["inputs"] and each["targets"][0][1] == "upload")
+    given = {"path": uploaded, "meta": {"_type": "gradio.FileData"}, "orig_name": "x.png"}
+    values = [given if each == file else None for each in event["inputs"]]
+    body = json.dumps({"data": values, "fn_index": event["id"], "session_hash": "stranger"}).encode()
+    return status(f"{studio.address}gradio_api/queue/join", {"Content-Type": "application/json"}, body)[0]
+
+
+@pytest.mark.parametrize("place", ["of the system", "with dots", "in the folders", "elsewhere", "of another host"])
+def test_a_file_that_was_not_sent_is_not_read(studio: Served, folders: Path, tmp_path: Path, place: str) -> None:
+    """Gradio reads or fetches what it takes for a sent file, so that the request is refused before."""
+    (tmp_path / "secret.png").write_bytes((folders / "photos/1/01.png").read_bytes())
+    path = {
+        "of the system": "/etc/passwd",
+        "with dots": "../" * 12 + "etc/passwd",
+        "in the folders": str(folders / "photos/1/01.png"),
+        "elsewhere": str(tmp_path / "secret.png"),
+        "of another host": "http://127.0.0.1:1/x.png",
+    }[place]
+    assert answer_of(studio, path) == 400
 
 
 def test_a_file_that_is_too_large_is_refused(studio: Served) -> None:

@@ -21,7 +21,8 @@ def note(text: str, more: str = "") -> str:
 
 def problem(text: str) -> str:
     """A line about an error."""
-    return f'<p class="problem" role="alert">{escape(text[:1].upper() + text[1:])}</p>'
+    is_file = any(sign in text.split(":")[0] for sign in "./\\")
+    return f'<p class="problem" role="alert">{escape(text if is_file else text[:1].upper() + text[1:])}</p>'
 
 
 def busy(task: str, share: float | None) -> str:

@@ -21,14 +21,17 @@ DIM, STRONG = "#475569", "#1d4ed8"
 """Colours with a contrast of at least 4.5 on white, and below white text."""
 REMEMBERED = """() => {
   const words = new URLSearchParams(location.hash.slice(1));
+  window.nelboArrived = true;
   return [words.get('screen') || '', words.get('run') || ''];
 }"""
-"""The screen and the run in the address, so that a reload keeps both."""
+"""The screen and the run in the address, so that a reload keeps both. What is selected before is not a choice."""
 KEEP_RUN = """(run) => {
+  if (!window.nelboArrived) return;
   const words = new URLSearchParams(location.hash.slice(1));
   words.set('run', run || ''); history.replaceState(null, '', '#' + words);
 }"""
 KEEP_SCREEN = """() => {{
+  if (!window.nelboArrived) return;
   const words = new URLSearchParams(location.hash.slice(1));
   words.set('screen', '{name}'); history.replaceState(null, '', '#' + words);
 }}"""

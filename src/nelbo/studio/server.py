@@ -9,33 +9,23 @@ import socket
 import tempfile
 import threading
 import webbrowser
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextlib import suppress
 from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from string import Template
-from typing import Any
 
 from nelbo.errors import InputError
 from nelbo.jobs.progress import found_runs, progress_of
 from nelbo.streams import Speaker
-from nelbo.studio.safety import COOKIE, LOCAL, POLICY, UPLOAD, Door, Folders
+from nelbo.studio.guard import App, Guard, safe_headers
+from nelbo.studio.safety import COOKIE, LOCAL, UPLOAD, Door, Folders
 from nelbo.studio.trainings import Trainings
 
 ASSETS = Path(__file__).parent / "assets"
 PORT, TRIES = 7860, 20
 SHOWN = 12
 """Runs on the first page."""
-ROUTES = (
-    *("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/assets/", "/static/", "/svelte/", "/ready"),
-    *("/gradio_api/queue/", "/gradio_api/upload", "/gradio_api/file=", "/gradio_api/heartbeat/"),
-    *("/gradio_api/startup-events", "/gradio_api/cancel", "/gradio_api/reset", "/gradio_api/app_id"),
-    *("/gradio_api/theme.css", "/gradio_api/run/predict", "/gradio_api/component_server", "/gradio_api/info"),
-)
-"""The addresses that the page uses; all others of Gradio are closed."""
-Scope = MutableMapping[str, Any]
-App = Callable[[Scope, Any, Any], Awaitable[None]]
 
 
 def serve(folders: Folders, host: str, port: int | None, open_browser: bool) -> None:
@@ -65,7 +55,7 @@ def serve(folders: Folders, host: str, port: int | None, open_browser: bool) -> 
     if open_browser:
         threading.Thread(target=webbrowser.open, args=(door.address,), daemon=True).start()
     try:
-        app = Guard(studio_app(folders, scratch), door)
+        app = Guard(studio_app(folders, scratch), door, scratch)
         first.close()
         run_app(app, listening)
     finally:
@@ -134,7 +124,7 @@ def studio_app(folders: Folders, scratch: Path) -> App:
         return {"ready": True}
 
     threading.Thread(target=warm, daemon=True).start()
-    return gr.mount_gradio_app(
+    mounted = gr.mount_gradio_app(
         app,
         page,
         "/",
@@ -150,6 +140,8 @@ def studio_app(folders: Folders, scratch: Path) -> App:
         theme=theme(),
         css_paths=[ASSETS / "studio.css"],
     )
+    page.has_launched = True  # or Gradio would take any file of the machine for one that a visitor has sent
+    return mounted
 
 
 def warm() -> None:
@@ -167,76 +159,6 @@ def run_app(app: App, listening: socket.socket) -> None:
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1, lifespan="on")
     with suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[listening])
-
-
-class Guard:
-    """Lets requests through the door, on the addresses that the page uses, and adds headers to the answers.
-
-    Args:
-        app: the application behind it.
-        door: who may come in.
-    """
-
-    def __init__(self, app: App, door: Door) -> None:
-        self.app, self.door = app, door
-
-    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
-        """Answer a request."""
-        if scope["type"] == "lifespan":
-            await self.app(scope, receive, send)
-            return
-        if scope["type"] != "http":
-            return
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        query = scope["query_string"].decode("latin-1")
-        refusal = self.door.refusal(scope["method"], headers, query)
-        if refusal is not None:
-            await answer(send, 403, refusal)
-            return
-        if not is_open(scope["path"]):
-            await answer(send, 404, "There is nothing here.")
-            return
-        token = self.door.asked(query)
-        if token and self.door.token:
-            cookie = f"{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict"
-            await answer(send, 303, "", [(b"location", b"/"), (b"set-cookie", cookie.encode())])
-            return
-        await self.app(scope, receive, with_headers(send))
-
-
-def is_open(path: str) -> bool:
-    """Whether the page uses this address; those in ROUTES that end in a sign other than a letter are beginnings."""
-    return any(
-        path == route or (not route[-1].isalpha() and route != "/" and path.startswith(route)) for route in ROUTES
-    ) or any(path.startswith(f"{route}/") for route in ROUTES if route != "/" and route[-1].isalpha())
-
-
-def safe_headers() -> list[tuple[bytes, bytes]]:
-    """The headers of every answer."""
-    return [
-        (b"content-security-policy", POLICY.encode()),
-        (b"x-content-type-options", b"nosniff"),
-        (b"referrer-policy", b"no-referrer"),
-        (b"cross-origin-resource-policy", b"same-origin"),
-    ]
-
-
-def with_headers(send: Any) -> Any:
-    """A ``send`` that adds the headers."""
-
-    async def more(message: MutableMapping[str, Any]) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", []), *safe_headers()]
-        await send(message)
-
-    return more
-
-
-async def answer(send: Any, status: int, text: str, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
-    """Send a short answer."""
-    plain = (b"content-type", b"text/plain; charset=utf-8")
-    await send({"type": "http.response.start", "status": status, "headers": [plain, *headers, *safe_headers()]})
-    await send({"type": "http.response.body", "body": text.encode()})
 
 
 class FirstPage:

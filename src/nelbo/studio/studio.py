@@ -134,6 +134,17 @@ class Studio:
                 self._data.pop(next(iter(self._data)))
         return self._data[key]
 
+    def uploaded(self, path: str) -> Path:
+        """The path of a file that a visitor has sent, which is in the scratch folder.
+
+        Raises:
+            InputError: it is elsewhere: the visitor has named a file instead of sending it.
+        """
+        found = Path(path).resolve()
+        if not found.is_relative_to(self.scratch.resolve()):
+            raise InputError("file", "was not sent to the studio; choose it again")
+        return found
+
     def data_choices(self) -> list[tuple[str, str]]:
         """(name, SPEC) of the named sets on this machine, and of the folders of images."""
         from nelbo.jobs.browse import data_below, names_here

@@ -28,6 +28,7 @@ function load() {
   canvas.height = canvas.width / state.width * state.height;
   canvas.hidden = false;
   image = new Image(); image.onload = draw; image.src = value.picture;
+  count();
   draw();
 }
 function mark(x, y, on) {
@@ -35,10 +36,14 @@ function mark(x, y, on) {
   for (let j = y - radius; j <= y + radius; j++) for (let i = x - radius; i <= x + radius; i++)
     if (i >= 0 && j >= 0 && i < state.width && j < state.height) state.marks[j * state.width + i] = on ? '1' : '0';
 }
+function count() {
+  const marks = state.marks.filter((each) => each === '1').length;
+  said.textContent = marks === 0 ? 'Paint with the mouse, a finger, or the arrow keys and the space key.'
+    : marks === 1 ? '1 pixel is marked.' : `${marks} pixels are marked.`;
+}
 function keep() {
-  const marked = state.marks.join('');
-  said.textContent = marked.split('1').length - 1 + ' pixels are marked.';
-  props.value = {...props.value, marked};
+  count();
+  props.value = {...props.value, marked: state.marks.join('')};
 }
 function at(event) {
   const box = canvas.getBoundingClientRect();

@@ -74,7 +74,11 @@ def chosen(
     opened = studio.opened(run)
     if uploaded and upload is None:
         return [gr.skip()] * 3
-    found = file_image(opened, upload, fit) if uploaded and upload else split_image(opened, int(number or 0))
+    found = (
+        file_image(opened, studio.uploaded(upload), fit)
+        if uploaded and upload
+        else split_image(opened, int(number or 0))
+    )
     return ["", painting(found, opened.config.images.levels), found]
 
 
@@ -98,7 +102,7 @@ def split_image(run: HeldRun, number: int) -> Tensor:
     return images[number]
 
 
-def file_image(run: HeldRun, path: str, fit: str) -> Tensor:
+def file_image(run: HeldRun, path: Path, fit: str) -> Tensor:
     """An uploaded file as an image of the run, decoded as nelbo decodes every stranger's file.
 
     Raises:
@@ -110,7 +114,7 @@ def file_image(run: HeldRun, path: str, fit: str) -> Tensor:
     try:
         return given_levels(path, images.shape, images.levels, FIT.get(fit))
     except InputError as error:
-        raise InputError(Path(path).name, error.problem) from None
+        raise InputError(path.name, error.problem) from None
 
 
 def cleared(value: Any) -> list[Any]:
