@@ -15,6 +15,8 @@ from studio_helpers import PICTURES, Served
 
 SCREENS = ("Data", "Train", "Sample", "Denoise", "Latents", "Edit", "Odd ones", "Compare")
 PHONE = {"width": 390, "height": 844}
+TALLEST = 1240.0
+"""Height of a picture for docs, in pixels."""
 DESKTOP = {"width": 1280, "height": 900}
 SLOW = 30_000
 """Milliseconds that an answer may take on a busy machine."""
@@ -85,13 +87,16 @@ class Visit:
         """A picture of the whole page for docs, when they are made."""
         if PICTURES:
             self.page.wait_for_timeout(600)
-            self.page.screenshot(path=f"{PICTURES}/studio-{name}.png", clip=self.clip())
+            self.page.evaluate("document.activeElement.blur()")
+            self.page.mouse.move(5, 5)
+            self.page.screenshot(path=f"{PICTURES}/studio-{name}.png", clip=self.clip(), full_page=True)
 
     def clip(self) -> dict[str, float]:
         """The part of the page to show."""
         box = self.page.locator("main").first.bounding_box()
         size = self.page.viewport_size
-        return {"x": 0, "y": 0, "width": size["width"], "height": min(1000.0, box["y"] + box["height"] + 16)}
+        self.page.evaluate("scrollTo(0, 0)")
+        return {"x": 0, "y": 0, "width": size["width"], "height": min(TALLEST, box["height"] + 60)}
 
     def close(self) -> None:
         """End the visit; it had no errors, and asked no other host."""
@@ -176,7 +181,9 @@ def test_images_are_drawn_and_saved(visit: Visit, folders: Path) -> None:
         page.get_by_label("Save as").click()
         page.get_by_role("option", name=re.compile(kind)).click()
         visit.press("Save")
-        saved = Path(visit.note("sample", rf"Saved as .*\{suffix}").removeprefix("Saved as ").strip().removesuffix("."))
+        saved = folders / visit.note("sample", rf"Saved as .*\{suffix}").removeprefix("Saved as ").strip().removesuffix(
+            "."
+        )
         assert saved.parent == folders / "runs/digits-ddpm/samples"
         with page.expect_download() as waiting:
             page.locator("#sample-file").click()

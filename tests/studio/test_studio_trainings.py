@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from studio_helpers import served
+from studio_helpers import PICTURES, served
 from test_studio_page import SLOW, Visit
 
 from nelbo.errors import InputError
@@ -22,7 +22,7 @@ from nelbo.studio.safety import Folders
 from nelbo.studio.trainings import Trainings
 from nelbo.training import latest_checkpoint
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 
 def until(found: Callable[[], Any]) -> Any:
@@ -52,6 +52,9 @@ def test_a_training_survives_the_studio_and_is_found_again(chromium: Any, tmp_pa
         pid = until(lambda: lock_holder(run))
         until(lambda: progress_of(run).step >= 10)
         tab.page.wait_for_selector("#train-live svg", timeout=SLOW)
+        if PICTURES:
+            until(lambda: progress_of(run).share > 0.6)
+            tab.page.wait_for_timeout(2500)
         tab.picture("train")
         tab.context.close()
         os.kill(studio.process.pid, signal.SIGKILL)

@@ -92,6 +92,13 @@ class Studio:
                 return printable(str(path.relative_to(root)))
         return printable(path.name)
 
+    def short(self, path: Path) -> str:
+        """A path for a note: that in the folder that was given, with its name."""
+        for root in self.folders.roots:
+            if path.is_relative_to(root):
+                return printable(str(Path(root.name) / path.relative_to(root)))
+        return printable(str(path))
+
     def data_options(self, spec: str | None, **how: Any) -> DataOptions:
         """Options for data that are on this machine, and in the folders.
 

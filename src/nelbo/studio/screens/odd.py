@@ -61,7 +61,7 @@ def found(
     if result.page is None:
         return [note(f"{opened.config.family} has no bound, so it cannot say what is odd."), "", ""]
     path = studio.folders.inside(result.page)
-    line = f"{duration(seconds)}. The page is kept as {path}."
+    line = f"{duration(seconds)}. The page is kept as {studio.short(path)}."
     return [note(line), facts(pairs), framed(path.read_text(encoding="utf-8"), "The strangest images")]
 
 

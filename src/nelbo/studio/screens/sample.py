@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -135,7 +136,8 @@ def about(found: Drawn, step: int, before: str = "") -> str:
     n, each = len(found.images), found.evaluations
     work = f"{duration(found.seconds)}, {each:g} evaluation{'s' * (each != 1)} of the network for each image"
     line = f"{before}{n} image{'s' * (n > 1)} of {found.family} at step {step:,}: {work}."
-    return note(line, f"How: {found.how}. Known: {found.known}.")
+    known = re.sub(r" \('nelbo [^']*'\)", "", found.known)
+    return note(line, f"How: {found.how}. Known: {known}.")
 
 
 def shown(found: Drawn, seed: int) -> str:
@@ -158,7 +160,10 @@ def write(studio: Studio, run: str | None, drawn: tuple[Drawn, int] | None, kind
     found.save(out)
     copy = studio.scratch / out.name
     shutil.copyfile(out, copy)
-    return [note(f"Saved as {out}."), gr.DownloadButton(f"Download {out.name}", value=str(copy), visible=True)]
+    return [
+        note(f"Saved as {studio.short(out)}."),
+        gr.DownloadButton(f"Download {out.name}", value=str(copy), visible=True),
+    ]
 
 
 SCREEN = Screen(30, "sample", "Sample", build)
