@@ -15,6 +15,7 @@ try:
 except ImportError:
     fcntl = None  # type: ignore[assignment]
 
+LOCKS = Path("/proc/locks")
 WRITING = ".writing-"
 """Prefix of a file's name while it is written."""
 
@@ -80,6 +81,24 @@ def sole(folder: Path) -> Iterator[None]:
     finally:
         if descriptor is not None:
             os.close(descriptor)
+
+
+def lock_holder(folder: Path) -> int | None:
+    """The process that has the lock of :func:`sole` on a folder, by its number, as Linux lists it.
+
+    Returns:
+        The number of the process; 0 if there is one, but the system does not tell its number; None if there is none.
+        Other systems than Linux do not list locks: None.
+    """
+    try:
+        inode, lines = folder.stat().st_ino, LOCKS.read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        words = line.split()
+        if len(words) > 5 and words[1] == "FLOCK" and words[3] == "WRITE" and words[5].endswith(f":{inode}"):
+            return max(0, int(words[4]))
+    return None
 
 
 def beside(path: Path) -> Path:

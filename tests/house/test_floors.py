@@ -14,16 +14,17 @@ SOURCE = Path(__file__).parents[2] / "src" / "nelbo"
 
 FLOORS = [
     ["errors", "limits"],
-    ["check", "cores", "course", "files", "options", "processes", "rng", "units", "streams"],
+    ["check", "cores", "course", "files", "options", "processes", "rng", "units", "streams", "watching"],
     ["theory"],
     ["diffusion"],
     ["nn", "editing"],
     ["models"],
     ["data", "metrics"],
     ["training"],
-    ["report", "codec", "studio", "interchange"],
+    ["report", "codec", "interchange"],
     ["config"],
     ["jobs"],
+    ["studio"],
     ["cli"],
     ["__init__", "__main__"],
 ]

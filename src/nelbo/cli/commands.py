@@ -334,6 +334,34 @@ def distill(run: Path, /, *, options: Annotated[DistillOptions, Parameter(name="
     print(put(run, options=options))
 
 
+def studio(
+    *folders: Path,
+    host: str = "127.0.0.1",
+    port: Annotated[int | None, Parameter(validator=Number(gte=1, lte=65535))] = None,
+    open_browser: Annotated[bool, Parameter(name="--open")] = True,
+) -> None:
+    """Run ``nelbo studio``.
+
+    Parameters
+    ----------
+    folders
+        Folders of runs and of images, or runs; default: runs, which is made if it does not exist.
+    host
+        The address to listen on; any but 127.0.0.1 asks visitors for a token.
+    port
+        The port; default: the first free one from 7860 on.
+    open_browser
+        Open the page in the browser, if the command is typed in a terminal.
+    """
+    import sys
+
+    from nelbo.jobs.progress import default_folders
+    from nelbo.studio.safety import Folders
+    from nelbo.studio.server import serve
+
+    serve(Folders(folders or default_folders()), host, port, open_browser and sys.stdout.isatty())
+
+
 def import_(
     folder: Path,
     run: Path,

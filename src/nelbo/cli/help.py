@@ -106,6 +106,19 @@ nelbo sample runs/mnist-4-steps -n 100
 
 It uses consistency distillation on the run's own data. The student maps noise to images, so it has no bound.
 """,
+    "studio": """Open a local page to look at data and runs, train, draw, edit and compare, in the browser.
+
+```
+nelbo studio
+nelbo studio runs/ photos/
+nelbo studio runs/ --port 8000
+nelbo studio runs/ --host 0.0.0.0
+```
+
+It reads and writes only in the folders that are named, and sends nothing to other hosts. Without --host only this
+machine can open the page; another host needs the token that is printed. Trainings that it starts are processes of
+their own, and go on when it ends.
+""",
     "import": """Convert a diffusers folder (UNet2DModel and scheduler, JSON and safetensors) to a run. Prints the run.
 
 ```

@@ -16,12 +16,12 @@ from nelbo import __version__
 from nelbo.check import checked
 from nelbo.config.convert import FORMAT, converted
 from nelbo.config.families import families, family_module, family_names, family_word
+from nelbo.config.names import CONFIG as CONFIG
 from nelbo.errors import InputError, nearest
 from nelbo.files import replace_text
 from nelbo.models._distilled import DistillationOptions
 from nelbo.options import FamilyOptions, Options, RunDataOptions, TrainingOptions
 
-CONFIG = "config.toml"
 SECTIONS = ("data", "model", "training")
 RECORDED = ("format", "images", "trained_on", "versions", "machine", "distillation", "parts")
 KNOWN_VERSIONS = ("nelbo", "torch", "numpy", "python")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from nelbo.processes import rank
+from nelbo.watching import tell
 
 
 @contextmanager
@@ -21,8 +22,15 @@ def progress_bar(title: str, total: int | None, *, bytes_: bool = False) -> Iter
     Yields:
         a function to call with the number of steps just done.
     """
+    done = 0
+
+    def told(steps: int) -> None:
+        nonlocal done
+        done += steps
+        tell(title, done, total)
+
     if rank() or not sys.stderr.isatty():
-        yield lambda _: None
+        yield told
         return
     from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -32,4 +40,9 @@ def progress_bar(title: str, total: int | None, *, bytes_: bool = False) -> Iter
     columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
     with Progress(*columns, console=Speaker(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=total)
-        yield lambda steps: bar.advance(task, steps)
+
+        def advance(steps: int) -> None:
+            bar.advance(task, steps)
+            told(steps)
+
+        yield advance

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from nelbo.config.names import METRICS
 from nelbo.data import Dataset
 from nelbo.errors import InputError, nearest
 from nelbo.files import replace_text
@@ -44,7 +45,7 @@ SPLITS = ("train", "val", "test", "all")
 
 
 def compare(
-    paths: Sequence[str | Path],
+    paths: Sequence[str | Path | Run],
     out: str | Path = "compare",
     *,
     split: str = "test",
@@ -54,7 +55,7 @@ def compare(
     """Compare runs by their stored scores and by samples from the same seeds. A repeated call gives the same page.
 
     Args:
-        paths: the run directories.
+        paths: the runs, or their directories.
         out: the folder for ``index.html`` and ``compare.json``; new, or with a ``compare.json``.
         split: the split of the scores.
         score: whether to compute missing scores, so that runs of the same data are scored on the same images.
@@ -84,7 +85,7 @@ def compare(
     return whole
 
 
-def require_comparable(paths: Sequence[str | Path], folder: Path, split: str) -> None:
+def require_comparable(paths: Sequence[str | Path | Run], folder: Path, split: str) -> None:
     """Check the runs and the folder before anything is read.
 
     Raises:
@@ -241,7 +242,7 @@ def curve(run: Run) -> list[tuple[float, float]]:
     """(seconds, bits/dim on ``val``) of each preview during training."""
     points, seconds = [], 0.0
     try:
-        lines = (run.path / "metrics.jsonl").read_text().splitlines()
+        lines = (run.path / METRICS).read_text().splitlines()
     except OSError:
         return []
     for line in lines:

@@ -11,10 +11,11 @@ from torch import Tensor
 from nelbo.data.decode import BadImageError, quiet_decoding, read_pixels
 from nelbo.data.raw import Pixels
 from nelbo.data.shaping import fit_pixels, to_channels
+from nelbo.editing.constraints import BlockMeans
 from nelbo.errors import InputError
 from nelbo.models._checks import Images
 from nelbo.options import Fit, Shape
-from nelbo.theory.likelihoods import float_levels
+from nelbo.theory.likelihoods import float_levels, to_levels, to_unit
 
 HIDDEN_FROM = 128
 """The darkest level, of 256, of a mask that hides a pixel."""
@@ -95,6 +96,39 @@ def at_size(image: Tensor, shape: Shape, fit: Fit | None, where: str) -> Tensor:
         )
     pixels = (image * 255).round().to(torch.uint8).numpy()
     return torch.from_numpy(fit_pixels(pixels, wanted, fit).copy()) / 255.0
+
+
+def given_levels(given: Given, shape: Shape, levels: int, fit: Fit | None) -> Tensor:
+    """A given image as integer levels of a run's images, uint8, shape (C, H, W).
+
+    Args:
+        given: a file or an array.
+        shape: (C, H, W) of the run's images.
+        levels: L of the run.
+        fit: how another size is converted; None to refuse it.
+
+    Raises:
+        InputError: it cannot be used.
+    """
+    image, where = read_image(given, shape[0], levels, "image")
+    return to_levels(2 * at_size(image, shape, fit, where) - 1, levels)
+
+
+def reduced(image: Tensor, levels: int, factor: int) -> Tensor:
+    """The means of blocks of f × f pixels, rounded to levels, uint8, shape (C, H/f, W/f).
+
+    Args:
+        image: integer levels, shape (C, H, W).
+        levels: L.
+        factor: f.
+
+    Raises:
+        InputError: a side is not a multiple of the factor.
+    """
+    height, width = image.shape[1:]
+    if height % factor or width % factor:
+        raise InputError("factor", f"{height} × {width} pixels cannot be reduced {factor} times; choose a divisor")
+    return to_levels(BlockMeans(factor).measure(to_unit(image[None], levels))[0], levels)
 
 
 def read_mask(given: Given, shape: Shape) -> Tensor:

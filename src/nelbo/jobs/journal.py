@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nelbo.config.names import METRICS
 from nelbo.errors import InputError
 from nelbo.files import naming
 
@@ -39,7 +40,7 @@ class Journal:
         self.board: Any = None
         if tensorboard:
             self.board = summary_writer()(str(path / "tensorboard"))
-        self.place = path / "metrics.jsonl"
+        self.place = path / METRICS
         self.open()
 
     def open(self) -> None:

@@ -229,6 +229,10 @@ class Run:
         self.dataset = read_data(data)
         self.config = self.config.model_copy(update={"data": data})
 
+    def reopened(self) -> Run:
+        """This run at its latest checkpoint, since its training may continue."""
+        return Run(self.path, **self.parts)
+
     @property
     def changed_data(self) -> str | None:
         """A warning about held-out images if the run's data have changed, else None."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from nelbo.cores import on_own_cores
 from nelbo.data import Dataset
 from nelbo.errors import InputError
+from nelbo.jobs.drawn import Drawn, counted
 from nelbo.jobs.known import quality_line
 from nelbo.jobs.run import Run
 from nelbo.jobs.sharded import opened
@@ -24,7 +25,6 @@ from nelbo.models.sampling import Frame, SampleKeywords, SampleSettings
 from nelbo.options import SampleOptions, SamplingOptions
 from nelbo.processes import join, rank
 from nelbo.report.paths import free, unused
-from nelbo.report.pictures import beside, rows_of, save_gif, save_images
 from nelbo.report.progress import bar
 from nelbo.rng import permutation
 from nelbo.streams import as_text
@@ -107,7 +107,31 @@ def guided(run: Run, settings: SampleSettings, options: SamplingOptions, weights
         raise InputError("autoguidance" if error.where == "step" else error.where, error.problem) from None
 
 
-def draw(path: str | Path, n: int, options: SampleOptions) -> tuple[Path, str, str]:
+def drawn(run: Run, n: int, options: SampleOptions, keep_frames: bool = False) -> Drawn:
+    """Sample n ≥ 1 images.
+
+    Args:
+        run: the run.
+        n: the number of images.
+        options: the options of sampling.
+        keep_frames: whether to keep x̂_0 at about 60 steps.
+
+    Raises:
+        InputError: an argument cannot be used.
+    """
+    settings = settings_of(options)
+    model = sampled_steps(run, run.model(options.weights, options.device), options, options.weights)
+    settings = guided(run, settings, options, options.weights, options.device)
+    how = model.inspector.describe_sampling(settings)
+    classes, began = classes_of(model, settings, n), time.monotonic()
+    with counted(model) as evaluations:
+        images, frames = collect(model, n, options.seed, settings, options.batch_size, keep_frames)
+    seconds, each = time.monotonic() - began, evaluations() * join().count / n
+    each = each or model.inspector.sample_evaluations
+    return Drawn(images, frames, model.levels, classes, model.family, how, seconds, each, quality_line(run, model))
+
+
+def draw(path: str | Path | Run, n: int, options: SampleOptions) -> tuple[Path, str, str]:
     """Sample n ≥ 1 images and write them.
 
     Returns:
@@ -116,35 +140,26 @@ def draw(path: str | Path, n: int, options: SampleOptions) -> tuple[Path, str, s
     Raises:
         InputError: an argument cannot be used.
     """
-    out, seed, settings = options.out, options.seed, settings_of(options)
+    out = options.out
     if out is not None and out.suffix.lower() in NOT_WRITTEN:
         raise InputError("out", f"{out.suffix} is not supported; use a .png, a .gif, an .npz, or a folder")
     run = opened(path)
-    out = free(out, "out") if out is not None else unused(run.path / "samples", f"step-{run.step:08d}-n{n}-seed{seed}")
+    out = free(out, "out") if out is not None else usual_out(run, n, options.seed)
     if options.real and out.suffix.lower() != ".png":
         raise InputError("real", "needs a .png; leave it out, or give `out` a name that ends in .png")
     if options.real:
         run.dataset.split("test")  # raises for missing images before sampling
-    model = sampled_steps(run, run.model(options.weights, options.device), options, options.weights)
-    settings = guided(run, settings, options, options.weights, options.device)
-    how, known = model.inspector.describe_sampling(settings), quality_line(run, model)
-    classes = classes_of(model, settings, n)
-    images, frames = collect(model, n, seed, settings, options.batch_size, keep_frames=out.suffix.lower() == ".gif")
-    if rank():
-        return out, how, known
-    if frames:
-        save_gif([rows_of(by_class(frame, classes), model.levels) for frame in frames], out)
-        return out, how, known
+    found = drawn(run, n, options, keep_frames=out.suffix.lower() == ".gif")
+    if rank() == 0:
+        found.save(
+            out, (lambda: real_rows(run.dataset, "test", n, options.seed, found.classes)) if options.real else None
+        )
+    return out, found.how, found.known
 
-    def render() -> Image.Image:
-        sheet = rows_of(by_class(images, classes), model.levels)
-        if not options.real:
-            return sheet
-        theirs = real_rows(run.dataset, "test", n, seed, classes)
-        return beside(rows_of(theirs, model.levels), "real images", sheet, f"samples of {model.family}")
 
-    save_images(images, model.levels, out, render, [classes[i % len(classes)] for i in range(n)] if classes else ())
-    return out, how, known
+def usual_out(run: Run, n: int, seed: int, suffix: str = ".png") -> Path:
+    """The first unused path in RUN/samples for n samples of a seed."""
+    return unused(run.path / "samples", f"step-{run.step:08d}-n{n}-seed{seed}", suffix)
 
 
 def classes_of(model: GenerativeModel, settings: SampleSettings, n: int, field: str = "n") -> list[str]:
@@ -165,11 +180,6 @@ def classes_of(model: GenerativeModel, settings: SampleSettings, n: int, field: 
             field, f"{n} is less than the number of classes, {len(classes)}; give at least one image of each"
         )
     return classes
-
-
-def by_class(images: Tensor, classes: Sequence[str]) -> list[Tensor]:
-    """The images of each class; all together without classes."""
-    return [images[k :: len(classes)] for k in range(len(classes))] if classes else [images]
 
 
 def real_rows(dataset: Dataset, split: str, n: int, seed: int, classes: Sequence[str]) -> list[Tensor]:

@@ -26,7 +26,7 @@ ROWS = 512
 
 def opened(path: str | Path | Run) -> Run:
     """A run at the main process's latest checkpoint, since its training may continue."""
-    team, run = join(), Run(path) if isinstance(path, str | Path) else Run(path.path, **path.parts)
+    team, run = join(), Run(path) if isinstance(path, str | Path) else path.reopened()
     name = team.from_main(lambda: run.checkpoint.name.encode()).decode()
     run.checkpoint = run.path / "checkpoints" / name
     return run

@@ -55,7 +55,10 @@ class LatentSpace(ABC):
 
     def noise(self, draws: Draws) -> Latents:
         """Standard normal noise of the latents' shapes."""
-        flat = draws.normal(Stream.EDIT, (sum(map(size_of, self.sizes)),))
+        return self.cut(draws.normal(Stream.EDIT, (sum(map(size_of, self.sizes)),)))
+
+    def cut(self, flat: Tensor) -> Latents:
+        """Rows of all latents' elements, shape (B, Σ sizes), as latents."""
         parts = torch.split(flat, [size_of(size) for size in self.sizes], 1)
         return [part.reshape(-1, *size) for part, size in zip(parts, self.sizes, strict=True)]
 

@@ -32,6 +32,11 @@ def picture(image: Tensor, levels: int) -> Image.Image:
     return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array, MODES[image.shape[0]])
 
 
+def from_pixels(pixels: np.ndarray) -> Image.Image:
+    """Decoded pixels, uint8, shape (C, H, W), as a picture."""
+    return picture(torch.from_numpy(np.array(pixels)), 256)
+
+
 def over_checks(tile: Image.Image) -> Image.Image:
     """The picture; with alpha, over a chessboard of grey squares."""
     if tile.mode not in ("LA", "RGBA"):

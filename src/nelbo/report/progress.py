@@ -21,6 +21,7 @@ from rich.text import Text
 
 from nelbo.processes import rank
 from nelbo.streams import Speaker
+from nelbo.watching import tell
 
 FIRST_LINE = 10.0
 """Seconds until the first line; each following interval is twice as long."""
@@ -65,6 +66,7 @@ class Bar(Progress):
         """Set how much of ``total`` is done."""
         task = self.tasks[0]
         self.update(task.id, completed=done, **fields)
+        tell(task.description, done, task.total)
         elapsed = task.elapsed or 0.0
         if elapsed < self.next:
             return
@@ -99,4 +101,5 @@ def bar(title: str, total: float | None, begun: float = 0.0, lines: bool = True)
     with Bar(*columns, lines=lines, console=out, disable=not out.shows_bars, transient=False) as progress:
         task = progress.add_task(title, total=total, note="", begun=begun)
         progress.update(task, completed=begun)
+        tell(title, begun, total)
         yield progress

@@ -1,0 +1,140 @@
+"""Answers to events of the page: quick ones, and long ones with progress that can be stopped. Errors are one line."""
+
+from __future__ import annotations
+
+import errno
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import gradio as gr
+
+from nelbo.errors import InputError
+from nelbo.studio.html import busy, problem
+from nelbo.studio.words import plain
+from nelbo.watching import watched
+
+PATIENCE = 0.4
+"""Seconds before the progress of an answer is shown."""
+EVERY = 0.25
+AT_ONCE = 4
+"""Long answers of all visitors that may wait at the same time; they are computed one after another."""
+
+COMPUTING = threading.Lock()
+Answer = Callable[..., Sequence[Any]]
+"""From the values of the inputs to a note, as HTML, and the values of the outputs."""
+
+
+class StoppedError(Exception):
+    """A visitor stopped the answer, or has left."""
+
+
+class Work:
+    """A long answer, computed in a thread of its own.
+
+    Args:
+        answer: the function.
+        values: its arguments.
+    """
+
+    def __init__(self, answer: Answer, values: Sequence[Any]) -> None:
+        self.task: str = "waiting for another answer"
+        self.share: float | None = None
+        self.found: Sequence[Any] | None = None
+        self.error: BaseException | None = None
+        self.left = threading.Event()
+        self.done = threading.Event()
+        threading.Thread(target=self._compute, args=(answer, values), daemon=True).start()
+
+    def _compute(self, answer: Answer, values: Sequence[Any]) -> None:
+        try:
+            while not COMPUTING.acquire(timeout=EVERY):
+                self._see(self.task, None)
+            try:
+                self._see("working", None)
+                with watched(self._see):
+                    self.found = answer(*values)
+            finally:
+                COMPUTING.release()
+        except BaseException as error:
+            self.error = error
+        finally:
+            self.done.set()
+
+    def _see(self, task: str, share: float | None) -> None:
+        self.task, self.share = task, share
+        if self.left.is_set():
+            raise StoppedError
+
+
+def long(answer: Answer, outputs: int) -> Callable[..., Iterator[list[Any]]]:
+    """An event's function that shows the progress of an answer; it ends the answer if the visitor leaves or stops it.
+
+    Args:
+        answer: the function, which returns a note and the values of the outputs.
+        outputs: the number of outputs besides the note.
+    """
+
+    def call(*values: Any) -> Iterator[list[Any]]:
+        work = Work(answer, values)
+        try:
+            wait = PATIENCE
+            while not work.done.wait(wait):
+                yield [busy(work.task, work.share), *[gr.skip()] * outputs]
+                wait = EVERY
+            yield result(work, outputs)
+        finally:
+            work.left.set()
+
+    return call
+
+
+def result(work: Work, outputs: int) -> list[Any]:
+    """What an answer shows, or its error."""
+    if work.error is not None:
+        return [problem(sentence(work.error)), *[gr.skip()] * outputs]
+    assert work.found is not None
+    return list(work.found)
+
+
+def quick(answer: Answer, outputs: int) -> Callable[..., list[Any]]:
+    """An event's function for an answer within a fraction of a second.
+
+    Args:
+        answer: the function, which returns a note and the values of the outputs.
+        outputs: the number of outputs besides the note.
+    """
+
+    def call(*values: Any) -> list[Any]:
+        try:
+            return list(answer(*values))
+        except Exception as error:
+            return [problem(sentence(error)), *[gr.skip()] * outputs]
+
+    return call
+
+
+def sentence(error: BaseException) -> str:
+    """One line about an error for the visitor; an unforeseen one is printed where the studio was started."""
+    if isinstance(error, InputError):
+        return plain(error)
+    if isinstance(error, StoppedError):
+        return "Stopped. Nothing was written."
+    if isinstance(error, OSError):
+        name = f"{error.filename}: " if error.filename else ""
+        if error.errno == errno.ENOSPC:
+            return f"{name}the disk is full. Nothing was lost; make room and try again."
+        return f"{name}{error.strerror or error}"
+    if isinstance(error, MemoryError | RuntimeError) and "memory" in str(error).lower():
+        return "There is not enough memory for this; ask for fewer images."
+    traceback.print_exception(error, file=sys.stderr)
+    return f"An unforeseen error: {type(error).__name__}. Its details are in the terminal of the studio."
+
+
+def timed(function: Callable[[], Any]) -> tuple[Any, float]:
+    """The result of a function, and the seconds that it took."""
+    began = time.monotonic()
+    return function(), time.monotonic() - began

@@ -1,0 +1,1 @@
+"""The screens, one file each. A file that defines ``SCREEN`` adds a screen; nothing else has to change."""

@@ -1,0 +1,87 @@
+"""Latents: walks from seed to seed, lines between two images, and what each part of a latent does."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from nelbo.errors import InputError
+from nelbo.studio.answers import timed
+from nelbo.studio.html import figures, note, sheet
+from nelbo.studio.studio import Screen, Studio
+from nelbo.studio.words import duration
+
+QUICK = 5
+"""Steps of the flow while a slider moves."""
+FULL = 25
+
+
+def build(studio: Studio) -> None:
+    """The components, and their events."""
+    with gr.Row():
+        with gr.Column(scale=1, min_width=280):
+            first = gr.Slider(0, 100, 0, step=1, label="From seed", elem_id="latents-from")
+            last = gr.Slider(0, 100, 1, step=1, label="To seed", elem_id="latents-to")
+            count = gr.Slider(3, 16, 8, step=1, label="Images")
+            walk = gr.Button("Walk", variant="primary", min_width=80, elem_id="latents-walk")
+            a = gr.Number(0, precision=0, minimum=0, label="First image", info="Of the test split.")
+            b = gr.Number(1, precision=0, minimum=0, label="Second image")
+            line = gr.Button("Line between the two images", elem_id="latents-line")
+            parts = gr.Button("What the latents do", elem_id="latents-views")
+            stop = gr.Button("Stop", min_width=80)
+        with gr.Column(scale=3, min_width=300):
+            said = gr.HTML(note("Choose a walk on the left."), elem_id="latents-note")
+            shown = gr.HTML(elem_id="latents-pictures")
+    ends = [studio.run, first, last, count]
+    studio.answer([first.input, last.input], partial(walked, studio, QUICK), ends, [said, shown])
+    studio.work([walk.click, first.release, last.release], partial(walked, studio, FULL), ends, [said, shown], stop)
+    studio.work(line.click, partial(lined, studio), [studio.run, a, b, count], [said, shown], stop)
+    studio.work(parts.click, partial(viewed, studio), [studio.run], [said, shown], stop)
+
+
+def walked(studio: Studio, steps: int, run: str | None, first: float, last: float, count: float) -> list[Any]:
+    """Images from one seed to another."""
+    from nelbo.jobs.walk import walk
+
+    opened = studio.opened(run)
+    seeds = int(first), int(last)
+    images, seconds = timed(lambda: walk(opened, seeds, int(count), steps=steps))
+    n = len(images)
+    names = [f"{k / (n - 1):.0%} of the way" for k in range(n)]
+    names[0], names[-1] = f"seed {seeds[0]}", f"seed {seeds[1]}"
+    said = f"{'Preview: ' if steps == QUICK else ''}from seed {seeds[0]} to seed {seeds[1]}, {duration(seconds)}."
+    return [note(said), figures(images, opened.config.images.levels, names)]
+
+
+def lined(studio: Studio, run: str | None, a: float | None, b: float | None, count: float) -> list[Any]:
+    """Images between two images of the test split."""
+    from nelbo.jobs.edit import edit
+
+    opened = studio.opened(run)
+    images = opened.dataset.split("test")
+    rows = int(a or 0), int(b or 0)
+    if max(rows) >= len(images):
+        raise InputError("images", f"the test split has images 0 to {len(images) - 1:,}; choose two of them")
+    done, seconds = timed(lambda: edit(opened, "interpolate", *(images[row] for row in rows), frames=int(count)))
+    shown = [done.given[0], *done.images, done.given[1]]
+    names = [f"image {rows[0]}", *[f"{k / (int(count) - 1):.0%}" for k in range(int(count))], f"image {rows[1]}"]
+    return [note(f"{done.how}, {duration(seconds)}."), figures(shown, done.levels, names)]
+
+
+def viewed(studio: Studio, run: str | None) -> list[Any]:
+    """The family's own pictures, such as the levels of an hvae."""
+    from nelbo.jobs.walk import views
+    from nelbo.report.pictures import grid
+
+    opened = studio.opened(run)
+    found = views(opened)
+    if not found:
+        return [note(f"A {opened.config.family} has no such pictures; its walks show its latents."), ""]
+    levels = opened.config.images.levels
+    pictures = [sheet(grid(images, levels, columns), title) for title, images, columns in found]
+    return [note(f"{opened.config.family} at step {opened.step:,}, on images of the test split."), "".join(pictures)]
+
+
+SCREEN = Screen(50, "latents", "Latents", build)

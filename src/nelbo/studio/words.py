@@ -1,0 +1,78 @@
+"""Errors and durations in plain words: a field such as ``skip_bad`` becomes the label of its control."""
+
+from __future__ import annotations
+
+import re
+
+from nelbo.errors import InputError
+
+LABELS = {
+    "data": "Data",
+    "size": "Size",
+    "fit": "Fit",
+    "channels": "Channels",
+    "skip_bad": "Skip unreadable files",
+    "n": "Images",
+    "label": "Label",
+    "labels": "Learn labels",
+    "guidance": "Guidance",
+    "steps": "Steps",
+    "sampler": "Sampler",
+    "temperature": "Temperature",
+    "strength": "Strength",
+    "mask": "Hole",
+    "images": "Image",
+    "false_alarms": "False alarms",
+    "name": "Name",
+    "run": "Run",
+    "minutes": "Minutes",
+    "resume": "Train on",
+}
+"""Field → the label of its control."""
+
+
+def labelled(text: str) -> str:
+    """The text with fields in backticks as the labels of their controls.
+
+    >>> labelled("add `skip_bad`")
+    'add “Skip unreadable files”'
+    """
+    return re.sub(r"`([A-Za-z]\w*)`", lambda found: f"“{LABELS.get(found[1], found[1])}”", text)
+
+
+def plain(error: InputError) -> str:
+    """An error in one line, with the label of its control, or its file, first."""
+    where = ", ".join(LABELS.get(word, word) for word in error.where.split(", "))
+    return f"{where}: {labelled(error.problem)}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words.
+
+    >>> duration(0.042), duration(3.21), duration(75), duration(7300)
+    ('42 ms', '3.2 s', '1 min 15 s', '2 h 1 min')
+    """
+    if seconds < 1:
+        return f"{1000 * seconds:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def bits(value: float, stderr: float | None) -> str:
+    """bits/dim with its standard error.
+
+    >>> bits(1.23456, 0.0123), bits(2.0, None)
+    ('1.235 ± 0.012 bits/dim', '2.000 bits/dim')
+    """
+    return f"{value:.3f}" + ("" if stderr is None else f" ± {stderr:.3f}") + " bits/dim"
+
+
+def signed(value: float) -> str:
+    """A number with two decimals and a true minus sign.
+
+    >>> signed(-0.001), signed(-1.5)
+    ('0.00', '−1.50')
+    """
+    return f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
