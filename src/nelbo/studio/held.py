@@ -31,7 +31,7 @@ class HeldRun(Run):
     def __init__(self, path: Path, folders: Folders) -> None:
         super().__init__(folders.contained(path))
         self.folders = folders
-        self.models: dict[tuple[str, str], GenerativeModel] = {}
+        self.models: dict[tuple[str, str, int | None], GenerativeModel] = {}
         self.checkpoint  # noqa: B018  it is settled now, though the training may continue
 
     @cached_property
@@ -50,11 +50,11 @@ class HeldRun(Run):
         """This run: :class:`Models` opens it again if there is a later checkpoint."""
         return self
 
-    def model(self, weights: str = "ema", device: str = "auto") -> GenerativeModel:
+    def model(self, weights: str = "ema", device: str = "auto", step: int | None = None) -> GenerativeModel:
         """The model, as :meth:`~nelbo.jobs.run.Run.model`, loaded the first time."""
-        key = weights, device
+        key = weights, device, step
         if key not in self.models:
-            self.models[key] = super().model(weights, device)
+            self.models[key] = super().model(weights, device, step)
         return self.models[key]
 
 
