@@ -180,7 +180,7 @@ class ChainCoder(BatchCoder):
         """The cluster of each image, 0 without clusters."""
         if self.model.clusters is None:
             return np.zeros(len(images), np.int64)
-        found: Ints = self.model.clusters(to_unit(torch.from_numpy(images), self.levels)).numpy()
+        found: Ints = self.model.clusters(to_unit(torch.tensor(images), self.levels)).numpy()
         return found
 
     # The stack
