@@ -12,24 +12,20 @@ needs the package pillow-jxl-plugin, which 'make codec' installs.
 from __future__ import annotations
 
 import argparse
-import importlib
-import io
 import json
 import lzma
-import math
 import os
 import platform
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 
 import nelbo
 from nelbo.jobs.codec_plan import usable_lanes
+from nelbo.report.other_codecs import codecs, shown, tiled
 
 ROOT = Path(__file__).parents[2]
 PAGE, KEPT = ROOT / "docs" / "codec.md", ROOT / "build" / "codec.json"
@@ -137,47 +133,6 @@ def measured(row: Row, runs: Path, limit: int | None) -> dict[str, Any]:
     facts = found.as_dict()
     lanes = min(usable_lanes(), found.chunks)
     return facts | {"lanes": lanes, "file": "", "data_name": run.config.images.name}
-
-
-Codec = Callable[[np.ndarray], bytes]
-
-
-def saved(kind: str, **options: Any) -> Codec:
-    """An image as a file of Pillow."""
-
-    def encode(pixels: np.ndarray) -> bytes:
-        stream = io.BytesIO()
-        Image.fromarray(pixels).save(stream, kind, **options)
-        return stream.getvalue()
-
-    return encode
-
-
-def codecs() -> dict[str, Codec]:
-    """The codecs of pictures that are installed."""
-    found = {"PNG": saved("PNG", optimize=True), "WebP": saved("WEBP", lossless=True, quality=100, method=6)}
-    try:
-        importlib.import_module("pillow_jxl")
-    except ImportError:
-        return found
-    return {**found, "JPEG XL": saved("JXL", lossless=True, effort=9)}
-
-
-def shown(image: np.ndarray, levels: int) -> np.ndarray:
-    """An image of levels, shape (C, H, W), as Pillow has it, shape (H, W) or (H, W, C)."""
-    pixels = (image.astype(np.uint16) * 255 // (levels - 1)).astype(np.uint8).transpose(1, 2, 0)
-    return np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-
-
-def tiled(images: np.ndarray) -> np.ndarray:
-    """All images in one, as square as possible, shape (C, rows, columns)."""
-    n, channels, height, width = images.shape
-    columns = math.ceil(math.sqrt(n * height / width))
-    rows = math.ceil(n / columns)
-    places = np.zeros((rows * columns, channels, height, width), np.uint8)
-    places[:n] = images
-    split = places.reshape(rows, columns, channels, height, width)
-    return split.transpose(2, 0, 3, 1, 4).reshape(channels, rows * height, columns * width)
 
 
 def others(images: np.ndarray, levels: int) -> dict[str, float]:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import re
 import shutil
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
+from PIL import Image
 from studio_helpers import PICTURES, Served
 
-SCREENS = ("Data", "Train", "Sample", "Denoise", "Latents", "Edit", "Odd ones", "Compare")
+from nelbo.data import load
+from nelbo.report.pictures import picture
+
+SCREENS = ("Data", "Train", "Sample", "Denoise", "Latents", "Edit", "Odd ones", "Compare", "Compress")
 PHONE = {"width": 390, "height": 844}
 TALLEST = 1240.0
 """Height of a picture for docs, in pixels."""
@@ -319,6 +325,32 @@ def test_runs_are_compared(visit: Visit) -> None:
     assert "2 runs" in frame.locator("h1").inner_text()
     assert frame.locator("img").count() >= 3
     visit.picture("compare")
+
+
+def test_images_are_compressed_and_come_back(visit: Visit, folders: Path, tmp_path: Path) -> None:
+    pytest.importorskip("constriction", reason="the codec needs nelbo[codec]")
+    visit.run("digits-vae")
+    visit.screen("Compress")
+    visit.press("Decompress")
+    visit.note("compress", "compress images first")
+    visit.press("Compress")
+    line = visit.note("compress", "64 images in [0-9,]+ bytes")
+    size = int(line.split(" images in ")[1].split(" ")[0].replace(",", ""))
+    (file,) = (folders / "runs/digits-vae/compressed").glob("*.nelbo")
+    assert file.stat().st_size == size
+    table = visit.page.locator("#compress-facts table").inner_text()
+    assert {"PNG, a file each", "WebP, side by side"} <= set(re.findall(r"^[^\t\n]+", table, re.MULTILINE))
+    visit.press("Decompress")
+    visit.note("compress", "64 of 64 images are back")
+    with visit.page.expect_download() as download:
+        visit.press("Download the images")
+    download.value.save_as(tmp_path / "images.zip")
+    with zipfile.ZipFile(tmp_path / "images.zip") as found:
+        names = sorted((name for name in found.namelist() if name.endswith(".png")), key=lambda name: Path(name).name)
+        parts = [np.asarray(Image.open(found.open(name))) for name in names]
+    expected = [np.asarray(picture(image, 17)) for image in load("digits").split("test")[:64]]
+    assert all(np.array_equal(one, two) for one, two in zip(parts, expected, strict=True))
+    visit.picture("compress")
 
 
 def test_a_reload_keeps_the_screen_and_the_run(visit: Visit) -> None:
