@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from nelbo.codec.batches import batches, float64, padded
-from nelbo.codec.convolution import FastConv, replace_convolutions
+from nelbo.codec.convolution import FastConv, Scratch, replace_convolutions
 from nelbo.codec.grid import FINE, MARGIN, SALTS, STEP, NoSaltError, Rounding, pop_salt, push_salt, salted
 from nelbo.codec.moments import cut_normal, posterior_var
 from nelbo.codec.pixels import LogisticPixels, NormalPixels, TablePixels, pixels_of
@@ -198,10 +198,13 @@ def test_the_variance_of_levels_is_the_sum_over_levels(gamma: float) -> None:
 @pytest.mark.parametrize(("height", "width"), [(28, 28), (7, 9), (3, 2)])
 def test_fast_convolutions_are_torchs(height: int, width: int) -> None:
     rng = np.random.default_rng(0)
-    conv = nn.Conv2d(9, 12, 3, padding=1).double()
-    x = torch.from_numpy(rng.normal(size=(3, 9, height, width)))
-    for given in (x, x.contiguous(memory_format=torch.channels_last)):
-        np.testing.assert_allclose(FastConv(conv)(given).numpy(), conv(x).detach().numpy(), atol=1e-12)
+    scratch = Scratch()
+    for bias in (True, False):  # both with the same scratch
+        conv = nn.Conv2d(9, 12, 3, padding=1, bias=bias).double()
+        x = torch.from_numpy(rng.normal(size=(3, 9, height, width)))
+        for given in (x, x.contiguous(memory_format=torch.channels_last)):
+            found = FastConv(conv, scratch)(given).numpy()
+            np.testing.assert_allclose(found, conv(x).detach().numpy(), atol=1e-12)
 
 
 def test_only_plain_convolutions_are_replaced() -> None:
