@@ -21,6 +21,7 @@ from nelbo.codec.stack import Normals, Stack
 from nelbo.diffusion.levels import Posterior
 from nelbo.errors import InputError
 from nelbo.theory.likelihoods import Bernoulli, DiscretizedLogistics, DiscretizedNormal
+from nelbo.units import normal_bits
 
 # The stack
 
@@ -55,6 +56,17 @@ def test_a_law_without_escapes_samples_itself() -> None:
     assert stats.kstest((z + rng.uniform(-0.5, 0.5, len(z)) - mean) / std, "norm").pvalue > 1e-3
     law.push(stack, z)
     np.testing.assert_array_equal(stack.unsealed(), words)
+
+
+@pytest.mark.parametrize("std", [10.0, 100.0])
+def test_a_sample_takes_the_bits_of_its_law(std: float) -> None:
+    """log2(σ √(2πe)) each, up to the rounding of the law, and no more than the words that are masked for it."""
+    n, stack = 20_000, Stack(random_words(20_000))
+    before, law = bits(stack), Normals(np.zeros(n), np.full(n, std), escapes=False)
+    stack.sample(law, turn=3)
+    taken = before - bits(stack)
+    assert taken == pytest.approx(n * normal_bits(math.log(std)), rel=5e-3)
+    assert taken <= 32 * law.words <= taken + 1.1 * n
 
 
 def test_an_escape_is_an_integer_of_32_bits() -> None:
