@@ -19,10 +19,10 @@ from nelbo.codec.kinds import NOT_KEPT, Kind, to_levels, why_apart
 from nelbo.codec.names import is_safe
 from nelbo.data import Dataset
 from nelbo.data.decode import BadImageError, looks_like_image, opened, quiet_decoding
-from nelbo.data.loading import is_source, load_described
+from nelbo.data.loading import NAMES, is_source, load_described
 from nelbo.data.scan import listed, look
 from nelbo.data.storage import allocate
-from nelbo.errors import InputError
+from nelbo.errors import InputError, nearest
 from nelbo.jobs.chosen_data import fits
 from nelbo.jobs.run import Run
 from nelbo.options import DataOptions, Shape
@@ -152,7 +152,9 @@ def listed_files(words: Sequence[str]) -> tuple[list[Path], list[str], list[str]
     repeats = 0
     for word, path in zip(words, given, strict=True):
         if not path.exists():
-            raise InputError("images", f"{word!r} is neither a file, a folder, nor the name of data; see 'nelbo info'")
+            raise InputError(
+                "images", f"{word!r} is neither a file, a folder, nor the name of data{nearest(word, NAMES)}"
+            )
         if path.is_file() and not looks_like_image(path):
             raise InputError(word, "is not an image; an array, such as a .npy, is given alone")
         tree = look(path, frozenset()) if path.is_dir() else None
