@@ -266,3 +266,16 @@ def test_stacks_say_what_is_left() -> None:
     stack.push_uniform(np.array([3]), 4)
     with pytest.raises(ValueError, match="not those of an encoder"):
         stack.unsealed()
+
+
+@pytest.mark.parametrize("name", ["ddpm", "ddpm-moments"])
+def test_a_chain_finds_its_own_steps(name: str) -> None:
+    """Settings whose γ have seven digits are those of the chain; others are refused."""
+    model, coder = coder_of(name)
+    steps = [{key: float(f"{value:.7g}") for key, value in step.items()} for step in coder.settings["steps"]]
+    again = coder_for(model, {**coder.settings, "steps": steps})
+    assert torch.equal(again.gammas, model.timeline.chain()[1:])  # type: ignore[union-attr]
+    assert difference(again.golden(), coder.golden()) < 1e-6  # at latents of another width
+    steps[3]["gamma"] += 1e-3
+    with pytest.raises(InputError, match="none of the model's chain"):
+        coder_for(model, {**coder.settings, "steps": steps})

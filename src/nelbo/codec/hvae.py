@@ -38,7 +38,7 @@ from nelbo.theory.likelihoods import to_unit
 from nelbo.theory.normal import Gaussian
 from nelbo.units import normal_bits
 
-IN_FLIGHT = 4
+IN_FLIGHT = 2
 """Images per batch: each needs bits for all its latents to begin with."""
 NARROWEST = 2.0**-6
 """The least standard deviation, in bins."""
