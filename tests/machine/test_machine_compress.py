@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 import shutil
@@ -397,10 +398,11 @@ def test_another_instruction_set_decodes(vae_run: Path, digits: np.ndarray, here
 
 
 def started(*words: str | Path) -> subprocess.Popen[str]:
-    """A command in a process group of its own, as a shell starts it."""
-    command = [sys.executable, "-m", "nelbo", *map(str, words)]
+    """A command in a process group of its own, as a shell starts it; without a signal that a shell in front ignores."""
+    command, pipe = [sys.executable, "-m", "nelbo", *map(str, words)], subprocess.PIPE
+    usual = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen(
-        command, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        command, env=environment(), stderr=pipe, stdout=pipe, text=True, start_new_session=True, preexec_fn=usual
     )
 
 

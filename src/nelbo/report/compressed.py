@@ -86,9 +86,9 @@ class Compression(Record):
     pays_after: int | None = None
     "The number of such images from which file and weights are smaller than xz; None if never."
     encode_seconds: float | None = None
-    "Seconds of all encoding processes."
+    "Processor seconds of all encoding."
     check_seconds: float | None = None
-    "Seconds of all checking processes."
+    "Processor seconds of all checking, which is decoding."
     seconds: float | None = None
     "Seconds of the command."
     classes: list[str] = Field(default_factory=list)
