@@ -18,7 +18,7 @@ import torch
 
 from nelbo import __version__
 from nelbo.check import checked
-from nelbo.codec.archive import ArchiveWriter, Header
+from nelbo.codec.archive import MOST_IMAGES, ArchiveWriter, Header
 from nelbo.codec.chunks import DamagedChunkError, plain_chunk
 from nelbo.codec.coder import Coder, EachCoder, Images
 from nelbo.errors import InputError
@@ -164,12 +164,14 @@ class Job:
             InputError: the model has no codec.
         """
         images = inputs.images
+        if len(images) + len(inputs.apart) > MOST_IMAGES:
+            raise InputError("images", f"are more than {MOST_IMAGES:,}, the most of one file; make several")
         coder = new_coder(model, images[:EXAMPLES], options.each)
         found = digests(run, options.weights)
         header = Header(
             nelbo=__version__,
             family=run.config.family,
-            weights=options.weights,
+            weights="ema" if options.weights == "ema" else "raw",
             weights_sha256=found["weights_sha256"],
             model_sha256=found["model_sha256"],
             step=run.step,

@@ -15,7 +15,7 @@ from PIL import Image
 from nelbo.codec.apart import encode_apart
 from nelbo.codec.archive import Table
 from nelbo.codec.coder import Images
-from nelbo.codec.kinds import NOT_KEPT, Kind, to_levels, why_apart
+from nelbo.codec.kinds import Kind, has_more, to_levels, why_apart
 from nelbo.codec.names import is_safe
 from nelbo.data import Dataset
 from nelbo.data.decode import BadImageError, looks_like_image, opened, quiet_decoding
@@ -211,14 +211,14 @@ class Files:
         self.images[self.fitting], kind = found
         self.fitting += 1
         self.places.append(self.kinds.setdefault(kind, len(self.kinds)))
-        if image is not None and any(key in image.info for key in NOT_KEPT):
+        if image is not None and has_more(image):
             self.unkept.append(name)
 
     def notes(self) -> list[str]:
         """What the user should know."""
         found = [f"{named(names)}: {why}; stored without the model" for why, names in self.reasons.items()]
         if self.unkept:
-            found.append(f"{named(self.unkept)}: EXIF, XMP and comments are not in the file")
+            found.append(f"{named(self.unkept)}: EXIF, XMP, texts and gamma are not in the file")
         return found
 
 
