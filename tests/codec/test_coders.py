@@ -217,7 +217,11 @@ def test_another_process_decodes(tmp_path: Path) -> None:
         given[name] |= {"weights": model.state_dict(), "settings": json.dumps(coder.settings)}
     torch.save(given, tmp_path / "given.pt")
     others = {"OMP_NUM_THREADS": "2", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"}
-    others |= {"ATEN_CPU_CAPABILITY": "default", "PYTHONPATH": str(Path(__file__).parent)}
+    others |= {
+        "ATEN_CPU_CAPABILITY": "default",
+        "OPENBLAS_CORETYPE": "SANDYBRIDGE",
+        "PYTHONPATH": str(Path(__file__).parent),
+    }
     made = subprocess.run(
         [sys.executable, "-c", ELSEWHERE, str(tmp_path / "given.pt")],
         env=os.environ | others,
@@ -266,3 +270,16 @@ def test_stacks_say_what_is_left() -> None:
     stack.push_uniform(np.array([3]), 4)
     with pytest.raises(ValueError, match="not those of an encoder"):
         stack.unsealed()
+
+
+@pytest.mark.parametrize("name", ["ddpm", "ddpm-moments"])
+def test_a_chain_finds_its_own_steps(name: str) -> None:
+    """Settings whose γ have seven digits are those of the chain; others are refused."""
+    model, coder = coder_of(name)
+    steps = [{key: float(f"{value:.7g}") for key, value in step.items()} for step in coder.settings["steps"]]
+    again = coder_for(model, {**coder.settings, "steps": steps})
+    assert torch.equal(again.gammas, model.timeline.chain()[1:])  # type: ignore[union-attr]
+    assert difference(again.golden(), coder.golden()) < 1e-6  # at latents of another width
+    steps[3]["gamma"] += 1e-3
+    with pytest.raises(InputError, match="none of the model's chain"):
+        coder_for(model, {**coder.settings, "steps": steps})

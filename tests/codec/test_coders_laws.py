@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from nelbo.codec.batches import batches, float64, padded
-from nelbo.codec.convolution import FastConv, replace_convolutions
+from nelbo.codec.convolution import FastConv, Scratch, replace_convolutions
 from nelbo.codec.grid import FINE, MARGIN, SALTS, STEP, NoSaltError, Rounding, pop_salt, push_salt, salted
 from nelbo.codec.moments import cut_normal, posterior_var
 from nelbo.codec.pixels import LogisticPixels, NormalPixels, TablePixels, pixels_of
@@ -21,6 +21,7 @@ from nelbo.codec.stack import Normals, Stack
 from nelbo.diffusion.levels import Posterior
 from nelbo.errors import InputError
 from nelbo.theory.likelihoods import Bernoulli, DiscretizedLogistics, DiscretizedNormal
+from nelbo.units import normal_bits
 
 # The stack
 
@@ -55,6 +56,17 @@ def test_a_law_without_escapes_samples_itself() -> None:
     assert stats.kstest((z + rng.uniform(-0.5, 0.5, len(z)) - mean) / std, "norm").pvalue > 1e-3
     law.push(stack, z)
     np.testing.assert_array_equal(stack.unsealed(), words)
+
+
+@pytest.mark.parametrize("std", [10.0, 100.0])
+def test_a_sample_takes_the_bits_of_its_law(std: float) -> None:
+    """log2(σ √(2πe)) each, up to the rounding of the law, and no more than the words that are masked for it."""
+    n, stack = 20_000, Stack(random_words(20_000))
+    before, law = bits(stack), Normals(np.zeros(n), np.full(n, std), escapes=False)
+    stack.sample(law, turn=3)
+    taken = before - bits(stack)
+    assert taken == pytest.approx(n * normal_bits(math.log(std)), rel=5e-3)
+    assert taken <= 32 * law.words <= taken + 1.1 * n
 
 
 def test_an_escape_is_an_integer_of_32_bits() -> None:
@@ -198,10 +210,13 @@ def test_the_variance_of_levels_is_the_sum_over_levels(gamma: float) -> None:
 @pytest.mark.parametrize(("height", "width"), [(28, 28), (7, 9), (3, 2)])
 def test_fast_convolutions_are_torchs(height: int, width: int) -> None:
     rng = np.random.default_rng(0)
-    conv = nn.Conv2d(9, 12, 3, padding=1).double()
-    x = torch.from_numpy(rng.normal(size=(3, 9, height, width)))
-    for given in (x, x.contiguous(memory_format=torch.channels_last)):
-        np.testing.assert_allclose(FastConv(conv)(given).numpy(), conv(x).detach().numpy(), atol=1e-12)
+    scratch = Scratch()
+    for bias in (True, False):  # both with the same scratch
+        conv = nn.Conv2d(9, 12, 3, padding=1, bias=bias).double()
+        x = torch.from_numpy(rng.normal(size=(3, 9, height, width)))
+        for given in (x, x.contiguous(memory_format=torch.channels_last)):
+            found = FastConv(conv, scratch)(given).numpy()
+            np.testing.assert_allclose(found, conv(x).detach().numpy(), atol=1e-12)
 
 
 def test_only_plain_convolutions_are_replaced() -> None:

@@ -25,6 +25,7 @@ from nelbo.codec.chunks import (
     plain_chunk,
 )
 from nelbo.codec.container import CHUNK, INDEX, MAGIC, Container, DamagedBlockError, Writer
+from nelbo.codec.kinds import Kind
 from nelbo.errors import InputError
 from nelbo.jobs.archive_facts import facts_of, is_archive
 
@@ -276,3 +277,41 @@ def test_the_index_is_the_last_block(tmp_path: Path) -> None:
         assert container.problems == ["its index is damaged"]
         assert [container.read(block) for block in container.blocks] == [b"abc"]
         assert INDEX not in [block.tag for block in container.blocks]
+
+
+def forged(path: Path, table: Table, chunk: bytes, count: int = 23) -> Path:
+    """A file with right digests, and what no nelbo writes."""
+    with path.open("wb") as file:
+        writer = ArchiveWriter(file, header(count), CODER.golden())
+        writer.chunk(chunk)
+        writer.finish(table)
+    return path
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"bounds": {"n": 1, "own": 0.0, "own_stderr": 0.1}}, {"xz_bytes": "x"}, {"encode_seconds": -1}, {"notes": 3}],
+)
+def test_forged_facts_are_left_out(facts: dict[str, object], tmp_path: Path) -> None:
+    found = facts_of(forged(tmp_path / "x", Table(facts=facts), plain_chunk(IMAGES, 0)))
+    assert (found.bounds, found.xz_bytes, found.encode_seconds, found.notes) == (None, None, None, [])
+    assert found.lines()["images"].startswith("23 of")
+
+
+def test_forged_counts_are_damage(tmp_path: Path) -> None:
+    """More levels than images, and more images in a chunk than are ever written."""
+    table = Table(kinds=[Kind(mode="L")], runs=[(0, 46)])
+    with Archive(forged(tmp_path / "x", table, plain_chunk(IMAGES, 0))) as archive:
+        assert archive.problems == ["its table of names and labels is damaged"]
+    large = HEAD.pack(CHAIN, 0, 2**17, 0, 0, bytes(16))
+    with Archive(forged(tmp_path / "y", Table(), large, 2**17)) as archive:
+        assert archive.chunks() == []
+    with pytest.raises(InputError, match="claims 33,554,432 images"):
+        Archive(forged(tmp_path / "z", Table(), large, 2**25))
+
+
+def test_signs_that_are_commands_to_a_terminal_are_shown(tmp_path: Path) -> None:
+    table = Table(names=["\x1b[2J.png"] * 23, facts={"notes": ["a\x1b]0;b\x07", "\udcff é"]})
+    lines = facts_of(forged(tmp_path / "x", table, plain_chunk(IMAGES, 0))).lines()
+    assert lines["notes"] == ["a\\x1b]0;b\\x07", "\udcff é"]
+    assert "\x1b" not in str(lines["names"])

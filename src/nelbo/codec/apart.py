@@ -15,7 +15,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nelbo.codec.fallback import LONGEST_SIDE, MOST_PIXELS, from_webp, pack, to_webp, unpack
-from nelbo.codec.kinds import Kind, from_rgba, same, to_rgba, why_apart
+from nelbo.codec.kinds import Kind, from_rgba, has_more, same, to_rgba, why_apart
 from nelbo.limits import memory
 
 LENGTH = struct.Struct("<I")
@@ -70,7 +70,12 @@ def joined(head: ApartHead, body: bytes) -> bytes:
 
 def as_webp(image: Image.Image) -> tuple[Kind, bytes] | None:
     """The kind and the WebP of an image, if it comes back as it is."""
-    if why_apart(image) is not None or max(image.size) > LONGEST_SIDE or image.width * image.height > MOST_PIXELS:
+    if (
+        why_apart(image) is not None
+        or has_more(image)
+        or max(image.size) > LONGEST_SIDE
+        or image.width * image.height > MOST_PIXELS
+    ):
         return None
     try:
         kind = Kind.of(image)

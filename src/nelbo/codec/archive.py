@@ -10,7 +10,7 @@ import json
 import math
 import struct
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Self, TypeVar
+from typing import Any, BinaryIO, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -28,6 +28,8 @@ from nelbo.options import Shape
 LENGTH = struct.Struct("<Q")
 GOLDEN_SCALE, MOST_GOLDEN = 2.0**40, 1 << 24
 """Golden numbers are multiples of 2⁻⁴⁰, a tenth of what they are compared with; the most bytes of all of them."""
+MOST_IMAGES = 1 << 24
+"""Images of a file."""
 M = TypeVar("M", bound="Stored")
 
 
@@ -64,8 +66,8 @@ class Header(Stored):
     "The version that made the file."
     family: str
     "The family of the run."
-    weights: str
-    "``ema`` or ``raw``."
+    weights: Literal["ema", "raw"]
+    "Which weights."
     weights_sha256: str
     "Hash of the weights."
     model_sha256: str
@@ -118,11 +120,12 @@ class Table(Stored):
             raise ValueError("a label that does not exist")
         return self
 
-    def fits(self, total: int) -> bool:
-        """Whether it is a table of this number of images."""
+    def fits(self, header: Header) -> bool:
+        """Whether it is a table of the images of this header."""
         counts = [len(each) for each in (self.names, self.labels) if each is not None]
+        with_levels = sum(count for kind, count in self.runs if kind >= 0)
         counts += [sum(count for _, count in self.runs)] if self.runs else []
-        return all(count == total for count in counts)
+        return all(count == header.total for count in counts) and (not self.runs or with_levels == header.count)
 
 
 def golden_bytes(golden: np.ndarray) -> bytes:
@@ -211,7 +214,7 @@ class Archive:
             self.problems = list(self.container.problems)
             self.header = self._header()
             found = self._part(TABLE, Table)
-            self.table = Table() if found is None or not found.fits(self.header.total) else found
+            self.table = Table() if found is None or not found.fits(self.header) else found
             if self.table is not found:
                 self.problems.append("its table of names and labels is damaged")
             self.golden = golden_of(self.container.first(GOLDEN))
@@ -235,7 +238,7 @@ class Archive:
                 head = chunks.head_of(self.container.read(block))
             except (DamagedBlockError, DamagedChunkError):
                 continue
-            if head.rows.stop <= self.header.count:
+            if head.rows.stop <= self.header.count and head.n <= chunks.MOST_IMAGES:
                 found.append((head, block))
         return found
 
@@ -262,7 +265,8 @@ class Archive:
         if header is None:
             raise InputError(where, "both copies of its header are damaged or missing, so no image can be decoded")
         size = header.count * math.prod(header.shape)
-        if min(header.shape) < 1 or size > memory() or header.apart > self.container.size:
+        too_many = header.total > MOST_IMAGES or size > memory() or header.apart > self.container.size
+        if min(header.shape) < 1 or too_many:
             raise InputError(where, f"claims {header.total:,} images, which do not fit into memory; it is damaged")
         return header
 

@@ -22,6 +22,8 @@ from nelbo.options import Shape
 
 HEAD = struct.Struct("<cQIIQ16s")
 PLAIN, CHAIN, EACH = b"P", b"S", b"E"
+MOST_IMAGES = 1 << 16
+"""Images of a chunk; a forged one could claim any number of them."""
 AT_ONCE = 64
 """The least number of images between two reports of progress."""
 Step = Callable[[int], object]

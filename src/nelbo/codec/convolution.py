@@ -9,9 +9,9 @@ products of matrices. In float64 it is about twice as fast as torch's convolutio
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 TILE = 4
 SIDE = TILE + 2
@@ -30,14 +30,35 @@ G += [[0, 0, 1]]
 A_T = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
 
 
+class Scratch:
+    """Tensors for intermediate results, which the convolutions of a model use in turn, so that they stay in cache."""
+
+    def __init__(self) -> None:
+        self.kept: dict[tuple[object, ...], Tensor] = {}
+
+    def get(self, name: str, *shape: int, of: tuple[int, ...] = ()) -> Tensor:
+        """A float64 tensor of this shape for this use, of zeros when it is new.
+
+        Args:
+            name: the use.
+            shape: the shape.
+            of: what else the use depends on.
+        """
+        key = (name, shape, of)
+        if key not in self.kept:
+            self.kept[key] = torch.zeros(shape, dtype=torch.float64)
+        return self.kept[key]
+
+
 class FastConv(nn.Module):
-    """A 3×3 convolution of stride 1 with a border of zeros, in float64.
+    """A 3×3 convolution of stride 1 with a border of zeros, in float64, without gradients.
 
     Args:
         conv: the convolution, see :func:`is_plain`.
+        scratch: shared by the convolutions of a model, which one thread calls.
     """
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+    def __init__(self, conv: nn.Conv2d, scratch: Scratch) -> None:
         super().__init__()
         weight = conv.weight.detach().double()
         self.outputs, self.inputs = weight.shape[:2]
@@ -46,28 +67,43 @@ class FastConv(nn.Module):
         self.register_buffer("kernels", kernels.reshape(SIDE**2, self.inputs, self.outputs).contiguous())
         self.register_buffer("into", torch.kron(b, b).contiguous())
         self.register_buffer("out", torch.kron(a, a).contiguous())
-        zeros = torch.zeros(self.outputs, dtype=torch.float64)
-        self.register_buffer("bias", zeros if conv.bias is None else conv.bias.detach().double())
+        self.register_buffer("bias", None if conv.bias is None else conv.bias.detach().double())
+        self.scratch = scratch
 
     kernels: Tensor
     into: Tensor
     out: Tensor
-    bias: Tensor
+    bias: Tensor | None
 
     def forward(self, x: Tensor) -> Tensor:
         """x, shape (B, C, H, W) → shape (B, outputs, H, W), in channels_last format."""
         count, channels, height, width = x.shape
         rows, columns = -(-height // TILE), -(-width // TILE)
-        right, below = columns * TILE + 1 - width, rows * TILE + 1 - height
-        whole = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, right, 1, below)).contiguous()
-        line = whole.shape[2] * channels
+        places, tiles = SIDE**2, count * rows * columns
+        seen = self.scratch.get("tiles", places, tiles * channels)
+        seen.view(SIDE, SIDE, count, rows, columns, channels).copy_(self.tiles(x, rows, columns))
+        turned = torch.mm(self.into, seen, out=self.scratch.get("turned", places, tiles * channels))
+        products = self.scratch.get("products", places, tiles, self.outputs)
+        # NumPy's is faster than torch's for so small matrices
+        np.matmul(turned.view(places, tiles, channels).numpy(), self.kernels.numpy(), out=products.numpy())
+        if self.bias is not None:
+            products[SIDE + 1] += self.bias  # Aᵀ E A is a matrix of ones, where E is 1 in row and column 1
+        found = torch.mm(
+            self.out, products.view(places, -1), out=self.scratch.get("found", TILE**2, tiles * self.outputs)
+        )
+        parts = found.view(TILE, TILE, count, rows, columns, self.outputs).permute(2, 3, 0, 4, 1, 5)
+        image = parts.reshape(count, rows * TILE, columns * TILE, self.outputs)
+        return image[:, :height, :width].permute(0, 3, 1, 2)
+
+    def tiles(self, x: Tensor, rows: int, columns: int) -> Tensor:
+        """The overlapping tiles of x within its border, a view of shape (6, 6, B, rows, columns, C)."""
+        count, channels, height, width = x.shape
+        sides = rows * TILE + 2, columns * TILE + 2
+        whole = self.scratch.get("whole", count, *sides, channels, of=(height, width))
+        whole[:, 1 : height + 1, 1 : width + 1] = x.permute(0, 2, 3, 1)
+        line = sides[1] * channels
         size = (SIDE, SIDE, count, rows, columns, channels)
-        steps = (line, channels, whole.shape[1] * line, TILE * line, TILE * channels, 1)
-        tiles = whole.as_strided(size, steps).reshape(SIDE**2, -1)
-        products = torch.bmm((self.into @ tiles).view(SIDE**2, -1, channels), self.kernels)
-        found = (self.out @ products.view(SIDE**2, -1)).view(TILE, TILE, count, rows, columns, self.outputs)
-        image = found.permute(2, 3, 0, 4, 1, 5).reshape(count, rows * TILE, columns * TILE, self.outputs)
-        return (image[:, :height, :width] + self.bias).permute(0, 3, 1, 2)
+        return whole.as_strided(size, (line, channels, sides[0] * line, TILE * line, TILE * channels, 1))
 
 
 def is_plain(module: nn.Module) -> bool:
@@ -82,8 +118,9 @@ def is_plain(module: nn.Module) -> bool:
 
 def replace_convolutions(model: nn.Module) -> None:
     """Replace the convolutions of a model by faster ones that cannot be trained."""
+    scratch = Scratch()
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if is_plain(child):
                 assert isinstance(child, nn.Conv2d)
-                setattr(parent, name, FastConv(child))
+                setattr(parent, name, FastConv(child, scratch))

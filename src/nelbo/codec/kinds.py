@@ -23,7 +23,7 @@ MODES: tuple[Mode, ...] = ("1", "L", "LA", "P", "RGB", "RGBA")
 Byte = Annotated[int, Field(ge=0, le=255)]
 Rgba = np.ndarray
 """Levels 0 … 255, uint8, shape (H, W, 4)."""
-NOT_KEPT = ("exif", "xmp", "XML:com.adobe.xmp", "comment", "photoshop")
+NOT_KEPT = ("exif", "xmp", "XML:com.adobe.xmp", "comment", "photoshop", "gamma")
 """Names of Pillow for what is in a file beside its pixels, and is not kept."""
 
 
@@ -69,6 +69,11 @@ class Kind(BaseModel):
 def text(data: bytes) -> str:
     """Bytes in base64."""
     return base64.b64encode(data).decode()
+
+
+def has_more(image: Image.Image) -> bool:
+    """Whether a file has more than its pixels, their kind and their resolution."""
+    return any(key in image.info for key in NOT_KEPT) or bool(getattr(image, "text", None))
 
 
 def why_apart(image: Image.Image) -> str | None:

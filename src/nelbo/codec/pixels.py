@@ -24,8 +24,8 @@ from nelbo.theory.likelihoods import Bernoulli, DiscretizedLogistics, Discretize
 
 SHARE = 2.0**-20
 """The grid of probabilities."""
-SHARE_MARGIN = 1e-13
-"""The distance of a probability from an edge; the last bits of its functions are some 1e-15."""
+SHARE_MARGIN = 2e-14
+"""The distance of a probability from an edge; the last bits of its functions are at most some 1e-15."""
 NARROWEST = 2.0**-6
 """The least standard deviation of a normal law, in levels."""
 Pushing = Callable[[Stack], None]

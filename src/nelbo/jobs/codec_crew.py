@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -56,10 +57,13 @@ class Worker:
         threads: of its operations.
         core: the core of all its threads; None for any.
         shape: (C, H, W).
+
+    Attributes:
+        seconds: the processor time of what it has coded.
     """
 
     def __init__(self, opening: dict[str, Any], threads: int, core: int | None, shape: tuple[int, ...]) -> None:
-        self.opening, self.shape, self.opened = opening, shape, False
+        self.opening, self.shape, self.opened, self.seconds = opening, shape, False, 0.0
         environment = {name: value for name, value in os.environ.items() if name not in CHOSEN}
         environment |= dict.fromkeys(THREADS, str(threads))
         environment |= {"GOMP_SPINCOUNT": SPIN} if core is None else {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -128,6 +132,7 @@ class Worker:
             raise DamagedChunkError(answer["message"])
         if "error" in answer:
             raise WorkerError(f"{answer['error']}: {answer['message']}")
+        self.seconds += answer["seconds"]
         return found
 
 
@@ -137,23 +142,33 @@ class Here:
     Args:
         coder: codes chunks.
         threads: of its operations.
+
+    Attributes:
+        seconds: the processor time of what it has coded.
     """
 
     def __init__(self, coder: ChunkWorker, threads: int) -> None:
-        self.coder, self.threads = coder, threads
+        self.coder, self.threads, self.seconds = coder, threads, 0.0
 
     def open(self) -> None:
         """It is open."""
 
     def encode(self, images: Images, first: int, step: Step) -> bytes:
         """A chunk of these images."""
-        with torch_threads(self.threads):
+        with torch_threads(self.threads), self.timed():
             return self.coder.encode(images, first, step)
 
     def decode(self, payload: bytes, step: Step) -> Images:
         """The images of a chunk."""
-        with torch_threads(self.threads):
+        with torch_threads(self.threads), self.timed():
             return self.coder.decode(payload, step)
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Add the processor time of the body."""
+        start = time.process_time()
+        yield
+        self.seconds += time.process_time() - start
 
     def close(self) -> None:
         """Nothing to end."""

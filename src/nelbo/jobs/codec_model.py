@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -78,16 +79,18 @@ def new_coder(model: GenerativeModel, images: Images, each: bool) -> Coder | Eac
 
 
 def rounded(value: Any) -> Any:
-    """JSON values with numbers of few digits.
+    """JSON values with numbers of few digits; powers of two stay as they are, because widths of bins may be some.
 
-    >>> rounded({"steps": [{"gamma": -1.1285714285714}], "in_flight": 8})
-    {'steps': [{'gamma': -1.128571}], 'in_flight': 8}
+    >>> rounded({"steps": [{"gamma": -1.1285714285714, "width": 2.0**-20}], "in_flight": 8})
+    {'steps': [{'gamma': -1.128571, 'width': 9.5367431640625e-07}], 'in_flight': 8}
     """
     if isinstance(value, dict):
         return {name: rounded(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
         return [rounded(part) for part in value]
-    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+    if not isinstance(value, float) or abs(math.frexp(value)[0]) == 0.5:
+        return value
+    return float(f"{value:.{DIGITS}g}")
 
 
 def golden_numbers(coder: Coder | EachCoder) -> np.ndarray:

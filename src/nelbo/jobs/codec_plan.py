@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from nelbo.codec import chunks
 from nelbo.codec.chunks import enough_plain
 from nelbo.codec.coder import Coder, EachCoder, Images
 from nelbo.jobs.codec_crew import Lane
@@ -91,6 +92,6 @@ def planned(images: Images, coder: Coder | EachCoder, each: bool, lanes: int) ->
         if plain:
             rate = (1 - SAVED) * len(data) / plain  # bytes of an image
             least = int((len(data) - plain * rate) / (WASTE * rate)) + plain
-    number = max(1, min(n // least, max(lanes, -(-n // MOST_IMAGES))))
+    number = max(1, min(n // least, max(lanes, -(-n // MOST_IMAGES))), -(-n // chunks.MOST_IMAGES))
     number = number // lanes * lanes if number >= lanes else number
     return np.linspace(0, n, number + 1).round().astype(int).tolist(), plain

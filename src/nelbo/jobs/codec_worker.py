@@ -64,14 +64,19 @@ def opened(said: dict[str, Any]) -> ChunkCoder:
 def answer(coder: ChunkCoder, said: dict[str, Any], data: bytes, out: BinaryIO) -> None:
     """Do what was asked, and answer."""
 
+    start = time.process_time()
+
     def step(count: int) -> None:
         send(out, {"step": count})
 
+    def finish(found: bytes) -> None:
+        send(out, {"seconds": time.process_time() - start}, found)
+
     if said["do"] == "encode":
         images = np.frombuffer(bytearray(data), np.uint8).reshape(-1, *coder.shape)  # torch wants it to be writable
-        send(out, {"done": True}, coder.encode(images, said["first"], step))
+        finish(coder.encode(images, said["first"], step))
     else:
-        send(out, {"done": True}, coder.decode(data, step).tobytes())
+        finish(coder.decode(data, step).tobytes())
 
 
 def watch_parent(parent: int) -> None:
@@ -96,7 +101,7 @@ def main() -> None:
             try:
                 if coder is None:
                     coder = opened(said)
-                    send(out, {"done": True})
+                    send(out, {"seconds": 0.0})
                 else:
                     answer(coder, said, data, out)
             except BrokenPipeError:

@@ -18,7 +18,7 @@ import torch
 
 from nelbo import __version__
 from nelbo.check import checked
-from nelbo.codec.archive import ArchiveWriter, Header
+from nelbo.codec.archive import MOST_IMAGES, ArchiveWriter, Header
 from nelbo.codec.chunks import DamagedChunkError, plain_chunk
 from nelbo.codec.coder import Coder, EachCoder, Images
 from nelbo.errors import InputError
@@ -115,13 +115,14 @@ def given_inputs(run: Run, images: Any, labels: Sequence[int | str] | None, opti
 
 
 def in_asked_steps(run: Run, model: GenerativeModel, options: CompressOptions) -> GenerativeModel:
-    """The model in the steps of the file.
+    """The model in the steps of the file, K network evaluations for each image.
 
     Raises:
         InputError: steps are given, but the model has none.
     """
     if isinstance(model, Diffusion):
-        return in_best_steps(run, model, options.steps or STEPS, options.weights)
+        evaluations = options.steps or STEPS  # in continuous time, the first latent takes one more
+        return in_best_steps(run, model, max(1, evaluations - (model.timeline.gammas is None)), options.weights)
     if options.steps is not None:
         raise InputError("steps", f"a {model.family} has no steps; leave it out")
     return model
@@ -163,12 +164,14 @@ class Job:
             InputError: the model has no codec.
         """
         images = inputs.images
+        if len(images) + len(inputs.apart) > MOST_IMAGES:
+            raise InputError("images", f"are more than {MOST_IMAGES:,}, the most of one file; make several")
         coder = new_coder(model, images[:EXAMPLES], options.each)
         found = digests(run, options.weights)
         header = Header(
             nelbo=__version__,
             family=run.config.family,
-            weights=options.weights,
+            weights="ema" if options.weights == "ema" else "raw",
             weights_sha256=found["weights_sha256"],
             model_sha256=found["model_sha256"],
             step=run.step,
@@ -223,6 +226,9 @@ class Job:
                     crew.close()  # so that no thread waits for a worker
                     raise
                 self.xz_bytes = length.result()
+            self.facts["encode_seconds"] = round(sum(lane.coder.seconds for lane in crew.lanes), 3)
+            checkers = [lane.checker for lane in crew.lanes if lane.checker is not None]
+            self.facts["check_seconds"] = round(sum(checker.seconds for checker in checkers), 3)
 
     def coded(self, lane: Lane, span: tuple[int, int], step: Step) -> bytes:
         """One chunk, which decodes to its images.
@@ -236,10 +242,8 @@ class Job:
         for worker in lane:
             if worker is not None:
                 worker.open()
-        start = time.monotonic()
         try:
             payload = lane.coder.encode(images, first, step)
-            between = time.monotonic()
             back = images if lane.checker is None else lane.checker.decode(payload, step)
             if not np.array_equal(back, images):
                 raise DamagedChunkError("other images")
@@ -248,17 +252,11 @@ class Job:
                 raise
             self.notes.append(f"{where} did not come back ({error}), and are stored without the model")
             return plain_chunk(images, first)
-        self.took("encode_seconds", between - start)
-        self.took("check_seconds", time.monotonic() - between)
         plain = plain_chunk(images, first) if len(payload) > images.nbytes // 2 else payload
         if len(plain) < len(payload):
             self.notes.append(f"{where} are shorter without the model, and are stored so")
             return plain
         return payload
-
-    def took(self, name: str, seconds: float) -> None:
-        """Add seconds."""
-        self.facts[name] = round(self.facts.get(name, 0.0) + seconds, 3)
 
 
 class XzLength:

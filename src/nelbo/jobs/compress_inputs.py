@@ -15,14 +15,14 @@ from PIL import Image
 from nelbo.codec.apart import encode_apart
 from nelbo.codec.archive import Table
 from nelbo.codec.coder import Images
-from nelbo.codec.kinds import NOT_KEPT, Kind, to_levels, why_apart
+from nelbo.codec.kinds import Kind, has_more, to_levels, why_apart
 from nelbo.codec.names import is_safe
 from nelbo.data import Dataset
 from nelbo.data.decode import BadImageError, looks_like_image, opened, quiet_decoding
-from nelbo.data.loading import is_source, load_described
+from nelbo.data.loading import NAMES, is_source, load_described
 from nelbo.data.scan import listed, look
 from nelbo.data.storage import allocate
-from nelbo.errors import InputError
+from nelbo.errors import InputError, nearest
 from nelbo.jobs.chosen_data import fits
 from nelbo.jobs.run import Run
 from nelbo.options import DataOptions, Shape
@@ -152,7 +152,9 @@ def listed_files(words: Sequence[str]) -> tuple[list[Path], list[str], list[str]
     repeats = 0
     for word, path in zip(words, given, strict=True):
         if not path.exists():
-            raise InputError("images", f"{word!r} is neither a file, a folder, nor the name of data; see 'nelbo info'")
+            raise InputError(
+                "images", f"{word!r} is neither a file, a folder, nor the name of data{nearest(word, NAMES)}"
+            )
         if path.is_file() and not looks_like_image(path):
             raise InputError(word, "is not an image; an array, such as a .npy, is given alone")
         tree = look(path, frozenset()) if path.is_dir() else None
@@ -209,14 +211,14 @@ class Files:
         self.images[self.fitting], kind = found
         self.fitting += 1
         self.places.append(self.kinds.setdefault(kind, len(self.kinds)))
-        if image is not None and any(key in image.info for key in NOT_KEPT):
+        if image is not None and has_more(image):
             self.unkept.append(name)
 
     def notes(self) -> list[str]:
         """What the user should know."""
         found = [f"{named(names)}: {why}; stored without the model" for why, names in self.reasons.items()]
         if self.unkept:
-            found.append(f"{named(self.unkept)}: EXIF, XMP and comments are not in the file")
+            found.append(f"{named(self.unkept)}: EXIF, XMP, texts and gamma are not in the file")
         return found
 
 

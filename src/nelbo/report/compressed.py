@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -11,16 +11,32 @@ from nelbo.report.results import Record
 from nelbo.units import uniform_bits
 
 
+def printable(value: Any) -> Any:
+    """Texts without control characters, which could be commands to a terminal.
+
+    >>> printable(["a\\x1b[2Jb\\n", "é"])
+    ['a\\\\x1b[2Jb\\\\n', 'é']
+    """
+    if isinstance(value, list):
+        return [printable(each) for each in value]
+    return "".join(sign if sign.isprintable() or is_surrogate(sign) else repr(sign)[1:-1] for sign in str(value))
+
+
+def is_surrogate(sign: str) -> bool:
+    """Whether this stands for a byte of a file name that is no text."""
+    return "\udc80" <= sign <= "\udcff"
+
+
 class Bounds(Record):
     """Bounds of the images in a file, each with the Monte Carlo error for these images, in bits/dim."""
 
     n: int
     "The number of images."
-    in_steps: float | None = None
+    in_steps: Annotated[float, Field(gt=0)] | None = None
     "The bound in the steps of the file; None for a model without steps."
     in_steps_stderr: float | None = None
     "Its error."
-    own: float
+    own: Annotated[float, Field(gt=0)]
     "The run's own bound: of a vdm in continuous time."
     own_stderr: float
     "Its error."
@@ -86,9 +102,9 @@ class Compression(Record):
     pays_after: int | None = None
     "The number of such images from which file and weights are smaller than xz; None if never."
     encode_seconds: float | None = None
-    "Seconds of all encoding processes."
+    "Processor seconds of all encoding."
     check_seconds: float | None = None
-    "Seconds of all checking processes."
+    "Processor seconds of all checking, which is decoding."
     seconds: float | None = None
     "Seconds of the command."
     classes: list[str] = Field(default_factory=list)
@@ -122,7 +138,7 @@ class Compression(Record):
         found |= {name: "  ".join(value) for name, value in self.rates().items()}
         found |= self.sizes()
         found["notes"] = [*self.notes, *(f"damaged: {problem}" for problem in self.problems)]
-        return found
+        return {name: printable(value) for name, value in found.items()}
 
     def rates(self) -> dict[str, tuple[str, str]]:
         """Name → bits/dim, and what is added to the line before."""
@@ -132,7 +148,7 @@ class Compression(Record):
         if self.bounds is not None:
             rows.append(("own bound", self.bounds.own, f"± {self.bounds.own_stderr:.4f}"))
             if self.bounds.in_steps is not None:
-                rows.append(("bound in steps", self.bounds.in_steps, f"± {self.bounds.in_steps_stderr:.4f}"))
+                rows.append(("bound in steps", self.bounds.in_steps, f"± {self.bounds.in_steps_stderr or 0.0:.4f}"))
         if self.model_bits_per_dim is not None:
             rows.append(("by the model", self.model_bits_per_dim, ""))
             before = self.bits_per_dim - (self.container_bits_per_dim or 0.0)
@@ -140,7 +156,7 @@ class Compression(Record):
         rows.append(("whole file", self.bits_per_dim, f"of {uniform_bits(self.levels):g} without compression"))
         found, last = {}, None
         for name, value, more in rows:
-            change = "" if last is None else f"{100 * (value / last - 1):+.2f}%"
+            change = "" if not last else f"{100 * (value / last - 1):+.2f}%"
             found[name] = (f"{value:.4f} bits/dim", " ".join(filter(None, (change, more))))
             last = value
         return found
