@@ -7,7 +7,7 @@ FUZZ := .venv-fuzz
 PEERS := .venv-peers
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-kill soak fuzz lint types check bench gpu peers scale samplers simplifications agreement objectives weights pictures anomalies classify estimators gamma inference editing targets figures course course-test course-long docs clean
+.PHONY: setup demo test test-kill soak fuzz lint types check bench gpu peers scale samplers simplifications agreement objectives weights pictures studio anomalies classify estimators gamma inference editing targets figures course course-test course-long docs clean
 
 setup: $(READY)
 
@@ -99,6 +99,10 @@ $(PEERS)/.ready: pyproject.toml constraints.txt
 docs: setup
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m sphinx -q -W --keep-going -j auto -b html docs build/site
 	@echo "Open build/site/index.html; its search needs: $(BIN)/python -m http.server --directory build/site"
+
+# The pictures of the studio for docs, from its tests.
+studio: setup
+	NELBO_STUDIO_PICTURES=$(CURDIR)/docs/images $(BIN)/python -m pytest tests/studio
 
 # Every study whose page is not of the present code, one after the other. Hours; run it again after an interruption.
 figures: setup

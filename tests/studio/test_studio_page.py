@@ -15,6 +15,8 @@ from studio_helpers import PICTURES, Served
 
 SCREENS = ("Data", "Train", "Sample", "Denoise", "Latents", "Edit", "Odd ones", "Compare")
 PHONE = {"width": 390, "height": 844}
+TALLEST = 1240.0
+"""Height of a picture for docs, in pixels."""
 DESKTOP = {"width": 1280, "height": 900}
 SLOW = 30_000
 """Milliseconds that an answer may take on a busy machine."""
@@ -85,13 +87,16 @@ class Visit:
         """A picture of the whole page for docs, when they are made."""
         if PICTURES:
             self.page.wait_for_timeout(600)
-            self.page.screenshot(path=f"{PICTURES}/studio-{name}.png", clip=self.clip())
+            self.page.evaluate("document.activeElement.blur()")
+            self.page.mouse.move(5, 5)
+            self.page.screenshot(path=f"{PICTURES}/studio-{name}.png", clip=self.clip(), full_page=True)
 
     def clip(self) -> dict[str, float]:
         """The part of the page to show."""
         box = self.page.locator("main").first.bounding_box()
         size = self.page.viewport_size
-        return {"x": 0, "y": 0, "width": size["width"], "height": min(1000.0, box["y"] + box["height"] + 16)}
+        self.page.evaluate("scrollTo(0, 0)")
+        return {"x": 0, "y": 0, "width": size["width"], "height": min(TALLEST, box["height"] + 60)}
 
     def close(self) -> None:
         """End the visit; it had no errors, and asked no other host."""
@@ -176,7 +181,9 @@ def test_images_are_drawn_and_saved(visit: Visit, folders: Path) -> None:
         page.get_by_label("Save as").click()
         page.get_by_role("option", name=re.compile(kind)).click()
         visit.press("Save")
-        saved = Path(visit.note("sample", rf"Saved as .*\{suffix}").removeprefix("Saved as ").strip().removesuffix("."))
+        saved = folders / visit.note("sample", rf"Saved as .*\{suffix}").removeprefix("Saved as ").strip().removesuffix(
+            "."
+        )
         assert saved.parent == folders / "runs/digits-ddpm/samples"
         with page.expect_download() as waiting:
             page.locator("#sample-file").click()
@@ -184,13 +191,13 @@ def test_images_are_drawn_and_saved(visit: Visit, folders: Path) -> None:
 
 
 def seconds_of(visit: Visit, slider: str, outcome: str, value: float) -> float:
-    """Seconds from the move of a slider to the change of what it shows."""
+    """Seconds from the move of a slider to another picture."""
     found: float = visit.page.evaluate(
         """([slider, outcome, value]) => new Promise((done) => {
           const input = document.querySelector(slider + ' input[type=range]');
-          const began = performance.now();
-          new MutationObserver((all, self) => { self.disconnect(); done((performance.now() - began) / 1000); })
-            .observe(document.querySelector(outcome), {childList: true, subtree: true, characterData: true});
+          const began = performance.now(), seen = () => document.querySelector(outcome + ' img').src, before = seen();
+          const look = () => seen() !== before ? done((performance.now() - began) / 1000) : requestAnimationFrame(look);
+          requestAnimationFrame(look);
           Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set.call(input, value);
           input.dispatchEvent(new Event('input', {bubbles: true}));
         })""",
@@ -220,11 +227,11 @@ def test_denoising_follows_the_slider(visit: Visit) -> None:
 def test_latents_are_walked(visit: Visit) -> None:
     visit.screen("Latents")
     visit.press("Walk")
-    visit.note("latents", "from seed 0 to seed 1")
+    visit.note("latents", "From seed 0 to seed 1")
     assert visit.seen("#latents-pictures img").count() == 8
     visit.picture("latents")
     visit.press("Line between the two images")
-    visit.note("latents", "deterministic flow")
+    visit.note("latents", "Deterministic flow")
     visit.run("digits-vae")
     visit.press("What the latents do")
     visit.note("latents", "vae at step")
@@ -299,6 +306,16 @@ def test_odd_ones_are_found(visit: Visit) -> None:
     assert "5 strangest images of 200" in page.locator("h1").inner_text()
     assert "Threshold" in visit.page.locator("#odd-facts").inner_text()
     visit.picture("odd-ones")
+
+
+def test_odd_ones_of_a_folder_of_another_size_are_found(visit: Visit, folders: Path) -> None:
+    spec = visit.page.locator("#odd-spec input")
+    spec.fill(str(folders / "photos/1"))
+    spec.press("Enter")
+    visit.page.get_by_label("all", exact=True).locator("visible=true").first.check()
+    visit.press("Find the odd ones")
+    visit.page.wait_for_function("document.querySelector('#odd-facts')?.innerText.includes('of 20')", timeout=SLOW)
+    assert "strangest images of 20" in visit.seen("#odd-page iframe").content_frame.locator("h1").inner_text()
 
 
 def test_runs_are_compared(visit: Visit) -> None:
@@ -409,7 +426,7 @@ def test_every_screen_is_reached_with_the_keyboard(chromium: Any, studio: Served
             break
     tab.page.get_by_role("tab", name="Sample", exact=True).focus()
     keys.press("Enter")
-    tab.page.locator("#sample-go").focus()
+    tab.seen("#sample-go").focus()
     keys.press("Enter")
     tab.note("sample", "16 images of")
     assert reached | {"Data"} == set(SCREENS)
@@ -430,7 +447,12 @@ def test_slow_work_shows_progress_and_can_be_stopped(chromium: Any, studio: Serv
     tab.press("Stop")
     tab.note("odd", "Stopped")
     assert time.monotonic() - began < 20
+    tab.press("Find the odd ones")
+    tab.seen("#odd-note progress")
+    tab.close()  # in the middle
+    tab, began = Visit(chromium, studio), time.monotonic()
     tab.screen("Sample")
     tab.press("Draw")  # the machine is free again
     tab.note("sample", "16 images of")
+    assert time.monotonic() - began < 20
     tab.close()

@@ -85,6 +85,11 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], caption: str) 
     )
 
 
+def folded(title: str, inside: str) -> str:
+    """HTML that is shown when its title is pressed."""
+    return f"<details><summary>{escape(title)}</summary>{inside}</details>"
+
+
 def facts(pairs: Mapping[str, str]) -> str:
     """Names and values."""
     return (

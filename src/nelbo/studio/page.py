@@ -80,6 +80,7 @@ def build_page(studio: Studio) -> gr.Blocks:
         with gr.Tabs(elem_id="screens", overflow_behavior="wrap") as tabs:
             for each in found:
                 with gr.Tab(each.title, id=each.name, elem_id=f"screen-{each.name}") as tab:
+                    studio.tab = tab
                     each.build(studio)
                 tab.select(None, js=KEEP_SCREEN.format(name=each.name))
         names = [each.name for each in found]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from nelbo.studio.html import facts, figures, listed, note, table
+from nelbo.studio.html import facts, figures, folded, listed, note, table
 from nelbo.studio.studio import Screen, Studio
 
 if TYPE_CHECKING:
@@ -116,7 +116,8 @@ def described(dataset: Dataset, counts: Mapping[str, Any]) -> str:
         "Splits": splits,
     }
     rows = [(name, *(f"{each:,}" for each in found)) for name, found in counts.items()]
-    classes = table(("class", *dataset.bounds), rows, "Images of each class") if rows else ""
+    title = "Images of each class"
+    classes = folded(title, table(("class", *dataset.bounds), rows, title)) if rows else ""
     return facts(pairs) + listed(dataset.notes) + classes
 
 
