@@ -83,7 +83,7 @@ def served(*folders: Path, host: str = "127.0.0.1", environment: Mapping[str, st
     port, began = free_port(), time.monotonic()
     command = [sys.executable, "-m", "nelbo", "studio", *map(str, folders), "--port", str(port), "--host", host]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, **(environment or {})}
+        command, stdout=subprocess.PIPE, stderr=None, text=True, env={**os.environ, **(environment or {})}
     )
     assert process.stdout is not None
     address = process.stdout.readline().strip()

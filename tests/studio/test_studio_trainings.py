@@ -112,6 +112,27 @@ def test_a_full_disk_is_said_before_a_training(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_full_disk_while_saving_is_one_message(folders: Path, tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="the studio needs nelbo[studio]")
+    from nelbo.studio.answers import quick
+    from nelbo.studio.screens.sample import FORMATS, write
+    from nelbo.studio.studio import Studio
+
+    class Full:
+        """Images on a full disk."""
+
+        images = (1, 2)
+
+        def save(self, out: Path) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out))
+
+    found = Folders([folders / "runs"])
+    studio, run = Studio(found, Trainings(found), tmp_path), str(folders / "runs/digits-vae")
+    note, _ = quick(write, 1)(studio, run, (Full(), 0), next(iter(FORMATS)))
+    assert "the disk is full" in note
+    assert "problem" in note
+
+
 def test_errors_are_one_line() -> None:
     pytest.importorskip("gradio", reason="the studio needs nelbo[studio]")
     from nelbo.studio.answers import StoppedError, sentence
@@ -121,4 +142,5 @@ def test_errors_are_one_line() -> None:
     assert sentence(InputError("skip_bad", "add `skip_bad`")) == "Skip unreadable files: add “Skip unreadable files”"
     assert sentence(StoppedError()) == "Stopped. Nothing was written."
     assert "terminal" in sentence(KeyError("x"))
+    assert "fewer images" in sentence(RuntimeError("not enough memory: you tried to allocate 9 GB"))
     assert all("\n" not in sentence(each) for each in (full, KeyError("x")))

@@ -109,7 +109,7 @@ It uses consistency distillation on the run's own data. The student maps noise t
     "studio": """Open a local page to look at data and runs, train, draw, edit and compare, in the browser.
 
 ```
-nelbo studio
+nelbo studio runs/
 nelbo studio runs/ photos/
 nelbo studio runs/ --port 8000
 nelbo studio runs/ --host 0.0.0.0

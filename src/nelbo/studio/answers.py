@@ -24,6 +24,8 @@ AT_ONCE = 4
 """Long answers of all visitors that may wait at the same time; they are computed one after another."""
 
 COMPUTING = threading.Lock()
+WARM = threading.Event()
+"""Set when what computes is imported. Answers wait for it: two threads must not import the same modules at once."""
 Answer = Callable[..., Sequence[Any]]
 """From the values of the inputs to a note, as HTML, and the values of the outputs."""
 
@@ -54,6 +56,8 @@ class Work:
             while not COMPUTING.acquire(timeout=EVERY):
                 self._see(self.task, None)
             try:
+                self._see("starting", None)
+                WARM.wait()
                 self._see("working", None)
                 with watched(self._see):
                     self.found = answer(*values)
@@ -109,6 +113,7 @@ def quick(answer: Answer, outputs: int) -> Callable[..., list[Any]]:
     """
 
     def call(*values: Any) -> list[Any]:
+        WARM.wait()
         try:
             return list(answer(*values))
         except Exception as error:
@@ -138,3 +143,15 @@ def timed(function: Callable[[], Any]) -> tuple[Any, float]:
     """The result of a function, and the seconds that it took."""
     began = time.monotonic()
     return function(), time.monotonic() - began
+
+
+def warm() -> None:
+    """Import what computes, so that the first answer is quick; then answers begin."""
+    try:
+        import nelbo.jobs.browse
+        import nelbo.jobs.denoise
+        import nelbo.jobs.edit
+        import nelbo.jobs.sample
+        import nelbo.studio.held  # noqa: F401
+    finally:
+        WARM.set()

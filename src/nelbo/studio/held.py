@@ -6,6 +6,7 @@ import threading
 from functools import cached_property
 from pathlib import Path
 
+from nelbo.config.names import CONFIG
 from nelbo.data import Dataset
 from nelbo.errors import InputError
 from nelbo.jobs.run import Run, is_place
@@ -80,6 +81,9 @@ class Models:
         if not place.is_dir():
             self.runs.pop(place, None)
             raise InputError(place.name, "the run has vanished: it was moved or deleted; choose another")
+        if latest_checkpoint(place) is None and (place / CONFIG).exists():
+            fix = "wait until its training has written one, or train it on"
+            raise InputError(place.name, f"has no checkpoint yet; {fix}")
         with self.lock:
             found = self.runs.pop(place, None)
             if found is None or found.checkpoint != latest_checkpoint(place):

@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 
 from nelbo.studio import screens
+from nelbo.studio.answers import WARM
 from nelbo.studio.studio import Screen, Studio
 
 ASSETS = Path(__file__).parent / "assets"
@@ -80,6 +81,7 @@ def build_page(studio: Studio) -> gr.Blocks:
         with gr.Tabs(elem_id="screens", overflow_behavior="wrap") as tabs:
             for each in found:
                 with gr.Tab(each.title, id=each.name, elem_id=f"screen-{each.name}") as tab:
+                    studio.tab = tab
                     each.build(studio)
                 tab.select(None, js=KEEP_SCREEN.format(name=each.name))
         names = [each.name for each in found]
@@ -99,6 +101,7 @@ def arrived(studio: Studio, names: list[str], screen: str, run: str) -> list[Any
 
 def data_lists(studio: Studio) -> Any:
     """The lists of data."""
+    WARM.wait()
     found = [gr.Dropdown(choices=studio.data_choices())] * len(studio.data)
     return found if len(found) > 1 else found[0]
 

@@ -112,6 +112,7 @@ def studio_app(folders: Folders, scratch: Path) -> App:
     import gradio as gr
     from fastapi import FastAPI
 
+    from nelbo.studio.answers import warm
     from nelbo.studio.page import build_page, theme
     from nelbo.studio.studio import Studio
 
@@ -142,14 +143,6 @@ def studio_app(folders: Folders, scratch: Path) -> App:
     )
     page.has_launched = True  # or Gradio would take any file of the machine for one that a visitor has sent
     return mounted
-
-
-def warm() -> None:
-    """Import what computes, so that the first answer is quick."""
-    import nelbo.jobs.denoise
-    import nelbo.jobs.edit
-    import nelbo.jobs.sample
-    import nelbo.studio.held  # noqa: F401
 
 
 def run_app(app: App, listening: socket.socket) -> None:

@@ -50,6 +50,7 @@ class Studio:
         trainings: the training processes.
         scratch: a folder of this process alone, for downloads; it is removed at the end.
         run: the list with the chosen run.
+        tab: the tab of the screen that is built.
         data: the lists of data, which are filled when the page is loaded.
     """
 
@@ -57,6 +58,7 @@ class Studio:
     trainings: Trainings
     scratch: Path
     run: gr.Dropdown = field(init=False)
+    tab: gr.Tab = field(init=False)
     data: list[gr.Dropdown] = field(default_factory=list)
     _models: Models | None = None
     _data: dict[str, Dataset] = field(default_factory=dict)

@@ -32,7 +32,7 @@ def build(studio: Studio) -> None:
         stop = gr.Button("Stop", min_width=80)
     said = gr.HTML(note("Choose two runs or more."), elem_id="compare-note")
     page = gr.HTML(elem_id="compare-page")
-    studio.answer(studio.run.change, partial(listed, studio), [runs], [said, runs])
+    studio.answer([studio.run.change, studio.tab.select], partial(listed, studio), [runs], [said, runs])
     studio.work(go.click, partial(compared, studio), [runs, split, score, limit], [said, page], stop)
 
 

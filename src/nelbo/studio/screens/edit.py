@@ -13,7 +13,7 @@ from nelbo.studio.answers import timed
 from nelbo.studio.html import figures, note
 from nelbo.studio.paint import marked, painter, painting
 from nelbo.studio.screens.data import FITS
-from nelbo.studio.screens.sample import ANY
+from nelbo.studio.screens.sample import ANY, KEPT
 from nelbo.studio.studio import Screen, Studio
 from nelbo.studio.words import duration
 
@@ -31,7 +31,7 @@ FIT: dict[str, Fit] = {"crop": "crop", "pad": "pad", "resize": "resize"}
 
 def build(studio: Studio) -> None:
     """The components, and their events."""
-    image = gr.State(None)
+    image = gr.State(None, time_to_live=KEPT)
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             number = gr.Number(0, precision=0, minimum=0, label="Image of the test split", elem_id="edit-number")
@@ -59,7 +59,8 @@ def build(studio: Studio) -> None:
     from_split = partial(chosen, studio, False)
     studio.answer([number.input, number.submit], from_split, given, place)
     studio.answer([upload.upload, fit.input], partial(chosen, studio, True), given, place)
-    studio.answer(studio.run.change, partial(fitted, studio), given, [*place, label])
+    studio.answer(studio.run.change, partial(fitted, studio, None), given, [*place, label])
+    studio.answer(studio.tab.select, partial(fitted, studio), [image, *given], [*place, label])
     studio.answer(clear.click, cleared, [canvas], [said, canvas])
     studio.answer(verb.change, controls, [verb], [said, strength, factor])
     asked = [studio.run, image, canvas, verb, strength, factor, n, seed, label]
@@ -82,10 +83,10 @@ def chosen(
     return ["", painting(found, opened.config.images.levels), found]
 
 
-def fitted(studio: Studio, run: str | None, *given: Any) -> list[Any]:
-    """The canvas and the labels of another run."""
-    if not run:
-        return ["", *[gr.skip()] * 3]
+def fitted(studio: Studio, image: Tensor | None, run: str | None, *given: Any) -> list[Any]:
+    """The canvas and the labels of another run; they stay if there is an image already."""
+    if not run or image is not None:
+        return [gr.skip()] * 4
     classes = studio.opened(run).model().classes
     return [*chosen(studio, False, run, *given), gr.Dropdown(choices=[ANY, *classes], value=ANY, visible=bool(classes))]
 

@@ -51,7 +51,7 @@ def walked(studio: Studio, steps: int, run: str | None, first: float, last: floa
     n = len(images)
     names = [f"{k / (n - 1):.0%} of the way" for k in range(n)]
     names[0], names[-1] = f"seed {seeds[0]}", f"seed {seeds[1]}"
-    said = f"{'Preview: ' if steps == QUICK else ''}from seed {seeds[0]} to seed {seeds[1]}, {duration(seconds)}."
+    said = f"{'Preview: from' if steps == QUICK else 'From'} seed {seeds[0]} to seed {seeds[1]}, {duration(seconds)}."
     return [note(said), figures(images, opened.config.images.levels, names)]
 
 
@@ -67,7 +67,7 @@ def lined(studio: Studio, run: str | None, a: float | None, b: float | None, cou
     done, seconds = timed(lambda: edit(opened, "interpolate", *(images[row] for row in rows), frames=int(count)))
     shown = [done.given[0], *done.images, done.given[1]]
     names = [f"image {rows[0]}", *[f"{k / (int(count) - 1):.0%}" for k in range(int(count))], f"image {rows[1]}"]
-    return [note(f"{done.how}, {duration(seconds)}."), figures(shown, done.levels, names)]
+    return [note(f"{done.how[:1].upper()}{done.how[1:]}, {duration(seconds)}."), figures(shown, done.levels, names)]
 
 
 def viewed(studio: Studio, run: str | None) -> list[Any]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from nelbo.studio.answers import timed
 from nelbo.studio.html import facts, framed, note
-from nelbo.studio.screens.data import asked_options, data_choice, size_and_fit
+from nelbo.studio.screens.data import FITS, data_choice
 from nelbo.studio.studio import Screen, Studio
 from nelbo.studio.words import bits, duration
+
+if TYPE_CHECKING:
+    from nelbo.config.files import ImagesConfig
+    from nelbo.options import DataOptions
 
 SPLITS = ("all", "test", "val", "train")
 
@@ -27,28 +31,30 @@ def build(studio: Studio) -> None:
             rate = gr.Slider(
                 0.01, 0.2, 0.05, step=0.01, label="False alarms", info="Share of normal images over the threshold."
             )
-            with gr.Accordion("Images of other sizes", open=False):
-                size, fit = size_and_fit()
+            fit = gr.Radio(FITS[1:], value="resize", label="Fit", info="How images of another size are converted.")
             with gr.Row():
                 go = gr.Button("Find the odd ones", variant="primary", min_width=80, elem_id="odd-go")
                 stop = gr.Button("Stop", min_width=80)
         with gr.Column(scale=3, min_width=300):
-            said = gr.HTML(note("Choose a folder on the left; the run above says what is normal."), elem_id="odd-note")
+            said = gr.HTML(
+                note("Choose data on the left. What is normal is what the run above was trained on."),
+                elem_id="odd-note",
+            )
             about = gr.HTML(elem_id="odd-facts")
             page = gr.HTML(elem_id="odd-page")
-    asked = [studio.run, spec, size, fit, split, worst, limit, rate]
+    asked = [studio.run, spec, fit, split, worst, limit, rate]
     studio.work(go.click, partial(found, studio), asked, [said, about, page], stop)
 
 
 def found(
-    studio: Studio, run: str | None, spec: str, size: str, fit: str, split: str, worst: float, limit: float, rate: float
+    studio: Studio, run: str | None, spec: str, fit: str, split: str, worst: float, limit: float, rate: float
 ) -> list[Any]:
     """The report of ``nelbo score --worst``, which is also kept in the run."""
     from nelbo.jobs.score import score
     from nelbo.options import ScoreOptions
 
     opened = studio.opened(run)
-    data = asked_options(studio, spec, size, fit)
+    data = as_the_run(studio.data_options(spec), opened.config.images, fit)
     options = ScoreOptions(split=split, worst=int(worst), limit=int(limit or 1), false_alarms=rate)
     result, seconds = timed(lambda: score(opened, data=data, options=options))
     pairs = {"Images": f"{result.n:,}"}
@@ -63,6 +69,15 @@ def found(
     path = studio.folders.inside(result.page)
     line = f"{duration(seconds)}. The page is kept as {studio.short(path)}."
     return [note(line), facts(pairs), framed(path.read_text(encoding="utf-8"), "The strangest images")]
+
+
+def as_the_run(data: DataOptions, images: ImagesConfig, fit: str) -> DataOptions:
+    """Options that convert a folder or file to the size, channels and levels of a run's images."""
+    from nelbo.jobs.run import is_place
+
+    channels, height, width = images.shape
+    alike = {"size": f"{height}x{width}", "fit": fit, "channels": channels, "levels": images.levels}
+    return data.model_copy(update=alike) if is_place(data.data) else data
 
 
 SCREEN = Screen(70, "odd", "Odd ones", build)

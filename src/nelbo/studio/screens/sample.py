@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from nelbo.options import SampleOptions
 
 PREVIEW_STEPS, PREVIEWED = 4, 8
+KEPT = 3600
+"""Seconds that images of a visitor stay in memory."""
 ANY = "any"
 AUTO = "the run's default"
 SAMPLERS = (AUTO, "unipc", "dpm++", "heun", "ddim", "ancestral")
@@ -33,7 +35,9 @@ def build(studio: Studio) -> None:
                 0, precision=0, minimum=0, label="Seed", info="Image i of a seed is always the same image."
             )
             label = gr.Dropdown([ANY], value=ANY, label="Label", visible=False, elem_id="sample-label")
-            guidance = gr.Slider(0, 8, 2, step=0.1, label="Guidance", info="1 is none.", visible=False)
+            guidance = gr.Slider(
+                0, 8, 2, step=0.1, label="Guidance", info="1 is none.", visible=False, elem_id="sample-guidance"
+            )
             steps = gr.Slider(1, 100, 20, step=1, label="Steps", visible=False, elem_id="sample-steps")
             sampler = gr.Dropdown(list(SAMPLERS), value=AUTO, label="Sampler", visible=False)
             temperature = gr.Slider(0, 1.5, 1, step=0.05, label="Temperature", info="Of the latents.", visible=False)
@@ -47,11 +51,10 @@ def build(studio: Studio) -> None:
                 kind = gr.Dropdown(list(FORMATS), value=next(iter(FORMATS)), label="Save as", filterable=False)
                 save = gr.Button("Save", elem_id="sample-save")
                 file = gr.DownloadButton("Download", visible=False, elem_id="sample-file")
-    drawn = gr.State(None)
+    drawn = gr.State(None, time_to_live=KEPT)
     settings = [studio.run, n, seed, label, guidance, steps, sampler, temperature]
-    studio.answer(
-        studio.run.change, partial(fitting, studio), [studio.run], [said, label, guidance, steps, sampler, temperature]
-    )
+    fitted = [said, label, guidance, steps, sampler, temperature]
+    studio.answer([studio.run.change, studio.tab.select], partial(fitting, studio), [studio.run, label, drawn], fitted)
     moved = [each.input for each in (guidance, steps, temperature)]
     studio.answer(moved, partial(preview, studio), settings, [said, pictures])
     released = [each.release for each in (n, guidance, steps, temperature)]
@@ -60,7 +63,7 @@ def build(studio: Studio) -> None:
     studio.work(save.click, partial(write, studio), [studio.run, drawn, kind], [said, file], stop)
 
 
-def fitting(studio: Studio, run: str | None) -> list[Any]:
+def fitting(studio: Studio, run: str | None, label: str, drawn: object) -> list[Any]:
     """The controls that the family of a run uses."""
     from nelbo.models._distilled import Distilled
     from nelbo.models.diffusion import Diffusion
@@ -70,8 +73,12 @@ def fitting(studio: Studio, run: str | None) -> list[Any]:
     model = studio.opened(run).model()
     over_steps, latent = isinstance(model, Diffusion), not isinstance(model, Diffusion | Distilled)
     return [
-        "",
-        gr.Dropdown(choices=[ANY, *model.classes], value=ANY, visible=bool(model.classes)),
+        gr.skip() if drawn else "",
+        gr.Dropdown(
+            choices=[ANY, *model.classes],
+            value=label if label in model.classes else ANY,
+            visible=bool(model.classes),
+        ),
         gr.Slider(visible=over_steps and bool(model.classes)),
         gr.Slider(visible=over_steps, maximum=most_steps(model)),
         gr.Dropdown(visible=over_steps),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from nelbo.config.families import family_names, family_summary
+from nelbo.config.families import family_names, family_summary, family_word
 from nelbo.errors import InputError
 from nelbo.studio.html import curve, facts, note, problem, sheet
 from nelbo.studio.screens.data import asked_options, data_choice, size_and_fit
@@ -61,8 +61,6 @@ def start(
     studio: Studio, family: str, spec: str, minutes: float, labels: bool, name: str, size: str, fit: str
 ) -> list[Any]:
     """Start a training, after the data have been read and checked."""
-    from nelbo.config.families import family_word
-
     options = asked_options(studio, spec, size, fit)
     studio.dataset(options)
     path = studio.folders.new(name.strip() or unused_name(studio, family, spec))
@@ -123,7 +121,7 @@ def train_on(studio: Studio, run: str | None, minutes: float) -> list[Any]:
     if found.share >= 1:
         words = [f"--minutes={found.seconds / 60 + minutes:.2f}"]
     studio.opened(run).dataset.split("train")  # raises if its data have vanished or are elsewhere
-    studio.trainings.resume(path, found.family, words)
+    studio.trainings.resume(path, family_word(found.family), words)
     return [note(f"{path.name} trains on.")]
 
 
@@ -176,16 +174,11 @@ def described(studio: Studio, found: Progress) -> str:
     }
     if found.val:
         pairs["On val"] = bits(found.val[-1][1], found.val[-1][2])
-    said = [line for line in messages(found.path) if line.startswith("about ")]
-    estimate = note(said[-1][:1].upper() + said[-1][1:] + ".") if said and running else ""
-    val = [(float(step), value) for step, value, _ in found.val]
-    loss = [(float(step), value) for step, value in found.loss]
-    return (
-        facts(pairs)
-        + estimate
-        + curve(loss, "Training loss, per dimension", "step")
-        + curve(val, "bits/dim on val", "step")
-    )
+    said = [line.partition(";")[0] for line in messages(found.path) if line.startswith("about ")]
+    estimate = note(f"{said[-1][:1].upper()}{said[-1][1:]}.") if said and running else ""
+    val = curve([(float(step), value) for step, value, _ in found.val], "bits/dim on val", "step")
+    loss = curve([(float(step), value) for step, value in found.loss], "Training loss, per dimension", "step")
+    return f'{facts(pairs)}{estimate}<div class="curves">{loss}{val}</div>'
 
 
 def picture_of(studio: Studio, samples: Path) -> str:
