@@ -32,7 +32,14 @@ def build(studio: Studio) -> None:
         with gr.Column(scale=1, min_width=280):
             spec = data_choice(studio, "compress-spec")
             split = gr.Radio(list(SPLITS), value="test", label="Split", info="A folder is compressed whole.")
-            limit = gr.Number(64, precision=0, minimum=1, label="Images to compress", info="The first ones of a split.")
+            limit = gr.Number(
+                256,
+                precision=0,
+                minimum=1,
+                label="Images to compress",
+                info="The first ones of a split.",
+                elem_id="compress-n",
+            )
             upload = gr.File(
                 label="Or images of your own", file_types=["image"], file_count="multiple", type="filepath", height=120
             )
@@ -101,7 +108,8 @@ def compressed(
 
 def described(result: Compression) -> str:
     """What the file takes."""
-    pairs = {"File": f"{result.bytes:,} bytes"}
+    images = sum(result.parts.get(name, 0) for name in ("model", "plain", "apart"))
+    pairs = {"File": f"{result.bytes:,} bytes", "Of which no images": f"{result.bytes - images:,} bytes"}
     if result.bits_per_dim is not None:
         pairs["Whole file"] = f"{result.bits_per_dim:.3f} bits/dim"
     if result.model_bits_per_dim is not None:
