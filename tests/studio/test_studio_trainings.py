@@ -114,7 +114,7 @@ def test_a_full_disk_is_said_before_a_training(
 
 def test_a_full_disk_while_saving_is_one_message(folders: Path, tmp_path: Path) -> None:
     pytest.importorskip("gradio", reason="the studio needs nelbo[studio]")
-    from nelbo.studio.answers import quick
+    from nelbo.studio.answers import quick, warm
     from nelbo.studio.screens.sample import FORMATS, write
     from nelbo.studio.studio import Studio
 
@@ -126,6 +126,7 @@ def test_a_full_disk_while_saving_is_one_message(folders: Path, tmp_path: Path) 
         def save(self, out: Path) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out))
 
+    warm()  # answers wait for it
     found = Folders([folders / "runs"])
     studio, run = Studio(found, Trainings(found), tmp_path), str(folders / "runs/digits-vae")
     note, _ = quick(write, 1)(studio, run, (Full(), 0), next(iter(FORMATS)))
