@@ -57,7 +57,7 @@ def build(studio: Studio) -> None:
             returned = gr.HTML(elem_id="compress-returned")
             images = gr.DownloadButton("Download the images", visible=False, elem_id="compress-images")
     made = gr.State(None)
-    studio.answer(studio.run.change, partial(fitting, studio), [studio.run], [said, steps])
+    studio.answer([studio.run.change, studio.tab.select], partial(fitting, studio), [studio.run], [said, steps])
     asked = [studio.run, spec, split, limit, upload, steps]
     studio.work(go.click, partial(compressed, studio), asked, [said, about, made, file], stop)
     studio.work(back.click, partial(decompressed, studio), [studio.run, given, made], [said, returned, images], stop)
@@ -69,7 +69,7 @@ def fitting(studio: Studio, run: str | None) -> list[Any]:
 
     if not run:
         return [note("There is no run yet; the screen Train makes one."), gr.skip()]
-    return ["", gr.Slider(visible=isinstance(studio.opened(run).model(), Diffusion))]
+    return [gr.skip(), gr.Slider(visible=isinstance(studio.opened(run).model(), Diffusion))]
 
 
 def compressed(
