@@ -208,8 +208,8 @@ MUTANTS = [
         "clipped prediction",
         "DDPM: the decoder's mean",
         "diffusion/decoders.py",
-        "-DiscretizedNormal(denoised.x_0, log_std",
-        "-DiscretizedNormal(denoised.x_0.clamp(-1, 1), log_std",
+        "return DiscretizedNormal(denoised.x_0, log_std",
+        "return DiscretizedNormal(denoised.x_0.clamp(-1, 1), log_std",
         ("test_ddpm.py::test_every_term_is_its_integral[4-beta_tilde-beta_1]",),
     ),
     Mutant(
