@@ -11,6 +11,7 @@ from container_helpers import LEVELS, SHAPE, Levels, header, png, small_file, so
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nelbo.codec import fallback
 from nelbo.codec.archive import Archive, ArchiveWriter, Stored, Table
 from nelbo.codec.chunks import (
     CHAIN,
@@ -262,6 +263,18 @@ def test_a_plain_chunk_is_smaller_than_its_levels() -> None:
     images = some_images(100) // 17
     assert len(plain_chunk(images, 0)) < 200
     assert LEVELS == 17
+
+
+def test_a_plain_chunk_is_decoded_before_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a method that gives back other pixels, nothing is stored."""
+    images = some_images(100) // 17
+    right = fallback.unpack, fallback.from_webp
+    with monkeypatch.context() as planted:
+        planted.setattr(fallback, "unpack", lambda data, length: bytes([1]) + right[0](data, length)[1:])
+        planted.setattr(fallback, "from_webp", lambda data, size: right[1](data, size) ^ 1)
+        payload = plain_chunk(images, 0)
+    assert payload[HEAD.size : HEAD.size + 1] == fallback.RAW
+    assert np.array_equal(decode_chunk(payload, SHAPE, None), images)
 
 
 def test_the_index_is_the_last_block(tmp_path: Path) -> None:

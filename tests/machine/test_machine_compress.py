@@ -198,6 +198,33 @@ def test_a_chunk_that_does_not_come_back_is_stored_without_the_model(
 
 
 @pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize("count", [5, 50, 120])
+def test_no_chunk_has_more_images_than_a_file_may_have(
+    count: int, lanes: int, vae_run: Path, digits: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether images are all plain, or chunks are as many as lanes."""
+    monkeypatch.setattr(chunks, "MOST_IMAGES", 30)
+    monkeypatch.setattr(compress, "usable_lanes", lambda: lanes)
+    for images in (digits[:count], np.zeros((count, 8, 8), np.uint8)):
+        Path("x.nelbo").unlink(missing_ok=True)
+        found = nelbo.compress(vae_run, images, "x.nelbo")
+        assert (found.images, found.problems) == (count, [])
+        assert np.array_equal(nelbo.decompress(vae_run, "x.nelbo").images[:, 0], images)
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_file_that_cannot_be_read_back_is_not_kept(
+    vae_run: Path, digits: np.ndarray, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compress, "planned", lambda images, *_: ([0, 30, len(images)], 1))
+    monkeypatch.setattr(chunks, "MOST_IMAGES", 40)
+    with pytest.raises(OSError, match="90 of 120 images cannot be decoded"):
+        nelbo.compress(vae_run, digits[:120], "x.nelbo")
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.usefixtures("alone")
 def test_noise_is_not_made_larger(vae_run: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 17, (300, 1, 8, 8), dtype=np.uint8)
     found = nelbo.compress(vae_run, noise, "x.nelbo")

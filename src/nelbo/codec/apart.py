@@ -51,6 +51,12 @@ def encode_apart(item: int, name: str, data: bytes, image: Image.Image | None) -
         name: its name.
         data: its file.
         image: its pixels, loaded; None if they cannot be decoded.
+
+    Returns:
+        The shortest payload that gives back the file, or the pixels.
+
+    Raises:
+        ValueError: none does.
     """
     packed = pack(data)
     heads = [(ApartHead(item=item, name=name, method="file", length=len(data)), data)]
@@ -59,7 +65,23 @@ def encode_apart(item: int, name: str, data: bytes, image: Image.Image | None) -
         kind, webp = found
         size = (image.height, image.width)
         heads.append((ApartHead(item=item, name=name, method="webp", length=len(data), size=size, kind=kind), webp))
-    return min((joined(head, body) for head, body in heads), key=len)
+    for payload in sorted((joined(head, body) for head, body in heads), key=len):
+        if gives_back(payload, data, image):
+            return payload
+    raise ValueError(f"no method gives back the file {name}")
+
+
+def gives_back(payload: bytes, data: bytes, image: Image.Image | None) -> bool:
+    """Whether a payload decodes to this file, or to a PNG of this image."""
+    try:
+        head, found = decode_apart(payload)
+        if head.method != "webp":
+            return found == data
+        with Image.open(BytesIO(found)) as back:
+            back.load()
+            return image is not None and same(back, image) and Kind.of(back) == Kind.of(image)
+    except ValueError:
+        return False
 
 
 def joined(head: ApartHead, body: bytes) -> bytes:

@@ -82,7 +82,8 @@ def planned(images: Images, coder: Coder | EachCoder, each: bool, lanes: int) ->
     """The first image of each chunk, and n; and the number of images that fill the initial bits of the first chunk.
 
     A chunk is so long that filling its initial bits costs less than ``WASTE`` of it, and at most ``MOST_IMAGES``, if
-    that is longer. If there is more than one, their number is a multiple of that of the lanes.
+    that is longer. If there is more than one, their number is a multiple of that of the lanes, unless chunks would then
+    have more than ``chunks.MOST_IMAGES``.
     """
     n = len(images)
     least, plain = 1, 0
@@ -92,6 +93,7 @@ def planned(images: Images, coder: Coder | EachCoder, each: bool, lanes: int) ->
         if plain:
             rate = (1 - SAVED) * len(data) / plain  # bytes of an image
             least = int((len(data) - plain * rate) / (WASTE * rate)) + plain
-    number = max(1, min(n // least, max(lanes, -(-n // MOST_IMAGES))), -(-n // chunks.MOST_IMAGES))
+    number = max(1, min(n // least, max(lanes, -(-n // MOST_IMAGES))))
     number = number // lanes * lanes if number >= lanes else number
+    number = max(number, -(-n // chunks.MOST_IMAGES))
     return np.linspace(0, n, number + 1).round().astype(int).tolist(), plain

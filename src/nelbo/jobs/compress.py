@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import lzma
 import os
 import time
@@ -72,6 +73,7 @@ def compress(
 
     Raises:
         InputError: an argument cannot be used.
+        OSError: the file cannot be written, or not be read back.
     """
     started = time.monotonic()
     options = options or checked(CompressOptions, settings)
@@ -80,19 +82,23 @@ def compress(
     inputs = given_inputs(run, images, labels, options)
     model = in_asked_steps(run, run.model(options.weights, "cpu"), options)
     job = Job.of(run, model, inputs, options)
-    with atomic_write(out) as aside, aside.open("wb") as file:
-        writer = ArchiveWriter(file, job.header, golden_numbers(job.coder))
-        for payload in inputs.apart:
-            writer.apart(payload)
-        with closing(job.payloads()) as payloads:
-            for payload in payloads:
-                writer.chunk(payload)
-        facts = job.facts | {"notes": job.notes, "xz_bytes": job.xz_bytes}
-        if options.bounds:
-            own = require_bound(run.model(options.weights, "cpu"))
-            facts["bounds"] = measured_bounds(own, require_bound(model), inputs.images, options.seed).as_dict()
-        writer.finish(inputs.table.model_copy(update={"facts": facts}))
-    return facts_of(out).model_copy(update={"seconds": round(time.monotonic() - started, 3)})
+    with atomic_write(out) as aside:
+        with aside.open("wb") as file:
+            writer = ArchiveWriter(file, job.header, golden_numbers(job.coder))
+            for payload in inputs.apart:
+                writer.apart(payload)
+            with closing(job.payloads()) as payloads:
+                for payload in payloads:
+                    writer.chunk(payload)
+            facts = job.facts | {"notes": job.notes, "xz_bytes": job.xz_bytes}
+            if options.bounds:
+                own = require_bound(run.model(options.weights, "cpu"))
+                facts["bounds"] = measured_bounds(own, require_bound(model), inputs.images, options.seed).as_dict()
+            writer.finish(inputs.table.model_copy(update={"facts": facts}))
+        written = facts_of(aside)
+        if written.problems:
+            raise OSError(errno.EIO, f"cannot be read back ({'; '.join(written.problems)}); it is not kept", str(out))
+    return written.model_copy(update={"file": str(out), "seconds": round(time.monotonic() - started, 3)})
 
 
 def given_inputs(run: Run, images: Any, labels: Sequence[int | str] | None, options: CompressOptions) -> Inputs:
@@ -211,7 +217,7 @@ class Job:
         spans = list(pairwise(self.edges))
         if self.edges[-1] <= self.plain:  # too few for the model, whose initial bits would be more
             self.xz_bytes = XzLength(self.inputs.images).measure()
-            yield plain_chunk(self.inputs.images, 0)
+            yield from (plain_chunk(self.inputs.images[first:stop], first) for first, stop in spans)
             return
         passes = 2 if self.options.check else 1
         with self.crew() as crew, bar(f"compressing {self.edges[-1]:,} images", passes * self.edges[-1]) as progress:
