@@ -151,6 +151,25 @@ def test_a_data_set_comes_back_with_its_labels(split: str, vae_run: Path, here: 
 
 
 @pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize(("options", "word"), [(["--binarize"], "binarised"), (["--size", "4x4"], "converted")])
+def test_data_that_the_run_changes_are_said(options: list[str], word: str, here: Path) -> None:
+    """The file has what the run was trained on, which is not what the source has."""
+    more = ["--fit", "resize"] if "--size" in options else []
+    run = train_tiny_of("vae", here / "run", "--latent", "4", *options, *more)
+    answer = call_well("compress", run, "digits", "--split", "test", "--limit", "40", "--out", "x.nelbo")
+    assert f"the file has the {word} images, not the originals" in answer.err
+    assert f"the file has the {word} images, not the originals" in call_well("info", "x.nelbo").out
+    back = nelbo.decompress(run, "x.nelbo")
+    assert np.array_equal(back.images, nelbo.Run(run).dataset.split("test")[:40])
+
+
+@pytest.mark.usefixtures("alone")
+def test_all_notes_of_the_data_are_said(vae_run: Path, digits: np.ndarray, here: Path) -> None:
+    np.savez("given.npz", images=digits[:40], levels=np.int64(17), angles=np.zeros(40))
+    assert any("not used: angles" in note for note in nelbo.compress(vae_run, "given.npz", "x.nelbo").notes)
+
+
+@pytest.mark.usefixtures("alone")
 def test_an_array_comes_back_in_its_order(vae_run: Path, digits: np.ndarray, here: Path) -> None:
     """Not in that of the splits, which a hash makes."""
     np.save("given.npy", digits[:120])
