@@ -11,7 +11,8 @@ from container_helpers import LEVELS, SHAPE, Levels, header, png, small_file, so
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nelbo.codec import fallback
+from nelbo.codec import archive, fallback
+from nelbo.codec.apart import decode_apart
 from nelbo.codec.archive import Archive, ArchiveWriter, Stored, Table
 from nelbo.codec.chunks import (
     CHAIN,
@@ -46,8 +47,8 @@ def recovered(path: Path) -> tuple[set[int], list[str], bool]:
                 continue
             assert np.array_equal(back, IMAGES[head.rows.start : head.rows.stop])
             have |= set(head.rows)
-        apart = archive.apart()
-        assert all(file.data == png() for file in apart.values())
+        apart = {head.item: decode_apart(archive.container.read(block))[1] for head, block in archive.apart()}
+        assert all(data == png() for data in apart.values())
         return have, archive.problems, 23 in apart
 
 
@@ -145,6 +146,17 @@ def test_the_parts_of_a_later_nelbo_are_read() -> None:
 
     found = Table.from_bytes(Later(names=["a"], colour="red").to_bytes())
     assert found.names == ["a"]
+
+
+def test_names_are_not_longer_than_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few bytes of xz that claim more are damaged, and more are not written."""
+    data = Table(names=["x" * 2000]).to_bytes()
+    monkeypatch.setattr(archive, "MOST_JSON", 1000)
+    with pytest.raises(ValueError, match="claims more than 1,000 bytes"):
+        Table.from_bytes(data)
+    with pytest.raises(InputError, match="make several files"):
+        Table(names=["x" * 2000]).to_bytes()
+    assert archive.MOST_JSON < 10**8
 
 
 @pytest.mark.parametrize("bad", [{"runs": [(0, 3)]}, {"runs": [(-2, 3)]}, {"labels": [1], "classes": ["a"]}])

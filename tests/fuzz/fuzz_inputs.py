@@ -18,7 +18,7 @@ import tomli_w
 import torch
 from PIL import Image
 
-from nelbo.codec.apart import encode_apart
+from nelbo.codec.apart import decode_apart, encode_apart
 from nelbo.codec.archive import Archive, ArchiveWriter, Header, Table
 from nelbo.codec.chunks import DamagedChunkError, decode_chunk, plain_chunk
 from nelbo.codec.container import TABLE
@@ -93,7 +93,9 @@ def archive(data: bytes, folder: Path) -> None:
             with contextlib.suppress(DamagedChunkError):
                 decode_chunk(found.container.read(block), found.header.shape, None)
             assert head.rows.stop <= found.header.count
-        found.apart()
+        for _, block in found.apart():
+            with contextlib.suppress(ValueError):
+                decode_apart(found.container.read(block))
         if found.problems:
             raise InputError("x.nelbo", found.problems[0])
 

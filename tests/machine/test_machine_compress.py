@@ -25,7 +25,7 @@ from torch import nn
 import nelbo
 from nelbo.codec import chunks
 from nelbo.codec.archive import Archive, ArchiveWriter, Table
-from nelbo.codec.container import CHUNK, HEAD
+from nelbo.codec.container import APART, CHUNK, HEAD, TABLE
 from nelbo.errors import InputError
 from nelbo.jobs import codec_crew, codec_model, codec_plan, codec_worker, compress, decompress_chunks
 from nelbo.report.compressed import Compression
@@ -279,6 +279,77 @@ def test_of_a_damaged_file_the_other_images_come_back(damaged: Path, vae_run: Pa
     found = nelbo.decompress(vae_run, damaged, partial=True)
     assert found.lost == list(range(60, 120))
     assert "60 of 180 images cannot be decoded" in call_well("info", damaged).out
+
+
+def spoil(path: Path, tag: bytes) -> None:
+    """Flip a bit of the first block with this tag."""
+    with Archive(path) as archive:
+        at = archive.container.of(tag)[0].place + HEAD.size + 9
+    data = bytearray(path.read_bytes())
+    data[at] ^= 4
+    path.write_bytes(data)
+
+
+@pytest.mark.usefixtures("alone")
+def test_lost_names_and_labels_are_said(vae_run: Path, digits: np.ndarray, here: Path) -> None:
+    """The images come back, by their numbers, and the exit code is that of damage."""
+    nelbo.compress(vae_run, digits[:40], "x.nelbo", labels=["a", "b"] * 20)
+    spoil(Path("x.nelbo"), TABLE)
+    code, out, error = call("decompress", vae_run, "x.nelbo", "--out", "back.npz")
+    assert (code, out.strip()) == (1, "back.npz")
+    assert error.strip().splitlines()[-1].endswith("names, labels and kinds of images are lost")
+    with np.load("back.npz") as found:
+        assert np.array_equal(found["images"], digits[:40])
+    with pytest.raises(InputError, match="names, labels and kinds of images are lost"):
+        nelbo.decompress(vae_run, "x.nelbo")
+    assert nelbo.decompress(vae_run, "x.nelbo", partial=True, indices=[3]).unnamed
+
+
+@pytest.mark.usefixtures("alone")
+def test_numbers_that_nobody_knows_are_refused(vae_run: Path, digits: np.ndarray, here: Path) -> None:
+    """Where images apart and the table are lost, the images after them have other numbers."""
+    (here / "in").mkdir()
+    for k in range(3):
+        Image.fromarray(grey(digits[k])).save(here / "in" / f"{k}.png")
+    Image.fromarray(np.full((9, 30), 7, np.uint8)).save(here / "in" / "00.png")
+    nelbo.compress(vae_run, "in", "x.nelbo")
+    assert list(nelbo.decompress(vae_run, "x.nelbo").apart) == [1]
+    spoil(Path("x.nelbo"), APART)
+    assert np.array_equal(nelbo.decompress(vae_run, "x.nelbo", indices=[2]).images[0, 0], digits[1])
+    spoil(Path("x.nelbo"), TABLE)
+    require_refusal("decompress RUN x.nelbo --indices 2 --out y", {"RUN": vae_run}, ["--indices", "damaged"], here)
+    code, _, error = call("decompress", vae_run, "x.nelbo", "--out", "back")
+    assert code == 1
+    assert "which number an image has is lost" in error
+    assert len(list((here / "back").iterdir())) == 3
+
+
+@pytest.mark.usefixtures("alone")
+def test_images_apart_stay_packed(vae_run: Path, digits: np.ndarray, here: Path) -> None:
+    """A few bytes of xz can be a large file, and there can be many."""
+    (here / "in").mkdir()
+    Image.fromarray(grey(digits[0])).save(here / "in" / "0.png")
+    for k in range(3):
+        large = here / "in" / f"wide-{k}.png"
+        Image.fromarray(np.full((9, 30), 7, np.uint8)).save(large)
+        large.write_bytes(large.read_bytes()[:-20] + bytes(10**6))
+    nelbo.compress(vae_run, "in", "x.nelbo")
+    found = nelbo.decompress(vae_run, "x.nelbo")
+    assert [len(file.payload) < 10**4 for file in found.apart.values()] == [True] * 3
+    assert [len(file.data) > 10**6 for file in found.apart.values()] == [True] * 3
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_chunk_without_memory_for_it_is_damaged(
+    vae_run: Path, digits: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> np.ndarray:
+        raise MemoryError
+
+    nelbo.compress(vae_run, digits[:3], "x.nelbo")
+    monkeypatch.setattr(decompress_chunks, "decode_chunk", full)
+    with pytest.raises(InputError, match="images 0 to 2 of 3 are lost"):
+        nelbo.decompress(vae_run, "x.nelbo")
 
 
 @pytest.mark.usefixtures("alone")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import struct
 from io import BytesIO
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -41,6 +41,25 @@ class ApartHead(BaseModel):
     "Height and width of the pixels."
     kind: Kind | None = None
     "The kind of the pixels."
+
+
+class ApartFile(NamedTuple):
+    """The file of an image apart.
+
+    Attributes:
+        name: its name.
+        payload: what is stored; it can be much shorter than the file.
+        original: whether it is the given file; else a PNG of its pixels.
+    """
+
+    name: str
+    payload: bytes
+    original: bool
+
+    @property
+    def data(self) -> bytes:
+        """The bytes of the file, which are unpacked each time; raises as :func:`decode_apart`."""
+        return decode_apart(self.payload)[1]
 
 
 def encode_apart(item: int, name: str, data: bytes, image: Image.Image | None) -> bytes:

@@ -56,6 +56,8 @@ def facts_of(path: Path) -> Compression:
         problems = list(archive.problems)
         if missing > 0:
             problems.append(f"{missing:,} of {header.total:,} images cannot be decoded")
+        if (damaged := header.apart - len(archive.apart())) > 0:
+            problems.append(f"{damaged:,} of {header.apart:,} images apart cannot be decoded")
         plain = sum(head.plain for head in heads)
         size = archive.container.size
         own = {

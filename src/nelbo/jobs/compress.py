@@ -172,6 +172,7 @@ class Job:
         images = inputs.images
         if len(images) + len(inputs.apart) > MOST_IMAGES:
             raise InputError("images", f"are more than {MOST_IMAGES:,}, the most of one file; make several")
+        inputs.table.text()  # raises now if it would be too long at the end
         coder = new_coder(model, images[:EXAMPLES], options.each)
         found = digests(run, options.weights)
         header = Header(

@@ -129,7 +129,9 @@ def read_spec(run: Run, spec: str) -> tuple[Dataset, list[str]]:
 def noted(dataset: Dataset) -> list[str]:
     """The notes of data, which say whether the file has other images than the source."""
     words = [(note, next((word for word in CHANGED if word in note), None)) for note in dataset.notes]
-    return [note if word is None else f"{note}; the file has the {word} images, not the originals" for note, word in words]
+    return [
+        note if word is None else f"{note}; the file has the {word} images, not the originals" for note, word in words
+    ]
 
 
 def of_dataset(dataset: Dataset, notes: list[str], split: str, limit: int | None) -> Inputs:

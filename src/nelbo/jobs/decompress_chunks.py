@@ -59,7 +59,7 @@ def without_model(payloads: Sequence[Payload], header: Header) -> Iterator[tuple
         if head.kind == PLAIN:
             try:
                 yield head, decode_chunk(payload, header.shape, None)
-            except DamagedChunkError:
+            except (DamagedChunkError, MemoryError):
                 yield head, None
 
 

@@ -142,7 +142,7 @@ def decompressed(studio: Studio, run: str | None, given: str | None, made: str |
     packed = shutil.make_archive(str(out), "zip", out)
     total = len(found.rows) + len(found.apart) + len(found.lost)
     line = f"{total - len(found.lost):,} of {total:,} images are back, {duration(seconds)}."
-    lost = f"The file {lost_line(found)}." if found.lost else ""
+    lost = f"The file {lost_line(found)}." if not found.whole else ""
     return [note(line, lost), shown(found), gr.DownloadButton(value=packed, visible=True)]
 
 
