@@ -244,6 +244,16 @@ def test_a_file_that_cannot_be_read_back_is_not_kept(
 
 
 @pytest.mark.usefixtures("alone")
+def test_a_chain_of_few_steps_has_fewer_by_default(digits: np.ndarray, here: Path) -> None:
+    run = train_tiny_of("ddpm", here / "run", "--timesteps", "5", "--widths", "8", "8")
+    found = nelbo.compress(run, digits[:150], "x.nelbo")
+    assert found.steps == 5
+    assert found.by_model > 0
+    assert np.array_equal(nelbo.decompress(run, "x.nelbo").images[:, 0], digits[:150])
+    require_refusal("compress RUN digits --steps 6 --out y", {"RUN": run}, ["--steps", "6 are more than 5"], here)
+
+
+@pytest.mark.usefixtures("alone")
 def test_noise_is_not_made_larger(vae_run: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 17, (300, 1, 8, 8), dtype=np.uint8)
     found = nelbo.compress(vae_run, noise, "x.nelbo")

@@ -20,6 +20,7 @@ import torch
 from nelbo import __version__
 from nelbo.check import checked
 from nelbo.codec.archive import MOST_IMAGES, ArchiveWriter, Header
+from nelbo.codec.chain import MOST_STEPS
 from nelbo.codec.chunks import DamagedChunkError, plain_chunk
 from nelbo.codec.coder import Coder, EachCoder, Images
 from nelbo.errors import InputError
@@ -124,14 +125,27 @@ def in_asked_steps(run: Run, model: GenerativeModel, options: CompressOptions) -
     """The model in the steps of the file, K network evaluations for each image.
 
     Raises:
-        InputError: steps are given, but the model has none.
+        InputError: steps are given, but the model has none, or fewer.
     """
     if isinstance(model, Diffusion):
-        evaluations = options.steps or STEPS  # in continuous time, the first latent takes one more
+        evaluations = evaluations_of(model, options)  # in continuous time, the first latent takes one more
         return in_best_steps(run, model, max(1, evaluations - (model.timeline.gammas is None)), options.weights)
     if options.steps is not None:
         raise InputError("steps", f"a {model.family} has no steps; leave it out")
     return model
+
+
+def evaluations_of(model: Diffusion, options: CompressOptions) -> int:
+    """K, the network evaluations for each image.
+
+    Raises:
+        InputError: a chain has fewer.
+    """
+    gammas = model.timeline.gammas
+    most = MOST_STEPS if gammas is None else min(MOST_STEPS, len(gammas) - 1)
+    if options.steps is not None and options.steps > most:
+        raise InputError("steps", f"{options.steps:,} are more than {most:,}, the most of this run; give fewer")
+    return options.steps or min(STEPS, most)
 
 
 @dataclass
@@ -190,7 +204,7 @@ class Job:
         )
         facts = {
             "each": options.each,
-            "steps": (options.steps or STEPS) if isinstance(model, Diffusion) else None,
+            "steps": evaluations_of(model, options) if isinstance(model, Diffusion) else None,
             "weights_bytes": run.state["files"][WEIGHTS[options.weights]]["bytes"],
             "given_bytes": inputs.files,
         }
