@@ -58,6 +58,11 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decompress_chunks, "usable_lanes", lambda: 1)
 
 
+def answer_of(found: Compression) -> str:
+    """What the terminal has of these facts."""
+    return "".join(f"{value}\n" for value in found.lines().values())
+
+
 def grey(levels: np.ndarray) -> np.ndarray:
     """17 levels as 0 … 255."""
     return (levels.astype(np.uint16) * 255 // 16).astype(np.uint8)
@@ -126,6 +131,8 @@ def test_the_file_weighs_what_is_said(vae_run: Path, here: Path) -> None:
     assert found.model_bits_per_dim == pytest.approx(found.bounds.own, rel=0.03)
     info = json.loads(call_well("info", "x.nelbo", "--json").out)
     assert {**json.loads(answer.out), "seconds": None} == {**info, "seconds": None}
+    assert f"{359 / found.encode_seconds:.1f} images in each processor second of encoding" in answer_of(found)
+    assert f", {found.chunks} chunk{'' if found.chunks == 1 else 's'}\n" in answer_of(found)
     text = call_well("info", "x.nelbo").out
     for words in ("own bound", "by the model", "whole file", "they pay", "xz of all pixels"):
         assert words in text
@@ -179,12 +186,22 @@ def test_an_array_comes_back_in_its_order(vae_run: Path, digits: np.ndarray, her
 
 
 @pytest.mark.usefixtures("alone")
-def test_single_images_are_decoded_alone(vae_run: Path, digits: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_single_images_only_their_chunks_are_decoded(
+    vae_run: Path, digits: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(codec_plan, "MOST_IMAGES", 50)
     found = nelbo.compress(vae_run, digits[:120], "x.nelbo", each=True, labels=["a", "b"] * 60)
     assert found.each
     assert found.chunks == 3
+    right, decoded = chunks.decode_chunk, list[int]()
+
+    def counted(payload: bytes, shape: Any, coder: Any, step: Any = id) -> np.ndarray:
+        decoded.append(chunks.head_of(payload).first)
+        return right(payload, shape, coder, step)
+
+    monkeypatch.setattr(codec_worker, "decode_chunk", counted)
     back = nelbo.decompress(vae_run, "x.nelbo", indices=[3, 77])
+    assert decoded == [0, 40]
     assert back.rows == [3, 77]
     assert np.array_equal(back.images[:, 0], digits[[3, 77]])
     assert back.labels is not None
@@ -244,7 +261,37 @@ def test_a_file_that_cannot_be_read_back_is_not_kept(
 
 
 @pytest.mark.usefixtures("alone")
-def test_a_chain_of_few_steps_has_fewer_by_default(digits: np.ndarray, here: Path) -> None:
+def test_chunks_without_the_model_are_no_initial_bits(
+    vae_run: Path, digits: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chunk of zeros, which takes a few bytes without the model, after one of digits."""
+    monkeypatch.setattr(codec_plan, "MOST_IMAGES", 300)
+    monkeypatch.setattr(codec_plan, "WASTE", 1.0)
+    images = np.concatenate([digits[:300], np.zeros((300, 8, 8), np.uint8)])
+    found = nelbo.compress(vae_run, images, "x.nelbo")
+    assert found.chunks == 2
+    assert 0 < found.parts["plain"] < 200
+    assert found.plain > 300
+    rates = (found.model_bits_per_dim, found.initial_bits_per_dim, found.plain_bits_per_dim)
+    assert sum(rates) + found.container_bits_per_dim == pytest.approx(found.bits_per_dim)  # type: ignore[arg-type, operator]
+    assert found.plain_bits_per_dim == pytest.approx(-found.model_bits_per_dim / 2, rel=0.05)  # type: ignore[operator]
+    assert "with plain chunks" in found.lines()
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_poor_model_is_not_used(digits: np.ndarray, here: Path) -> None:
+    """Its chunk is less than half of the levels' bytes, but more than xz or WebP."""
+    run = train_tiny_of("vae", here / "run", "--latent", "4")
+    found = nelbo.compress(run, digits, "x.nelbo")
+    assert found.by_model == 0
+    assert "shorter without the model" in found.notes[0]
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_chain_of_few_steps_has_fewer_by_default(
+    digits: np.ndarray, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compress, "may_be_shorter", lambda *_: False)
     run = train_tiny_of("ddpm", here / "run", "--timesteps", "5", "--widths", "8", "8")
     found = nelbo.compress(run, digits[:150], "x.nelbo")
     assert found.steps == 5
@@ -258,6 +305,8 @@ def test_noise_is_not_made_larger(vae_run: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 17, (300, 1, 8, 8), dtype=np.uint8)
     found = nelbo.compress(vae_run, noise, "x.nelbo")
     assert found.by_model == 0
+    assert set(found.parts) & {"initial", "model"} == set()
+    assert found.parts["plain"] > found.bytes / 2
     assert "shorter without the model" in found.notes[0]
     assert torch.equal(nelbo.decompress(vae_run, "x.nelbo").images, torch.from_numpy(noise))
 
@@ -288,7 +337,9 @@ def test_of_a_damaged_file_the_other_images_come_back(damaged: Path, vae_run: Pa
         nelbo.decompress(vae_run, damaged)
     found = nelbo.decompress(vae_run, damaged, partial=True)
     assert found.lost == list(range(60, 120))
-    assert "60 of 180 images cannot be decoded" in call_well("info", damaged).out
+    text = call_well("info", damaged).out
+    assert "60 of 180 images cannot be decoded" in text
+    assert "bits/dim" not in text
 
 
 def spoil(path: Path, tag: bytes) -> None:
@@ -373,7 +424,7 @@ def test_a_machine_that_computes_other_images_is_not_damage(
         raise chunks.DamagedChunkError("planted")
 
     monkeypatch.setattr(codec_worker, "decode_chunk", wrong)
-    with pytest.raises(InputError, match="1 chunks are whole, but do not decode to their images here"):
+    with pytest.raises(InputError, match="1 chunk is whole, but does not decode to the same images here"):
         nelbo.decompress(vae_run, "x.nelbo")
 
 
@@ -588,8 +639,9 @@ def test_a_worker_that_is_killed_is_named(vae_run: Path, here: Path) -> None:
     assert list(here.iterdir()) == []
 
 
-def test_a_model_with_parts_from_python_is_coded_here(digits: np.ndarray) -> None:
+def test_a_model_with_parts_from_python_is_coded_here(digits: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is no other process that has the parts."""
+    monkeypatch.setattr(compress, "may_be_shorter", lambda *_: False)  # with a model of so few steps it is
 
     def parts() -> dict[str, nn.Module]:
         return {

@@ -47,7 +47,7 @@ STEPS = 24
 XZ_AT_ONCE = 256
 """Images between two looks whether to stop."""
 EXAMPLES = 256
-"""Images for the choice of a coder's settings."""
+"""Images for the choice of a coder's settings, and of how to code a chunk."""
 
 
 def compress(
@@ -273,11 +273,20 @@ class Job:
                 raise
             self.notes.append(f"{where} did not come back ({error}), and are stored without the model")
             return plain_chunk(images, first)
-        plain = plain_chunk(images, first) if len(payload) > images.nbytes // 2 else payload
+        plain = plain_chunk(images, first) if may_be_shorter(images, payload) else payload
         if len(plain) < len(payload):
             self.notes.append(f"{where} are shorter without the model, and are stored so")
             return plain
         return payload
+
+
+def may_be_shorter(images: Images, payload: bytes) -> bool:
+    """Whether a chunk may be shorter without the model, which takes seconds to know of many images.
+
+    If the first images take more than twice as much without it, images like them do not take less.
+    """
+    some = images[:EXAMPLES]
+    return len(some) == len(images) or len(plain_chunk(some, 0)) * len(images) < 2 * len(some) * len(payload)
 
 
 class XzLength:

@@ -20,6 +20,7 @@ from nelbo.jobs.codec_model import made_by, require_model
 from nelbo.jobs.decompress_chunks import chunked
 from nelbo.jobs.decompress_output import require_out, write_images
 from nelbo.jobs.run import Run
+from nelbo.report.compressed import number
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,8 @@ def decoded(run: Run, archive: Archive, indices: Sequence[int] | None) -> Decomp
     numbers = [rows[place] for place in kept]
     lost = sorted(wanted - set(numbers) - set(others))
     if failed:
-        problems.append(f"{failed} chunks are whole, but do not decode to their images here{made_by(header)}")
+        verbs = "is whole, but does" if failed == 1 else "are whole, but do"
+        problems.append(f"{number(failed, 'chunk')} {verbs} not decode to the same images here{made_by(header)}")
     elif lost:
         problems.append("chunks of images are damaged")
     picked = images if len(kept) == len(images) else images[kept]
