@@ -11,7 +11,7 @@ from container_helpers import LEVELS, SHAPE, Levels, header, png, small_file, so
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nelbo.codec import archive, fallback
+from nelbo.codec import archive, container, fallback
 from nelbo.codec.apart import decode_apart
 from nelbo.codec.archive import Archive, ArchiveWriter, Stored, Table
 from nelbo.codec.chunks import (
@@ -302,6 +302,41 @@ def test_the_index_is_the_last_block(tmp_path: Path) -> None:
         assert container.problems == ["its index is damaged"]
         assert [container.read(block) for block in container.blocks] == [b"abc"]
         assert INDEX not in [block.tag for block in container.blocks]
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_blocks_of_an_index_do_not_overlap(shift: int, tmp_path: Path) -> None:
+    """A short file could otherwise have the digest of many large blocks."""
+    stream = io.BytesIO()
+    writer = Writer(stream)
+    for _ in range(3):
+        writer.add(CHUNK, b"abc" * 100)
+    whole = list(writer.blocks)
+    writer.blocks[1] = writer.blocks[0]._replace(place=writer.blocks[0].place + shift)
+    writer.finish()
+    (tmp_path / "x").write_bytes(stream.getvalue())
+    with Container(tmp_path / "x") as container:
+        assert container.problems == ["its index is damaged"]
+        assert container.blocks == whole
+
+
+def test_a_search_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file whose every byte seems to begin a block that reaches its end."""
+    monkeypatch.setattr(container, "AT_ONCE", 1000)
+    size = 40_000
+    heads = [container.HEAD.pack(CHUNK, size - 28 * k - 100, bytes(16)) for k in range((size - 200) // 28)]
+    (tmp_path / "x").write_bytes((MAGIC + b"\1\0\0\0" + b"".join(heads)).ljust(size, b"\0"))
+    read = list[int]()
+    right = Container._bytes
+
+    def counted(self: Container, place: int, length: int) -> bytes:
+        read.append(length)
+        return right(self, place, length)
+
+    monkeypatch.setattr(Container, "_bytes", counted)
+    with Container(tmp_path / "x") as found:
+        assert found.blocks == []
+    assert sum(read) < 10 * size
 
 
 def forged(path: Path, table: Table, chunk: bytes, count: int = 23) -> Path:

@@ -140,7 +140,7 @@ class Compression(Record):
             "bytes": f"{self.bytes:,}",
             "made by": f"nelbo {self.nelbo}, {self.family}{steps}, step {self.step:,}, {self.weights} weights "
             f"{self.weights_sha256[:12]}",
-            "images": f"{number(self.images, 'image')} of {shape}, {self.levels} levels"
+            "images": f"{self.images:,} of {shape}, {self.levels} levels"
             + ("" if self.data is None else f", {self.data} {self.split}")
             + f" ({shares}), {number(self.chunks, 'chunk')}",
             "parts in bytes": ", ".join(f"{name} {size:,}" for name, size in self.parts.items()),
