@@ -468,13 +468,50 @@ def test_a_name_that_leads_out_is_refused(name: str, vae_run: Path, digits: np.n
 
 @pytest.mark.usefixtures("alone")
 def test_the_same_name_twice_is_refused(vae_run: Path, digits: np.ndarray, here: Path) -> None:
-    """As on a file system that takes a.png and A.png for one."""
+    """As on a file system that takes a.png and A.png for one; and other names that no file can have."""
     nelbo.compress(vae_run, digits[:2, None], "x.nelbo")
-    forged(["a.png", "a.png"], Path("y.nelbo"), Path("x.nelbo"))
-    code, _, error = call("decompress", vae_run, "y.nelbo", "--out", "back")
-    assert code == 2
-    assert "twice" in error
-    assert not (here / "back").exists()
+    for names, words in (
+        (["a.png", "a.png"], ["image 1, 'a.png'", "twice"]),
+        (["a.png", "a.png/b.png"], ["image 1, 'a.png/b.png'", "twice, or also that of a folder"]),
+        (["a.png", "a.png/b/c.png"], ["image 1, 'a.png/b/c.png'", "also a file"]),
+        (["a.png/b.png", "a.png"], ["image 1, 'a.png'", "also that of a folder"]),
+        (["a.png", "x" * 300 + ".png"], ["image 1, 'xxx", "too long"]),
+    ):
+        forged(names, Path("y.nelbo"), Path("x.nelbo"))
+        require_refusal("decompress RUN y.nelbo --out back", {"RUN": vae_run}, ["y.nelbo", *words], here)
+
+
+@pytest.mark.usefixtures("alone")
+def test_with_all_images_lost_nothing_is_written(vae_run: Path, digits: np.ndarray, here: Path) -> None:
+    nelbo.compress(vae_run, digits[:40], "x.nelbo")
+    spoil(Path("x.nelbo"), CHUNK)
+    code, out, error = call("decompress", vae_run, "x.nelbo", "--out", "back")
+    assert (code, out) == (1, "")
+    assert error.strip().splitlines()[-1].endswith("images 0 to 39 of 40 are lost")
+    assert [path.name for path in here.iterdir()] == ["x.nelbo"]
+
+
+def test_a_chunk_that_ends_its_process_is_lost_alone(
+    vae_run: Path, digits: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one for which there is too little memory; another process decodes what is left."""
+    monkeypatch.setattr(codec_plan, "MOST_IMAGES", 60)
+    monkeypatch.setattr(codec_plan, "WASTE", 1.0)
+    monkeypatch.setattr(compress, "usable_lanes", lambda: 1)
+    monkeypatch.setattr(decompress_chunks, "usable_lanes", lambda: 1)
+    nelbo.compress(vae_run, digits[:120], "x.nelbo", check=False)
+    right = codec_crew.Worker.decode
+
+    def killed(self: codec_crew.Worker, payload: bytes, step: Any) -> np.ndarray:
+        if chunks.head_of(payload).first == 0:
+            self.process.kill()
+            self.process.wait()
+        return right(self, payload, step)
+
+    monkeypatch.setattr(codec_crew.Worker, "decode", killed)
+    found = nelbo.decompress(vae_run, "x.nelbo", partial=True)
+    assert found.lost == list(range(60))
+    assert np.array_equal(found.images[:, 0], digits[60:120])
 
 
 @pytest.mark.parametrize(

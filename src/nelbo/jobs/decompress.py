@@ -50,6 +50,11 @@ class Decompressed:
     problems: list[str]
 
     @property
+    def count(self) -> int:
+        """The number of images that are there."""
+        return len(self.rows) + len(self.apart)
+
+    @property
     def whole(self) -> bool:
         """Whether nothing is lost."""
         return not self.lost and not self.unnamed
@@ -68,7 +73,7 @@ def decompress(
     Args:
         run: the run that made it, or its directory.
         file: the file.
-        out: where to write the images: a new folder, .npy or .npz; None to write nothing.
+        out: where to write the images, unless all are lost: a new folder, .npy or .npz; None to write nothing.
         indices: the numbers of the images to decode; None for all. Only the chunks of these images are decoded.
         partial: whether to return what is left if images, or names and labels, are lost, instead of raising an error.
 
@@ -86,7 +91,7 @@ def decompress(
         kinds = archive.table
     if not found.whole and not partial:
         raise InputError(str(file), lost_line(found))
-    if out is not None:
+    if out is not None and found.count:
         write_images(found, kinds, out, str(file))
     return found
 
@@ -95,7 +100,7 @@ def lost_line(found: Decompressed) -> str:
     """What is lost, and why."""
     what = ["names, labels and kinds of images"] if found.unnamed else []
     if found.lost:
-        what.append(f"{spans(found.lost)} of {len(found.lost) + len(found.rows) + len(found.apart):,}")
+        what.append(f"{spans(found.lost)} of {len(found.lost) + found.count:,}")
     return f"is damaged ({'; '.join(found.problems)}): {', and '.join(what)} are lost"
 
 

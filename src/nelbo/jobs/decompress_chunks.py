@@ -84,12 +84,13 @@ def by_model(run: Run, archive: Archive, payloads: Sequence[Payload]) -> Iterato
 
 
 def attempt(lane: Lane, payload: bytes, step: Step) -> Images | None:
-    """The images of a chunk; None if it is damaged."""
+    """The images of a chunk; None if it is damaged, or ends the process that decodes it."""
     lane.coder.open()
     try:
         return lane.coder.decode(payload, step)
     except WorkerLostError:
-        raise
+        lane.coder.restart()
+        return None
     except (DamagedChunkError, WorkerError):
         return None
 
