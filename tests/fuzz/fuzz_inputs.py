@@ -87,7 +87,9 @@ def images(data: bytes, folder: Path) -> None:
 def archive(data: bytes, folder: Path) -> None:
     """A compressed file: all that is read of it without a model."""
     (folder / "x.nelbo").write_bytes(data)
-    facts_of(folder / "x.nelbo").to_json()
+    facts = facts_of(folder / "x.nelbo")
+    facts.to_json()
+    facts.lines()
     with Archive(folder / "x.nelbo") as found:
         for head, block in found.chunks():
             with contextlib.suppress(DamagedChunkError):
