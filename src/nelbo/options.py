@@ -384,13 +384,13 @@ class CompressOptions(Options):
     steps: AtLeastOne | None = None
     "For a ddpm or vdm: K, network evaluations per image; more give a smaller file, slower. Default 24."
     each: bool = False
-    "For a vae: code each image alone, so that it can be decoded alone, for some more bits."
+    "For a vae: code each image alone, so that few are decoded to have one, for some more bits."
     split: str | None = None
     "Of a data set: train, val, test or all; default: all."
     limit: AtLeastOne | None = None
     "Of a data set: use only this number of images, the first ones."
     bounds: bool = False
-    "Also measure the run's bound of these images, so that 'nelbo info' says where the bits go."
+    "Also measure the run's bound of all these images, so that 'nelbo info' says where the bits go."
     check: bool = True
     "Decode every image again, in another process, before it is written."
     seed: Seed = 0

@@ -124,6 +124,9 @@ def test_settings_of_the_file_win() -> None:
     ("change", "field"),
     [
         ({"in_flight": 0}, "in_flight"),
+        ({"in_flight": 65}, "in_flight"),
+        ({"steps": [{"gamma": 1.0, "width": 1e-300, "signal": 1.0, "std": 1.0}]}, "steps"),
+        ({"steps": [{"gamma": float(k), "width": 1.0, "signal": 1.0, "std": 1.0} for k in range(1001)]}, "steps"),
         ({"coder": "zip"}, "coder"),
         ({"reverse_variance": "learned"}, "reverse_variance"),
         ({"steps": []}, "steps"),

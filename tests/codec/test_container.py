@@ -11,6 +11,8 @@ from container_helpers import LEVELS, SHAPE, Levels, header, png, small_file, so
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nelbo.codec import archive, container, fallback
+from nelbo.codec.apart import decode_apart
 from nelbo.codec.archive import Archive, ArchiveWriter, Stored, Table
 from nelbo.codec.chunks import (
     CHAIN,
@@ -45,8 +47,8 @@ def recovered(path: Path) -> tuple[set[int], list[str], bool]:
                 continue
             assert np.array_equal(back, IMAGES[head.rows.start : head.rows.stop])
             have |= set(head.rows)
-        apart = archive.apart()
-        assert all(file.data == png() for file in apart.values())
+        apart = {head.item: decode_apart(archive.container.read(block))[1] for head, block in archive.apart()}
+        assert all(data == png() for data in apart.values())
         return have, archive.problems, 23 in apart
 
 
@@ -144,6 +146,17 @@ def test_the_parts_of_a_later_nelbo_are_read() -> None:
 
     found = Table.from_bytes(Later(names=["a"], colour="red").to_bytes())
     assert found.names == ["a"]
+
+
+def test_names_are_not_longer_than_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few bytes of xz that claim more are damaged, and more are not written."""
+    data = Table(names=["x" * 2000]).to_bytes()
+    monkeypatch.setattr(archive, "MOST_JSON", 1000)
+    with pytest.raises(ValueError, match="claims more than 1,000 bytes"):
+        Table.from_bytes(data)
+    with pytest.raises(InputError, match="make several files"):
+        Table(names=["x" * 2000]).to_bytes()
+    assert archive.MOST_JSON < 10**8
 
 
 @pytest.mark.parametrize("bad", [{"runs": [(0, 3)]}, {"runs": [(-2, 3)]}, {"labels": [1], "classes": ["a"]}])
@@ -264,6 +277,18 @@ def test_a_plain_chunk_is_smaller_than_its_levels() -> None:
     assert LEVELS == 17
 
 
+def test_a_plain_chunk_is_decoded_before_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a method that gives back other pixels, nothing is stored."""
+    images = some_images(100) // 17
+    right = fallback.unpack, fallback.from_webp
+    with monkeypatch.context() as planted:
+        planted.setattr(fallback, "unpack", lambda data, length: bytes([1]) + right[0](data, length)[1:])
+        planted.setattr(fallback, "from_webp", lambda data, size: right[1](data, size) ^ 1)
+        payload = plain_chunk(images, 0)
+    assert payload[HEAD.size : HEAD.size + 1] == fallback.RAW
+    assert np.array_equal(decode_chunk(payload, SHAPE, None), images)
+
+
 def test_the_index_is_the_last_block(tmp_path: Path) -> None:
     """And an entry that leads outside of the file makes it worthless."""
     stream = io.BytesIO()
@@ -277,6 +302,41 @@ def test_the_index_is_the_last_block(tmp_path: Path) -> None:
         assert container.problems == ["its index is damaged"]
         assert [container.read(block) for block in container.blocks] == [b"abc"]
         assert INDEX not in [block.tag for block in container.blocks]
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_blocks_of_an_index_do_not_overlap(shift: int, tmp_path: Path) -> None:
+    """A short file could otherwise have the digest of many large blocks."""
+    stream = io.BytesIO()
+    writer = Writer(stream)
+    for _ in range(3):
+        writer.add(CHUNK, b"abc" * 100)
+    whole = list(writer.blocks)
+    writer.blocks[1] = writer.blocks[0]._replace(place=writer.blocks[0].place + shift)
+    writer.finish()
+    (tmp_path / "x").write_bytes(stream.getvalue())
+    with Container(tmp_path / "x") as container:
+        assert container.problems == ["its index is damaged"]
+        assert container.blocks == whole
+
+
+def test_a_search_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file whose every byte seems to begin a block that reaches its end."""
+    monkeypatch.setattr(container, "AT_ONCE", 1000)
+    size = 40_000
+    heads = [container.HEAD.pack(CHUNK, size - 28 * k - 100, bytes(16)) for k in range((size - 200) // 28)]
+    (tmp_path / "x").write_bytes((MAGIC + b"\1\0\0\0" + b"".join(heads)).ljust(size, b"\0"))
+    read = list[int]()
+    right = Container._bytes
+
+    def counted(self: Container, place: int, length: int) -> bytes:
+        read.append(length)
+        return right(self, place, length)
+
+    monkeypatch.setattr(Container, "_bytes", counted)
+    with Container(tmp_path / "x") as found:
+        assert found.blocks == []
+    assert sum(read) < 10 * size
 
 
 def forged(path: Path, table: Table, chunk: bytes, count: int = 23) -> Path:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from nelbo.codec import apart
 from nelbo.codec.apart import as_png_bytes, decode_apart, encode_apart, head_of
 from nelbo.codec.fallback import decode_plain, encode_plain, pack, unpack
 from nelbo.codec.kinds import Kind, from_levels, same, to_levels, why_apart
@@ -127,6 +130,20 @@ APART: dict[str, bytes] = {
 }
 
 
+def few_bits(bits: int, clear: int) -> bytes:
+    """A grey PNG of 4×2 pixels with a transparent level."""
+    rows = {2: b"\0\x1b\0\xe4", 4: b"\0\x01\x5f\0\xf5\x10"}[bits]
+
+    def part(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    head = part(b"IHDR", struct.pack(">IIBBBBB", 4, 2, bits, 0, 0, 0, 0)) + part(b"tRNS", struct.pack(">H", clear))
+    return b"\x89PNG\r\n\x1a\n" + head + part(b"IDAT", zlib.compress(rows)) + part(b"IEND", b"")
+
+
+APART |= {f"transparent of {bits} bits": few_bits(bits, clear) for bits, clear in ((2, 1), (4, 5))}
+
+
 @pytest.mark.parametrize("name", APART)
 def test_what_has_no_levels_is_kept_as_the_file(name: str) -> None:
     with opened(APART[name]) as image:
@@ -146,6 +163,16 @@ def test_a_large_picture_is_kept_as_webp_if_that_is_shorter() -> None:
     assert same(loaded(decode_apart(payload)[1]), smooth)
     tiny = saved(Image.fromarray(GREY))
     assert decode_apart(encode_apart(0, "x.png", tiny, loaded(tiny)))[1] == tiny
+
+
+def test_what_does_not_come_back_is_kept_in_another_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An xz that gives other bytes, and a WebP whose PNG has other pixels."""
+    data = saved(Image.fromarray(np.zeros((64, 64), np.uint8)), "BMP")
+    monkeypatch.setattr(apart, "unpack", lambda data, length: bytes(length))
+    monkeypatch.setattr(apart, "as_png_bytes", lambda image, kind: saved(Image.new("L", image.size, 1)))
+    payload = encode_apart(0, "x.bmp", data, loaded(data))
+    assert head_of(payload)[0].method == "file"
+    assert decode_apart(payload)[1] == data
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])

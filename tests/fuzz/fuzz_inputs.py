@@ -18,7 +18,7 @@ import tomli_w
 import torch
 from PIL import Image
 
-from nelbo.codec.apart import encode_apart
+from nelbo.codec.apart import decode_apart, encode_apart
 from nelbo.codec.archive import Archive, ArchiveWriter, Header, Table
 from nelbo.codec.chunks import DamagedChunkError, decode_chunk, plain_chunk
 from nelbo.codec.container import TABLE
@@ -87,13 +87,17 @@ def images(data: bytes, folder: Path) -> None:
 def archive(data: bytes, folder: Path) -> None:
     """A compressed file: all that is read of it without a model."""
     (folder / "x.nelbo").write_bytes(data)
-    facts_of(folder / "x.nelbo").to_json()
+    facts = facts_of(folder / "x.nelbo")
+    facts.to_json()
+    facts.lines()
     with Archive(folder / "x.nelbo") as found:
         for head, block in found.chunks():
             with contextlib.suppress(DamagedChunkError):
                 decode_chunk(found.container.read(block), found.header.shape, None)
             assert head.rows.stop <= found.header.count
-        found.apart()
+        for _, block in found.apart():
+            with contextlib.suppress(ValueError):
+                decode_apart(found.container.read(block))
         if found.problems:
             raise InputError("x.nelbo", found.problems[0])
 

@@ -25,7 +25,7 @@ from torch import nn
 import nelbo
 from nelbo.codec import chunks
 from nelbo.codec.archive import Archive, ArchiveWriter, Table
-from nelbo.codec.container import CHUNK, HEAD
+from nelbo.codec.container import APART, CHUNK, HEAD, TABLE
 from nelbo.errors import InputError
 from nelbo.jobs import codec_crew, codec_model, codec_plan, codec_worker, compress, decompress_chunks
 from nelbo.report.compressed import Compression
@@ -56,6 +56,11 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decompress_chunks, "Worker", make)
     monkeypatch.setattr(compress, "usable_lanes", lambda: 1)
     monkeypatch.setattr(decompress_chunks, "usable_lanes", lambda: 1)
+
+
+def answer_of(found: Compression) -> str:
+    """What the terminal has of these facts."""
+    return "".join(f"{value}\n" for value in found.lines().values())
 
 
 def grey(levels: np.ndarray) -> np.ndarray:
@@ -126,6 +131,8 @@ def test_the_file_weighs_what_is_said(vae_run: Path, here: Path) -> None:
     assert found.model_bits_per_dim == pytest.approx(found.bounds.own, rel=0.03)
     info = json.loads(call_well("info", "x.nelbo", "--json").out)
     assert {**json.loads(answer.out), "seconds": None} == {**info, "seconds": None}
+    assert f"{359 / found.encode_seconds:.1f} images in each processor second of encoding" in answer_of(found)
+    assert f", {found.chunks} chunk{'' if found.chunks == 1 else 's'}\n" in answer_of(found)
     text = call_well("info", "x.nelbo").out
     for words in ("own bound", "by the model", "whole file", "they pay", "xz of all pixels"):
         assert words in text
@@ -151,6 +158,25 @@ def test_a_data_set_comes_back_with_its_labels(split: str, vae_run: Path, here: 
 
 
 @pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize(("options", "word"), [(["--binarize"], "binarised"), (["--size", "4x4"], "converted")])
+def test_data_that_the_run_changes_are_said(options: list[str], word: str, here: Path) -> None:
+    """The file has what the run was trained on, which is not what the source has."""
+    more = ["--fit", "resize"] if "--size" in options else []
+    run = train_tiny_of("vae", here / "run", "--latent", "4", *options, *more)
+    answer = call_well("compress", run, "digits", "--split", "test", "--limit", "40", "--out", "x.nelbo")
+    assert f"the file has the {word} images, not the originals" in answer.err
+    assert f"the file has the {word} images, not the originals" in call_well("info", "x.nelbo").out
+    back = nelbo.decompress(run, "x.nelbo")
+    assert np.array_equal(back.images, nelbo.Run(run).dataset.split("test")[:40])
+
+
+@pytest.mark.usefixtures("alone")
+def test_all_notes_of_the_data_are_said(vae_run: Path, digits: np.ndarray, here: Path) -> None:
+    np.savez("given.npz", images=digits[:40], levels=np.int64(17), angles=np.zeros(40))
+    assert any("not used: angles" in note for note in nelbo.compress(vae_run, "given.npz", "x.nelbo").notes)
+
+
+@pytest.mark.usefixtures("alone")
 def test_an_array_comes_back_in_its_order(vae_run: Path, digits: np.ndarray, here: Path) -> None:
     """Not in that of the splits, which a hash makes."""
     np.save("given.npy", digits[:120])
@@ -160,12 +186,22 @@ def test_an_array_comes_back_in_its_order(vae_run: Path, digits: np.ndarray, her
 
 
 @pytest.mark.usefixtures("alone")
-def test_single_images_are_decoded_alone(vae_run: Path, digits: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_single_images_only_their_chunks_are_decoded(
+    vae_run: Path, digits: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(codec_plan, "MOST_IMAGES", 50)
     found = nelbo.compress(vae_run, digits[:120], "x.nelbo", each=True, labels=["a", "b"] * 60)
     assert found.each
     assert found.chunks == 3
+    right, decoded = chunks.decode_chunk, list[int]()
+
+    def counted(payload: bytes, shape: Any, coder: Any, step: Any = id) -> np.ndarray:
+        decoded.append(chunks.head_of(payload).first)
+        return right(payload, shape, coder, step)
+
+    monkeypatch.setattr(codec_worker, "decode_chunk", counted)
     back = nelbo.decompress(vae_run, "x.nelbo", indices=[3, 77])
+    assert decoded == [0, 40]
     assert back.rows == [3, 77]
     assert np.array_equal(back.images[:, 0], digits[[3, 77]])
     assert back.labels is not None
@@ -198,10 +234,79 @@ def test_a_chunk_that_does_not_come_back_is_stored_without_the_model(
 
 
 @pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize("count", [5, 50, 120])
+def test_no_chunk_has_more_images_than_a_file_may_have(
+    count: int, lanes: int, vae_run: Path, digits: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether images are all plain, or chunks are as many as lanes."""
+    monkeypatch.setattr(chunks, "MOST_IMAGES", 30)
+    monkeypatch.setattr(compress, "usable_lanes", lambda: lanes)
+    for images in (digits[:count], np.zeros((count, 8, 8), np.uint8)):
+        Path("x.nelbo").unlink(missing_ok=True)
+        found = nelbo.compress(vae_run, images, "x.nelbo")
+        assert (found.images, found.problems) == (count, [])
+        assert np.array_equal(nelbo.decompress(vae_run, "x.nelbo").images[:, 0], images)
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_file_that_cannot_be_read_back_is_not_kept(
+    vae_run: Path, digits: np.ndarray, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compress, "planned", lambda images, *_: ([0, 30, len(images)], 1))
+    monkeypatch.setattr(chunks, "MOST_IMAGES", 40)
+    with pytest.raises(OSError, match="90 of 120 images cannot be decoded"):
+        nelbo.compress(vae_run, digits[:120], "x.nelbo")
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.usefixtures("alone")
+def test_chunks_without_the_model_are_no_initial_bits(
+    vae_run: Path, digits: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chunk of zeros, which takes a few bytes without the model, after one of digits."""
+    monkeypatch.setattr(codec_plan, "MOST_IMAGES", 300)
+    monkeypatch.setattr(codec_plan, "WASTE", 1.0)
+    images = np.concatenate([digits[:300], np.zeros((300, 8, 8), np.uint8)])
+    found = nelbo.compress(vae_run, images, "x.nelbo")
+    assert found.chunks == 2
+    assert 0 < found.parts["plain"] < 200
+    assert found.plain > 300
+    rates = (found.model_bits_per_dim, found.initial_bits_per_dim, found.plain_bits_per_dim)
+    assert sum(rates) + found.container_bits_per_dim == pytest.approx(found.bits_per_dim)  # type: ignore[arg-type, operator]
+    assert found.plain_bits_per_dim == pytest.approx(-found.model_bits_per_dim / 2, rel=0.05)  # type: ignore[operator]
+    assert "with plain chunks" in found.lines()
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_poor_model_is_not_used(digits: np.ndarray, here: Path) -> None:
+    """Its chunk is less than half of the levels' bytes, but more than xz or WebP."""
+    run = train_tiny_of("vae", here / "run", "--latent", "4")
+    found = nelbo.compress(run, digits, "x.nelbo")
+    assert found.by_model == 0
+    assert "shorter without the model" in found.notes[0]
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_chain_of_few_steps_has_fewer_by_default(
+    digits: np.ndarray, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compress, "may_be_shorter", lambda *_: False)
+    run = train_tiny_of("ddpm", here / "run", "--timesteps", "5", "--widths", "8", "8")
+    found = nelbo.compress(run, digits[:150], "x.nelbo")
+    assert found.steps == 5
+    assert found.by_model > 0
+    assert np.array_equal(nelbo.decompress(run, "x.nelbo").images[:, 0], digits[:150])
+    require_refusal("compress RUN digits --steps 6 --out y", {"RUN": run}, ["--steps", "6 are more than 5"], here)
+
+
+@pytest.mark.usefixtures("alone")
 def test_noise_is_not_made_larger(vae_run: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 17, (300, 1, 8, 8), dtype=np.uint8)
     found = nelbo.compress(vae_run, noise, "x.nelbo")
     assert found.by_model == 0
+    assert set(found.parts) & {"initial", "model"} == set()
+    assert found.parts["plain"] > found.bytes / 2
     assert "shorter without the model" in found.notes[0]
     assert torch.equal(nelbo.decompress(vae_run, "x.nelbo").images, torch.from_numpy(noise))
 
@@ -232,7 +337,80 @@ def test_of_a_damaged_file_the_other_images_come_back(damaged: Path, vae_run: Pa
         nelbo.decompress(vae_run, damaged)
     found = nelbo.decompress(vae_run, damaged, partial=True)
     assert found.lost == list(range(60, 120))
-    assert "60 of 180 images cannot be decoded" in call_well("info", damaged).out
+    text = call_well("info", damaged).out
+    assert "60 of 180 images cannot be decoded" in text
+    assert "bits/dim" not in text
+
+
+def spoil(path: Path, tag: bytes) -> None:
+    """Flip a bit of the first block with this tag."""
+    with Archive(path) as archive:
+        at = archive.container.of(tag)[0].place + HEAD.size + 9
+    data = bytearray(path.read_bytes())
+    data[at] ^= 4
+    path.write_bytes(data)
+
+
+@pytest.mark.usefixtures("alone")
+def test_lost_names_and_labels_are_said(vae_run: Path, digits: np.ndarray, here: Path) -> None:
+    """The images come back, by their numbers, and the exit code is that of damage."""
+    nelbo.compress(vae_run, digits[:40], "x.nelbo", labels=["a", "b"] * 20)
+    spoil(Path("x.nelbo"), TABLE)
+    code, out, error = call("decompress", vae_run, "x.nelbo", "--out", "back.npz")
+    assert (code, out.strip()) == (1, "back.npz")
+    assert error.strip().splitlines()[-1].endswith("names, labels and kinds of images are lost")
+    with np.load("back.npz") as found:
+        assert np.array_equal(found["images"], digits[:40])
+    with pytest.raises(InputError, match="names, labels and kinds of images are lost"):
+        nelbo.decompress(vae_run, "x.nelbo")
+    assert nelbo.decompress(vae_run, "x.nelbo", partial=True, indices=[3]).unnamed
+
+
+@pytest.mark.usefixtures("alone")
+def test_numbers_that_nobody_knows_are_refused(vae_run: Path, digits: np.ndarray, here: Path) -> None:
+    """Where images apart and the table are lost, the images after them have other numbers."""
+    (here / "in").mkdir()
+    for k in range(3):
+        Image.fromarray(grey(digits[k])).save(here / "in" / f"{k}.png")
+    Image.fromarray(np.full((9, 30), 7, np.uint8)).save(here / "in" / "00.png")
+    nelbo.compress(vae_run, "in", "x.nelbo")
+    assert list(nelbo.decompress(vae_run, "x.nelbo").apart) == [1]
+    spoil(Path("x.nelbo"), APART)
+    assert np.array_equal(nelbo.decompress(vae_run, "x.nelbo", indices=[2]).images[0, 0], digits[1])
+    spoil(Path("x.nelbo"), TABLE)
+    require_refusal("decompress RUN x.nelbo --indices 2 --out y", {"RUN": vae_run}, ["--indices", "damaged"], here)
+    code, _, error = call("decompress", vae_run, "x.nelbo", "--out", "back")
+    assert code == 1
+    assert "which number an image has is lost" in error
+    assert len(list((here / "back").iterdir())) == 3
+
+
+@pytest.mark.usefixtures("alone")
+def test_images_apart_stay_packed(vae_run: Path, digits: np.ndarray, here: Path) -> None:
+    """A few bytes of xz can be a large file, and there can be many."""
+    (here / "in").mkdir()
+    Image.fromarray(grey(digits[0])).save(here / "in" / "0.png")
+    for k in range(3):
+        large = here / "in" / f"wide-{k}.png"
+        Image.fromarray(np.full((9, 30), 7, np.uint8)).save(large)
+        large.write_bytes(large.read_bytes()[:-20] + bytes(10**6))
+    nelbo.compress(vae_run, "in", "x.nelbo")
+    found = nelbo.decompress(vae_run, "x.nelbo")
+    assert [len(file.payload) < 10**4 for file in found.apart.values()] == [True] * 3
+    assert [len(file.data) > 10**6 for file in found.apart.values()] == [True] * 3
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_chunk_without_memory_for_it_is_damaged(
+    vae_run: Path, digits: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> np.ndarray:
+        raise MemoryError
+
+    nelbo.compress(vae_run, digits[:3], "x.nelbo")
+    monkeypatch.setattr(decompress_chunks, "decode_chunk", full)
+    with pytest.raises(InputError, match="images 0 to 2 of 3 are lost"):
+        nelbo.decompress(vae_run, "x.nelbo")
 
 
 @pytest.mark.usefixtures("alone")
@@ -246,7 +424,7 @@ def test_a_machine_that_computes_other_images_is_not_damage(
         raise chunks.DamagedChunkError("planted")
 
     monkeypatch.setattr(codec_worker, "decode_chunk", wrong)
-    with pytest.raises(InputError, match="1 chunks are whole, but do not decode to their images here"):
+    with pytest.raises(InputError, match="1 chunk is whole, but does not decode to the same images here"):
         nelbo.decompress(vae_run, "x.nelbo")
 
 
@@ -290,13 +468,50 @@ def test_a_name_that_leads_out_is_refused(name: str, vae_run: Path, digits: np.n
 
 @pytest.mark.usefixtures("alone")
 def test_the_same_name_twice_is_refused(vae_run: Path, digits: np.ndarray, here: Path) -> None:
-    """As on a file system that takes a.png and A.png for one."""
+    """As on a file system that takes a.png and A.png for one; and other names that no file can have."""
     nelbo.compress(vae_run, digits[:2, None], "x.nelbo")
-    forged(["a.png", "a.png"], Path("y.nelbo"), Path("x.nelbo"))
-    code, _, error = call("decompress", vae_run, "y.nelbo", "--out", "back")
-    assert code == 2
-    assert "twice" in error
-    assert not (here / "back").exists()
+    for names, words in (
+        (["a.png", "a.png"], ["image 1, 'a.png'", "twice"]),
+        (["a.png", "a.png/b.png"], ["image 1, 'a.png/b.png'", "twice, or also that of a folder"]),
+        (["a.png", "a.png/b/c.png"], ["image 1, 'a.png/b/c.png'", "also a file"]),
+        (["a.png/b.png", "a.png"], ["image 1, 'a.png'", "also that of a folder"]),
+        (["a.png", "x" * 300 + ".png"], ["image 1, 'xxx", "too long"]),
+    ):
+        forged(names, Path("y.nelbo"), Path("x.nelbo"))
+        require_refusal("decompress RUN y.nelbo --out back", {"RUN": vae_run}, ["y.nelbo", *words], here)
+
+
+@pytest.mark.usefixtures("alone")
+def test_with_all_images_lost_nothing_is_written(vae_run: Path, digits: np.ndarray, here: Path) -> None:
+    nelbo.compress(vae_run, digits[:40], "x.nelbo")
+    spoil(Path("x.nelbo"), CHUNK)
+    code, out, error = call("decompress", vae_run, "x.nelbo", "--out", "back")
+    assert (code, out) == (1, "")
+    assert error.strip().splitlines()[-1].endswith("images 0 to 39 of 40 are lost")
+    assert [path.name for path in here.iterdir()] == ["x.nelbo"]
+
+
+def test_a_chunk_that_ends_its_process_is_lost_alone(
+    vae_run: Path, digits: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one for which there is too little memory; another process decodes what is left."""
+    monkeypatch.setattr(codec_plan, "MOST_IMAGES", 60)
+    monkeypatch.setattr(codec_plan, "WASTE", 1.0)
+    monkeypatch.setattr(compress, "usable_lanes", lambda: 1)
+    monkeypatch.setattr(decompress_chunks, "usable_lanes", lambda: 1)
+    nelbo.compress(vae_run, digits[:120], "x.nelbo", check=False)
+    right = codec_crew.Worker.decode
+
+    def killed(self: codec_crew.Worker, payload: bytes, step: Any) -> np.ndarray:
+        if chunks.head_of(payload).first == 0:
+            self.process.kill()
+            self.process.wait()
+        return right(self, payload, step)
+
+    monkeypatch.setattr(codec_crew.Worker, "decode", killed)
+    found = nelbo.decompress(vae_run, "x.nelbo", partial=True)
+    assert found.lost == list(range(60))
+    assert np.array_equal(found.images[:, 0], digits[60:120])
 
 
 @pytest.mark.parametrize(
@@ -461,8 +676,9 @@ def test_a_worker_that_is_killed_is_named(vae_run: Path, here: Path) -> None:
     assert list(here.iterdir()) == []
 
 
-def test_a_model_with_parts_from_python_is_coded_here(digits: np.ndarray) -> None:
+def test_a_model_with_parts_from_python_is_coded_here(digits: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is no other process that has the parts."""
+    monkeypatch.setattr(compress, "may_be_shorter", lambda *_: False)  # with a model of so few steps it is
 
     def parts() -> dict[str, nn.Module]:
         return {

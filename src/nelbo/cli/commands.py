@@ -266,10 +266,11 @@ def decompress(
     from nelbo.report.progress import console
 
     found = put(run, file, out, indices=options.indices, partial=True)
-    for problem in found.problems if not found.lost else ():
+    for problem in found.problems if found.whole else ():
         console().print(f"{file}: {problem}; all images are whole")
-    print(out)
-    if found.lost:
+    if found.count:
+        print(out)
+    if not found.whole:
         raise OSError(errno.EIO, lost_line(found), str(file))
 
 

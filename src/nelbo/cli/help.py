@@ -94,7 +94,7 @@ nelbo decompress runs/mnist test.nelbo --out test.npz
 nelbo decompress runs/vae two.nelbo --indices 1 --out one/
 ```
 
-Of a damaged file the images that are whole are written, a line says which are lost, and the exit code is 1.
+Of a damaged file the images that are whole are written, a line says what is lost, and the exit code is 1.
 """,
     "distill": """Train a student of a ddpm or vdm that samples in a few steps. Prints its run.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import struct
 from io import BytesIO
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -43,6 +43,25 @@ class ApartHead(BaseModel):
     "The kind of the pixels."
 
 
+class ApartFile(NamedTuple):
+    """The file of an image apart.
+
+    Attributes:
+        name: its name.
+        payload: what is stored; it can be much shorter than the file.
+        original: whether it is the given file; else a PNG of its pixels.
+    """
+
+    name: str
+    payload: bytes
+    original: bool
+
+    @property
+    def data(self) -> bytes:
+        """The bytes of the file, which are unpacked each time; raises as :func:`decode_apart`."""
+        return decode_apart(self.payload)[1]
+
+
 def encode_apart(item: int, name: str, data: bytes, image: Image.Image | None) -> bytes:
     """The payload of an image apart.
 
@@ -51,6 +70,12 @@ def encode_apart(item: int, name: str, data: bytes, image: Image.Image | None) -
         name: its name.
         data: its file.
         image: its pixels, loaded; None if they cannot be decoded.
+
+    Returns:
+        The shortest payload that gives back the file, or the pixels.
+
+    Raises:
+        ValueError: none does.
     """
     packed = pack(data)
     heads = [(ApartHead(item=item, name=name, method="file", length=len(data)), data)]
@@ -59,7 +84,23 @@ def encode_apart(item: int, name: str, data: bytes, image: Image.Image | None) -
         kind, webp = found
         size = (image.height, image.width)
         heads.append((ApartHead(item=item, name=name, method="webp", length=len(data), size=size, kind=kind), webp))
-    return min((joined(head, body) for head, body in heads), key=len)
+    for payload in sorted((joined(head, body) for head, body in heads), key=len):
+        if gives_back(payload, data, image):
+            return payload
+    raise ValueError(f"no method gives back the file {name}")
+
+
+def gives_back(payload: bytes, data: bytes, image: Image.Image | None) -> bool:
+    """Whether a payload decodes to this file, or to a PNG of this image."""
+    try:
+        head, found = decode_apart(payload)
+        if head.method != "webp":
+            return found == data
+        with Image.open(BytesIO(found)) as back:
+            back.load()
+            return image is not None and same(back, image) and Kind.of(back) == Kind.of(image)
+    except ValueError:
+        return False
 
 
 def joined(head: ApartHead, body: bytes) -> bytes:

@@ -10,13 +10,14 @@ import json
 import math
 import struct
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, Self, TypeVar
+from typing import Any, BinaryIO, Literal, Self, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nelbo.codec import chunks
-from nelbo.codec.apart import decode_apart
+from nelbo.codec.apart import ApartHead
+from nelbo.codec.apart import head_of as apart_head_of
 from nelbo.codec.chunks import DamagedChunkError, Head
 from nelbo.codec.container import APART, CHUNK, GOLDEN, HEADER, TABLE, Block, Container, DamagedBlockError, Writer
 from nelbo.codec.fallback import pack, unpack, unpack_most
@@ -30,6 +31,8 @@ GOLDEN_SCALE, MOST_GOLDEN = 2.0**40, 1 << 24
 """Golden numbers are multiples of 2⁻⁴⁰, a tenth of what they are compared with; the most bytes of all of them."""
 MOST_IMAGES = 1 << 24
 """Images of a file."""
+MOST_JSON = 1 << 26
+"""Bytes of a part that is JSON."""
 M = TypeVar("M", bound="Stored")
 
 
@@ -39,9 +42,20 @@ class Stored(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, use_attribute_docstrings=True)
 
     def to_bytes(self) -> bytes:
-        """The fields that were set, by xz, after their length."""
-        text = json.dumps(self.model_dump(exclude_unset=True), separators=(",", ":")).encode()
+        """The fields that were set, by xz, after their length; raises as :meth:`text`."""
+        text = self.text()
         return LENGTH.pack(len(text)) + pack(text)
+
+    def text(self) -> bytes:
+        """The fields that were set, as JSON.
+
+        Raises:
+            InputError: they are longer than is ever read.
+        """
+        text = json.dumps(self.model_dump(exclude_unset=True), separators=(",", ":")).encode()
+        if len(text) > MOST_JSON:
+            raise InputError("images", f"have names and labels of more than {MOST_JSON:,} bytes; make several files")
+        return text
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -51,8 +65,8 @@ class Stored(BaseModel):
             ValueError: it is damaged.
         """
         length = LENGTH.unpack(data[: LENGTH.size].ljust(LENGTH.size, b"\0"))[0]
-        if length > memory() // 8:
-            raise ValueError("claims more bytes than there is memory")
+        if length > MOST_JSON:
+            raise ValueError(f"claims more than {MOST_JSON:,} bytes")
         try:
             return cls.model_validate(json.loads(unpack(data[LENGTH.size :], length)))
         except RecursionError:
@@ -143,20 +157,6 @@ def golden_of(data: bytes | None) -> np.ndarray | None:
     return np.ascontiguousarray(planes.T).view("<i8")[:, 0] / GOLDEN_SCALE
 
 
-class ApartFile(NamedTuple):
-    """The file of an image apart.
-
-    Attributes:
-        name: its name.
-        data: its bytes.
-        original: whether they are those of the given file; else a PNG of its pixels.
-    """
-
-    name: str
-    data: bytes
-    original: bool
-
-
 class ArchiveWriter:
     """Writes a compressed file, and counts the bytes of its parts.
 
@@ -199,6 +199,7 @@ class Archive:
     Attributes:
         header: its header.
         table: its table; an empty one if it is damaged.
+        unnamed: whether the table is damaged.
         golden: the laws' parameters of fixed inputs; None if they are damaged.
         problems: what is damaged, as ends of sentences.
 
@@ -215,7 +216,8 @@ class Archive:
             self.header = self._header()
             found = self._part(TABLE, Table)
             self.table = Table() if found is None or not found.fits(self.header) else found
-            if self.table is not found:
+            self.unnamed = self.table is not found
+            if self.unnamed:
                 self.problems.append("its table of names and labels is damaged")
             self.golden = golden_of(self.container.first(GOLDEN))
             if self.golden is None:
@@ -242,17 +244,17 @@ class Archive:
                 found.append((head, block))
         return found
 
-    def apart(self) -> dict[int, ApartFile]:
-        """The number of each image apart that is whole → its file."""
-        found = {}
+    def apart(self) -> list[tuple[ApartHead, Block]]:
+        """The heads of the images apart that are whole, one for each number, and their blocks."""
+        found: dict[int, tuple[ApartHead, Block]] = {}
         for block in self.container.of(APART):
             try:
-                head, data = decode_apart(self.container.read(block))
+                head, _ = apart_head_of(self.container.read(block))
             except ValueError:
                 continue
             if head.item < self.header.total:
-                found[head.item] = ApartFile(head.name, data, head.method != "webp")
-        return found
+                found[head.item] = head, block
+        return list(found.values())
 
     def _header(self) -> Header:
         """The first header that is whole.

@@ -7,11 +7,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor, nn
 
 from nelbo.codec.convolution import replace_convolutions
@@ -20,6 +21,11 @@ from nelbo.errors import InputError
 from nelbo.options import Shape
 
 M = TypeVar("M", bound=nn.Module)
+MOST_IN_FLIGHT = 64
+"""Images per batch: the network's memory is proportional, and a file may claim any number."""
+THINNEST = 2.0**-30
+"""The least width of a bin: whole numbers of bins are exact in float64."""
+InFlight = Annotated[int, Field(ge=1, le=MOST_IN_FLIGHT)]
 
 
 def in_float64(model: M) -> M:

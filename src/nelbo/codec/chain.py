@@ -27,7 +27,7 @@ from pydantic import Field
 from torch import Tensor
 
 from nelbo.check import checked
-from nelbo.codec.batches import BatchCoder, float64, in_float64, padded, pattern_images, patterned
+from nelbo.codec.batches import THINNEST, BatchCoder, InFlight, float64, in_float64, padded, pattern_images, patterned
 from nelbo.codec.grid import Rounding, pop_salt, push_salt, salted
 from nelbo.codec.moments import FastMoments
 from nelbo.codec.pixels import NormalPixels, Pixels, TablePixels
@@ -49,6 +49,8 @@ BIN = 0.5
 """δ in standard deviations of the narrower law."""
 NARROWEST = 2.0**-6
 """The least standard deviation, in bins."""
+MOST_STEPS = 1000
+"""K of a file."""
 MANY_LEVELS = 64
 """Levels above which Var(x|z) is not summed over all of them."""
 SHARES = 2**20
@@ -62,7 +64,7 @@ class Step(Options):
 
     gamma: float
     "γ = −ln SNR."
-    width: Positive
+    width: Annotated[float, Field(ge=THINNEST)]
     "δ, the width of its bins."
     signal: Positive
     "√α of the step."
@@ -75,11 +77,11 @@ class ChainSettings(Options):
 
     coder: Literal["chain"] = "chain"
     "Bits-back with a chain of latents."
-    in_flight: Annotated[int, Field(ge=1, le=4096)] = IN_FLIGHT
+    in_flight: InFlight = IN_FLIGHT
     "Images per batch."
     reverse_variance: str
     "σ² of p(z_k|z_{k+1}), as in the family's options."
-    steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=100_000)]
+    steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=MOST_STEPS)]
     "z_1 … z_K."
 
 
@@ -280,8 +282,14 @@ def own_gammas(model: Diffusion, gammas: list[float]) -> Tensor:
 
 
 def chain_settings(model: Diffusion) -> ChainSettings:
-    """The settings for a model in the steps that its timeline has."""
+    """The settings for a model in the steps that its timeline has.
+
+    Raises:
+        InputError: they are too many.
+    """
     gammas = model.timeline.chain()[1:]
+    if len(gammas) > MOST_STEPS:
+        raise InputError("steps", f"{len(gammas):,} are more than {MOST_STEPS:,}, the most of a file; give fewer")
     signals, stds = [signal_rate(gammas[:1])], [noise_rate(gammas[:1])]
     narrow = []
     for before, here in pairwise(torch.split(gammas, 1)):
@@ -290,7 +298,12 @@ def chain_settings(model: Diffusion) -> ChainSettings:
         narrow.append(posterior_var(before, here).sqrt())
     narrow.append(torch.ones(1, dtype=torch.float64))
     steps = [
-        Step(gamma=float(gamma), width=BIN * min(float(std), float(other)), signal=float(signal), std=float(std))
+        Step(
+            gamma=float(gamma),
+            width=max(THINNEST, BIN * float(torch.minimum(std, other))),
+            signal=float(signal),
+            std=float(std),
+        )
         for gamma, signal, std, other in zip(gammas, signals, stds, narrow, strict=True)
     ]
     return ChainSettings(reverse_variance=model.reverse_variance, steps=tuple(steps))

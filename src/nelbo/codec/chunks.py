@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
 
 from nelbo.codec.coder import Coder, EachCoder, Images, OutOfWordsError, Words
 from nelbo.codec.container import digest
-from nelbo.codec.fallback import decode_plain, encode_plain, pack, unpack
+from nelbo.codec.fallback import decode_plain, encode_plain, pack, plain_codes, unpack
 from nelbo.options import Shape
 
 HEAD = struct.Struct("<cQIIQ16s")
@@ -85,9 +86,17 @@ def pixels_of(images: Images) -> bytes:
 
 
 def plain_chunk(images: Images, first: int) -> bytes:
-    """A chunk without a model."""
-    head = Head(PLAIN, first, len(images), len(images), 0, pixels_of(images))
-    return HEAD.pack(*head) + encode_plain(images)
+    """A chunk without a model, by the method that is shortest of those that give back the images.
+
+    Raises:
+        DamagedChunkError: none does.
+    """
+    head = HEAD.pack(*Head(PLAIN, first, len(images), len(images), 0, pixels_of(images)))
+    for code in plain_codes(images):
+        with suppress(DamagedChunkError):
+            decode_chunk(head + code, images.shape[1:], None)
+            return head + code
+    raise DamagedChunkError("no method gives back the images")
 
 
 def each_chunk(coder: EachCoder, images: Images, first: int, step: Step = id) -> bytes:

@@ -31,6 +31,8 @@ TRAILER = struct.Struct("<Q8sI8s")
 ENTRY = struct.Struct("<4sQQ")
 AT_ONCE = 1 << 20
 """Bytes that are read at a time in the search for blocks."""
+SEARCHED = 4
+"""How often the bytes of a file are read in the search for blocks, at most."""
 
 
 class DamagedBlockError(ValueError):
@@ -116,6 +118,7 @@ class Container:
     Attributes:
         blocks: all blocks but the index that can be found.
         size: bytes of the file.
+        left: bytes that a search may still read.
         problems: what is wrong with the file as a whole, as ends of sentences.
 
     Raises:
@@ -127,6 +130,7 @@ class Container:
         self.path, self.problems = path, list[str]()
         self.file: BinaryIO = path.open("rb")
         self.size = os.fstat(self.file.fileno()).st_size
+        self.left = SEARCHED * (self.size + AT_ONCE)
         try:
             last = self._check_ends()
             indexed = None if last is None else self._indexed(last)
@@ -202,10 +206,17 @@ class Container:
         if length % ENTRY.size or len(entries) != length or digest(entries)[:8] != expected:
             return None
         blocks = [Block(*entry) for entry in ENTRY.iter_unpack(entries)]
-        return blocks if all(block.tag in TAGS and block.end <= place for block in blocks) else None
+        starts = [START.size, *(block.end for block in blocks)]
+        ordered = (
+            all(start <= block.place for start, block in zip(starts, blocks, strict=False)) and starts[-1] <= place
+        )
+        return blocks if ordered and all(block.tag in TAGS for block in blocks) else None
 
     def _found(self) -> Iterator[Block]:
-        """The blocks that a search finds: one after the other, and after a damaged one wherever the next one begins."""
+        """The blocks that a search finds: one after the other, and after a damaged one wherever the next one begins.
+
+        It gives up after it has read ``SEARCHED`` times the file, which only a forged file needs.
+        """
         place = START.size
         while (block := self._at(place) or self._after(place)) is not None:
             if block.tag != INDEX:
@@ -219,8 +230,10 @@ class Container:
             return None
         tag, length, _ = HEAD.unpack(head)
         block = Block(tag, place, length)
-        if block.end > self.size:
+        self.left -= HEAD.size
+        if block.end > self.size or length > self.left:
             return None
+        self.left -= length
         try:
             self.read(block)
         except DamagedBlockError:
@@ -229,10 +242,10 @@ class Container:
 
     def _after(self, place: int) -> Block | None:
         """The first whole block that begins after this place."""
-        while place < self.size:
+        while place < self.size and self.left > 0:
             piece = self._bytes(place, min(AT_ONCE, self.size - place))
             at = piece.find(MARK, 1)
-            while at > 0:
+            while at > 0 and self.left > 0:
                 if (block := self._at(place + at)) is not None:
                     return block
                 at = piece.find(MARK, at + 1)

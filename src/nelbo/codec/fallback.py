@@ -63,16 +63,21 @@ def unpack_most(data: bytes, most: int) -> bytes:
 
 
 def encode_plain(images: Images) -> bytes:
-    """The bytes of images, which :func:`decode_plain` gives back.
+    """The shortest bytes of images, which :func:`decode_plain` gives back.
 
     Args:
         images: levels, shape (n, C, H, W).
     """
+    return plain_codes(images)[0]
+
+
+def plain_codes(images: Images) -> list[bytes]:
+    """The bytes of images by each method, the shortest first."""
     candidates = [RAW + images.tobytes(), XZ + pack(images.tobytes())]
     sheet = to_sheet(images)
     if sheet is not None:
         candidates.append(WEBP + to_webp(sheet))
-    return min(candidates, key=len)
+    return sorted(candidates, key=len)
 
 
 def decode_plain(data: bytes, shape: tuple[int, ...]) -> Images:

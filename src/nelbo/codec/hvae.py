@@ -26,7 +26,18 @@ from pydantic import Field
 from torch import Tensor
 
 from nelbo.check import checked
-from nelbo.codec.batches import BatchCoder, float64, in_float64, padded, pattern_images, patterned, power_below
+from nelbo.codec.batches import (
+    MOST_IN_FLIGHT,
+    THINNEST,
+    BatchCoder,
+    InFlight,
+    float64,
+    in_float64,
+    padded,
+    pattern_images,
+    patterned,
+    power_below,
+)
 from nelbo.codec.grid import Rounding, pop_salt, push_salt, salted
 from nelbo.codec.pixels import Pixels, pixels_of
 from nelbo.codec.stack import Floats, Ints, Normals, Stack
@@ -50,9 +61,9 @@ class HVAESettings(Options):
 
     coder: Literal["hvae"] = "hvae"
     "Bits-back with a map of latents at each level."
-    in_flight: Annotated[int, Field(ge=1, le=4096)] = IN_FLIGHT
+    in_flight: InFlight = IN_FLIGHT
     "Images per batch."
-    widths: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
+    widths: tuple[Annotated[float, Field(ge=THINNEST, le=1)], ...] = ()
     "δ of each level, that of z_1 first."
     bits: Annotated[float, Field(ge=0, le=1e9)] = 0.0
     "Bits of all latents that q takes for one image, on average."
@@ -268,13 +279,14 @@ def hvae_settings(model: HVAE, images: NDArray[np.uint8]) -> HVAESettings:
 
     Args:
         model: the model.
-        images: images like those to come, n ≥ 1.
+        images: images like those to come, n ≥ 1; the first ``MOST_IN_FLIGHT`` of them are used.
     """
+    images = images[:MOST_IN_FLIGHT]
     narrow, bits, count = list[float](), 0.0, len(images)
     rough = hvae_coder(model, HVAESettings(in_flight=count, widths=(2.0**-8,) * len(model.ladder.maps)).model_dump())
     with float64():
         for t, std in enumerate(rough.spreads(images), 1):
-            narrow.append(power_below(min(1.0, float(std.quantile(0.1)))))
+            narrow.append(power_below(min(1.0, max(THINNEST, float(std.quantile(0.1))))))
             log_std = float((std / narrow[-1]).clamp(min=0.25).log().mean())
             bits += normal_bits(log_std) * math.prod(model.ladder.maps[t - 1])
     return HVAESettings(widths=tuple(narrow), bits=bits)

@@ -15,7 +15,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from nelbo.codec.coder import Images
-from nelbo.data.decode import has_deep_samples, orientation
+from nelbo.data.decode import has_deep_samples, levels_of, orientation
 from nelbo.options import Shape
 
 Mode = Literal["1", "L", "LA", "P", "RGB", "RGBA"]
@@ -82,6 +82,8 @@ def why_apart(image: Image.Image) -> str | None:
         return "several pages or frames"
     if has_deep_samples(image):
         return "more than 8 bits per channel"
+    if image.mode == "L" and "transparency" in image.info and levels_of(image) < 256:
+        return "a transparent level of fewer than 8 bits"  # which would be of other pixels in 8 bits
     if image.mode not in MODES:
         return f"pixels of mode {image.mode}"
     if orientation(image) != 1:

@@ -17,7 +17,19 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from nelbo.codec.batches import BatchCoder, batches, float64, in_float64, padded, pattern_images, patterned, power_below
+from nelbo.codec.batches import (
+    MOST_IN_FLIGHT,
+    THINNEST,
+    BatchCoder,
+    InFlight,
+    batches,
+    float64,
+    in_float64,
+    padded,
+    pattern_images,
+    patterned,
+    power_below,
+)
 from nelbo.codec.grid import Rounding, pop_salt, push_salt, salted
 from nelbo.codec.pixels import Pixels, pixels_of
 from nelbo.codec.stack import Floats, Ints, Normals, Stack
@@ -28,7 +40,7 @@ from nelbo.theory.likelihoods import to_unit
 from nelbo.theory.normal import Gaussian
 from nelbo.units import normal_bits
 
-IN_FLIGHT = 64
+IN_FLIGHT = MOST_IN_FLIGHT
 """Images per batch."""
 LARGEST_Z = 2.0**20
 SMALLEST_WIDTH = 2.0**-20
@@ -39,9 +51,9 @@ class VAESettings(Options):
 
     coder: Literal["vae", "vae-each"] = "vae"
     "Bits-back, or each image alone."
-    in_flight: Annotated[int, Field(ge=1, le=4096)] = IN_FLIGHT
+    in_flight: InFlight = IN_FLIGHT
     "Images per batch."
-    widths: tuple[Annotated[float, Field(gt=0, le=64)], ...] = ()
+    widths: tuple[Annotated[float, Field(ge=THINNEST, le=64)], ...] = ()
     "δ of each component of z."
 
 

@@ -100,7 +100,7 @@ def each_settings(model: VAE, images: NDArray[np.uint8]) -> VAESettings:
         model: the model.
         images: images like those to come, n ≥ 1.
     """
-    widths = (math.sqrt(12) * spreads(model, images).log().mean(0).exp()).clamp(max=64)
+    widths = (math.sqrt(12) * spreads(model, images).log().mean(0).exp()).clamp(1 / 1024, 64)
     return VAESettings(coder="vae-each", widths=tuple(np.rint(widths.numpy() * 1024) / 1024))
 
 

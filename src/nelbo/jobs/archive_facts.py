@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from nelbo.codec import chunks
 from nelbo.codec.archive import Archive
-from nelbo.codec.chunks import CHAIN, EACH, Head
+from nelbo.codec.chunks import CHAIN, EACH, PLAIN, Head
 from nelbo.codec.container import APART, CHUNK, GOLDEN, HEADER, TABLE, is_container
 from nelbo.codec.container import HEAD as BLOCK
 from nelbo.report.compressed import Bounds, Compression
@@ -53,10 +53,15 @@ def facts_of(path: Path) -> Compression:
         heads = [head for head, _ in found]
         parts = parts_of(archive, [(head, block.length) for head, block in found])
         missing = header.count - sum(head.n for head in heads)
+        whole = not missing and not archive.problems
         problems = list(archive.problems)
         if missing > 0:
             problems.append(f"{missing:,} of {header.total:,} images cannot be decoded")
-        plain = sum(head.plain for head in heads)
+        if (damaged := header.apart - len(archive.apart())) > 0:
+            problems.append(f"{damaged:,} of {header.apart:,} images apart cannot be decoded")
+        first = sum(head.plain for head in heads if head.kind == CHAIN)
+        alone = sum(head.n for head in heads if head.kind == PLAIN)
+        by_model = sum(head.n for head in heads) - first - alone
         size = archive.container.size
         own = {
             **{name: getattr(header, name) for name in ("nelbo", "family", "weights", "weights_sha256", "step")},
@@ -66,8 +71,8 @@ def facts_of(path: Path) -> Compression:
             "data": table.data,
             "split": table.split,
             "images": header.total,
-            "by_model": sum(head.n for head in heads) - plain,
-            "plain": plain,
+            "by_model": by_model,
+            "plain": first + alone,
             "apart": header.apart,
             "chunks": len(heads),
             "bytes": size,
@@ -75,8 +80,8 @@ def facts_of(path: Path) -> Compression:
             "classes": table.classes,
             "names": (table.names or [])[:SHOWN],
             "problems": problems,
-            **rates(header.count * math.prod(header.shape), header.count - missing, plain, parts, size),
-            **measured(table.facts, header.count, size - parts.get("apart", 0)),
+            **(rates(math.prod(header.shape), by_model, first, alone, parts) if whole else {"bits_per_dim": None}),
+            **measured(table.facts, header.count, size - parts.get("apart", 0) if whole else None),
         }
     return Compression(file=str(path), **own)
 
@@ -85,9 +90,10 @@ def parts_of(archive: Archive, heads: list[tuple[Head, int]]) -> dict[str, int]:
     """Bytes by part; those of a damaged block among them."""
     found: Counter[str] = Counter()
     for head, length in heads:
-        plain = 0 if head.kind == EACH else head.size if head.kind == CHAIN else length - chunks.HEAD.size
-        found["plain"] += plain
-        found["model"] += length - chunks.HEAD.size - plain
+        inside = length - chunks.HEAD.size
+        first = head.size if head.kind == CHAIN else 0
+        found["initial"] += first
+        found["plain" if head.kind == PLAIN else "model"] += inside - first
         found["index"] += chunks.HEAD.size + BLOCK.size
     for block in archive.container.blocks:
         if block.tag in NAMES:
@@ -100,38 +106,40 @@ def parts_of(archive: Archive, heads: list[tuple[Head, int]]) -> dict[str, int]:
     return {name: size for name, size in found.items() if size}
 
 
-def rates(dims: int, known: int, plain: int, parts: dict[str, int], size: int) -> dict[str, float | None]:
-    """Bits per dimension of the file and of its parts.
+def rates(each: int, by_model: int, first: int, alone: int, parts: dict[str, int]) -> dict[str, float | None]:
+    """Bits per dimension of a whole file and of its parts.
 
     Args:
-        dims: of all images with levels.
-        known: the number of these images that can be decoded.
-        plain: those that are coded without the model.
+        each: dimensions of an image.
+        by_model: the number of images that the model codes.
+        first: those that fill the initial bits of chunks.
+        alone: those of chunks without the model.
         parts: bytes by part.
-        size: bytes of the file.
     """
-    if not dims or not known:
+    dims = each * (by_model + first + alone)
+    if not dims:
         return {"bits_per_dim": None}
-    each = dims / known
-    container = sum(parts.get(name, 0) for name in ("header", "golden", "table", "index"))
+    bits = {name: 8 * size for name, size in parts.items() if name != "apart"}
+    container = sum(bits.get(name, 0) for name in ("header", "golden", "table", "index"))
     found: dict[str, float | None] = {
-        "bits_per_dim": 8 * (size - parts.get("apart", 0)) / dims,
-        "container_bits_per_dim": 8 * container / dims,
+        "bits_per_dim": sum(bits.values()) / dims,
+        "container_bits_per_dim": container / dims,
     }
-    if known > plain:
-        model = 8 * parts.get("model", 0) / ((known - plain) * each)
+    if by_model:
+        model = bits.get("model", 0) / (each * by_model)
         found["model_bits_per_dim"] = model
-        found["initial_bits_per_dim"] = (8 * parts.get("plain", 0) - model * plain * each) / dims
+        found["initial_bits_per_dim"] = (bits.get("initial", 0) - model * each * first) / dims
+        found["plain_bits_per_dim"] = (bits.get("plain", 0) - model * each * alone) / dims
     return found
 
 
-def measured(stored: dict[str, Any], count: int, size: int) -> dict[str, Any]:
+def measured(stored: dict[str, Any], count: int, size: int | None) -> dict[str, Any]:
     """What was measured when the file was made; nothing, if these are not such values.
 
     Args:
         stored: name → value.
         count: the number of images with levels.
-        size: bytes of the file without images apart.
+        size: bytes of the file without images apart; None of a damaged one.
     """
     try:
         facts = Facts.model_validate(stored)
@@ -139,6 +147,6 @@ def measured(stored: dict[str, Any], count: int, size: int) -> dict[str, Any]:
         return {}
     found = facts.model_dump(exclude_none=True)
     xz, weights = facts.xz_bytes, facts.weights_bytes
-    if xz and weights and count and xz > size:
+    if size is not None and xz and weights and count and xz > size:
         found["pays_after"] = math.ceil(weights * count / (xz - size))
     return found

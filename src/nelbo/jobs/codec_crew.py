@@ -64,6 +64,20 @@ class Worker:
 
     def __init__(self, opening: dict[str, Any], threads: int, core: int | None, shape: tuple[int, ...]) -> None:
         self.opening, self.shape, self.opened, self.seconds = opening, shape, False, 0.0
+        self.threads, self.core, self.closed = threads, core, False
+        self.process = self._started()
+
+    def restart(self) -> None:
+        """Another process instead of one that has ended, unless it was told to end."""
+        self._end()
+        if not self.closed:
+            self.process, self.opened = self._started(), False
+            if self.closed:  # meanwhile
+                self._end()
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        """The process."""
+        threads, core = self.threads, self.core
         environment = {name: value for name, value in os.environ.items() if name not in CHOSEN}
         environment |= dict.fromkeys(THREADS, str(threads))
         environment |= {"GOMP_SPINCOUNT": SPIN} if core is None else {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -73,10 +87,11 @@ class Worker:
         # A process group of its own, so that Ctrl-C reaches only this process, which ends the others.
         group = 0 if POSIX else None
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, process_group=group)
+        process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, process_group=group)
         if core is not None and hasattr(os, "sched_setaffinity"):
             with suppress(OSError):
-                os.sched_setaffinity(self.process.pid, {core})
+                os.sched_setaffinity(process.pid, {core})
+        return process
 
     def open(self) -> None:
         """Wait until the process has opened its run.
@@ -98,6 +113,11 @@ class Worker:
         return np.frombuffer(self._ask({"do": "decode"}, payload, step), np.uint8).reshape(-1, *self.shape)
 
     def close(self) -> None:
+        """End the process."""
+        self.closed = True
+        self._end()
+
+    def _end(self) -> None:
         """End the process."""
         self.process.kill()
         for stream in (self.process.stdin, self.process.stdout):
@@ -152,6 +172,9 @@ class Here:
 
     def open(self) -> None:
         """It is open."""
+
+    def restart(self) -> None:
+        """It cannot end."""
 
     def encode(self, images: Images, first: int, step: Step) -> bytes:
         """A chunk of these images."""

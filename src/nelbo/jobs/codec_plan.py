@@ -20,6 +20,8 @@ SAVED = 0.35
 """The share by which a model's code is taken to be shorter than that of no model, before it is known."""
 MOST_IMAGES = 4096
 """Of a chunk, unless its initial bits need more."""
+MOST_EACH = 256
+"""Of a chunk of images that are coded one by one: what is decoded to have one of them."""
 MOST_THREADS = 4
 """Of a process that codes alone: the batches are small."""
 LANE_MEMORY = 2 << 30
@@ -82,7 +84,8 @@ def planned(images: Images, coder: Coder | EachCoder, each: bool, lanes: int) ->
     """The first image of each chunk, and n; and the number of images that fill the initial bits of the first chunk.
 
     A chunk is so long that filling its initial bits costs less than ``WASTE`` of it, and at most ``MOST_IMAGES``, if
-    that is longer. If there is more than one, their number is a multiple of that of the lanes.
+    that is longer. If there is more than one, their number is a multiple of that of the lanes, unless chunks would then
+    have more than ``chunks.MOST_IMAGES``.
     """
     n = len(images)
     least, plain = 1, 0
@@ -92,6 +95,8 @@ def planned(images: Images, coder: Coder | EachCoder, each: bool, lanes: int) ->
         if plain:
             rate = (1 - SAVED) * len(data) / plain  # bytes of an image
             least = int((len(data) - plain * rate) / (WASTE * rate)) + plain
-    number = max(1, min(n // least, max(lanes, -(-n // MOST_IMAGES))), -(-n // chunks.MOST_IMAGES))
+    most = min(MOST_IMAGES, MOST_EACH) if each else MOST_IMAGES
+    number = max(1, min(n // least, max(lanes, -(-n // most))))
     number = number // lanes * lanes if number >= lanes else number
+    number = max(number, -(-n // chunks.MOST_IMAGES))
     return np.linspace(0, n, number + 1).round().astype(int).tolist(), plain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import lzma
 import os
 import time
@@ -19,6 +20,7 @@ import torch
 from nelbo import __version__
 from nelbo.check import checked
 from nelbo.codec.archive import MOST_IMAGES, ArchiveWriter, Header
+from nelbo.codec.chain import MOST_STEPS
 from nelbo.codec.chunks import DamagedChunkError, plain_chunk
 from nelbo.codec.coder import Coder, EachCoder, Images
 from nelbo.errors import InputError
@@ -45,7 +47,7 @@ STEPS = 24
 XZ_AT_ONCE = 256
 """Images between two looks whether to stop."""
 EXAMPLES = 256
-"""Images for the choice of a coder's settings."""
+"""Images for the choice of a coder's settings, and of how to code a chunk."""
 
 
 def compress(
@@ -72,6 +74,7 @@ def compress(
 
     Raises:
         InputError: an argument cannot be used.
+        OSError: the file cannot be written, or not be read back.
     """
     started = time.monotonic()
     options = options or checked(CompressOptions, settings)
@@ -80,19 +83,23 @@ def compress(
     inputs = given_inputs(run, images, labels, options)
     model = in_asked_steps(run, run.model(options.weights, "cpu"), options)
     job = Job.of(run, model, inputs, options)
-    with atomic_write(out) as aside, aside.open("wb") as file:
-        writer = ArchiveWriter(file, job.header, golden_numbers(job.coder))
-        for payload in inputs.apart:
-            writer.apart(payload)
-        with closing(job.payloads()) as payloads:
-            for payload in payloads:
-                writer.chunk(payload)
-        facts = job.facts | {"notes": job.notes, "xz_bytes": job.xz_bytes}
-        if options.bounds:
-            own = require_bound(run.model(options.weights, "cpu"))
-            facts["bounds"] = measured_bounds(own, require_bound(model), inputs.images, options.seed).as_dict()
-        writer.finish(inputs.table.model_copy(update={"facts": facts}))
-    return facts_of(out).model_copy(update={"seconds": round(time.monotonic() - started, 3)})
+    with atomic_write(out) as aside:
+        with aside.open("wb") as file:
+            writer = ArchiveWriter(file, job.header, golden_numbers(job.coder))
+            for payload in inputs.apart:
+                writer.apart(payload)
+            with closing(job.payloads()) as payloads:
+                for payload in payloads:
+                    writer.chunk(payload)
+            facts = job.facts | {"notes": job.notes, "xz_bytes": job.xz_bytes}
+            if options.bounds:
+                own = require_bound(run.model(options.weights, "cpu"))
+                facts["bounds"] = measured_bounds(own, require_bound(model), inputs.images, options.seed).as_dict()
+            writer.finish(inputs.table.model_copy(update={"facts": facts}))
+        written = facts_of(aside)
+        if written.problems:
+            raise OSError(errno.EIO, f"cannot be read back ({'; '.join(written.problems)}); it is not kept", str(out))
+    return written.model_copy(update={"file": str(out), "seconds": round(time.monotonic() - started, 3)})
 
 
 def given_inputs(run: Run, images: Any, labels: Sequence[int | str] | None, options: CompressOptions) -> Inputs:
@@ -118,14 +125,27 @@ def in_asked_steps(run: Run, model: GenerativeModel, options: CompressOptions) -
     """The model in the steps of the file, K network evaluations for each image.
 
     Raises:
-        InputError: steps are given, but the model has none.
+        InputError: steps are given, but the model has none, or fewer.
     """
     if isinstance(model, Diffusion):
-        evaluations = options.steps or STEPS  # in continuous time, the first latent takes one more
+        evaluations = evaluations_of(model, options)  # in continuous time, the first latent takes one more
         return in_best_steps(run, model, max(1, evaluations - (model.timeline.gammas is None)), options.weights)
     if options.steps is not None:
         raise InputError("steps", f"a {model.family} has no steps; leave it out")
     return model
+
+
+def evaluations_of(model: Diffusion, options: CompressOptions) -> int:
+    """K, the network evaluations for each image.
+
+    Raises:
+        InputError: a chain has fewer.
+    """
+    gammas = model.timeline.gammas
+    most = MOST_STEPS if gammas is None else min(MOST_STEPS, len(gammas) - 1)
+    if options.steps is not None and options.steps > most:
+        raise InputError("steps", f"{options.steps:,} are more than {most:,}, the most of this run; give fewer")
+    return options.steps or min(STEPS, most)
 
 
 @dataclass
@@ -166,6 +186,7 @@ class Job:
         images = inputs.images
         if len(images) + len(inputs.apart) > MOST_IMAGES:
             raise InputError("images", f"are more than {MOST_IMAGES:,}, the most of one file; make several")
+        inputs.table.text()  # raises now if it would be too long at the end
         coder = new_coder(model, images[:EXAMPLES], options.each)
         found = digests(run, options.weights)
         header = Header(
@@ -183,7 +204,7 @@ class Job:
         )
         facts = {
             "each": options.each,
-            "steps": (options.steps or STEPS) if isinstance(model, Diffusion) else None,
+            "steps": evaluations_of(model, options) if isinstance(model, Diffusion) else None,
             "weights_bytes": run.state["files"][WEIGHTS[options.weights]]["bytes"],
             "given_bytes": inputs.files,
         }
@@ -211,7 +232,7 @@ class Job:
         spans = list(pairwise(self.edges))
         if self.edges[-1] <= self.plain:  # too few for the model, whose initial bits would be more
             self.xz_bytes = XzLength(self.inputs.images).measure()
-            yield plain_chunk(self.inputs.images, 0)
+            yield from (plain_chunk(self.inputs.images[first:stop], first) for first, stop in spans)
             return
         passes = 2 if self.options.check else 1
         with self.crew() as crew, bar(f"compressing {self.edges[-1]:,} images", passes * self.edges[-1]) as progress:
@@ -252,11 +273,20 @@ class Job:
                 raise
             self.notes.append(f"{where} did not come back ({error}), and are stored without the model")
             return plain_chunk(images, first)
-        plain = plain_chunk(images, first) if len(payload) > images.nbytes // 2 else payload
+        plain = plain_chunk(images, first) if may_be_shorter(images, payload) else payload
         if len(plain) < len(payload):
             self.notes.append(f"{where} are shorter without the model, and are stored so")
             return plain
         return payload
+
+
+def may_be_shorter(images: Images, payload: bytes) -> bool:
+    """Whether a chunk may be shorter without the model, which takes seconds to know of many images.
+
+    If the first images take more than twice as much without it, images like them do not take less.
+    """
+    some = images[:EXAMPLES]
+    return len(some) == len(images) or len(plain_chunk(some, 0)) * len(images) < 2 * len(some) * len(payload)
 
 
 class XzLength:

@@ -32,6 +32,8 @@ from nelbo.streams import as_text
 NAMED = 3
 """Images that a note names."""
 ALL = "all"
+CHANGED = ("binarised", "converted")
+"""Words of notes on data that differ from their source."""
 
 
 @dataclass(frozen=True)
@@ -108,19 +110,28 @@ def is_array_file(path: Path) -> bool:
 
 
 def read_spec(run: Run, spec: str) -> tuple[Dataset, list[str]]:
-    """The data of a SPEC as the run reads them, without a change of size or channels, and notes.
+    """The data of a SPEC as the run reads them, and notes.
+
+    What the run's own settings change of its data, such as --binarize or --size, is changed in the file too, which a
+    note says. Other data are read as they are.
 
     Raises:
         InputError: they cannot be read, or are not images of the run's shape and levels.
     """
     own = run.config.data
     if spec == own.data:
-        dataset = run.dataset
-        changed = [note for note in dataset.notes if "converted" in note]
-        return dataset, [f"{note}: the file has the converted images" for note in changed]
+        return run.dataset, noted(run.dataset)
     dataset = load_described(DataOptions(data=spec, levels=None if is_source(spec) else run.config.images.levels))
     fits(run, dataset)
-    return dataset, []
+    return dataset, noted(dataset)
+
+
+def noted(dataset: Dataset) -> list[str]:
+    """The notes of data, which say whether the file has other images than the source."""
+    words = [(note, next((word for word in CHANGED if word in note), None)) for note in dataset.notes]
+    return [
+        note if word is None else f"{note}; the file has the {word} images, not the originals" for note, word in words
+    ]
 
 
 def of_dataset(dataset: Dataset, notes: list[str], split: str, limit: int | None) -> Inputs:

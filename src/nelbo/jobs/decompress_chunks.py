@@ -59,7 +59,7 @@ def without_model(payloads: Sequence[Payload], header: Header) -> Iterator[tuple
         if head.kind == PLAIN:
             try:
                 yield head, decode_chunk(payload, header.shape, None)
-            except DamagedChunkError:
+            except (DamagedChunkError, MemoryError):
                 yield head, None
 
 
@@ -84,12 +84,13 @@ def by_model(run: Run, archive: Archive, payloads: Sequence[Payload]) -> Iterato
 
 
 def attempt(lane: Lane, payload: bytes, step: Step) -> Images | None:
-    """The images of a chunk; None if it is damaged."""
+    """The images of a chunk; None if it is damaged, or ends the process that decodes it."""
     lane.coder.open()
     try:
         return lane.coder.decode(payload, step)
     except WorkerLostError:
-        raise
+        lane.coder.restart()
+        return None
     except (DamagedChunkError, WorkerError):
         return None
 

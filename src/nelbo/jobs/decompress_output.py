@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
     from nelbo.jobs.decompress import Decompressed
 
 ARRAYS = (".npy", ".npz")
+NO_NAMES = {
+    errno.EEXIST: "has a name that is here twice, or also that of a folder",
+    errno.ENOTDIR: "has a name in a folder that is also a file",
+    errno.ENAMETOOLONG: "has a name that is too long for this file system",
+}
+"""Errors of names that a file system cannot have → the end of a sentence."""
 
 
 def require_out(out: Path) -> Path:
@@ -45,7 +52,8 @@ def write_images(found: Decompressed, table: Table, out: Path, where: str) -> No
         where: the compressed file, for messages.
 
     Raises:
-        InputError: a stored name leads out of the folder, or images of several shapes go to one array.
+        InputError: a stored name leads out of the folder or cannot be that of a file here, or images of several shapes
+            go to one array.
         OSError: the path cannot be written.
     """
     if out.suffix.lower() in ARRAYS:
@@ -58,7 +66,12 @@ def write_images(found: Decompressed, table: Table, out: Path, where: str) -> No
     with atomic_write(out) as aside, bar(f"writing {len(names):,} images", len(names)) as progress:
         aside.mkdir()
         for number, (item, data) in enumerate(files_of(found, table, where)):
-            write_new(aside / names[item], data)
+            try:
+                write_new(aside / names[item], data)
+            except OSError as error:
+                if (why := NO_NAMES.get(error.errno or 0)) is None:
+                    raise
+                raise InputError(where, f"its image {item}, {names[item]!r}, {why}; write an .npy, or others") from None
             progress.move(number + 1)
 
 
@@ -66,16 +79,11 @@ def write_new(path: Path, data: bytes) -> None:
     """Write a file that must not exist.
 
     Raises:
-        InputError: it exists: the file system takes two names for one.
+        OSError: it exists, because the file system takes two names for one, or another of ``NO_NAMES``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with path.open("xb") as file:
-            file.write(data)
-    except FileExistsError:
-        raise InputError(
-            "out", f"{path.name} is twice in one folder here; use a file system that knows cases"
-        ) from None
+    with path.open("xb") as file:
+        file.write(data)
 
 
 def names_of(found: Decompressed, table: Table) -> dict[int, str]:

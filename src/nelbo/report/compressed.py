@@ -22,6 +22,15 @@ def printable(value: Any) -> Any:
     return "".join(sign if sign.isprintable() or is_surrogate(sign) else repr(sign)[1:-1] for sign in str(value))
 
 
+def number(count: int, name: str) -> str:
+    """A number of things.
+
+    >>> number(1, "chunk"), number(1200, "chunk")
+    ('1 chunk', '1,200 chunks')
+    """
+    return f"{count:,} {name}{'' if count == 1 else 's'}"
+
+
 def is_surrogate(sign: str) -> bool:
     """Whether this stands for a byte of a file name that is no text."""
     return "\udc80" <= sign <= "\udcff"
@@ -70,7 +79,8 @@ class Compression(Record):
     by_model: int
     "Those that the model codes."
     plain: int
-    "Those of the run's shape that are coded without the model: the first of each chunk, to fill its initial bits."
+    """Those of the run's shape that are coded without the model: the first of each chunk, to fill its initial bits, and
+    whole chunks that the model would make larger."""
     apart: int
     "Images that do not fit the run."
     shape: Shape
@@ -82,13 +92,16 @@ class Compression(Record):
     bytes: int
     "The whole file."
     parts: dict[str, int]
-    "Bytes by part: model, plain, apart, table (names, labels), header, index."
+    """Bytes by part: model, initial (the first images of chunks), plain (whole chunks without the model), apart, table
+    (names, labels), header, index."""
     bits_per_dim: float | None
-    "All bytes but those of images apart, in bits per dimension of the images of the run's shape."
+    "All bytes but those of images apart, in bits/dim of the images of the run's shape; None of a damaged file."
     model_bits_per_dim: float | None = None
     "What an image takes that the model codes."
     initial_bits_per_dim: float | None = None
-    "What filling the initial bits costs: plain images take more than others. In bits/dim of all images."
+    "What filling the initial bits costs: these images take more than others. In bits/dim of all images."
+    plain_bits_per_dim: float | None = None
+    "What whole chunks without the model take more than the others, in bits/dim of all images."
     container_bits_per_dim: float | None = None
     "Header, golden vectors, table and index, in bits/dim of all images."
     bounds: Bounds | None = None
@@ -121,6 +134,7 @@ class Compression(Record):
         shape = "×".join(map(str, self.shape))
         steps = "" if self.steps is None else f" in {self.steps} steps"
         counts = {"by the model": self.by_model, "plain": self.plain, "apart": self.apart}
+        shares = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
         found: dict[str, Any] = {
             "file": self.file,
             "bytes": f"{self.bytes:,}",
@@ -128,7 +142,7 @@ class Compression(Record):
             f"{self.weights_sha256[:12]}",
             "images": f"{self.images:,} of {shape}, {self.levels} levels"
             + ("" if self.data is None else f", {self.data} {self.split}")
-            + f" ({', '.join(f'{count:,} {name}' for name, count in counts.items() if count)}), {self.chunks} chunks",
+            + f" ({shares}), {number(self.chunks, 'chunk')}",
             "parts in bytes": ", ".join(f"{name} {size:,}" for name, size in self.parts.items()),
         }
         if self.classes:
@@ -151,8 +165,10 @@ class Compression(Record):
                 rows.append(("bound in steps", self.bounds.in_steps, f"± {self.bounds.in_steps_stderr or 0.0:.4f}"))
         if self.model_bits_per_dim is not None:
             rows.append(("by the model", self.model_bits_per_dim, ""))
-            before = self.bits_per_dim - (self.container_bits_per_dim or 0.0)
-            rows.append(("with initial bits", before, ""))
+            rows.append(("with initial bits", self.model_bits_per_dim + (self.initial_bits_per_dim or 0.0), ""))
+            if self.parts.get("plain"):
+                before = self.bits_per_dim - (self.container_bits_per_dim or 0.0)
+                rows.append(("with plain chunks", before, ""))
         rows.append(("whole file", self.bits_per_dim, f"of {uniform_bits(self.levels):g} without compression"))
         found, last = {}, None
         for name, value, more in rows:
@@ -172,9 +188,16 @@ class Compression(Record):
         if self.xz_bytes:
             found["xz of all pixels"] = f"{self.xz_bytes:,} bytes: the compressed file has {inside / self.xz_bytes:.1%}"
         if self.weights_bytes:
-            pays = "never" if self.pays_after is None else f"after {self.pays_after:,} images"
+            pays = "never" if self.pays_after is None else f"after {number(self.pays_after, 'image')}"
             found["weights"] = f"{self.weights_bytes:,} bytes, which decoding needs; beside xz they pay {pays}"
+        coded = self.images - self.apart
+        speeds = [
+            f"{coded / seconds:.1f} images in each processor second of {what}"
+            for what, seconds in (("encoding", self.encode_seconds), ("decoding, for the check", self.check_seconds))
+            if seconds
+        ]
+        if speeds:
+            found["speed"] = ", ".join(speeds)
         if self.seconds:
-            rate = self.images / self.seconds
-            found["seconds"] = f"{self.seconds:.1f} ({rate:.1f} images a second, with the check)"
+            found["seconds"] = f"{self.seconds:.1f}"
         return found

@@ -147,10 +147,12 @@ def decompressed(studio: Studio, run: str | None, given: str | None, made: str |
     file = studio.folders.inside(made) if given is None and made is not None else studio.uploaded(str(given))
     out = unused(studio.scratch, "images", "")
     found, seconds = timed(lambda: decompress(opened, file, out, partial=True))
+    if not found.count:
+        raise InputError("file", lost_line(found))
     packed = shutil.make_archive(str(out), "zip", out)
-    total = len(found.rows) + len(found.apart) + len(found.lost)
-    line = f"{total - len(found.lost):,} of {total:,} images are back, {duration(seconds)}."
-    lost = f"The file {lost_line(found)}." if found.lost else ""
+    total = found.count + len(found.lost)
+    line = f"{found.count:,} of {total:,} images are back, {duration(seconds)}."
+    lost = f"The file {lost_line(found)}." if not found.whole else ""
     return [note(line, lost), shown(found), gr.DownloadButton(value=packed, visible=True)]
 
 
