@@ -18,11 +18,14 @@ SCRIPT = Path(__file__).parent / "assets" / "paint.js"
 SHAPE = """<canvas tabindex="0" hidden role="application"
 aria-label="The image. Arrow keys move, the space key marks a pixel."></canvas><p class="note" role="status"></p>"""
 
+NOTHING = {"picture": "", "width": 0, "height": 0, "marked": ""}
+"""The component's value without an image."""
+
 
 def painter(name: str) -> gr.HTML:
     """The component, without an image."""
     return gr.HTML(
-        {"picture": "", "width": 0, "height": 0, "marked": ""},
+        NOTHING,
         html_template=SHAPE,
         js_on_load=SCRIPT.read_text(encoding="utf-8"),
         elem_id=name,

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from nelbo.errors import InputError
-from nelbo.studio.answers import timed
-from nelbo.studio.html import figures, note
-from nelbo.studio.paint import marked, painter, painting
+from nelbo.studio.answers import sentence, timed
+from nelbo.studio.html import figures, note, problem
+from nelbo.studio.paint import NOTHING, marked, painter, painting
 from nelbo.studio.screens.data import FITS
 from nelbo.studio.screens.sample import ANY, KEPT
 from nelbo.studio.studio import Screen, Studio
@@ -35,7 +35,9 @@ def build(studio: Studio) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             number = gr.Number(0, precision=0, minimum=0, label="Image of the test split", elem_id="edit-number")
-            upload = gr.File(label="Or a file of your own", file_types=["image"], type="filepath", height=120)
+            upload = gr.File(
+                label="Or a file of your own", file_types=["image"], type="filepath", height=120, elem_id="edit-upload"
+            )
             fit = gr.Radio(FITS, value="resize", label="Fit", info="How a file of another size is converted.")
             canvas = painter("edit-canvas")
             clear = gr.Button("Clear the hole")
@@ -56,9 +58,8 @@ def build(studio: Studio) -> None:
             shown = gr.HTML(elem_id="edit-pictures")
     place = [said, canvas, image]
     given = [studio.run, number, upload, fit]
-    from_split = partial(chosen, studio, False)
-    studio.answer([number.input, number.submit], from_split, given, place)
-    studio.answer([upload.upload, fit.input], partial(chosen, studio, True), given, place)
+    studio.answer([number.input, number.submit], partial(numbered, studio), given, [*place, upload])
+    studio.answer([upload.upload, upload.clear, fit.input], partial(chosen, studio), given, place)
     studio.answer(studio.run.change, partial(fitted, studio, None), given, [*place, label])
     studio.answer(studio.tab.select, partial(fitted, studio), [image, *given], [*place, label])
     studio.answer(clear.click, cleared, [canvas], [said, canvas])
@@ -68,19 +69,22 @@ def build(studio: Studio) -> None:
     studio.answer(strength.input, partial(draw, studio, PREVIEW_STEPS), asked, [said, shown])
 
 
-def chosen(
-    studio: Studio, uploaded: bool, run: str | None, number: float | None, upload: str | None, fit: str
-) -> list[Any]:
-    """The image to edit, on the canvas."""
-    opened = studio.opened(run)
-    if uploaded and upload is None:
-        return [gr.skip()] * 3
-    found = (
-        file_image(opened, studio.uploaded(upload), fit)
-        if uploaded and upload
-        else split_image(opened, int(number or 0))
-    )
-    return ["", painting(found, opened.config.images.levels), found]
+def chosen(studio: Studio, run: str | None, number: float | None, upload: str | None, fit: str) -> list[Any]:
+    """The image to edit, on the canvas: the file if there is one; without an image the canvas is empty."""
+    try:
+        opened = studio.opened(run)
+        if upload:
+            found, said = file_image(opened, studio.uploaded(upload), fit)
+        else:
+            found, said = split_image(opened, int(number or 0)), ""
+    except (InputError, OSError) as error:
+        return [problem(sentence(error)), NOTHING, None]
+    return [note(said) if said else "", painting(found, opened.config.images.levels), found]
+
+
+def numbered(studio: Studio, run: str | None, number: float | None, _: str | None, fit: str) -> list[Any]:
+    """The image of this number, in the place of a file."""
+    return [*chosen(studio, run, number, None, fit), None]
 
 
 def fitted(studio: Studio, image: Tensor | None, run: str | None, *given: Any) -> list[Any]:
@@ -88,7 +92,7 @@ def fitted(studio: Studio, image: Tensor | None, run: str | None, *given: Any) -
     if not run or image is not None:
         return [gr.skip()] * 4
     classes = studio.opened(run).model().classes
-    return [*chosen(studio, False, run, *given), gr.Dropdown(choices=[ANY, *classes], value=ANY, visible=bool(classes))]
+    return [*chosen(studio, run, *given), gr.Dropdown(choices=[ANY, *classes], value=ANY, visible=bool(classes))]
 
 
 def split_image(run: HeldRun, number: int) -> Tensor:
@@ -103,19 +107,20 @@ def split_image(run: HeldRun, number: int) -> Tensor:
     return images[number]
 
 
-def file_image(run: HeldRun, path: Path, fit: str) -> Tensor:
-    """An uploaded file as an image of the run, decoded as nelbo decodes every stranger's file.
+def file_image(run: HeldRun, path: Path, fit: str) -> tuple[Tensor, str]:
+    """An uploaded file as an image of the run, decoded as nelbo decodes every stranger's file; and what was lost.
 
     Raises:
         InputError: it cannot be used.
     """
-    from nelbo.jobs.edit_images import given_levels
+    from nelbo.jobs.edit_images import converted_levels
 
     images = run.config.images
     try:
-        return given_levels(path, images.shape, images.levels, FIT.get(fit))
+        found, lost = converted_levels(path, images.shape, images.levels, FIT.get(fit))
     except InputError as error:
         raise InputError(path.name, error.problem) from None
+    return found, f"{path.name} is converted: {lost}." if lost else ""
 
 
 def cleared(value: Any) -> list[Any]:
@@ -155,7 +160,7 @@ def draw(
     opened = studio.opened(run)
     images = opened.config.images
     if image is None or tuple(image.shape) != images.shape:
-        image = split_image(opened, 0)
+        raise InputError("image", "there is none of this run; choose a number, or a file that can be read")
     word = VERBS[verb]
     settings: dict[str, Any] = {"seed": int(seed or 0), **({} if label in (None, ANY) else {"label": label})}
     settings |= {"steps": steps} if steps is not None else {}
