@@ -54,3 +54,73 @@ def test_a_colour_file_is_converted_for_a_grey_run(visit: Visit, tmp_path: Path)
     visit.page.locator("#edit-upload input[type=file]").set_input_files(str(tmp_path / "red.png"))
     visit.note("edit", "red.png is converted: it is colour with transparency, and the run's images are grey")
     visit.page.locator("#edit-upload").get_by_role("button", name="Clear", exact=True).click()
+
+
+def test_draws_of_an_edit_are_saved(visit: Visit, folders: Path) -> None:
+    page = visit.page
+    visit.screen("Edit")
+    visit.seen("#edit-canvas canvas:not([hidden])")
+    page.get_by_label("Vary", exact=True).check()
+    visit.note("edit", "noised")
+    visit.press("Draw")
+    visit.note("edit", "6 draws")
+    page.locator("#edit-save").click()
+    found = visit.note("edit", r"Saved as .*\.png").removeprefix("Saved as ").strip().removesuffix(".")
+    assert (folders / found).is_file()
+    assert Path(found).name.startswith("vary-step-")
+    with page.expect_download() as waiting:
+        page.locator("#edit-file").click()
+    assert Path(waiting.value.path()).read_bytes() == (folders / found).read_bytes()
+
+
+def test_saved_images_have_the_step_that_drew_them_and_their_label(folders: Path) -> None:
+    import nelbo
+    from nelbo.jobs.sample import usual_out
+
+    run = nelbo.Run(folders / "runs/digits-vae")
+    assert usual_out(run, 3, 4, ".npz", 7, "a/b").name == "step-00000007-n3-seed4-a_b.npz"
+    assert usual_out(run, 3, 4).name == f"step-{run.step:08d}-n3-seed4.png"
+
+
+def test_photographs_against_digits_are_one_sentence(studio: Served, folders: Path, tmp_path: Path) -> None:
+    import nelbo
+    from nelbo.errors import InputError
+    from nelbo.options import DataOptions
+    from nelbo.studio.safety import Folders
+    from nelbo.studio.screens.odd import as_the_run, converted
+    from nelbo.studio.studio import Studio
+    from nelbo.studio.trainings import Trainings
+
+    places = Folders([tmp_path])
+    made = Studio(places, Trainings(places), tmp_path)
+    config = nelbo.Run(folders / "runs/digits-vae").config
+    images = config.images
+    for k in range(12):
+        noise = np.random.default_rng(k).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{k}.png")
+    data = as_the_run(DataOptions(data=str(tmp_path)), config, "resize")
+    with pytest.raises(InputError, match=r"knows 8×8 digits of 17 levels.*train a run on such images") as found:
+        converted(made, data, images)
+    assert found.value.where == "data"
+    line = converted(made, data.model_copy(update={"levels": 256}), images)
+    assert "Channels converted from 3 to 1" in line
+
+
+def test_errors_name_only_controls_that_exist(studio: Served) -> None:
+    from studio_helpers import config_of
+
+    from nelbo.studio.words import LABELS
+
+    shown = {each["props"].get("label") for each in config_of(studio.address)["components"]}
+    shown |= {
+        each["props"].get("value") for each in config_of(studio.address)["components"] if each["type"] == "button"
+    }
+    assert set(LABELS.values()) <= shown
+
+
+def test_a_training_that_used_its_time_has_ended(folders: Path) -> None:
+    from nelbo.jobs.progress import progress_of
+
+    found = progress_of(folders / "runs/digits-ddpm")
+    assert found.minutes == 0.12
+    assert found.share == 1.0

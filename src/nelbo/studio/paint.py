@@ -59,8 +59,8 @@ def marked(value: Any, shape: tuple[int, ...]) -> np.ndarray:
     text = value.get("marked") if isinstance(value, dict) else None
     height, width = shape[1:]
     if not isinstance(text, str) or len(text) != height * width or set(text) - {"0", "1"}:
-        raise InputError("mask", "is of another image; choose the image again")
+        raise InputError("hole", "is of another image; choose the image again")
     found = np.frombuffer(text.encode(), np.uint8).reshape(height, width) == ord("1")
     if not found.any():
-        raise InputError("mask", "no pixel is marked; paint over what is to be drawn anew")
+        raise InputError("hole", "no pixel is marked; paint over what is to be drawn anew")
     return found

@@ -10,7 +10,6 @@ LABELS = {
     "data": "Data",
     "size": "Size",
     "fit": "Fit",
-    "channels": "Channels",
     "skip_bad": "Skip unreadable files",
     "n": "Images",
     "label": "Label",
@@ -20,13 +19,12 @@ LABELS = {
     "sampler": "Sampler",
     "temperature": "Temperature",
     "strength": "Strength",
-    "mask": "Hole",
     "images": "Image",
     "false_alarms": "False alarms",
     "name": "Name",
     "run": "Run",
     "minutes": "Minutes",
-    "resume": "Train on",
+    "resume": "Train this run on",
 }
 """Field → the label of its control."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gradio as gr
 
@@ -12,26 +12,36 @@ from nelbo.errors import InputError
 from nelbo.studio.answers import sentence, timed
 from nelbo.studio.html import figures, note, problem
 from nelbo.studio.paint import NOTHING, marked, painter, painting
+from nelbo.studio.saving import REMEMBERED, save_row, saved
 from nelbo.studio.screens.data import FITS
-from nelbo.studio.screens.sample import ANY, KEPT
+from nelbo.studio.screens.sample import ANY
 from nelbo.studio.studio import Screen, Studio
 from nelbo.studio.words import duration
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nelbo.jobs.edit import Verb
+    from nelbo.jobs.edit import Edited, Verb
     from nelbo.options import Fit
     from nelbo.studio.held import HeldRun
 
 VERBS: dict[str, Verb] = {"Fill the hole": "inpaint", "Vary": "vary", "Enlarge": "upscale"}
 PREVIEW_STEPS = 5
+FORMATS = {"PNG, one picture": ".png", "NPZ, the exact levels": ".npz"}
 FIT: dict[str, Fit] = {"crop": "crop", "pad": "pad", "resize": "resize"}
+
+
+class Made(NamedTuple):
+    """Draws, with their seed and the step of the checkpoint that drew them."""
+
+    done: Edited
+    seed: int
+    step: int
 
 
 def build(studio: Studio) -> None:
     """The components, and their events."""
-    image = gr.State(None, time_to_live=KEPT)
+    image = gr.State(None, time_to_live=REMEMBERED)
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             number = gr.Number(0, precision=0, minimum=0, label="Image of the test split", elem_id="edit-number")
@@ -56,6 +66,8 @@ def build(studio: Studio) -> None:
                 stop = gr.Button("Stop", min_width=80)
             said = gr.HTML(note("Choose an image, paint over a part of it, then “Draw”."), elem_id="edit-note")
             shown = gr.HTML(elem_id="edit-pictures")
+            kind, save, file = save_row(FORMATS, "edit")
+    made = gr.State(None, time_to_live=REMEMBERED)
     place = [said, canvas, image]
     given = [studio.run, number, upload, fit]
     studio.answer([number.input, number.submit], partial(numbered, studio), given, [*place, upload])
@@ -65,8 +77,9 @@ def build(studio: Studio) -> None:
     studio.answer(clear.click, cleared, [canvas], [said, canvas])
     studio.answer(verb.change, controls, [verb], [said, strength, factor])
     asked = [studio.run, image, canvas, verb, strength, factor, n, seed, label]
-    studio.work([go.click, strength.release], partial(draw, studio, None), asked, [said, shown], stop)
-    studio.answer(strength.input, partial(draw, studio, PREVIEW_STEPS), asked, [said, shown])
+    studio.work([go.click, strength.release], partial(draw, studio, None), asked, [said, shown, made], stop)
+    studio.answer(strength.input, partial(draw, studio, PREVIEW_STEPS), asked, [said, shown, made])
+    studio.work(save.click, partial(write, studio), [studio.run, made, kind], [said, file], stop)
 
 
 def chosen(studio: Studio, run: str | None, number: float | None, upload: str | None, fit: str) -> list[Any]:
@@ -176,7 +189,21 @@ def draw(
     after = figures(done.images, done.levels, [f"draw {i}, seed {int(seed or 0)}" for i in range(len(done.images))])
     preview = "Preview: " if steps is not None else ""
     line = f"{preview}{len(done.images)} draws, {duration(seconds)}, {done.evaluations:,} evaluations for each."
-    return [note(line, f"How: {done.how}."), f"<h2>Before</h2>{before}<h2>After</h2>{after}"]
+    return [
+        note(line, f"How: {done.how}."),
+        f"<h2>Before</h2>{before}<h2>After</h2>{after}",
+        Made(done, int(seed or 0), opened.step),
+    ]
+
+
+def write(studio: Studio, run: str | None, made: Made | None, kind: str) -> list[Any]:
+    """Write the draws to RUN/samples, and offer them for download."""
+    from nelbo.jobs.edit_output import save, usual_out
+
+    if made is None:
+        raise InputError("save", "there are no draws yet; draw some first")
+    out = usual_out(studio.opened(run), made.done.verb, made.seed, made.step, FORMATS[kind])
+    return saved(studio, out, partial(save, made.done))
 
 
 SCREEN = Screen(60, "edit", "Edit", build)
