@@ -124,3 +124,53 @@ def test_a_training_that_used_its_time_has_ended(folders: Path) -> None:
     found = progress_of(folders / "runs/digits-ddpm")
     assert found.minutes == 0.12
     assert found.share == 1.0
+
+
+def test_a_bar_that_other_threads_move_is_watched_and_can_be_ended() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from nelbo.report.progress import bar
+    from nelbo.watching import watched
+
+    seen: list[float | None] = []
+
+    def watch(task: str, share: float | None) -> None:
+        seen.append(share)
+        if share == 0.5:
+            raise KeyError(task)
+
+    with watched(watch), bar("decompressing", 4) as progress, ThreadPoolExecutor(1) as pool:
+        pool.submit(progress.move, 1).result()
+        with pytest.raises(KeyError, match="decompressing"):
+            pool.submit(progress.move, 2).result()
+    assert seen == [0.0, 0.25, 0.5]
+
+
+def test_a_decompression_that_is_stopped_ends_its_workers(folders: Path, tmp_path: Path) -> None:
+    pytest.importorskip("constriction", reason="the codec needs nelbo[codec]")
+    import nelbo
+    from nelbo.jobs.codec_crew import Worker
+    from nelbo.jobs.compress import compress
+    from nelbo.jobs.decompress import decompress
+    from nelbo.watching import watched
+
+    run = nelbo.Run(folders / "runs/digits-vae")
+    compress(run, "digits", tmp_path / "all.nelbo", split="train", check=False)
+    workers: list[Worker] = []
+
+    def watch(task: str, share: float | None) -> None:
+        if task.startswith("decompressing") and share:
+            raise KeyError(task)
+
+    made = Worker.__init__
+
+    def remember(self: Worker, *values: Any) -> None:
+        made(self, *values)
+        workers.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Worker, "__init__", remember)
+        with watched(watch), pytest.raises(KeyError, match="decompressing"):
+            decompress(run, tmp_path / "all.nelbo")
+    assert workers
+    assert all(each.process.poll() is not None for each in workers)
