@@ -174,3 +174,35 @@ def test_a_decompression_that_is_stopped_ends_its_workers(folders: Path, tmp_pat
             decompress(run, tmp_path / "all.nelbo")
     assert workers
     assert all(each.process.poll() is not None for each in workers)
+
+
+def test_a_number_out_of_range_is_one_line(visit: Visit) -> None:
+    visit.screen("Denoise")
+    visit.page.get_by_label("Number").locator("visible=true").first.fill("-3")
+    visit.press("Show")
+    assert visit.note("denoise", "too small").strip() == "Number: -3 is too small; choose 0 or more"
+    visit.page.get_by_label("Number").locator("visible=true").first.fill("0")
+
+
+def test_a_report_has_its_full_height(visit: Visit) -> None:
+    page = visit.page
+    visit.screen("Odd ones")
+    visit.value("#odd-n", "5")
+    visit.press("Find the odd ones")
+    visit.seen("#odd-page iframe")
+    page.wait_for_function(
+        """() => { const frame = document.querySelector('#odd-page iframe');
+          const root = frame.contentDocument.documentElement;
+          return root.getBoundingClientRect().height > 100 &&
+            Math.abs(frame.clientHeight - root.getBoundingClientRect().height) < 6; }""",
+        timeout=SLOW,
+    )
+
+
+def test_errors_keep_the_names_of_runs() -> None:
+    pytest.importorskip("gradio", reason="the studio needs nelbo[studio]")
+    from nelbo.errors import InputError
+    from nelbo.studio.answers import sentence
+    from nelbo.studio.html import problem
+
+    assert ">digits-1: no training runs there<" in problem(sentence(InputError("digits-1", "no training runs there")))

@@ -16,7 +16,7 @@ from nelbo.studio.saving import REMEMBERED, save_row, saved
 from nelbo.studio.screens.data import FITS
 from nelbo.studio.screens.sample import ANY
 from nelbo.studio.studio import Screen, Studio
-from nelbo.studio.words import duration
+from nelbo.studio.words import duration, whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,9 +44,9 @@ def build(studio: Studio) -> None:
     image = gr.State(None, time_to_live=REMEMBERED)
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            number = gr.Number(0, precision=0, minimum=0, label="Image of the test split", elem_id="edit-number")
+            number = gr.Number(0, precision=0, label="Image of the test split", elem_id="edit-number")
             upload = gr.File(
-                label="Or a file of your own", file_types=["image"], type="filepath", height=120, elem_id="edit-upload"
+                label="Or a file of your own", file_types=["image"], type="filepath", height=150, elem_id="edit-upload"
             )
             fit = gr.Radio(FITS, value="resize", label="Fit", info="How a file of another size is converted.")
             canvas = painter("edit-canvas")
@@ -59,7 +59,7 @@ def build(studio: Studio) -> None:
             factor = gr.Slider(2, 8, 2, step=1, label="Factor", info="The image is reduced first.", visible=False)
             with gr.Row():
                 n = gr.Slider(1, 16, 6, step=1, label="Draws")
-                seed = gr.Number(0, precision=0, minimum=0, label="Seed")
+                seed = gr.Number(0, precision=0, label="Seed")
             label = gr.Dropdown([ANY], value=ANY, label="Label", visible=False)
             with gr.Row():
                 go = gr.Button("Draw", variant="primary", min_width=80, elem_id="edit-go")
@@ -89,7 +89,7 @@ def chosen(studio: Studio, run: str | None, number: float | None, upload: str | 
         if upload:
             found, said = file_image(opened, studio.uploaded(upload), fit)
         else:
-            found, said = split_image(opened, int(number or 0)), ""
+            found, said = split_image(opened, whole(number, "images")), ""
     except (InputError, OSError) as error:
         return [problem(sentence(error)), NOTHING, None]
     return [note(said) if said else "", painting(found, opened.config.images.levels), found]
@@ -174,8 +174,8 @@ def draw(
     images = opened.config.images
     if image is None or tuple(image.shape) != images.shape:
         raise InputError("image", "there is none of this run; choose a number, or a file that can be read")
-    word = VERBS[verb]
-    settings: dict[str, Any] = {"seed": int(seed or 0), **({} if label in (None, ANY) else {"label": label})}
+    word, seed = VERBS[verb], whole(seed, "seed")
+    settings: dict[str, Any] = {"seed": seed, **({} if label in (None, ANY) else {"label": label})}
     settings |= {"steps": steps} if steps is not None else {}
     mask, given = None, image
     if word == "inpaint":
@@ -186,13 +186,13 @@ def draw(
         given = reduced(image, images.levels, int(factor))
     done, seconds = timed(lambda: edit(opened, word, given, mask=mask, n=int(n), **settings))
     before = figures([image, done.given[0]], done.levels, ["before", "what the model sees"], "large")
-    after = figures(done.images, done.levels, [f"draw {i}, seed {int(seed or 0)}" for i in range(len(done.images))])
+    after = figures(done.images, done.levels, [f"draw {i}, seed {seed}" for i in range(len(done.images))])
     preview = "Preview: " if steps is not None else ""
     line = f"{preview}{len(done.images)} draws, {duration(seconds)}, {done.evaluations:,} evaluations for each."
     return [
         note(line, f"How: {done.how}."),
         f"<h2>Before</h2>{before}<h2>After</h2>{after}",
-        Made(done, int(seed or 0), opened.step),
+        Made(done, seed, opened.step),
     ]
 
 

@@ -12,7 +12,7 @@ from nelbo.studio.answers import timed
 from nelbo.studio.html import facts, framed, note
 from nelbo.studio.screens.data import FITS, data_choice
 from nelbo.studio.studio import Screen, Studio
-from nelbo.studio.words import bits, duration, labelled
+from nelbo.studio.words import bits, duration, labelled, whole
 
 if TYPE_CHECKING:
     from nelbo.config.files import ImagesConfig, RunConfig
@@ -28,7 +28,7 @@ def build(studio: Studio) -> None:
             spec = data_choice(studio, "odd-spec")
             split = gr.Radio(list(SPLITS), value="test", label="Split")
             worst = gr.Slider(1, 50, 5, step=1, label="Images to show", elem_id="odd-n")
-            limit = gr.Number(200, precision=0, minimum=1, label="Images to score", info="The first ones.")
+            limit = gr.Number(200, precision=0, label="Images to score", info="The first ones.")
             rate = gr.Slider(
                 0.01, 0.2, 0.05, step=0.01, label="False alarms", info="Share of normal images over the threshold."
             )
@@ -38,7 +38,7 @@ def build(studio: Studio) -> None:
                 stop = gr.Button("Stop", min_width=80)
         with gr.Column(scale=3, min_width=300):
             said = gr.HTML(
-                note("Choose data on the left. What is normal is what the run above was trained on."),
+                note("Choose “Data”. What is normal is what the run at the top was trained on."),
                 elem_id="odd-note",
             )
             about = gr.HTML(elem_id="odd-facts")
@@ -56,7 +56,7 @@ def found(
 
     opened = studio.opened(run)
     data = as_the_run(studio.data_options(spec), opened.config, fit)
-    options = ScoreOptions(split=split, worst=int(worst), limit=int(limit or 1), false_alarms=rate)
+    options = ScoreOptions(split=split, worst=int(worst), limit=whole(limit, "n", 1), false_alarms=rate)
     changed = converted(studio, data, opened.config.images)
     result, seconds = timed(lambda: score(opened, data=data, options=options))
     pairs = {"Images": f"{result.n:,}"}

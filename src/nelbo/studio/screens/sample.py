@@ -12,7 +12,7 @@ from nelbo.errors import InputError
 from nelbo.studio.html import figures, note
 from nelbo.studio.saving import REMEMBERED, save_row, saved
 from nelbo.studio.studio import Screen, Studio
-from nelbo.studio.words import duration
+from nelbo.studio.words import duration, whole
 
 if TYPE_CHECKING:
     from nelbo.jobs.drawn import Drawn
@@ -38,9 +38,7 @@ def build(studio: Studio) -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
             n = gr.Slider(1, 64, 16, step=1, label="Images", elem_id="sample-n")
-            seed = gr.Number(
-                0, precision=0, minimum=0, label="Seed", info="Image i of a seed is always the same image."
-            )
+            seed = gr.Number(0, precision=0, label="Seed", info="Image i of a seed is always the same image.")
             label = gr.Dropdown([ANY], value=ANY, label="Label", visible=False, elem_id="sample-label")
             guidance = gr.Slider(
                 0, 8, 2, step=0.1, label="Guidance", info="1 is none.", visible=False, elem_id="sample-guidance"
@@ -108,7 +106,7 @@ def options_of(
     from nelbo.models.diffusion import Diffusion
     from nelbo.options import SampleOptions
 
-    given: dict[str, Any] = {"seed": int(seed or 0)}
+    given: dict[str, Any] = {"seed": whole(seed, "seed")}
     if model.classes and label not in (None, ANY):
         given["label"] = label
     if isinstance(model, Diffusion):
