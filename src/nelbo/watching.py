@@ -8,6 +8,8 @@ from contextvars import ContextVar
 
 Watcher = Callable[[str, float | None], None]
 """Called with the task, and the fraction that is done, or None if it is unknown. What it raises ends the task."""
+Teller = Callable[[str, float, float | None], None]
+"""Called with the task, the amount of work that is done, and all of it, or None if it is unknown."""
 
 _watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 
@@ -36,6 +38,15 @@ def tell(task: str, done: float, total: float | None) -> None:
     >>> seen
     [('reading', 0.25)]
     """
+    teller()(task, done, total)
+
+
+def teller() -> Teller:
+    """:func:`tell` for the watcher of this thread, for other threads that work on its task."""
     watcher = _watcher.get()
-    if watcher is not None:
-        watcher(task, done / total if total else None)
+
+    def told(task: str, done: float, total: float | None) -> None:
+        if watcher is not None:
+            watcher(task, done / total if total else None)
+
+    return told

@@ -209,7 +209,7 @@ def test_scores_of_other_images_are_neither_ranked_nor_subtracted(pair: tuple[Pa
     page = Path("compare/index.html").read_text()
     assert said in answer.err
     assert said in page
-    assert "with the same settings" not in page
+    assert "on the same images" not in page
     assert "digits 1×8×8, test, 10" in page
 
 
@@ -220,7 +220,7 @@ def test_the_widest_images_in_common_are_shown(pair: tuple[Path, Path]) -> None:
     assert [run["score"]["n"] for run in found["runs"]] == [20, 20]
     assert found["unlike"] is None
     assert len(found["differences"]) == 1
-    assert "with the same settings" in Path("compare/index.html").read_text()
+    assert "on the same images" in Path("compare/index.html").read_text()
 
 
 @pytest.mark.parametrize(("more", "n"), [((), 30), (("--limit", "15"), 15)])

@@ -169,7 +169,7 @@ def test_the_first_steps_of_a_resumed_run_are_timed(
 ) -> None:
     """Every tenth step is logged, also where it is among the first that are timed."""
     watched(tmp_path / "run", Slow(slow_disk, 0.5, 0.01), begun, minutes=1)
-    assert capsys.readouterr().err.startswith("a step takes 0.5 s here, so 1 minutes are about 1")
+    assert capsys.readouterr().err.startswith("a step takes 0.5 s here, so 1 minute is about 1")
 
 
 @pytest.mark.parametrize("family", ["ddpm", "gan"])

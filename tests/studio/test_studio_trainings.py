@@ -114,8 +114,9 @@ def test_a_full_disk_is_said_before_a_training(
 
 def test_a_full_disk_while_saving_is_one_message(folders: Path, tmp_path: Path) -> None:
     pytest.importorskip("gradio", reason="the studio needs nelbo[studio]")
+    from nelbo.options import SampleOptions
     from nelbo.studio.answers import quick, warm
-    from nelbo.studio.screens.sample import FORMATS, write
+    from nelbo.studio.screens.sample import FORMATS, Kept, write
     from nelbo.studio.studio import Studio
 
     class Full:
@@ -129,7 +130,7 @@ def test_a_full_disk_while_saving_is_one_message(folders: Path, tmp_path: Path) 
     warm()  # answers wait for it
     found = Folders([folders / "runs"])
     studio, run = Studio(found, Trainings(found), tmp_path), str(folders / "runs/digits-vae")
-    note, _ = quick(write, 1)(studio, run, (Full(), 0), next(iter(FORMATS)))
+    note, _ = quick(write, 1)(studio, run, Kept(Full(), SampleOptions(), 7), next(iter(FORMATS)))
     assert "the disk is full" in note
     assert "problem" in note
 

@@ -255,7 +255,7 @@ def by_diffusion(
         return Edited(verb, given, done.images, levels, how, done.evaluations, frames=done.frames)
     if verb == "vary":
         done, gamma = editor.varied(task, options.strength)
-        how = f"noised to γ = {gamma:.3g}, {done.evaluations} steps{labels}"
+        how = f"noised to γ = {round(gamma, 6) + 0.0:.3g}, {done.evaluations} steps{labels}"
         return Edited(verb, given, done.images, levels, how, done.evaluations, frames=done.frames)
     z, back = editor.latents(task)
     error = (back - task.x).square().flatten(1).mean(1).sqrt()

@@ -98,11 +98,11 @@ def at_size(image: Tensor, shape: Shape, fit: Fit | None, where: str) -> Tensor:
     return torch.from_numpy(fit_pixels(pixels, wanted, fit).copy()) / 255.0
 
 
-def given_levels(given: Given, shape: Shape, levels: int, fit: Fit | None) -> Tensor:
-    """A given image as integer levels of a run's images, uint8, shape (C, H, W).
+def converted_levels(path: Path, shape: Shape, levels: int, fit: Fit | None) -> tuple[Tensor, str]:
+    """A file as integer levels of a run's images, uint8, shape (C, H, W), and what its channels lost, or "".
 
     Args:
-        given: a file or an array.
+        path: the file.
         shape: (C, H, W) of the run's images.
         levels: L of the run.
         fit: how another size is converted; None to refuse it.
@@ -110,8 +110,15 @@ def given_levels(given: Given, shape: Shape, levels: int, fit: Fit | None) -> Te
     Raises:
         InputError: it cannot be used.
     """
-    image, where = read_image(given, shape[0], levels, "image")
-    return to_levels(2 * at_size(image, shape, fit, where) - 1, levels)
+    pixels, channels = read_file(path), shape[0]
+    try:
+        with_channels(pixels, channels, str(path))
+        lost = ""
+    except InputError:
+        lost = f"it is {WORDS[len(pixels)]}, and the run's images are {WORDS[channels]}"
+    image = at_size(torch.from_numpy(pixels.copy()) / 255.0, shape, fit, str(path))
+    whole = to_channels((image * 255).round().to(torch.uint8).numpy(), channels, 256)
+    return to_levels(2 * torch.from_numpy(whole.copy()) / 255.0 - 1, levels), lost
 
 
 def reduced(image: Tensor, levels: int, factor: int) -> Tensor:

@@ -37,8 +37,7 @@ def write_edit(
     if film and verb == "invert":
         raise InputError("out", "invert has no steps to show; use a .png, an .npz, or a folder")
     run = Run(path)
-    name = f"{verb}-step-{run.step:08d}-seed{options.seed}"
-    out = free(out, "out") if out is not None else unused(run.path / "samples", name)
+    out = free(out, "out") if out is not None else usual_out(run, verb, options.seed, run.step)
     done = edit(run, verb, *images, n=n, options=options, keep_frames=film)
     if film:
         frames = [*done.images.split(1)] if verb == "interpolate" else done.frames  # type: ignore[no-untyped-call]
@@ -47,6 +46,11 @@ def write_edit(
     else:
         save(done, out)
     return out, done
+
+
+def usual_out(run: Run, verb: str, seed: int, step: int, suffix: str = ".png") -> Path:
+    """The first unused path in RUN/samples for draws of a seed by the checkpoint of a step."""
+    return unused(run.path / "samples", f"{verb}-step-{step:08d}-seed{seed}", suffix)
 
 
 def sheet(given: Tensor, drawn: Tensor, levels: int) -> Image.Image:

@@ -103,14 +103,15 @@ class Monitor:
         if steps >= FEW_STEPS:
             seen, images = steps * options.batch_size, len(self.trainer.batches.images)
             console().print(
-                f"about {rounded(steps)} steps in {options.minutes:g} minutes: {rounded(seen)} images, each of "
+                f"about {rounded(steps)} steps in {minutes(options.minutes)}: {rounded(seen)} images, each of "
                 f"{images:,} about {rounded(seen / images)} times; samples on the way are in {self.previews.folder}"
             )
             return
         ways = ["smaller images (`size`)", f"`minutes` {round(FEW_STEPS * took / 60 + 0.5)} or more"]
         ways += ["a smaller `batch_size`"] * (options.batch_size > 1)
         ways += ["a GPU"] * (self.trainer.model.device.type == "cpu")
-        about = f"a step takes {took:.2g} s here, so {options.minutes:g} minutes are about {max(1, steps)} steps"
+        are = "is" if options.minutes == 1 else "are"
+        about = f"a step takes {took:.2g} s here, so {minutes(options.minutes)} {are} about {max(1, steps)} steps"
         why = f"a model needs some hundreds to learn anything; possible remedies: {', '.join(ways[:-1])}, or {ways[-1]}"
         console().print(f"{about}; {why}")
 
@@ -138,3 +139,12 @@ class Monitor:
         """Print, at the end, the time that previews took."""
         if self.first:
             console().print(self.previews.summary())
+
+
+def minutes(count: float) -> str:
+    """Minutes in words.
+
+    >>> minutes(1), minutes(0.5)
+    ('1 minute', '0.5 minutes')
+    """
+    return f"{count:g} minute{'' if count == 1 else 's'}"

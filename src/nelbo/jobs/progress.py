@@ -28,7 +28,8 @@ class Progress:
         family, data: the names of its family and data.
         minutes, steps: the length that was asked for; one of them is None.
         step: the last logged step.
-        seconds: seconds of training until then.
+        seconds: seconds of training until then; at the end all that were asked for, also if the last ones were kept
+            for the last samples and the checkpoint.
         images_per_second: the speed at that step; None before the first.
         loss: (step, loss) of logged steps.
         val: (step, bits/dim on val, its standard error) of each preview.
@@ -105,6 +106,7 @@ def progress_of(run: Path) -> Progress:
     rows = list(logged(run / METRICS))
     losses = [(int(row["step"]), float(row["loss"])) for row in rows if "loss" in row]
     last: Mapping[str, Any] = next((row for row in reversed(rows) if "seconds" in row), {})
+    seconds = max(float(last.get("seconds", 0.0)), kept_seconds(run))
     return Progress(
         run,
         family,
@@ -112,7 +114,7 @@ def progress_of(run: Path) -> Progress:
         training.get("minutes"),
         training.get("steps"),
         step=int(last.get("step", 0)),
-        seconds=float(last.get("seconds", 0.0)),
+        seconds=seconds,
         images_per_second=last.get("images_per_second"),
         loss=thinned(losses),
         val=[
@@ -122,6 +124,15 @@ def progress_of(run: Path) -> Progress:
         ],
         pid=lock_holder(run),
     )
+
+
+def kept_seconds(run: Path) -> float:
+    """Seconds of training of the newest checkpoint; 0 if there is none."""
+    newest = max((run / "checkpoints").glob("step-*/state.json"), default=None)
+    try:
+        return 0.0 if newest is None else float(json.loads(newest.read_text(encoding="utf-8"))["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):  # it is reported when the checkpoint is read
+        return 0.0
 
 
 def thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:

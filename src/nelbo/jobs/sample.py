@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -157,9 +158,23 @@ def draw(path: str | Path | Run, n: int, options: SampleOptions) -> tuple[Path, 
     return out, found.how, found.known
 
 
-def usual_out(run: Run, n: int, seed: int, suffix: str = ".png") -> Path:
-    """The first unused path in RUN/samples for n samples of a seed."""
-    return unused(run.path / "samples", f"step-{run.step:08d}-n{n}-seed{seed}", suffix)
+def usual_out(
+    run: Run, n: int, seed: int, suffix: str = ".png", step: int | None = None, label: str | None = None
+) -> Path:
+    """The first unused path in RUN/samples for n samples of a seed.
+
+    Args:
+        run: the run.
+        n: the number of samples.
+        seed: their seed.
+        suffix: of the file.
+        step: of the checkpoint that drew them; None for the run's latest.
+        label: their class, which becomes a part of the name; None or "" for none.
+    """
+    of_class = "-" + re.sub(r"[^\w.+-]+", "_", label) if label else ""
+    return unused(
+        run.path / "samples", f"step-{run.step if step is None else step:08d}-n{n}-seed{seed}{of_class}", suffix
+    )
 
 
 def classes_of(model: GenerativeModel, settings: SampleSettings, n: int, field: str = "n") -> list[str]:

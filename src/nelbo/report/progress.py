@@ -21,7 +21,7 @@ from rich.text import Text
 
 from nelbo.processes import rank
 from nelbo.streams import Speaker
-from nelbo.watching import tell
+from nelbo.watching import teller
 
 FIRST_LINE = 10.0
 """Seconds until the first line; each following interval is twice as long."""
@@ -61,12 +61,13 @@ class Bar(Progress):
     def __init__(self, *columns: ProgressColumn, lines: bool, **more: Any) -> None:
         super().__init__(*columns, **more)
         self.next = FIRST_LINE if lines else float("inf")
+        self.tell = teller()  # for the thread that makes the bar, though others may move it
 
     def move(self, done: float, **fields: Any) -> None:
         """Set how much of ``total`` is done."""
         task = self.tasks[0]
         self.update(task.id, completed=done, **fields)
-        tell(task.description, done, task.total)
+        self.tell(task.description, done, task.total)
         elapsed = task.elapsed or 0.0
         if elapsed < self.next:
             return
@@ -101,5 +102,5 @@ def bar(title: str, total: float | None, begun: float = 0.0, lines: bool = True)
     with Bar(*columns, lines=lines, console=out, disable=not out.shows_bars, transient=False) as progress:
         task = progress.add_task(title, total=total, note="", begun=begun)
         progress.update(task, completed=begun)
-        tell(title, begun, total)
+        progress.tell(title, begun, total)
         yield progress

@@ -21,8 +21,7 @@ def note(text: str, more: str = "") -> str:
 
 def problem(text: str) -> str:
     """A line about an error."""
-    is_file = any(sign in text.split(":")[0] for sign in "./\\")
-    return f'<p class="problem" role="alert">{escape(text if is_file else text[:1].upper() + text[1:])}</p>'
+    return f'<p class="problem" role="alert">{escape(text)}</p>'
 
 
 def busy(task: str, share: float | None) -> str:
@@ -105,9 +104,9 @@ def listed(lines: Iterable[str]) -> str:
 
 
 def framed(page: str, title: str) -> str:
-    """A whole page, such as a report, in a frame without scripts."""
+    """A whole page, such as a report, in a frame without scripts, whose height the studio's own page measures."""
     return (
-        f'<iframe class="report" sandbox="" title="{escape(title, quote=True)}" '
+        f'<iframe class="report" sandbox="allow-same-origin" title="{escape(title, quote=True)}" '
         f'srcdoc="{escape(page, quote=True)}"></iframe>'
     )
 

@@ -74,6 +74,7 @@ def build_page(studio: Studio) -> gr.Blocks:
                 value=None,
                 label="Run",
                 elem_id="run",
+                filterable=False,
                 scale=5,
             )
             refresh = gr.Button("Refresh", elem_id="refresh", scale=1, min_width=100)
@@ -89,6 +90,7 @@ def build_page(studio: Studio) -> gr.Blocks:
         page.load(partial(arrived, studio, names), words, [tabs, studio.run], js=REMEMBERED, **hidden)
         page.load(partial(data_lists, studio), None, studio.data, **hidden)
         refresh.click(partial(refreshed, studio), [studio.run], [studio.run], **hidden)
+        page.load(None, js=(ASSETS / "page.js").read_text(encoding="utf-8"))
         studio.run.change(None, [studio.run], js=KEEP_RUN)
     return page
 

@@ -18,11 +18,14 @@ SCRIPT = Path(__file__).parent / "assets" / "paint.js"
 SHAPE = """<canvas tabindex="0" hidden role="application"
 aria-label="The image. Arrow keys move, the space key marks a pixel."></canvas><p class="note" role="status"></p>"""
 
+NOTHING = {"picture": "", "width": 0, "height": 0, "marked": ""}
+"""The component's value without an image."""
+
 
 def painter(name: str) -> gr.HTML:
     """The component, without an image."""
     return gr.HTML(
-        {"picture": "", "width": 0, "height": 0, "marked": ""},
+        NOTHING,
         html_template=SHAPE,
         js_on_load=SCRIPT.read_text(encoding="utf-8"),
         elem_id=name,
@@ -56,8 +59,8 @@ def marked(value: Any, shape: tuple[int, ...]) -> np.ndarray:
     text = value.get("marked") if isinstance(value, dict) else None
     height, width = shape[1:]
     if not isinstance(text, str) or len(text) != height * width or set(text) - {"0", "1"}:
-        raise InputError("mask", "is of another image; choose the image again")
+        raise InputError("hole", "is of another image; choose the image again")
     found = np.frombuffer(text.encode(), np.uint8).reshape(height, width) == ord("1")
     if not found.any():
-        raise InputError("mask", "no pixel is marked; paint over what is to be drawn anew")
+        raise InputError("hole", "no pixel is marked; paint over what is to be drawn anew")
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import secrets
 import shutil
 import socket
@@ -150,8 +151,11 @@ def run_app(app: App, listening: socket.socket) -> None:
     import uvicorn
 
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1, lifespan="on")
+    server = uvicorn.Server(config)
+    logger = logging.getLogger("uvicorn.error")
+    logger.addFilter(lambda _: not server.should_exit)  # open tabs are cut off then, which is no error
     with suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listening])
+        server.run(sockets=[listening])
 
 
 class FirstPage:

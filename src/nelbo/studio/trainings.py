@@ -18,6 +18,8 @@ from nelbo.studio.safety import Folders
 FREE = 64 * 2**20
 """Bytes that must be free before a training starts."""
 TAIL = 4096
+STOPPED = (None, 0, 130, 143, -signal.SIGINT, -signal.SIGTERM)
+"""Codes of a training that runs, or has ended as it should; the last two are of one that was stopped while starting."""
 
 
 class Trainings:
@@ -84,7 +86,7 @@ class Trainings:
         """The last line of the log of a training that was started here and has failed, else None."""
         own = self.started.get(run)
         code = None if own is None else own.poll()
-        if code in (None, 0, 130, 143):
+        if code in STOPPED:
             return None
         lines = messages(run)
         return lines[-1] if lines else f"it ended with code {code}"

@@ -10,7 +10,6 @@ LABELS = {
     "data": "Data",
     "size": "Size",
     "fit": "Fit",
-    "channels": "Channels",
     "skip_bad": "Skip unreadable files",
     "n": "Images",
     "label": "Label",
@@ -20,15 +19,19 @@ LABELS = {
     "sampler": "Sampler",
     "temperature": "Temperature",
     "strength": "Strength",
-    "mask": "Hole",
     "images": "Image",
     "false_alarms": "False alarms",
     "name": "Name",
     "run": "Run",
     "minutes": "Minutes",
-    "resume": "Train on",
+    "resume": "Train this run on",
 }
 """Field → the label of its control."""
+
+FIELDS = {
+    word: word.capitalize() for word in ("file", "hole", "image", "number", "path", "seed", "save", "levels", "split")
+}
+"""Other fields at the start of a sentence; all others are names of runs and files, which stay as they are."""
 
 
 def labelled(text: str) -> str:
@@ -42,8 +45,20 @@ def labelled(text: str) -> str:
 
 def plain(error: InputError) -> str:
     """An error in one line, with the label of its control, or its file, first."""
-    where = ", ".join(LABELS.get(word, word) for word in error.where.split(", "))
+    where = ", ".join(LABELS.get(word, FIELDS.get(word, word)) for word in error.where.split(", "))
     return f"{where}: {labelled(error.problem)}"
+
+
+def whole(value: float | None, field: str, least: int = 0) -> int:
+    """A number that a visitor has typed; none is the least.
+
+    Raises:
+        InputError: it is smaller.
+    """
+    found = least if value is None else int(value)
+    if found < least:
+        raise InputError(field, f"{found} is too small; choose {least} or more")
+    return found
 
 
 def duration(seconds: float) -> str:

@@ -22,7 +22,7 @@ function draw() {
 }
 function load() {
   const value = props.value;
-  if (!value || !value.picture) { state = null; return; }
+  if (!value || !value.picture) { state = null; canvas.hidden = true; said.textContent = ''; return; }
   state = {width: value.width, height: value.height, marks: value.marked.split('')};
   canvas.width = Math.round(512 / state.width) * state.width;
   canvas.height = canvas.width / state.width * state.height;

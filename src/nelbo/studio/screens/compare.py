@@ -14,7 +14,7 @@ from nelbo.errors import InputError
 from nelbo.studio.answers import timed
 from nelbo.studio.html import framed, note
 from nelbo.studio.studio import Screen, Studio
-from nelbo.studio.words import duration
+from nelbo.studio.words import duration, whole
 
 SPLITS = ("test", "val", "train")
 
@@ -26,7 +26,7 @@ def build(studio: Studio) -> None:
         with gr.Column(scale=1, min_width=280):
             split = gr.Radio(list(SPLITS), value="test", label="Split")
             score = gr.Checkbox(True, label="Score runs that are not scored yet")
-            limit = gr.Number(200, precision=0, minimum=1, label="Images to score")
+            limit = gr.Number(200, precision=0, label="Images to score")
     with gr.Row():
         go = gr.Button("Compare", variant="primary", min_width=80, elem_id="compare-go")
         stop = gr.Button("Stop", min_width=80)
@@ -52,7 +52,7 @@ def compared(studio: Studio, runs: list[str], split: str, score: bool, limit: fl
     opened = [studio.opened(path) for path in runs]
     out = Path(tempfile.mkdtemp(dir=studio.scratch))
     try:
-        most = int(limit or 1) if score else None
+        most = whole(limit, "n", 1) if score else None
         found, seconds = timed(lambda: compare(opened, out / "page", split=split, score=score, limit=most))
         page = (out / "page" / "index.html").read_text(encoding="utf-8")
     finally:

@@ -15,7 +15,7 @@ from nelbo.studio.answers import timed
 from nelbo.studio.html import facts, figures, note, table
 from nelbo.studio.screens.data import data_choice
 from nelbo.studio.studio import Screen, Studio
-from nelbo.studio.words import duration
+from nelbo.studio.words import duration, whole
 
 if TYPE_CHECKING:
     from nelbo.jobs.decompress import Decompressed
@@ -35,24 +35,23 @@ def build(studio: Studio) -> None:
             limit = gr.Number(
                 256,
                 precision=0,
-                minimum=1,
                 label="Images to compress",
                 info="The first ones of a split.",
                 elem_id="compress-n",
             )
             upload = gr.File(
-                label="Or images of your own", file_types=["image"], file_count="multiple", type="filepath", height=120
+                label="Or images of your own", file_types=["image"], file_count="multiple", type="filepath", height=150
             )
             steps = gr.Slider(2, 96, 24, step=1, label="Steps", info="More: a smaller file, slower.", visible=False)
             with gr.Row():
                 go = gr.Button("Compress", variant="primary", min_width=80, elem_id="compress-go")
                 stop = gr.Button("Stop", min_width=80)
         with gr.Column(scale=3, min_width=300):
-            said = gr.HTML(note("Choose images on the left; the run above codes them."), elem_id="compress-note")
+            said = gr.HTML(note("Choose images; the run at the top codes them."), elem_id="compress-note")
             about = gr.HTML(elem_id="compress-facts")
             file = gr.DownloadButton("Download the file", visible=False, elem_id="compress-file")
             gr.HTML("<h2>And back</h2>")
-            given = gr.File(label="A file of this run", type="filepath", height=120, elem_id="compress-given")
+            given = gr.File(label="A file of this run", type="filepath", height=150, elem_id="compress-given")
             back = gr.Button("Decompress", elem_id="compress-back")
             returned = gr.HTML(elem_id="compress-returned")
             images = gr.DownloadButton("Download the images", visible=False, elem_id="compress-images")
@@ -90,7 +89,7 @@ def compressed(
     settings: dict[str, Any] = {"steps": int(steps)} if isinstance(opened.model(), Diffusion) else {}
     given: Any = [studio.uploaded(path) for path in upload] if upload else studio.data_options(spec).data
     if not upload and not Path(given).is_dir():
-        settings |= {"split": split, "limit": int(limit or 1)}
+        settings |= {"split": split, "limit": whole(limit, "n", 1)}
     out = studio.folders.inside(unused(opened.path / "compressed", "images", SUFFIX))
     out.parent.mkdir(exist_ok=True)
     result, seconds = timed(lambda: compress(opened, given, out, **settings))
@@ -115,8 +114,9 @@ def described(result: Compression) -> str:
     if result.model_bits_per_dim is not None:
         pairs["What the model codes"] = f"{result.model_bits_per_dim:.3f} bits/dim"
     if result.weights_bytes is not None:
-        pays = "never" if result.pays_after is None else f"after {result.pays_after:,} images"
-        pairs["The weights, which decoding needs"] = f"{result.weights_bytes:,} bytes; beside xz they pay {pays}"
+        n = result.pays_after
+        pays = "xz alone is smaller, for any number of images" if n is None else f"they pay after {n:,} images"
+        pairs["The weights, which decoding needs"] = f"{result.weights_bytes:,} bytes; {pays}"
     return facts(pairs)
 
 
@@ -133,7 +133,7 @@ def beside(studio: Studio, run: Path, file: Path, result: Compression) -> str:
         rows += other_sizes(found.images.numpy(), found.levels).items()
     inside = result.bytes - result.parts.get("apart", 0)
     lines = [(name, f"{size:,}", f"{size / inside:.2f}") for name, size in rows]
-    return table(("format", "bytes", "over nelbo's"), lines, "Bytes of the same images")
+    return table(("format", "bytes", "times nelbo's"), lines, "Bytes of the same images")
 
 
 def decompressed(studio: Studio, run: str | None, given: str | None, made: str | None) -> list[Any]:
@@ -152,6 +152,7 @@ def decompressed(studio: Studio, run: str | None, given: str | None, made: str |
     packed = shutil.make_archive(str(out), "zip", out)
     total = found.count + len(found.lost)
     line = f"{found.count:,} of {total:,} images are back, {duration(seconds)}."
+    line += f" The first {SHOWN} are shown." if len(found.rows) > SHOWN else ""
     lost = f"The file {lost_line(found)}." if not found.whole else ""
     return [note(line, lost), shown(found), gr.DownloadButton(value=packed, visible=True)]
 

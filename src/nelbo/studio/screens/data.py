@@ -36,7 +36,7 @@ def build(studio: Studio) -> None:
             check = gr.Button("Find unreadable files", elem_id="data-check")
             stop = gr.Button("Stop", min_width=80, elem_id="data-stop")
         with gr.Column(scale=3, min_width=300):
-            said = gr.HTML(note("Choose data on the left, then “Look”."), elem_id="data-note")
+            said = gr.HTML(note("Choose “Data”, then “Look”."), elem_id="data-note")
             about = gr.HTML(elem_id="data-facts")
             pictures = gr.HTML(elem_id="data-pictures")
             copies = gr.HTML(elem_id="data-copies")

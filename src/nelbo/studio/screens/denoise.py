@@ -10,7 +10,7 @@ import gradio as gr
 from nelbo.errors import InputError
 from nelbo.studio.html import curve, facts, figures, note
 from nelbo.studio.studio import Screen, Studio
-from nelbo.studio.words import bits, signed
+from nelbo.studio.words import bits, signed, whole
 
 if TYPE_CHECKING:
     from nelbo.jobs.denoise import Spent, Way
@@ -27,13 +27,13 @@ def build(studio: Studio) -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
             source = gr.Radio([IMAGE, SEED], value=IMAGE, label="Image")
-            number = gr.Number(0, precision=0, minimum=0, label="Number", info="Of the image, or the seed.")
+            number = gr.Number(0, precision=0, label="Number", info="Of the image, or the seed.")
             with gr.Row():
                 go = gr.Button("Show", variant="primary", min_width=80, elem_id="denoise-go")
                 stop = gr.Button("Stop", min_width=80)
         with gr.Column(scale=3, min_width=300):
             t = gr.Slider(0, 1, 0.5, step=0.01, label="t", info="1 is noise alone, 0 the image.", elem_id="denoise-t")
-            said = gr.HTML(note("Choose an image on the left, then “Show”."), elem_id="denoise-note")
+            said = gr.HTML(note("Choose an image, then “Show”."), elem_id="denoise-note")
             now = gr.HTML(elem_id="denoise-now")
             way = gr.HTML(elem_id="denoise-way")
     asked = [studio.run, source, number]
@@ -51,7 +51,7 @@ def found(studio: Studio, ways: Ways, run: str | None, source: str, number: floa
     """
     from nelbo.jobs.denoise import require_diffusion, spent_bits, way_from, way_of
 
-    opened, k = studio.opened(run), int(number or 0)
+    opened, k = studio.opened(run), whole(number, "number")
     key = (opened.path, opened.checkpoint, source, k)
     if key not in ways:
         model = require_diffusion(opened)
@@ -75,7 +75,8 @@ def show(studio: Studio, ways: Ways, run: str | None, source: str, number: float
     levels = way.model.levels
     pictures = figures([each.z for each in strip], levels, [f"z at t = {each.t:.2f}" for each in strip], "strip")
     guesses = figures([each.x_0 for each in strip], levels, [f"x̂₀ at t = {each.t:.2f}" for each in strip], "strip")
-    head = "<h2>The forward process, and the model's guess at each t</h2>"
+    name = "The drawing" if way.frames else "The forward process"
+    head = f"<h2>{name}, and the model's guess at each t</h2>"
     said = (
         f"The whole bound of this image is {bits(*spent.total)}, of which its levels take {spent.reconstruction:.3f}."
     )
@@ -99,8 +100,8 @@ def state(way: Way, spent: Spent, t: float) -> str:
         "γ = −ln SNR": signed(shown.gamma),
         "Spent by t": bits(*spent.at(shown.t)),
     }
-    points = [(1 - float(at), float(value)) for at, value in zip(spent.t, spent.bits, strict=True)]
-    line = curve(points, "bits/dim spent on the way from noise (left) to the image (right)", "1 − t", 1 - shown.t)
+    points = sorted((float(at), float(value)) for at, value in zip(spent.t, spent.bits, strict=True))
+    line = curve(points, "bits/dim spent on the way from noise (t = 1) to the image (t = 0)", "t", shown.t)
     return facts(pairs) + pictures + line
 
 

@@ -4,38 +4,50 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gradio as gr
 
 from nelbo.errors import InputError
-from nelbo.studio.answers import timed
-from nelbo.studio.html import figures, note
-from nelbo.studio.paint import marked, painter, painting
+from nelbo.studio.answers import sentence, timed
+from nelbo.studio.html import figures, note, problem
+from nelbo.studio.paint import NOTHING, marked, painter, painting
+from nelbo.studio.saving import REMEMBERED, save_row, saved
 from nelbo.studio.screens.data import FITS
-from nelbo.studio.screens.sample import ANY, KEPT
+from nelbo.studio.screens.sample import ANY
 from nelbo.studio.studio import Screen, Studio
-from nelbo.studio.words import duration
+from nelbo.studio.words import duration, whole
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nelbo.jobs.edit import Verb
+    from nelbo.jobs.edit import Edited, Verb
     from nelbo.options import Fit
     from nelbo.studio.held import HeldRun
 
 VERBS: dict[str, Verb] = {"Fill the hole": "inpaint", "Vary": "vary", "Enlarge": "upscale"}
 PREVIEW_STEPS = 5
+FORMATS = {"PNG, one picture": ".png", "NPZ, the exact levels": ".npz"}
 FIT: dict[str, Fit] = {"crop": "crop", "pad": "pad", "resize": "resize"}
+
+
+class Made(NamedTuple):
+    """Draws, with their seed and the step of the checkpoint that drew them."""
+
+    done: Edited
+    seed: int
+    step: int
 
 
 def build(studio: Studio) -> None:
     """The components, and their events."""
-    image = gr.State(None, time_to_live=KEPT)
+    image = gr.State(None, time_to_live=REMEMBERED)
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            number = gr.Number(0, precision=0, minimum=0, label="Image of the test split", elem_id="edit-number")
-            upload = gr.File(label="Or a file of your own", file_types=["image"], type="filepath", height=120)
+            number = gr.Number(0, precision=0, label="Image of the test split", elem_id="edit-number")
+            upload = gr.File(
+                label="Or a file of your own", file_types=["image"], type="filepath", height=150, elem_id="edit-upload"
+            )
             fit = gr.Radio(FITS, value="resize", label="Fit", info="How a file of another size is converted.")
             canvas = painter("edit-canvas")
             clear = gr.Button("Clear the hole")
@@ -47,40 +59,45 @@ def build(studio: Studio) -> None:
             factor = gr.Slider(2, 8, 2, step=1, label="Factor", info="The image is reduced first.", visible=False)
             with gr.Row():
                 n = gr.Slider(1, 16, 6, step=1, label="Draws")
-                seed = gr.Number(0, precision=0, minimum=0, label="Seed")
+                seed = gr.Number(0, precision=0, label="Seed")
             label = gr.Dropdown([ANY], value=ANY, label="Label", visible=False)
             with gr.Row():
                 go = gr.Button("Draw", variant="primary", min_width=80, elem_id="edit-go")
                 stop = gr.Button("Stop", min_width=80)
             said = gr.HTML(note("Choose an image, paint over a part of it, then “Draw”."), elem_id="edit-note")
             shown = gr.HTML(elem_id="edit-pictures")
+            kind, save, file = save_row(FORMATS, "edit")
+    made = gr.State(None, time_to_live=REMEMBERED)
     place = [said, canvas, image]
     given = [studio.run, number, upload, fit]
-    from_split = partial(chosen, studio, False)
-    studio.answer([number.input, number.submit], from_split, given, place)
-    studio.answer([upload.upload, fit.input], partial(chosen, studio, True), given, place)
+    studio.answer([number.input, number.submit], partial(numbered, studio), given, [*place, upload])
+    studio.answer([upload.upload, upload.clear, fit.input], partial(chosen, studio), given, place)
     studio.answer(studio.run.change, partial(fitted, studio, None), given, [*place, label])
     studio.answer(studio.tab.select, partial(fitted, studio), [image, *given], [*place, label])
     studio.answer(clear.click, cleared, [canvas], [said, canvas])
     studio.answer(verb.change, controls, [verb], [said, strength, factor])
     asked = [studio.run, image, canvas, verb, strength, factor, n, seed, label]
-    studio.work([go.click, strength.release], partial(draw, studio, None), asked, [said, shown], stop)
-    studio.answer(strength.input, partial(draw, studio, PREVIEW_STEPS), asked, [said, shown])
+    studio.work([go.click, strength.release], partial(draw, studio, None), asked, [said, shown, made], stop)
+    studio.answer(strength.input, partial(draw, studio, PREVIEW_STEPS), asked, [said, shown, made])
+    studio.work(save.click, partial(write, studio), [studio.run, made, kind], [said, file], stop)
 
 
-def chosen(
-    studio: Studio, uploaded: bool, run: str | None, number: float | None, upload: str | None, fit: str
-) -> list[Any]:
-    """The image to edit, on the canvas."""
-    opened = studio.opened(run)
-    if uploaded and upload is None:
-        return [gr.skip()] * 3
-    found = (
-        file_image(opened, studio.uploaded(upload), fit)
-        if uploaded and upload
-        else split_image(opened, int(number or 0))
-    )
-    return ["", painting(found, opened.config.images.levels), found]
+def chosen(studio: Studio, run: str | None, number: float | None, upload: str | None, fit: str) -> list[Any]:
+    """The image to edit, on the canvas: the file if there is one; without an image the canvas is empty."""
+    try:
+        opened = studio.opened(run)
+        if upload:
+            found, said = file_image(opened, studio.uploaded(upload), fit)
+        else:
+            found, said = split_image(opened, whole(number, "images")), ""
+    except (InputError, OSError) as error:
+        return [problem(sentence(error)), NOTHING, None]
+    return [note(said) if said else "", painting(found, opened.config.images.levels), found]
+
+
+def numbered(studio: Studio, run: str | None, number: float | None, _: str | None, fit: str) -> list[Any]:
+    """The image of this number, in the place of a file."""
+    return [*chosen(studio, run, number, None, fit), None]
 
 
 def fitted(studio: Studio, image: Tensor | None, run: str | None, *given: Any) -> list[Any]:
@@ -88,7 +105,7 @@ def fitted(studio: Studio, image: Tensor | None, run: str | None, *given: Any) -
     if not run or image is not None:
         return [gr.skip()] * 4
     classes = studio.opened(run).model().classes
-    return [*chosen(studio, False, run, *given), gr.Dropdown(choices=[ANY, *classes], value=ANY, visible=bool(classes))]
+    return [*chosen(studio, run, *given), gr.Dropdown(choices=[ANY, *classes], value=ANY, visible=bool(classes))]
 
 
 def split_image(run: HeldRun, number: int) -> Tensor:
@@ -103,19 +120,20 @@ def split_image(run: HeldRun, number: int) -> Tensor:
     return images[number]
 
 
-def file_image(run: HeldRun, path: Path, fit: str) -> Tensor:
-    """An uploaded file as an image of the run, decoded as nelbo decodes every stranger's file.
+def file_image(run: HeldRun, path: Path, fit: str) -> tuple[Tensor, str]:
+    """An uploaded file as an image of the run, decoded as nelbo decodes every stranger's file; and what was lost.
 
     Raises:
         InputError: it cannot be used.
     """
-    from nelbo.jobs.edit_images import given_levels
+    from nelbo.jobs.edit_images import converted_levels
 
     images = run.config.images
     try:
-        return given_levels(path, images.shape, images.levels, FIT.get(fit))
+        found, lost = converted_levels(path, images.shape, images.levels, FIT.get(fit))
     except InputError as error:
         raise InputError(path.name, error.problem) from None
+    return found, f"{path.name} is converted: {lost}." if lost else ""
 
 
 def cleared(value: Any) -> list[Any]:
@@ -155,9 +173,9 @@ def draw(
     opened = studio.opened(run)
     images = opened.config.images
     if image is None or tuple(image.shape) != images.shape:
-        image = split_image(opened, 0)
-    word = VERBS[verb]
-    settings: dict[str, Any] = {"seed": int(seed or 0), **({} if label in (None, ANY) else {"label": label})}
+        raise InputError("image", "there is none of this run; choose a number, or a file that can be read")
+    word, seed = VERBS[verb], whole(seed, "seed")
+    settings: dict[str, Any] = {"seed": seed, **({} if label in (None, ANY) else {"label": label})}
     settings |= {"steps": steps} if steps is not None else {}
     mask, given = None, image
     if word == "inpaint":
@@ -168,10 +186,24 @@ def draw(
         given = reduced(image, images.levels, int(factor))
     done, seconds = timed(lambda: edit(opened, word, given, mask=mask, n=int(n), **settings))
     before = figures([image, done.given[0]], done.levels, ["before", "what the model sees"], "large")
-    after = figures(done.images, done.levels, [f"draw {i}, seed {int(seed or 0)}" for i in range(len(done.images))])
+    after = figures(done.images, done.levels, [f"draw {i}, seed {seed}" for i in range(len(done.images))])
     preview = "Preview: " if steps is not None else ""
     line = f"{preview}{len(done.images)} draws, {duration(seconds)}, {done.evaluations:,} evaluations for each."
-    return [note(line, f"How: {done.how}."), f"<h2>Before</h2>{before}<h2>After</h2>{after}"]
+    return [
+        note(line, f"How: {done.how}."),
+        f"<h2>Before</h2>{before}<h2>After</h2>{after}",
+        Made(done, seed, opened.step),
+    ]
+
+
+def write(studio: Studio, run: str | None, made: Made | None, kind: str) -> list[Any]:
+    """Write the draws to RUN/samples, and offer them for download."""
+    from nelbo.jobs.edit_output import save, usual_out
+
+    if made is None:
+        raise InputError("save", "there are no draws yet; draw some first")
+    out = usual_out(studio.opened(run), made.done.verb, made.seed, made.step, FORMATS[kind])
+    return saved(studio, out, partial(save, made.done))
 
 
 SCREEN = Screen(60, "edit", "Edit", build)

@@ -11,7 +11,7 @@ from nelbo.errors import InputError
 from nelbo.studio.answers import timed
 from nelbo.studio.html import figures, note, sheet
 from nelbo.studio.studio import Screen, Studio
-from nelbo.studio.words import duration
+from nelbo.studio.words import duration, whole
 
 QUICK = 5
 """Steps of the flow while a slider moves."""
@@ -26,13 +26,13 @@ def build(studio: Studio) -> None:
             last = gr.Slider(0, 100, 1, step=1, label="To seed", elem_id="latents-to")
             count = gr.Slider(3, 16, 8, step=1, label="Images")
             walk = gr.Button("Walk", variant="primary", min_width=80, elem_id="latents-walk")
-            a = gr.Number(0, precision=0, minimum=0, label="First image", info="Of the test split.")
-            b = gr.Number(1, precision=0, minimum=0, label="Second image")
+            a = gr.Number(0, precision=0, label="First image", info="Of the test split.")
+            b = gr.Number(1, precision=0, label="Second image")
             line = gr.Button("Line between the two images", elem_id="latents-line")
             parts = gr.Button("What the latents do", elem_id="latents-views")
             stop = gr.Button("Stop", min_width=80)
         with gr.Column(scale=3, min_width=300):
-            said = gr.HTML(note("Choose a walk on the left."), elem_id="latents-note")
+            said = gr.HTML(note("Choose two seeds, then “Walk”."), elem_id="latents-note")
             shown = gr.HTML(elem_id="latents-pictures")
     ends = [studio.run, first, last, count]
     studio.answer([first.input, last.input], partial(walked, studio, QUICK), ends, [said, shown])
@@ -61,7 +61,7 @@ def lined(studio: Studio, run: str | None, a: float | None, b: float | None, cou
 
     opened = studio.opened(run)
     images = opened.dataset.split("test")
-    rows = int(a or 0), int(b or 0)
+    rows = whole(a, "images"), whole(b, "images")
     if max(rows) >= len(images):
         raise InputError("images", f"the test split has images 0 to {len(images) - 1:,}; choose two of them")
     done, seconds = timed(lambda: edit(opened, "interpolate", *(images[row] for row in rows), frames=int(count)))

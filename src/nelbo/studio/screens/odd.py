@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from nelbo.errors import InputError
 from nelbo.studio.answers import timed
 from nelbo.studio.html import facts, framed, note
 from nelbo.studio.screens.data import FITS, data_choice
 from nelbo.studio.studio import Screen, Studio
-from nelbo.studio.words import bits, duration
+from nelbo.studio.words import bits, duration, labelled, whole
 
 if TYPE_CHECKING:
-    from nelbo.config.files import ImagesConfig
+    from nelbo.config.files import ImagesConfig, RunConfig
     from nelbo.options import DataOptions
 
 SPLITS = ("all", "test", "val", "train")
@@ -27,7 +28,7 @@ def build(studio: Studio) -> None:
             spec = data_choice(studio, "odd-spec")
             split = gr.Radio(list(SPLITS), value="test", label="Split")
             worst = gr.Slider(1, 50, 5, step=1, label="Images to show", elem_id="odd-n")
-            limit = gr.Number(200, precision=0, minimum=1, label="Images to score", info="The first ones.")
+            limit = gr.Number(200, precision=0, label="Images to score", info="The first ones.")
             rate = gr.Slider(
                 0.01, 0.2, 0.05, step=0.01, label="False alarms", info="Share of normal images over the threshold."
             )
@@ -37,7 +38,7 @@ def build(studio: Studio) -> None:
                 stop = gr.Button("Stop", min_width=80)
         with gr.Column(scale=3, min_width=300):
             said = gr.HTML(
-                note("Choose data on the left. What is normal is what the run above was trained on."),
+                note("Choose “Data”. What is normal is what the run at the top was trained on."),
                 elem_id="odd-note",
             )
             about = gr.HTML(elem_id="odd-facts")
@@ -54,8 +55,9 @@ def found(
     from nelbo.options import ScoreOptions
 
     opened = studio.opened(run)
-    data = as_the_run(studio.data_options(spec), opened.config.images, fit)
-    options = ScoreOptions(split=split, worst=int(worst), limit=int(limit or 1), false_alarms=rate)
+    data = as_the_run(studio.data_options(spec), opened.config, fit)
+    options = ScoreOptions(split=split, worst=int(worst), limit=whole(limit, "n", 1), false_alarms=rate)
+    changed = converted(studio, data, opened.config.images)
     result, seconds = timed(lambda: score(opened, data=data, options=options))
     pairs = {"Images": f"{result.n:,}"}
     if result.bits_per_dim is not None:
@@ -68,16 +70,38 @@ def found(
         return [note(f"{opened.config.family} has no bound, so it cannot say what is odd."), "", ""]
     path = studio.folders.inside(result.page)
     line = f"{duration(seconds)}. The page is kept as {studio.short(path)}."
-    return [note(line), facts(pairs), framed(path.read_text(encoding="utf-8"), "The strangest images")]
+    return [note(line, changed), facts(pairs), framed(path.read_text(encoding="utf-8"), "The strangest images")]
 
 
-def as_the_run(data: DataOptions, images: ImagesConfig, fit: str) -> DataOptions:
-    """Options that convert a folder or file to the size, channels and levels of a run's images."""
-    from nelbo.jobs.run import is_place
+def converted(studio: Studio, data: DataOptions, images: ImagesConfig) -> str:
+    """What the conversion changes, as a sentence, or "".
 
-    channels, height, width = images.shape
-    alike = {"size": f"{height}x{width}", "fit": fit, "channels": channels, "levels": images.levels}
-    return data.model_copy(update=alike) if is_place(data.data) else data
+    Raises:
+        InputError: the images have levels that the run does not know.
+    """
+    if "levels" not in data.model_fields_set:
+        return ""
+    _, height, width = images.shape
+    try:
+        dataset = studio.dataset(data, again=True)
+    except InputError as error:
+        if error.where != "levels":
+            raise
+        knows = f"the run knows {height}×{width} {images.name} of {images.levels} levels"
+        raise InputError("data", f"{knows}, and these images have more; train a run on such images") from None
+    lines = [line for line in dataset.notes if line.startswith(("channels converted", "sizes converted"))]
+    return "".join(f"{line[:1].upper()}{labelled(line[1:])}. " for line in lines).strip()
+
+
+def as_the_run(data: DataOptions, config: RunConfig, fit: str) -> DataOptions:
+    """Options that convert other data to the size, channels and levels of a run's images; the run's own stay."""
+    from nelbo.jobs.settings import place_of
+
+    if place_of(data.data) == place_of(config.data.data):
+        return data
+    channels, height, width = config.images.shape
+    alike = {"size": f"{height}x{width}", "fit": fit, "channels": channels, "levels": config.images.levels}
+    return data.model_copy(update=alike)
 
 
 SCREEN = Screen(70, "odd", "Odd ones", build)

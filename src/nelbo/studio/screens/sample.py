@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gradio as gr
 
 from nelbo.errors import InputError
 from nelbo.studio.html import figures, note
+from nelbo.studio.saving import REMEMBERED, save_row, saved
 from nelbo.studio.studio import Screen, Studio
-from nelbo.studio.words import duration
+from nelbo.studio.words import duration, whole
 
 if TYPE_CHECKING:
     from nelbo.jobs.drawn import Drawn
     from nelbo.options import SampleOptions
 
 PREVIEW_STEPS, PREVIEWED = 4, 8
-KEPT = 3600
-"""Seconds that images of a visitor stay in memory."""
 ANY = "any"
 AUTO = "the run's default"
 SAMPLERS = (AUTO, "unipc", "dpm++", "heun", "ddim", "ancestral")
 FORMATS = {"PNG, one picture": ".png", "NPZ, the exact levels": ".npz", "GIF, the denoising": ".gif"}
+
+
+class Kept(NamedTuple):
+    """Images that were drawn, with their options and the step of the checkpoint that drew them."""
+
+    found: Drawn
+    options: SampleOptions
+    step: int
 
 
 def build(studio: Studio) -> None:
@@ -31,9 +38,7 @@ def build(studio: Studio) -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
             n = gr.Slider(1, 64, 16, step=1, label="Images", elem_id="sample-n")
-            seed = gr.Number(
-                0, precision=0, minimum=0, label="Seed", info="Image i of a seed is always the same image."
-            )
+            seed = gr.Number(0, precision=0, label="Seed", info="Image i of a seed is always the same image.")
             label = gr.Dropdown([ANY], value=ANY, label="Label", visible=False, elem_id="sample-label")
             guidance = gr.Slider(
                 0, 8, 2, step=0.1, label="Guidance", info="1 is none.", visible=False, elem_id="sample-guidance"
@@ -47,11 +52,8 @@ def build(studio: Studio) -> None:
         with gr.Column(scale=3, min_width=300):
             said = gr.HTML(elem_id="sample-note")
             pictures = gr.HTML(elem_id="sample-pictures")
-            with gr.Row():
-                kind = gr.Dropdown(list(FORMATS), value=next(iter(FORMATS)), label="Save as", filterable=False)
-                save = gr.Button("Save", elem_id="sample-save")
-                file = gr.DownloadButton("Download", visible=False, elem_id="sample-file")
-    drawn = gr.State(None, time_to_live=KEPT)
+            kind, save, file = save_row(FORMATS, "sample")
+    drawn = gr.State(None, time_to_live=REMEMBERED)
     settings = [studio.run, n, seed, label, guidance, steps, sampler, temperature]
     fitted = [said, label, guidance, steps, sampler, temperature]
     studio.answer([studio.run.change, studio.tab.select], partial(fitting, studio), [studio.run, label, drawn], fitted)
@@ -104,7 +106,7 @@ def options_of(
     from nelbo.models.diffusion import Diffusion
     from nelbo.options import SampleOptions
 
-    given: dict[str, Any] = {"seed": int(seed or 0)}
+    given: dict[str, Any] = {"seed": whole(seed, "seed")}
     if model.classes and label not in (None, ANY):
         given["label"] = label
     if isinstance(model, Diffusion):
@@ -122,7 +124,7 @@ def draw(studio: Studio, run: str | None, n: float, *values: Any) -> list[Any]:
     opened = studio.opened(run)
     options = options_of(opened.model(), *values)
     found = drawn(opened, int(n), options, keep_frames=True)
-    return [about(found, opened.step), shown(found, options.seed), (found, options.seed), gr.skip()]
+    return [about(found, opened.step), shown(found, options.seed), Kept(found, options, opened.step), gr.skip()]
 
 
 def preview(studio: Studio, run: str | None, n: float, *values: Any) -> list[Any]:
@@ -154,23 +156,16 @@ def shown(found: Drawn, seed: int) -> str:
     return figures(found.images, found.levels, names)
 
 
-def write(studio: Studio, run: str | None, drawn: tuple[Drawn, int] | None, kind: str) -> list[Any]:
+def write(studio: Studio, run: str | None, drawn: Kept | None, kind: str) -> list[Any]:
     """Write the images to RUN/samples, and offer them for download."""
-    import shutil
-
     from nelbo.jobs.sample import usual_out
 
     if drawn is None:
         raise InputError("save", "there are no images yet; draw some first")
-    opened, (found, seed) = studio.opened(run), drawn
-    out = studio.folders.inside(usual_out(opened, len(found.images), seed, FORMATS[kind]))
-    found.save(out)
-    copy = studio.scratch / out.name
-    shutil.copyfile(out, copy)
-    return [
-        note(f"Saved as {studio.short(out)}."),
-        gr.DownloadButton(f"Download {out.name}", value=str(copy), visible=True),
-    ]
+    found, options, step = drawn
+    n, label = len(found.images), options.label or ""
+    out = usual_out(studio.opened(run), n, options.seed, FORMATS[kind], step, label)
+    return saved(studio, out, found.save)
 
 
 SCREEN = Screen(30, "sample", "Sample", build)

@@ -18,6 +18,7 @@ from nelbo.studio.words import bits, duration
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from nelbo.data import Dataset
     from nelbo.jobs.progress import Progress
 
 EVERY = 2.0
@@ -106,23 +107,48 @@ def unused_name(studio: Studio, family: str, spec: str) -> str:
 
 def halt(studio: Studio, run: str | None) -> list[Any]:
     """Ask the chosen run's training to end."""
+    from nelbo.jobs.progress import progress_of
+
     path = chosen(studio, run)
+    begun = progress_of(path).step > 0
     studio.trainings.stop(path)
+    if not begun:
+        return [note(f"{path.name} stops. It has hardly begun; “Train this run on” starts it again, or continues it.")]
     return [note(f"{path.name} writes a checkpoint and stops. “Train this run on” continues it.")]
 
 
 def train_on(studio: Studio, run: str | None, minutes: float) -> list[Any]:
-    """Continue the chosen run to its end, or for so many minutes more if it has ended."""
+    """Continue the chosen run to its end, or for minutes more if it has ended; without a checkpoint, start it."""
     from nelbo.jobs.progress import progress_of
+    from nelbo.training import latest_checkpoint
 
     path = chosen(studio, run)
     found = progress_of(path)
     words = []
     if found.share >= 1:
         words = [f"--minutes={found.seconds / 60 + minutes:.2f}"]
-    studio.opened(run).dataset.split("train")  # raises if its data have vanished or are elsewhere
+    begun = latest_checkpoint(path) is not None
+    data = studio.opened(run).dataset if begun else unbegun_data(studio, path)
+    data.split("train")  # raises if they have vanished
     studio.trainings.resume(path, family_word(found.family), words)
-    return [note(f"{path.name} trains on.")]
+    if not begun:
+        return [note(f"{path.name} has no checkpoint, so it starts from nothing.")]
+    return [note(f"{path.name} trains on" + (f", for {minutes:g} min more." if words else "."))]
+
+
+def unbegun_data(studio: Studio, path: Path) -> Dataset:
+    """The data of a run without a checkpoint.
+
+    Raises:
+        InputError: they have vanished, or are elsewhere.
+    """
+    from nelbo.jobs.run import Run, is_place
+
+    opened = Run(studio.folders.contained(path))
+    data = opened.config.data.data
+    if is_place(data):
+        studio.folders.contained(data)
+    return opened.dataset
 
 
 def chosen(studio: Studio, run: str | None) -> Path:
@@ -141,7 +167,7 @@ def look(studio: Studio, run: str | None, seen: str | None) -> list[Any]:
     from nelbo.jobs.progress import latest_samples, progress_of
 
     if not run:
-        return [note("No run is chosen. Start a training on the left."), "", None]
+        return [note("No run is chosen. “Start a training” makes one."), "", None]
     path = studio.folders.inside(run)
     failed = studio.trainings.ended_badly(path)
     try:

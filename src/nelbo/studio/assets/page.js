@@ -1,0 +1,11 @@
+() => {
+  // A report has its full height; it runs no scripts, so its height is measured from here.
+  document.addEventListener('load', (event) => {
+    const frame = event.target;
+    if (!(frame instanceof HTMLIFrameElement) || !frame.matches('.report') || !frame.contentDocument) return;
+    const root = frame.contentDocument.documentElement;
+    const fit = () => { frame.style.height = `${Math.ceil(root.getBoundingClientRect().height) + 2}px`; };
+    new ResizeObserver(fit).observe(root);
+    fit();
+  }, true);
+}

@@ -1,0 +1,208 @@
+"""What visitors with a mouse have found: each in Chromium, or against the function behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from studio_helpers import Served
+from test_studio_page import SLOW, Visit, paint
+
+
+@pytest.fixture(scope="module")
+def visit(chromium: Any, studio: Served) -> Iterator[Visit]:
+    """One visit on a desktop."""
+    found = Visit(chromium, studio)
+    found.run("digits-ddpm")
+    yield found
+    found.close()
+
+
+def test_a_refused_upload_leaves_no_image(visit: Visit, tmp_path: Path) -> None:
+    page = visit.page
+    visit.screen("Edit")
+    visit.seen("#edit-canvas canvas:not([hidden])")
+    (tmp_path / "bad.png").write_bytes(b"not an image")
+    page.locator("#edit-upload input[type=file]").set_input_files(str(tmp_path / "bad.png"))
+    visit.note("edit", "bad.png")
+    page.wait_for_function("document.querySelector('#edit-canvas canvas').hidden", timeout=SLOW)
+    visit.press("Draw")
+    visit.note("edit", "there is none of this run")
+    page.locator("#edit-upload").get_by_role("button", name="Clear", exact=True).click()
+    visit.seen("#edit-canvas canvas:not([hidden])")
+    page.wait_for_function("document.querySelector('#edit-note').innerText.trim() === ''", timeout=SLOW)
+    paint(visit)
+    page.wait_for_function("/pixels are/.test(document.querySelector('#edit-canvas').innerText)", timeout=SLOW)
+    visit.press("Draw")
+    visit.note("edit", "6 draws")
+
+
+def test_a_colour_file_is_converted_for_a_grey_run(visit: Visit, tmp_path: Path) -> None:
+    from nelbo.jobs.edit_images import converted_levels
+
+    colour = np.zeros((8, 8, 4), np.uint8)
+    colour[..., 0], colour[:4, :, 3] = 255, 255
+    Image.fromarray(colour).save(tmp_path / "red.png")
+    found, lost = converted_levels(tmp_path / "red.png", (1, 8, 8), 17, None)
+    assert found.unique().tolist() == [round(0.299 * 16)]
+    assert "colour with transparency" in lost
+    visit.screen("Edit")
+    visit.page.locator("#edit-upload input[type=file]").set_input_files(str(tmp_path / "red.png"))
+    visit.note("edit", "red.png is converted: it is colour with transparency, and the run's images are grey")
+    visit.page.locator("#edit-upload").get_by_role("button", name="Clear", exact=True).click()
+
+
+def test_draws_of_an_edit_are_saved(visit: Visit, folders: Path) -> None:
+    page = visit.page
+    visit.screen("Edit")
+    visit.seen("#edit-canvas canvas:not([hidden])")
+    page.get_by_label("Vary", exact=True).check()
+    visit.note("edit", "noised")
+    visit.press("Draw")
+    visit.note("edit", "6 draws")
+    page.locator("#edit-save").click()
+    found = visit.note("edit", r"Saved as .*\.png").removeprefix("Saved as ").strip().removesuffix(".")
+    assert (folders / found).is_file()
+    assert Path(found).name.startswith("vary-step-")
+    with page.expect_download() as waiting:
+        page.locator("#edit-file").click()
+    assert Path(waiting.value.path()).read_bytes() == (folders / found).read_bytes()
+
+
+def test_saved_images_have_the_step_that_drew_them_and_their_label(folders: Path) -> None:
+    import nelbo
+    from nelbo.jobs.sample import usual_out
+
+    run = nelbo.Run(folders / "runs/digits-vae")
+    assert usual_out(run, 3, 4, ".npz", 7, "a/b").name == "step-00000007-n3-seed4-a_b.npz"
+    assert usual_out(run, 3, 4).name == f"step-{run.step:08d}-n3-seed4.png"
+
+
+def test_photographs_against_digits_are_one_sentence(studio: Served, folders: Path, tmp_path: Path) -> None:
+    import nelbo
+    from nelbo.errors import InputError
+    from nelbo.options import DataOptions
+    from nelbo.studio.safety import Folders
+    from nelbo.studio.screens.odd import as_the_run, converted
+    from nelbo.studio.studio import Studio
+    from nelbo.studio.trainings import Trainings
+
+    places = Folders([tmp_path])
+    made = Studio(places, Trainings(places), tmp_path)
+    config = nelbo.Run(folders / "runs/digits-vae").config
+    images = config.images
+    for k in range(12):
+        noise = np.random.default_rng(k).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{k}.png")
+    data = as_the_run(DataOptions(data=str(tmp_path)), config, "resize")
+    with pytest.raises(InputError, match=r"knows 8×8 digits of 17 levels.*train a run on such images") as found:
+        converted(made, data, images)
+    assert found.value.where == "data"
+    line = converted(made, data.model_copy(update={"levels": 256}), images)
+    assert "Channels converted from 3 to 1" in line
+
+
+def test_errors_name_only_controls_that_exist(studio: Served) -> None:
+    from studio_helpers import config_of
+
+    from nelbo.studio.words import LABELS
+
+    shown = {each["props"].get("label") for each in config_of(studio.address)["components"]}
+    shown |= {
+        each["props"].get("value") for each in config_of(studio.address)["components"] if each["type"] == "button"
+    }
+    assert set(LABELS.values()) <= shown
+
+
+def test_a_training_that_used_its_time_has_ended(folders: Path) -> None:
+    from nelbo.jobs.progress import progress_of
+
+    found = progress_of(folders / "runs/digits-ddpm")
+    assert found.minutes == 0.12
+    assert found.share == 1.0
+
+
+def test_a_bar_that_other_threads_move_is_watched_and_can_be_ended() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from nelbo.report.progress import bar
+    from nelbo.watching import watched
+
+    seen: list[float | None] = []
+
+    def watch(task: str, share: float | None) -> None:
+        seen.append(share)
+        if share == 0.5:
+            raise KeyError(task)
+
+    with watched(watch), bar("decompressing", 4) as progress, ThreadPoolExecutor(1) as pool:
+        pool.submit(progress.move, 1).result()
+        with pytest.raises(KeyError, match="decompressing"):
+            pool.submit(progress.move, 2).result()
+    assert seen == [0.0, 0.25, 0.5]
+
+
+def test_a_decompression_that_is_stopped_ends_its_workers(folders: Path, tmp_path: Path) -> None:
+    pytest.importorskip("constriction", reason="the codec needs nelbo[codec]")
+    import nelbo
+    from nelbo.jobs.codec_crew import Worker
+    from nelbo.jobs.compress import compress
+    from nelbo.jobs.decompress import decompress
+    from nelbo.watching import watched
+
+    run = nelbo.Run(folders / "runs/digits-vae")
+    compress(run, "digits", tmp_path / "all.nelbo", split="train", check=False)
+    workers: list[Worker] = []
+
+    def watch(task: str, share: float | None) -> None:
+        if task.startswith("decompressing") and share:
+            raise KeyError(task)
+
+    made = Worker.__init__
+
+    def remember(self: Worker, *values: Any) -> None:
+        made(self, *values)
+        workers.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Worker, "__init__", remember)
+        with watched(watch), pytest.raises(KeyError, match="decompressing"):
+            decompress(run, tmp_path / "all.nelbo")
+    assert workers
+    assert all(each.process.poll() is not None for each in workers)
+
+
+def test_a_number_out_of_range_is_one_line(visit: Visit) -> None:
+    visit.screen("Denoise")
+    visit.page.get_by_label("Number").locator("visible=true").first.fill("-3")
+    visit.press("Show")
+    assert visit.note("denoise", "too small").strip() == "Number: -3 is too small; choose 0 or more"
+    visit.page.get_by_label("Number").locator("visible=true").first.fill("0")
+
+
+def test_a_report_has_its_full_height(visit: Visit) -> None:
+    page = visit.page
+    visit.screen("Odd ones")
+    visit.value("#odd-n", "5")
+    visit.press("Find the odd ones")
+    visit.seen("#odd-page iframe")
+    page.wait_for_function(
+        """() => { const frame = document.querySelector('#odd-page iframe');
+          const root = frame.contentDocument.documentElement;
+          return root.getBoundingClientRect().height > 100 &&
+            Math.abs(frame.clientHeight - root.getBoundingClientRect().height) < 6; }""",
+        timeout=SLOW,
+    )
+
+
+def test_errors_keep_the_names_of_runs() -> None:
+    pytest.importorskip("gradio", reason="the studio needs nelbo[studio]")
+    from nelbo.errors import InputError
+    from nelbo.studio.answers import sentence
+    from nelbo.studio.html import problem
+
+    assert ">digits-1: no training runs there<" in problem(sentence(InputError("digits-1", "no training runs there")))
