@@ -176,6 +176,14 @@ def test_a_decompression_that_is_stopped_ends_its_workers(folders: Path, tmp_pat
     assert all(each.process.poll() is not None for each in workers)
 
 
+def test_the_list_of_runs_closes_by_tab(visit: Visit) -> None:
+    page = visit.page
+    page.locator("#run input").focus()
+    page.wait_for_selector("ul[role=listbox]", timeout=SLOW)
+    page.keyboard.press("Tab")
+    page.wait_for_selector("ul[role=listbox]", state="detached", timeout=SLOW)
+
+
 def test_a_number_out_of_range_is_one_line(visit: Visit) -> None:
     visit.screen("Denoise")
     visit.page.get_by_label("Number").locator("visible=true").first.fill("-3")

@@ -8,4 +8,8 @@
     new ResizeObserver(fit).observe(root);
     fit();
   }, true);
+  // Tab leaves a list, which Gradio's answer to the key would open again.
+  document.addEventListener('keydown', (event) => {
+    if (event.key === 'Tab' && event.target.matches?.('[role=combobox]')) event.stopPropagation();
+  }, true);
 }
