@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from studio_helpers import Served
+from studio_helpers import LENGTH, Served
 from test_studio_page import SLOW, Visit, paint
 
 
@@ -122,7 +122,7 @@ def test_a_training_that_used_its_time_has_ended(folders: Path) -> None:
     from nelbo.jobs.progress import progress_of
 
     found = progress_of(folders / "runs/digits-ddpm")
-    assert found.minutes == 0.12
+    assert found.minutes == LENGTH.get("minutes")
     assert found.share == 1.0
 
 

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from studio_helpers import PICTURES, Served
 
+import nelbo
 from nelbo.data import load
 from nelbo.report.pictures import picture
 
@@ -350,6 +351,10 @@ def test_images_are_compressed_and_come_back(visit: Visit, folders: Path, tmp_pa
     size = int(line.split(" images in ")[1].split(" ")[0].replace(",", ""))
     (file,) = (folders / "runs/digits-vae/compressed").glob("*.nelbo")
     assert file.stat().st_size == size
+    parts = nelbo.info(file)["parts"]
+    images = sum(parts.get(name, 0) for name in ("model", "initial", "plain", "apart"))
+    facts = visit.page.locator("#compress-facts").inner_text()
+    assert f"Of which no images\n{size - images:,} bytes" in facts
     table = visit.page.locator("#compress-facts table").inner_text()
     assert {"PNG, a file each", "WebP, side by side"} <= set(re.findall(r"^[^\t\n]+", table, re.MULTILINE))
     visit.press("Decompress")

@@ -14,7 +14,7 @@ from nelbo.codec.archive import Archive
 from nelbo.codec.chunks import CHAIN, EACH, PLAIN, Head
 from nelbo.codec.container import APART, CHUNK, GOLDEN, HEADER, TABLE, is_container
 from nelbo.codec.container import HEAD as BLOCK
-from nelbo.report.compressed import Bounds, Compression
+from nelbo.report.compressed import NO_IMAGES, Bounds, Compression
 
 NAMES = {HEADER: "header", GOLDEN: "golden", TABLE: "table", APART: "apart"}
 SHOWN = 3
@@ -120,7 +120,7 @@ def rates(each: int, by_model: int, first: int, alone: int, parts: dict[str, int
     if not dims:
         return {"bits_per_dim": None}
     bits = {name: 8 * size for name, size in parts.items() if name != "apart"}
-    container = sum(bits.get(name, 0) for name in ("header", "golden", "table", "index"))
+    container = sum(bits.get(name, 0) for name in NO_IMAGES)
     found: dict[str, float | None] = {
         "bits_per_dim": sum(bits.values()) / dims,
         "container_bits_per_dim": container / dims,

@@ -36,6 +36,10 @@ def is_surrogate(sign: str) -> bool:
     return "\udc80" <= sign <= "\udcff"
 
 
+NO_IMAGES = ("header", "golden", "table", "index")
+"""The parts of a file that hold no images."""
+
+
 class Bounds(Record):
     """Bounds of the images in a file, each with the Monte Carlo error for these images, in bits/dim."""
 

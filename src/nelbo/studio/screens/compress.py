@@ -107,8 +107,10 @@ def compressed(
 
 def described(result: Compression) -> str:
     """What the file takes."""
-    images = sum(result.parts.get(name, 0) for name in ("model", "plain", "apart"))
-    pairs = {"File": f"{result.bytes:,} bytes", "Of which no images": f"{result.bytes - images:,} bytes"}
+    from nelbo.report.compressed import NO_IMAGES
+
+    others = sum(result.parts.get(name, 0) for name in NO_IMAGES)
+    pairs = {"File": f"{result.bytes:,} bytes", "Of which no images": f"{others:,} bytes"}
     if result.bits_per_dim is not None:
         pairs["Whole file"] = f"{result.bits_per_dim:.3f} bits/dim"
     if result.model_bits_per_dim is not None:
