@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +47,24 @@ def test_images_and_words_come_back(name: str) -> None:
     found, left = again.decode(coded, len(images))
     np.testing.assert_array_equal(found, images)
     np.testing.assert_array_equal(left, words)
+
+
+def test_two_threads_code_one_after_another() -> None:
+    """torch's default dtype is of the whole process: one that leaves float64 would take it from the other."""
+    entered: list[torch.dtype] = []
+
+    def second() -> None:
+        with float64():
+            entered.append(torch.get_default_dtype())
+
+    other = threading.Thread(target=second)
+    with float64(), float64():  # one thread may enter again
+        other.start()
+        time.sleep(0.2)
+        assert entered == []
+    other.join()
+    assert entered == [torch.float64]
+    assert torch.get_default_dtype() == torch.float32
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "vdm-v"])  # that one's latents are escapes
@@ -182,7 +202,7 @@ def test_golden_numbers_are_the_model(name: str) -> None:
     model, coder = coder_of(name)
     golden = coder.golden()
     assert golden.dtype == np.float64
-    assert 100 <= len(golden) <= 2000
+    assert 50 <= len(golden) <= 300
     assert difference(coder_for(model, coder.settings).golden(), golden) == 0
     weights = dict(model.named_parameters())
     name, weight = max(weights.items(), key=lambda item: item[1].numel())

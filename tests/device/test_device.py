@@ -23,6 +23,7 @@ from nelbo.models.vae import VAE, VAEOptions
 from nelbo.models.vdm import VDM, VDMOptions
 from nelbo.options import TrainingOptions
 from nelbo.rng import Stream, normal, uniform, words
+from nelbo.torch_settings import default_dtype
 from nelbo.training import Trainer
 
 DEVICE = torch.device(os.environ.get("NELBO_TEST_DEVICE", "cpu"))
@@ -74,8 +75,7 @@ def test_a_golden_run_gives_the_numbers_of_the_cpu(path: Path) -> None:
 def trained(family: str, device: torch.device, folder: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
     """The losses of three steps in float64, and the weights."""
     kind, options = FAMILIES[family]
-    torch.set_default_dtype(torch.float64)
-    try:
+    with default_dtype(torch.float64):
         torch.manual_seed(0)
         model = kind.from_options(options().resolved(SHAPE), SHAPE, LEVELS).to(device)
         images = torch.randint(0, LEVELS, (40, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
@@ -85,8 +85,6 @@ def trained(family: str, device: torch.device, folder: Path) -> tuple[list[float
         model.train()
         losses = [float(trainer.advance()[0]) for _ in range(3)]
         return losses, {name: value.detach().cpu() for name, value in model.state_dict().items()}
-    finally:
-        torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -20,7 +20,7 @@ from nelbo.jobs.run import Run
 from nelbo.models.base import GenerativeModel, LikelihoodModel
 from nelbo.models.diffusion import Diffusion, in_steps
 from nelbo.models.sampling import SampleSettings
-from nelbo.training.machine import default_dtype
+from nelbo.torch_settings import default_dtype
 
 RUNS = Path(__file__).parent
 EXPECTED, INFO = "expected.safetensors", "info.json"
@@ -63,7 +63,7 @@ def samples(model: GenerativeModel) -> Iterator[tuple[str, Tensor]]:
 def numbers(path: Path, device: str = "cpu") -> dict[str, Tensor]:
     """All results of a golden run, by name, in float64, so that the order of additions does not matter."""
     run = Run(path)
-    with default_dtype("fp64"):
+    with default_dtype(torch.float64):
         return numbers_of(run, run.model(device=device).double())
 
 

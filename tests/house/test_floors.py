@@ -13,7 +13,7 @@ from nelbo.config.families import OURS
 SOURCE = Path(__file__).parents[2] / "src" / "nelbo"
 
 FLOORS = [
-    ["errors", "limits"],
+    ["errors", "limits", "torch_settings"],
     ["check", "cores", "course", "files", "options", "processes", "rng", "units", "streams", "watching"],
     ["theory"],
     ["diffusion"],

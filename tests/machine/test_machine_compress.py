@@ -542,11 +542,11 @@ def test_a_chunk_that_ends_its_process_is_lost_alone(
     ],
 )
 def test_what_cannot_be_done_is_one_line(
-    line: str, words: list[str], vae_run: Path, digits_run: Path, colour_folder: Path, here: Path, alone: None
+    line: str, words: list[str], vae_run: Path, own_run: Path, colour_folder: Path, here: Path, alone: None
 ) -> None:
     (here / "empty").mkdir()
     nelbo.compress(vae_run, "digits", "x.nelbo", split="test", limit=100)
-    names = {"RUN": vae_run, "OTHER": digits_run, "colour": colour_folder, "RUN/config.toml": vae_run / "config.toml"}
+    names = {"RUN": vae_run, "OTHER": own_run, "colour": colour_folder, "RUN/config.toml": vae_run / "config.toml"}
     if "TWIN" in line:
         call_well(
             *("train", "vae", "--steps", "3", "--latent", "4", "--batch-size", "16", "--out", "twin", "--device", "cpu")

@@ -21,6 +21,7 @@ from nelbo.models.vae import VAE, VAEOptions
 from nelbo.options import TrainingOptions
 from nelbo.processes import Team
 from nelbo.rng import Draws
+from nelbo.torch_settings import default_dtype
 from nelbo.training import Trainer
 from nelbo.training.activations import blocks_of
 from nelbo.training.batches import Batches
@@ -46,12 +47,9 @@ def gradients(model: Any, folder: Path, **options: Any) -> dict[str, Tensor]:
     recipe = TrainingOptions(steps=5, batch_size=11, precision="fp64", clip=1e9, device="cpu", **options)
     trainer = Trainer(model.double(), images, recipe, folder)
     trainer.zero_grad = lambda: None  # type: ignore[method-assign]
-    torch.set_default_dtype(torch.float64)
-    try:
+    with default_dtype(torch.float64):
         trainer.model.train()
         trainer.advance()
-    finally:
-        torch.set_default_dtype(torch.float32)
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 

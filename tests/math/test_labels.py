@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -30,6 +28,7 @@ from nelbo.nn.clusters import Clusters
 from nelbo.nn.unet import UNet
 from nelbo.rng import Draws
 from nelbo.theory.likelihoods import to_unit
+from nelbo.torch_settings import default_dtype
 
 CPU = torch.device("cpu")
 SHAPE, LEVELS, SPREAD = (1, 2, 2), 17, 0.15
@@ -201,17 +200,6 @@ def test_the_share_of_a_cluster_in_a_class_is_its_definition() -> None:
     np.testing.assert_allclose(clusters.shares_by_label.sum(1).numpy(), 1.0, rtol=1e-12)
 
 
-@contextmanager
-def double_precision() -> Iterator[None]:
-    """float64 as the default type."""
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(default)
-
-
 @pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 3.0])
 def test_the_guided_field_is_a_combination_of_scores(scale: float) -> None:
     """ε̂ = −√(1 − ᾱ) ∇ ln [p(z)^{1 − g} p(z|y)^g], by gradients of exact densities; of p(z|y) outside the interval."""
@@ -220,7 +208,7 @@ def test_the_guided_field_is_a_combination_of_scores(scale: float) -> None:
     gamma = torch.linspace(-6, 6, n, dtype=torch.float64)
     label = torch.arange(n) % 3 + 1
     guided = Guided(model.denoiser.given(Known(label=label)), scale, (-3.0, 2.0))
-    with torch.no_grad(), double_precision():
+    with torch.no_grad(), default_dtype(torch.float64):
         found = guided(z, gamma)
     joint = log_joint(z, gamma, torch.zeros_like(z))
     inside = (gamma >= -3) & (gamma <= 2)
@@ -241,7 +229,7 @@ def test_guidance_away_from_a_weaker_model_is_a_combination_of_both_scores() -> 
     gamma, label = torch.linspace(-6, 6, n, dtype=torch.float64), torch.arange(n) % 3 + 1
     other = label % 3 + 1
     away_from = model.denoiser.given(Known(label=other))
-    with torch.no_grad(), double_precision():
+    with torch.no_grad(), default_dtype(torch.float64):
         found = Guided(model.denoiser.given(Known(label=label)), scale, away_from=away_from)(z, gamma)
     joint = log_joint(z, gamma, torch.zeros_like(z))
     (scale * joint.gather(1, label[:, None] - 1) + (1 - scale) * joint.gather(1, other[:, None] - 1)).sum().backward()

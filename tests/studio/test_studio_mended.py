@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from studio_helpers import LENGTH, Served
 from test_studio_page import SLOW, Visit, paint
@@ -80,6 +81,23 @@ def test_saved_images_have_the_step_that_drew_them_and_their_label(folders: Path
     run = nelbo.Run(folders / "runs/digits-vae")
     assert usual_out(run, 3, 4, ".npz", 7, "a/b").name == "step-00000007-n3-seed4-a_b.npz"
     assert usual_out(run, 3, 4).name == f"step-{run.step:08d}-n3-seed4.png"
+
+
+def test_rows_of_images_are_saved_in_columns(tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="the studio needs nelbo[studio]")
+    from nelbo.studio.saving import FORMATS, strip
+
+    images = torch.randint(0, 17, (6, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    made = strip([images[:3], images[3:]], 17, tmp_path, "walk")
+    for suffix in FORMATS.values():
+        made.save(made.out(suffix))
+        assert made.out(suffix).name == f"walk-2{suffix}"  # none is overwritten
+    with np.load(tmp_path / "samples/walk.npz") as found:
+        np.testing.assert_array_equal(found["images"][..., 0], images[:, 0].numpy())
+    with Image.open(tmp_path / "samples/walk.gif") as film, Image.open(tmp_path / "samples/walk.png") as whole:
+        assert film.n_frames == 3  # type: ignore[attr-defined]
+        assert whole.width > whole.height  # 3 columns, 2 rows
+        assert film.width < film.height  # 1 column, 2 rows
 
 
 def test_photographs_against_digits_are_one_sentence(studio: Served, folders: Path, tmp_path: Path) -> None:

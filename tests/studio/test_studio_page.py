@@ -236,6 +236,8 @@ def test_latents_are_walked(visit: Visit) -> None:
     visit.press("Walk")
     visit.note("latents", "From seed 0 to seed 1")
     assert visit.seen("#latents-pictures img").count() == 8
+    visit.page.locator("#latents-save").click()
+    visit.note("latents", r"Saved as .*walk-step-\d{8}-seed0-to-seed1\.png")
     visit.picture("latents")
     visit.press("Line between the two images")
     visit.note("latents", "Deterministic flow")
@@ -480,14 +482,16 @@ def test_slow_work_shows_progress_and_can_be_stopped(chromium: Any, studio: Serv
     limit.fill("1259")
     tab.page.get_by_label("train", exact=True).locator("visible=true").first.check()
     tab.value("#odd-n", "50")
+    stop = tab.page.get_by_role("button", name="Stop", exact=True).locator("visible=true")
+    assert stop.is_disabled()
     tab.press("Find the odd ones")
     tab.seen("#odd-note progress")
     began = time.monotonic()
     tab.press("Stop")
     tab.note("odd", "Stopped")
     assert time.monotonic() - began < 20
+    assert stop.is_disabled()
     limit.fill("1200")  # other images, or the result would be known if the first was done before the stop
-    tab.page.wait_for_timeout(1000)  # for a moment after a stop, Gradio takes a click as one of the stopped event
     tab.press("Find the odd ones")
     tab.seen("#odd-note progress")
     tab.close()  # in the middle

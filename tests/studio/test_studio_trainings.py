@@ -68,8 +68,9 @@ def test_a_training_survives_the_studio_and_is_found_again(chromium: Any, tmp_pa
         tab.page.wait_for_function(
             "document.querySelector('#train-live')?.innerText.includes('training,')", timeout=SLOW
         )
-        tab.press("Train this run on")
-        tab.note("train", "being trained already")
+        assert tab.page.locator("#train-more").is_disabled()
+        with pytest.raises(InputError, match="being trained already"):  # two visitors who press at once
+            Trainings(Folders([tmp_path / "runs"])).resume(run, "vae")
         tab.press("Stop this run")
         tab.note("train", "writes a checkpoint")
         until(lambda: lock_holder(run) is None)
@@ -114,23 +115,17 @@ def test_a_full_disk_is_said_before_a_training(
 
 def test_a_full_disk_while_saving_is_one_message(folders: Path, tmp_path: Path) -> None:
     pytest.importorskip("gradio", reason="the studio needs nelbo[studio]")
-    from nelbo.options import SampleOptions
     from nelbo.studio.answers import quick, warm
-    from nelbo.studio.screens.sample import FORMATS, Kept, write
+    from nelbo.studio.saving import FORMATS, Savable, saved
     from nelbo.studio.studio import Studio
 
-    class Full:
-        """Images on a full disk."""
-
-        images = (1, 2)
-
-        def save(self, out: Path) -> None:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out))
+    def full(out: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out))
 
     warm()  # answers wait for it
     found = Folders([folders / "runs"])
-    studio, run = Studio(found, Trainings(found), tmp_path), str(folders / "runs/digits-vae")
-    note, _ = quick(write, 1)(studio, run, Kept(Full(), SampleOptions(), 7), next(iter(FORMATS)))
+    made = Savable(lambda suffix: folders / f"runs/x{suffix}", full)
+    note, _ = quick(saved, 1)(Studio(found, Trainings(found), tmp_path), FORMATS, made, next(iter(FORMATS)))
     assert "the disk is full" in note
     assert "problem" in note
 

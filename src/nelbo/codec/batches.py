@@ -19,6 +19,7 @@ from nelbo.codec.convolution import replace_convolutions
 from nelbo.codec.stack import Stack, Words
 from nelbo.errors import InputError
 from nelbo.options import Shape
+from nelbo.torch_settings import default_dtype
 
 M = TypeVar("M", bound=nn.Module)
 MOST_IN_FLIGHT = 64
@@ -38,13 +39,8 @@ def in_float64(model: M) -> M:
 @contextmanager
 def float64() -> Iterator[None]:
     """A context without gradients in which float64 is torch's default dtype, as nelbo's models use it."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        torch.set_default_dtype(before)
+    with default_dtype(torch.float64), torch.no_grad():
+        yield
 
 
 def batches(count: int, size: int) -> list[slice]:

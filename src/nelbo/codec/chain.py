@@ -28,6 +28,7 @@ from torch import Tensor
 
 from nelbo.check import checked
 from nelbo.codec.batches import THINNEST, BatchCoder, InFlight, float64, in_float64, padded, pattern_images, patterned
+from nelbo.codec.golden import numbers_of
 from nelbo.codec.grid import Rounding, pop_salt, push_salt, salted
 from nelbo.codec.moments import FastMoments
 from nelbo.codec.pixels import NormalPixels, Pixels, TablePixels
@@ -256,8 +257,7 @@ class ChainCoder(BatchCoder):
             told = self.told(self.clusters_of(pattern_images(self.shape, self.levels, 1)))
             places = sorted({0, len(self.steps) // 2, len(self.steps) - 1})
             z = [np.rint(patterned(self.dims).numpy() / self.steps[k].width).astype(np.int64) for k in places]
-            parts = [self.here(told, k, some).output.reshape(-1)[: 2**7] for k, some in zip(places, z, strict=True)]
-        return np.concatenate([part.numpy() for part in parts])
+            return numbers_of([self.here(told, k, some).output for k, some in zip(places, z, strict=True)])
 
 
 def normal_bits_of(std: Floats) -> Floats:

@@ -50,7 +50,7 @@ class Described(Protocol):
     in_flight: int
 
     def golden(self) -> NDArray[np.float64]:
-        """Parameters of the coder's laws for fixed inputs, some hundred numbers: :mod:`nelbo.codec.golden`."""
+        """Parameters of the coder's laws for fixed inputs, about a hundred numbers: :mod:`nelbo.codec.golden`."""
 
 
 class Coder(Described, Protocol):
@@ -109,16 +109,30 @@ def coder_for(
     Raises:
         InputError: the model has no codec, or not this one, or the settings are not those of a coder.
     """
-    if each and not isinstance(model, VAE):
-        raise InputError("each", f"is for a vae, but this is {model.family}; leave it out")
+    require_codec(model, each)
     if isinstance(model, VAE):
         chosen = each_settings if each else vae_settings
         return vae_coder(model, settings or chosen(model, examples(model, images)).model_dump())
     if isinstance(model, HVAE):
         return hvae_coder(model, settings or hvae_settings(model, examples(model, images)).model_dump())
-    if isinstance(model, Diffusion):
-        return chain_coder(model, settings or chain_settings(model).model_dump())
-    raise InputError("RUN", f"cannot be compressed with: {why_not(model)}")
+    assert isinstance(model, Diffusion)
+    return chain_coder(model, settings or chain_settings(model).model_dump())
+
+
+def require_codec(model: GenerativeModel, each: bool = False) -> None:
+    """Check that there is a codec.
+
+    Args:
+        model: the model.
+        each: whether it has to code images one by one.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not isinstance(model, VAE | HVAE | Diffusion):
+        raise InputError("RUN", f"cannot be compressed with: {why_not(model)}")
+    if each and not isinstance(model, VAE):
+        raise InputError("each", f"is for a vae, but this is {model.family}; leave it out")
 
 
 def why_not(model: GenerativeModel) -> str:

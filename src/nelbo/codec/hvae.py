@@ -38,6 +38,7 @@ from nelbo.codec.batches import (
     patterned,
     power_below,
 )
+from nelbo.codec.golden import numbers_of
 from nelbo.codec.grid import Rounding, pop_salt, push_salt, salted
 from nelbo.codec.pixels import Pixels, pixels_of
 from nelbo.codec.stack import Floats, Ints, Normals, Stack
@@ -158,9 +159,8 @@ class HVAECoder(BatchCoder):
                 np.rint(patterned(count * math.prod(size)).numpy() / width).astype(np.int64)
                 for size, width in zip(self.model.ladder.maps, self.widths, strict=True)
             ]
-            parts = [part for law in self.all_laws(pattern_images(self.shape, self.levels, count), z) for part in law]
-            found = [part[:count].reshape(-1)[: 2**6] for part in parts]
-        return np.concatenate([part.numpy() for part in found])
+            laws = self.all_laws(pattern_images(self.shape, self.levels, count), z)
+            return numbers_of([part[:count] for law in laws for part in law])
 
     def all_laws(self, images: NDArray[np.uint8], z: list[Ints]) -> list[tuple[Tensor, ...]]:
         """μ and ln σ of each q and p at z_1 … z_T, and the decoder's output."""

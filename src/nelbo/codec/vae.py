@@ -30,6 +30,7 @@ from nelbo.codec.batches import (
     patterned,
     power_below,
 )
+from nelbo.codec.golden import numbers_of
 from nelbo.codec.grid import Rounding, pop_salt, push_salt, salted
 from nelbo.codec.pixels import Pixels, pixels_of
 from nelbo.codec.stack import Floats, Ints, Normals, Stack
@@ -111,8 +112,7 @@ class VAELaws:
         with float64():
             q = self.q(pattern_images(self.model.shape, self.model.levels))
             z = np.rint(patterned(2, len(self.widths)).numpy() / self.widths).astype(np.int64)
-            parts = [q.mean, 0.5 * q.var.log(), self.output(z)]
-            return np.concatenate([part.reshape(-1)[: 2**7].numpy() for part in parts])
+            return numbers_of([q.mean, 0.5 * q.var.log(), self.output(z)])
 
 
 class VAECoder(BatchCoder):

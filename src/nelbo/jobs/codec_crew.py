@@ -25,6 +25,7 @@ from nelbo.codec.coder import Images
 from nelbo.cores import ALLOWED, CHOSEN, SPIN
 from nelbo.errors import InputError
 from nelbo.jobs._frames import receive, send
+from nelbo.torch_settings import num_threads
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 POSIX = os.name == "posix"
@@ -178,12 +179,12 @@ class Here:
 
     def encode(self, images: Images, first: int, step: Step) -> bytes:
         """A chunk of these images."""
-        with torch_threads(self.threads), self.timed():
+        with num_threads(self.threads), self.timed():
             return self.coder.encode(images, first, step)
 
     def decode(self, payload: bytes, step: Step) -> Images:
         """The images of a chunk."""
-        with torch_threads(self.threads), self.timed():
+        with num_threads(self.threads), self.timed():
             return self.coder.decode(payload, step)
 
     @contextmanager
@@ -195,19 +196,6 @@ class Here:
 
     def close(self) -> None:
         """Nothing to end."""
-
-
-@contextmanager
-def torch_threads(threads: int) -> Iterator[None]:
-    """A context in which operations have this number of threads."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class Lane(NamedTuple):

@@ -22,7 +22,7 @@ from nelbo.check import checked
 from nelbo.codec.archive import MOST_IMAGES, ArchiveWriter, Header
 from nelbo.codec.chain import MOST_STEPS
 from nelbo.codec.chunks import DamagedChunkError, plain_chunk
-from nelbo.codec.coder import Coder, EachCoder, Images
+from nelbo.codec.coder import Coder, EachCoder, Images, require_codec
 from nelbo.errors import InputError
 from nelbo.files import atomic_write
 from nelbo.jobs._digest import digests
@@ -125,8 +125,9 @@ def in_asked_steps(run: Run, model: GenerativeModel, options: CompressOptions) -
     """The model in the steps of the file, K network evaluations for each image.
 
     Raises:
-        InputError: steps are given, but the model has none, or fewer.
+        InputError: it has no codec, or steps are given, but it has none, or fewer.
     """
+    require_codec(model, options.each)
     if isinstance(model, Diffusion):
         evaluations = evaluations_of(model, options)  # in continuous time, the first latent takes one more
         return in_best_steps(run, model, max(1, evaluations - (model.timeline.gammas is None)), options.weights)

@@ -30,7 +30,7 @@ from nelbo.training import Trainer, latest_checkpoint, read_checkpoint
 from nelbo.training.activations import require_blocks
 from nelbo.training.checkpoint import shared
 from nelbo.training.compiling import require_compilable
-from nelbo.training.machine import Sizing, default_dtype, keep_memory, training_device, training_dtypes
+from nelbo.training.machine import Sizing, dtype_of, keep_memory, training_device, training_dtypes
 
 
 class Work(NamedTuple):
@@ -81,7 +81,7 @@ def train_together(settle: Callable[[], Work], model: GenerativeModel | None = N
 
 def fresh_model(config: RunConfig) -> GenerativeModel:
     """The model with initial weights that depend only on its seed."""
-    with torch.random.fork_rng([]), default_dtype(config.training.precision):
+    with torch.random.fork_rng([]), dtype_of(config.training.precision):
         torch.manual_seed(config.training.seed)
         return build_model(config)
 

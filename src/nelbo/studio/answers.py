@@ -15,11 +15,13 @@ import gradio as gr
 from nelbo.errors import InputError
 from nelbo.studio.html import busy, problem
 from nelbo.studio.words import plain
+from nelbo.torch_settings import DEFAULT_DTYPE
 from nelbo.watching import watched
 
 PATIENCE = 0.4
 """Seconds before the progress of an answer is shown."""
 EVERY = 0.25
+STOPPED = "Stopped. Nothing was written."
 AT_ONCE = 4
 """Long answers of all visitors that may wait at the same time; they are computed one after another."""
 
@@ -74,22 +76,26 @@ class Work:
             raise StoppedError
 
 
-def long(answer: Answer, outputs: int) -> Callable[..., Iterator[list[Any]]]:
+def long(answer: Answer, outputs: int, stop: bool = False) -> Callable[..., Iterator[list[Any]]]:
     """An event's function that shows the progress of an answer; it ends the answer if the visitor leaves or stops it.
 
     Args:
         answer: the function, which returns a note and the values of the outputs.
         outputs: the number of outputs besides the note.
+        stop: whether a button that stops it is the last output; there is nothing to press before and after.
     """
+
+    def button(on: bool) -> list[Any]:
+        return [gr.Button(interactive=on)] if stop else []
 
     def call(*values: Any) -> Iterator[list[Any]]:
         work = Work(answer, values)
         try:
             wait = PATIENCE
             while not work.done.wait(wait):
-                yield [busy(work.task, work.share), *[gr.skip()] * outputs]
+                yield [busy(work.task, work.share), *[gr.skip()] * outputs, *button(True)]
                 wait = EVERY
-            yield result(work, outputs)
+            yield [*result(work, outputs), *button(False)]
         finally:
             work.left.set()
 
@@ -115,7 +121,8 @@ def quick(answer: Answer, outputs: int) -> Callable[..., list[Any]]:
     def call(*values: Any) -> list[Any]:
         WARM.wait()
         try:
-            return list(answer(*values))
+            with DEFAULT_DTYPE:  # a file that is being written may need another for a moment
+                return list(answer(*values))
         except Exception as error:
             return [problem(sentence(error)), *[gr.skip()] * outputs]
 
@@ -127,7 +134,7 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, InputError):
         return plain(error)
     if isinstance(error, StoppedError):
-        return "Stopped. Nothing was written."
+        return STOPPED
     if isinstance(error, OSError):
         name = f"{error.filename}: " if error.filename else ""
         if error.errno == errno.ENOSPC:

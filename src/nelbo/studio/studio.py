@@ -6,13 +6,14 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import gradio as gr
 
 from nelbo.errors import InputError
 from nelbo.jobs.progress import found_runs
-from nelbo.studio.answers import AT_ONCE, Answer, long, quick
+from nelbo.studio.answers import AT_ONCE, STOPPED, Answer, long, quick
+from nelbo.studio.html import note
 from nelbo.studio.safety import Folders
 from nelbo.studio.trainings import Trainings
 
@@ -194,37 +195,49 @@ class Studio:
         inputs: Sequence[Any],
         outputs: Sequence[Any],
         stop: gr.Button | None = None,
+        once: bool = False,
     ) -> None:
         """Wire a long answer, with progress in the place of the note, and a button that stops it.
+
+        A click during an answer, or in the moment after a stop, is answered next. Of other events, such as those of a
+        slider, the last one is.
 
         Args:
             triggers: events of components.
             answer: from the values of the inputs to a note and the values of the outputs.
             inputs, outputs: components; the first output is for the note.
             stop: the button.
+            once: leave such an event out: a second press of a button that writes is no second wish.
         """
-        call = long(answer, len(outputs) - 1)
+        call = long(answer, len(outputs) - 1, stop is not None)
         events = [
             trigger(
                 call,
                 list(inputs),
-                list(outputs),
+                [*outputs, *([] if stop is None else [stop])],
                 show_progress="hidden",
-                trigger_mode="once",
+                trigger_mode="once" if once else mode_of(trigger),
                 concurrency_limit=AT_ONCE,
                 api_visibility="private",
             )
             for trigger in (triggers if isinstance(triggers, Sequence) else [triggers])
         ]
         if stop is not None:
-            stop.click(stopped, None, [outputs[0]], cancels=events, show_progress="hidden", api_visibility="private")
+            shown = [outputs[0], stop]
+            stop.click(stopped, None, shown, cancels=events, show_progress="hidden", api_visibility="private")
 
 
-def stopped() -> str:
-    """The note after a stop."""
-    from nelbo.studio.html import note
+def mode_of(trigger: Callable[..., Any]) -> Literal["multiple", "always_last"]:
+    """Which events that come during an answer are answered.
 
-    return note("Stopped. Nothing was written.")
+    After a stop Gradio drops an event that waits as the last, so clicks do not wait there.
+    """
+    return "multiple" if getattr(trigger, "event_name", "") == "click" else "always_last"
+
+
+def stopped() -> list[Any]:
+    """The note after a stop, and the button, which waits for other work."""
+    return [note(STOPPED), gr.Button(interactive=False)]
 
 
 def is_readable(folders: Folders, path: Path) -> bool:

@@ -16,6 +16,7 @@ from nelbo.errors import InputError
 from nelbo.limits import memory
 from nelbo.options import TrainingOptions
 from nelbo.processes import count, place
+from nelbo.torch_settings import default_dtype
 
 ACCELERATORS = ("cuda", "mps", "xpu")
 LARGE = 2**20
@@ -112,7 +113,7 @@ def single(value: Any) -> Any:
 @contextlib.contextmanager
 def training_dtypes(device: torch.device, precision: str) -> Iterator[None]:
     """The dtypes of a training run: all float64 if ``precision`` says so, none on a device that has it not."""
-    with default_dtype(precision), contextlib.nullcontext() if has_float64(device) else Float32Only(device):
+    with dtype_of(precision), contextlib.nullcontext() if has_float64(device) else Float32Only(device):
         yield
 
 
@@ -209,12 +210,6 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     return torch.autocast(device.type, dtype) if dtype == torch.bfloat16 else contextlib.nullcontext()
 
 
-@contextlib.contextmanager
-def default_dtype(precision: str) -> Iterator[None]:
+def dtype_of(precision: str) -> contextlib.AbstractContextManager[object]:
     """Make and compute everything in float64, if ``precision`` says so."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64 if precision == "fp64" else before)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
+    return default_dtype(torch.float64) if precision == "fp64" else contextlib.nullcontext()

@@ -29,7 +29,7 @@ def build(studio: Studio) -> None:
             limit = gr.Number(200, precision=0, label="Images to score")
     with gr.Row():
         go = gr.Button("Compare", variant="primary", min_width=80, elem_id="compare-go")
-        stop = gr.Button("Stop", min_width=80)
+        stop = gr.Button("Stop", min_width=80, interactive=False)
     said = gr.HTML(note("Choose two runs or more."), elem_id="compare-note")
     page = gr.HTML(elem_id="compare-page")
     studio.answer([studio.run.change, studio.tab.select], partial(listed, studio), [runs], [said, runs])

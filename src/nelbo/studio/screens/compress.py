@@ -45,7 +45,7 @@ def build(studio: Studio) -> None:
             steps = gr.Slider(2, 96, 24, step=1, label="Steps", info="More: a smaller file, slower.", visible=False)
             with gr.Row():
                 go = gr.Button("Compress", variant="primary", min_width=80, elem_id="compress-go")
-                stop = gr.Button("Stop", min_width=80)
+                stop = gr.Button("Stop", min_width=80, interactive=False)
         with gr.Column(scale=3, min_width=300):
             said = gr.HTML(note("Choose images; the run at the top codes them."), elem_id="compress-note")
             about = gr.HTML(elem_id="compress-facts")
@@ -58,8 +58,10 @@ def build(studio: Studio) -> None:
     made = gr.State(None)
     studio.answer([studio.run.change, studio.tab.select], partial(fitting, studio), [studio.run], [said, steps])
     asked = [studio.run, spec, split, limit, upload, steps]
-    studio.work(go.click, partial(compressed, studio), asked, [said, about, made, file], stop)
-    studio.work(back.click, partial(decompressed, studio), [studio.run, given, made], [said, returned, images], stop)
+    studio.work(go.click, partial(compressed, studio), asked, [said, about, made, file], stop, once=True)
+    studio.work(
+        back.click, partial(decompressed, studio), [studio.run, given, made], [said, returned, images], stop, once=True
+    )
 
 
 def fitting(studio: Studio, run: str | None) -> list[Any]:

@@ -34,7 +34,7 @@ def build(studio: Studio) -> None:
             label = gr.Dropdown([EVERY], value=EVERY, label="Class", elem_id="data-class")
             start = gr.Slider(0, 1, 0, step=SHOWN, label="From image", elem_id="data-start")
             check = gr.Button("Find unreadable files", elem_id="data-check")
-            stop = gr.Button("Stop", min_width=80, elem_id="data-stop")
+            stop = gr.Button("Stop", min_width=80, interactive=False, elem_id="data-stop")
         with gr.Column(scale=3, min_width=300):
             said = gr.HTML(note("Choose “Data”, then “Look”."), elem_id="data-note")
             about = gr.HTML(elem_id="data-facts")

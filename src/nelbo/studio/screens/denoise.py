@@ -9,6 +9,7 @@ import gradio as gr
 
 from nelbo.errors import InputError
 from nelbo.studio.html import curve, facts, figures, note
+from nelbo.studio.saving import save_row, strip
 from nelbo.studio.studio import Screen, Studio
 from nelbo.studio.words import bits, signed, whole
 
@@ -30,15 +31,16 @@ def build(studio: Studio) -> None:
             number = gr.Number(0, precision=0, label="Number", info="Of the image, or the seed.")
             with gr.Row():
                 go = gr.Button("Show", variant="primary", min_width=80, elem_id="denoise-go")
-                stop = gr.Button("Stop", min_width=80)
+                stop = gr.Button("Stop", min_width=80, interactive=False)
         with gr.Column(scale=3, min_width=300):
             t = gr.Slider(0, 1, 0.5, step=0.01, label="t", info="1 is noise alone, 0 the image.", elem_id="denoise-t")
             said = gr.HTML(note("Choose an image, then “Show”."), elem_id="denoise-note")
             now = gr.HTML(elem_id="denoise-now")
             way = gr.HTML(elem_id="denoise-way")
+            made = save_row(studio, "denoise", said)
     asked = [studio.run, source, number]
     studio.work(
-        [go.click, source.input, number.submit], partial(show, studio, ways), [*asked, t], [said, now, way], stop
+        [go.click, source.input, number.submit], partial(show, studio, ways), [*asked, t], [said, now, way, made], stop
     )
     studio.answer(t.input, partial(move, studio, ways), [*asked, t], [said, now])
 
@@ -70,17 +72,22 @@ def found(studio: Studio, ways: Ways, run: str | None, source: str, number: floa
 
 def show(studio: Studio, ways: Ways, run: str | None, source: str, number: float | None, t: float) -> list[Any]:
     """The image, its forward process, and its state at t."""
+    import torch
+
     way, spent = found(studio, ways, run, source, number)
-    strip = way.strip()
-    levels = way.model.levels
-    pictures = figures([each.z for each in strip], levels, [f"z at t = {each.t:.2f}" for each in strip], "strip")
-    guesses = figures([each.x_0 for each in strip], levels, [f"x̂₀ at t = {each.t:.2f}" for each in strip], "strip")
+    levels, shown = way.model.levels, way.strip()
+    z, x_0 = torch.stack([each.z for each in shown]), torch.stack([each.x_0 for each in shown])
+    pictures = figures(z, levels, [f"z at t = {each.t:.2f}" for each in shown], "strip")
+    guesses = figures(x_0, levels, [f"x̂₀ at t = {each.t:.2f}" for each in shown], "strip")
     name = "The drawing" if way.frames else "The forward process"
     head = f"<h2>{name}, and the model's guess at each t</h2>"
     said = (
         f"The whole bound of this image is {bits(*spent.total)}, of which its levels take {spent.reconstruction:.3f}."
     )
-    return [note(said), state(way, spent, t), head + pictures + guesses]
+    opened = studio.opened(run)
+    file = f"denoise-step-{opened.step:08d}-{'seed' if way.frames else 'image'}{whole(number, 'number')}"
+    made = strip([z, x_0], levels, opened.path, file)
+    return [note(said), state(way, spent, t), head + pictures + guesses, made]
 
 
 def move(studio: Studio, ways: Ways, run: str | None, source: str, number: float | None, t: float) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
@@ -12,7 +12,7 @@ from nelbo.errors import InputError
 from nelbo.studio.answers import sentence, timed
 from nelbo.studio.html import figures, note, problem
 from nelbo.studio.paint import NOTHING, marked, painter, painting
-from nelbo.studio.saving import REMEMBERED, save_row, saved
+from nelbo.studio.saving import REMEMBERED, Savable, save_row
 from nelbo.studio.screens.data import FITS
 from nelbo.studio.screens.sample import ANY
 from nelbo.studio.studio import Screen, Studio
@@ -21,7 +21,7 @@ from nelbo.studio.words import duration, whole
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nelbo.jobs.edit import Edited, Verb
+    from nelbo.jobs.edit import Verb
     from nelbo.options import Fit
     from nelbo.studio.held import HeldRun
 
@@ -29,14 +29,6 @@ VERBS: dict[str, Verb] = {"Fill the hole": "inpaint", "Vary": "vary", "Enlarge":
 PREVIEW_STEPS = 5
 FORMATS = {"PNG, one picture": ".png", "NPZ, the exact levels": ".npz"}
 FIT: dict[str, Fit] = {"crop": "crop", "pad": "pad", "resize": "resize"}
-
-
-class Made(NamedTuple):
-    """Draws, with their seed and the step of the checkpoint that drew them."""
-
-    done: Edited
-    seed: int
-    step: int
 
 
 def build(studio: Studio) -> None:
@@ -63,11 +55,10 @@ def build(studio: Studio) -> None:
             label = gr.Dropdown([ANY], value=ANY, label="Label", visible=False)
             with gr.Row():
                 go = gr.Button("Draw", variant="primary", min_width=80, elem_id="edit-go")
-                stop = gr.Button("Stop", min_width=80)
+                stop = gr.Button("Stop", min_width=80, interactive=False)
             said = gr.HTML(note("Choose an image, paint over a part of it, then “Draw”."), elem_id="edit-note")
             shown = gr.HTML(elem_id="edit-pictures")
-            kind, save, file = save_row(FORMATS, "edit")
-    made = gr.State(None, time_to_live=REMEMBERED)
+            made = save_row(studio, "edit", said, FORMATS)
     place = [said, canvas, image]
     given = [studio.run, number, upload, fit]
     studio.answer([number.input, number.submit], partial(numbered, studio), given, [*place, upload])
@@ -79,7 +70,6 @@ def build(studio: Studio) -> None:
     asked = [studio.run, image, canvas, verb, strength, factor, n, seed, label]
     studio.work([go.click, strength.release], partial(draw, studio, None), asked, [said, shown, made], stop)
     studio.answer(strength.input, partial(draw, studio, PREVIEW_STEPS), asked, [said, shown, made])
-    studio.work(save.click, partial(write, studio), [studio.run, made, kind], [said, file], stop)
 
 
 def chosen(studio: Studio, run: str | None, number: float | None, upload: str | None, fit: str) -> list[Any]:
@@ -169,6 +159,7 @@ def draw(
     """The image before, and the draws after."""
     from nelbo.jobs.edit import edit
     from nelbo.jobs.edit_images import reduced
+    from nelbo.jobs.edit_output import save, usual_out
 
     opened = studio.opened(run)
     images = opened.config.images
@@ -192,18 +183,8 @@ def draw(
     return [
         note(line, f"How: {done.how}."),
         f"<h2>Before</h2>{before}<h2>After</h2>{after}",
-        Made(done, seed, opened.step),
+        Savable(partial(usual_out, opened, word, seed, opened.step), partial(save, done)),
     ]
-
-
-def write(studio: Studio, run: str | None, made: Made | None, kind: str) -> list[Any]:
-    """Write the draws to RUN/samples, and offer them for download."""
-    from nelbo.jobs.edit_output import save, usual_out
-
-    if made is None:
-        raise InputError("save", "there are no draws yet; draw some first")
-    out = usual_out(studio.opened(run), made.done.verb, made.seed, made.step, FORMATS[kind])
-    return saved(studio, out, partial(save, made.done))
 
 
 SCREEN = Screen(60, "edit", "Edit", build)

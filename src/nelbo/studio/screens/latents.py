@@ -10,6 +10,7 @@ import gradio as gr
 from nelbo.errors import InputError
 from nelbo.studio.answers import timed
 from nelbo.studio.html import figures, note, sheet
+from nelbo.studio.saving import save_row, strip
 from nelbo.studio.studio import Screen, Studio
 from nelbo.studio.words import duration, whole
 
@@ -30,15 +31,17 @@ def build(studio: Studio) -> None:
             b = gr.Number(1, precision=0, label="Second image")
             line = gr.Button("Line between the two images", elem_id="latents-line")
             parts = gr.Button("What the latents do", elem_id="latents-views")
-            stop = gr.Button("Stop", min_width=80)
+            stop = gr.Button("Stop", min_width=80, interactive=False)
         with gr.Column(scale=3, min_width=300):
             said = gr.HTML(note("Choose two seeds, then “Walk”."), elem_id="latents-note")
             shown = gr.HTML(elem_id="latents-pictures")
+            made = save_row(studio, "latents", said)
     ends = [studio.run, first, last, count]
-    studio.answer([first.input, last.input], partial(walked, studio, QUICK), ends, [said, shown])
-    studio.work([walk.click, first.release, last.release], partial(walked, studio, FULL), ends, [said, shown], stop)
-    studio.work(line.click, partial(lined, studio), [studio.run, a, b, count], [said, shown], stop)
-    studio.work(parts.click, partial(viewed, studio), [studio.run], [said, shown], stop)
+    found = [said, shown, made]
+    studio.answer([first.input, last.input], partial(walked, studio, QUICK), ends, found)
+    studio.work([walk.click, first.release, last.release], partial(walked, studio, FULL), ends, found, stop)
+    studio.work(line.click, partial(lined, studio), [studio.run, a, b, count], found, stop)
+    studio.work(parts.click, partial(viewed, studio), [studio.run], found, stop)
 
 
 def walked(studio: Studio, steps: int, run: str | None, first: float, last: float, count: float) -> list[Any]:
@@ -52,11 +55,15 @@ def walked(studio: Studio, steps: int, run: str | None, first: float, last: floa
     names = [f"{k / (n - 1):.0%} of the way" for k in range(n)]
     names[0], names[-1] = f"seed {seeds[0]}", f"seed {seeds[1]}"
     said = f"{'Preview: from' if steps == QUICK else 'From'} seed {seeds[0]} to seed {seeds[1]}, {duration(seconds)}."
-    return [note(said), figures(images, opened.config.images.levels, names)]
+    levels = opened.config.images.levels
+    made = strip([images], levels, opened.path, f"walk-step-{opened.step:08d}-seed{seeds[0]}-to-seed{seeds[1]}")
+    return [note(said), figures(images, levels, names), made]
 
 
 def lined(studio: Studio, run: str | None, a: float | None, b: float | None, count: float) -> list[Any]:
     """Images between two images of the test split."""
+    import torch
+
     from nelbo.jobs.edit import edit
 
     opened = studio.opened(run)
@@ -67,7 +74,10 @@ def lined(studio: Studio, run: str | None, a: float | None, b: float | None, cou
     done, seconds = timed(lambda: edit(opened, "interpolate", *(images[row] for row in rows), frames=int(count)))
     shown = [done.given[0], *done.images, done.given[1]]
     names = [f"image {rows[0]}", *[f"{k / (int(count) - 1):.0%}" for k in range(int(count))], f"image {rows[1]}"]
-    return [note(f"{done.how[:1].upper()}{done.how[1:]}, {duration(seconds)}."), figures(shown, done.levels, names)]
+    file = f"line-step-{opened.step:08d}-images{rows[0]}-to-{rows[1]}"
+    made = strip([torch.stack(shown)], done.levels, opened.path, file)
+    said = f"{done.how[:1].upper()}{done.how[1:]}, {duration(seconds)}."
+    return [note(said), figures(shown, done.levels, names), made]
 
 
 def viewed(studio: Studio, run: str | None) -> list[Any]:
@@ -78,10 +88,14 @@ def viewed(studio: Studio, run: str | None) -> list[Any]:
     opened = studio.opened(run)
     found = views(opened)
     if not found:
-        return [note(f"A {opened.config.family} has no such pictures; its walks show its latents."), ""]
+        return [note(f"A {opened.config.family} has no such pictures; its walks show its latents."), "", None]
     levels = opened.config.images.levels
     pictures = [sheet(grid(images, levels, columns), title) for title, images, columns in found]
-    return [note(f"{opened.config.family} at step {opened.step:,}, on images of the test split."), "".join(pictures)]
+    return [
+        note(f"{opened.config.family} at step {opened.step:,}, on images of the test split."),
+        "".join(pictures),
+        None,
+    ]
 
 
 SCREEN = Screen(50, "latents", "Latents", build)

@@ -35,7 +35,7 @@ def build(studio: Studio) -> None:
             fit = gr.Radio(FITS[1:], value="resize", label="Fit", info="How images of another size are converted.")
             with gr.Row():
                 go = gr.Button("Find the odd ones", variant="primary", min_width=80, elem_id="odd-go")
-                stop = gr.Button("Stop", min_width=80)
+                stop = gr.Button("Stop", min_width=80, interactive=False)
         with gr.Column(scale=3, min_width=300):
             said = gr.HTML(
                 note("Choose “Data”. What is normal is what the run at the top was trained on."),

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from nelbo.errors import InputError
 from nelbo.studio.html import figures, note
-from nelbo.studio.saving import REMEMBERED, save_row, saved
+from nelbo.studio.saving import Savable, save_row
 from nelbo.studio.studio import Screen, Studio
 from nelbo.studio.words import duration, whole
 
@@ -23,14 +22,6 @@ ANY = "any"
 AUTO = "the run's default"
 SAMPLERS = (AUTO, "unipc", "dpm++", "heun", "ddim", "ancestral")
 FORMATS = {"PNG, one picture": ".png", "NPZ, the exact levels": ".npz", "GIF, the denoising": ".gif"}
-
-
-class Kept(NamedTuple):
-    """Images that were drawn, with their options and the step of the checkpoint that drew them."""
-
-    found: Drawn
-    options: SampleOptions
-    step: int
 
 
 def build(studio: Studio) -> None:
@@ -48,24 +39,22 @@ def build(studio: Studio) -> None:
             temperature = gr.Slider(0, 1.5, 1, step=0.05, label="Temperature", info="Of the latents.", visible=False)
             with gr.Row():
                 go = gr.Button("Draw", variant="primary", min_width=80, elem_id="sample-go")
-                stop = gr.Button("Stop", min_width=80, elem_id="sample-stop")
+                stop = gr.Button("Stop", min_width=80, interactive=False, elem_id="sample-stop")
         with gr.Column(scale=3, min_width=300):
             said = gr.HTML(elem_id="sample-note")
             pictures = gr.HTML(elem_id="sample-pictures")
-            kind, save, file = save_row(FORMATS, "sample")
-    drawn = gr.State(None, time_to_live=REMEMBERED)
+            made = save_row(studio, "sample", said, FORMATS)
     settings = [studio.run, n, seed, label, guidance, steps, sampler, temperature]
     fitted = [said, label, guidance, steps, sampler, temperature]
-    studio.answer([studio.run.change, studio.tab.select], partial(fitting, studio), [studio.run, label, drawn], fitted)
+    studio.answer([studio.run.change, studio.tab.select], partial(fitting, studio), [studio.run, label, made], fitted)
     moved = [each.input for each in (guidance, steps, temperature)]
     studio.answer(moved, partial(preview, studio), settings, [said, pictures])
     released = [each.release for each in (n, guidance, steps, temperature)]
     chosen = [label.input, sampler.input, seed.submit]
-    studio.work([go.click, *released, *chosen], partial(draw, studio), settings, [said, pictures, drawn, file], stop)
-    studio.work(save.click, partial(write, studio), [studio.run, drawn, kind], [said, file], stop)
+    studio.work([go.click, *released, *chosen], partial(draw, studio), settings, [said, pictures, made], stop)
 
 
-def fitting(studio: Studio, run: str | None, label: str, drawn: object) -> list[Any]:
+def fitting(studio: Studio, run: str | None, label: str, made: object) -> list[Any]:
     """The controls that the family of a run uses."""
     from nelbo.models._distilled import Distilled
     from nelbo.models.diffusion import Diffusion
@@ -75,7 +64,7 @@ def fitting(studio: Studio, run: str | None, label: str, drawn: object) -> list[
     model = studio.opened(run).model()
     over_steps, latent = isinstance(model, Diffusion), not isinstance(model, Diffusion | Distilled)
     return [
-        gr.skip() if drawn else "",
+        gr.skip() if made else "",
         gr.Dropdown(
             choices=[ANY, *model.classes],
             value=label if label in model.classes else ANY,
@@ -119,12 +108,14 @@ def options_of(
 
 def draw(studio: Studio, run: str | None, n: float, *values: Any) -> list[Any]:
     """Images in full quality."""
-    from nelbo.jobs.sample import drawn
+    from nelbo.jobs.sample import drawn, usual_out
 
     opened = studio.opened(run)
     options = options_of(opened.model(), *values)
-    found = drawn(opened, int(n), options, keep_frames=True)
-    return [about(found, opened.step), shown(found, options.seed), Kept(found, options, opened.step), gr.skip()]
+    found, step = drawn(opened, int(n), options, keep_frames=True), opened.step
+    n, label = len(found.images), options.label or ""
+    made = Savable(lambda suffix: usual_out(opened, n, options.seed, suffix, step, label), found.save)
+    return [about(found, step), shown(found, options.seed), made]
 
 
 def preview(studio: Studio, run: str | None, n: float, *values: Any) -> list[Any]:
@@ -154,18 +145,6 @@ def shown(found: Drawn, seed: int) -> str:
     names = [f"seed {seed}, {i}" for i in range(len(found.images))]
     names = [f"{name}: {label}" for name, label in zip(names, found.labels, strict=True)] if found.labels else names
     return figures(found.images, found.levels, names)
-
-
-def write(studio: Studio, run: str | None, drawn: Kept | None, kind: str) -> list[Any]:
-    """Write the images to RUN/samples, and offer them for download."""
-    from nelbo.jobs.sample import usual_out
-
-    if drawn is None:
-        raise InputError("save", "there are no images yet; draw some first")
-    found, options, step = drawn
-    n, label = len(found.images), options.label or ""
-    out = usual_out(studio.opened(run), n, options.seed, FORMATS[kind], step, label)
-    return saved(studio, out, found.save)
 
 
 SCREEN = Screen(30, "sample", "Sample", build)

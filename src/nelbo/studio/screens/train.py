@@ -43,18 +43,18 @@ def build(studio: Studio) -> None:
         with gr.Column(scale=3, min_width=300):
             said = gr.HTML(elem_id="train-note")
             with gr.Row():
-                stop = gr.Button("Stop this run", elem_id="train-stop")
-                more = gr.Button("Train this run on", elem_id="train-more")
+                stop = gr.Button("Stop this run", interactive=False, elem_id="train-stop")
+                more = gr.Button("Train this run on", interactive=False, elem_id="train-more")
             live = gr.HTML(elem_id="train-live")
             pictures = gr.HTML(elem_id="train-pictures")
     family.change(lambda word: gr.Dropdown(info=family_summary(word)), [family], [family], show_progress="hidden")
     asked = [family, spec, minutes, labels, name, size, fit]
-    studio.work(go.click, partial(start, studio), asked, [said, studio.run])
+    studio.work(go.click, partial(start, studio), asked, [said, studio.run], once=True)
     studio.answer(stop.click, partial(halt, studio), [studio.run], [said])
     studio.answer(more.click, partial(train_on, studio), [studio.run, minutes], [said])
     seen = gr.State(None)
     clock = gr.Timer(EVERY)
-    shown = [live, pictures, seen]
+    shown = [live, pictures, seen, stop, more]
     studio.answer([clock.tick, studio.run.change], partial(look, studio), [studio.run, seen], shown)
 
 
@@ -163,17 +163,28 @@ def chosen(studio: Studio, run: str | None) -> Path:
 
 
 def look(studio: Studio, run: str | None, seen: str | None) -> list[Any]:
-    """What is known of the training of the chosen run; its samples if there are new ones."""
+    """What is known of the training of the chosen run, its samples if there are new ones, and what can be done."""
+    if not run:
+        return [note("No run is chosen. “Start a training” makes one."), "", None, *able(False, False)]
+    path = studio.folders.inside(run)
+    running = studio.trainings.running(path)
+    return [*looked(studio, path, seen, running), *able(running, not running)]
+
+
+def able(stop: bool, more: bool) -> list[Any]:
+    """The buttons that stop a run, and train it on."""
+    return [gr.Button(interactive=stop), gr.Button(interactive=more)]
+
+
+def looked(studio: Studio, path: Path, seen: str | None, running: bool) -> list[Any]:
+    """The state of a run, its newest samples if they are not those that were ``seen``, and which were seen now."""
     from nelbo.jobs.progress import latest_samples, progress_of
 
-    if not run:
-        return [note("No run is chosen. “Start a training” makes one."), "", None]
-    path = studio.folders.inside(run)
     failed = studio.trainings.ended_badly(path)
     try:
         found = progress_of(path)
     except InputError:
-        if studio.trainings.running(path):
+        if running:
             return [note(f"{path.name} is starting."), "", None]
         raise
     samples = latest_samples(path)
