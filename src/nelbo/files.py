@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,27 +23,34 @@ WRITING = ".writing-"
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, new: bool = False) -> Iterator[Path]:
     """A temporary path beside ``path`` for a file or a folder, which is renamed to ``path`` when complete.
+
+    The path is of this thread alone. Those that killed processes have left are removed.
 
     Args:
         path: the final path; its folder is made if needed. An existing file is replaced, an existing folder is not.
+        new: whether a file is not replaced either: one that has appeared meanwhile, because the caller has looked.
 
     Yields:
         The temporary path, with the same suffix. It is removed if writing fails.
 
     Raises:
         OSError: the path cannot be written; the error names ``path``.
+        InputError: the path is ``new``, and exists.
     """
     aside = beside(path)
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove(aside)
+        for left in [aside, *abandoned(path)]:
+            remove(left)
         try:
             yield aside
             if aside.is_file():
                 with aside.open("rb+") as file:
                     os.fsync(file.fileno())
+            if new and path.exists():
+                raise InputError(str(path), "was made by another process meanwhile; choose another path")
             aside.replace(path)
         except BaseException:
             remove(aside)
@@ -102,8 +111,28 @@ def lock_holder(folder: Path) -> int | None:
 
 
 def beside(path: Path) -> Path:
-    """The temporary path for ``path``."""
-    return path.with_name(f"{WRITING}{path.name}")
+    """The temporary path of this thread for ``path``."""
+    return path.with_name(f"{WRITING}{os.getpid()}.{threading.get_native_id()}-{path.name}")
+
+
+def abandoned(path: Path) -> list[Path]:
+    """The temporary paths for ``path`` of processes that have ended."""
+    form = re.compile(rf"{re.escape(WRITING)}(\d+)\.\d+-{re.escape(path.name)}")
+    found = [(form.fullmatch(name), name) for name in os.listdir(path.parent)]
+    return [path.with_name(name) for match, name in found if match and not is_alive(int(match[1]))]
+
+
+def is_alive(process: int) -> bool:
+    """Whether there is a process of this number; where that cannot be asked, True."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def is_empty(folder: Path) -> bool:

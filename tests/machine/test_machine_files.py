@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from machine_helpers import call
 
+from nelbo.errors import InputError
 from nelbo.files import atomic_write, replace_text, sole
 from nelbo.jobs.monitor import Monitor
 from nelbo.training import Step, latest_checkpoint
@@ -52,12 +55,38 @@ def test_a_folder_too(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         one_of_three(place / "many")
     assert not list(place.iterdir())
-    (place / ".writing-many").mkdir()  # left by a process that was killed
-    (place / ".writing-many" / "old").touch()
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    (place / f".writing-{ended.pid}.{ended.pid}-many").mkdir()  # left by a process that was killed
+    (place / f".writing-{ended.pid}.{ended.pid}-many" / "old").touch()
     with atomic_write(place / "many") as aside:
         aside.mkdir()
         (aside / "one").touch()
     assert sorted(p.relative_to(place).as_posix() for p in place.rglob("*")) == ["many", "many/one"]
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_two_that_write_one_path(tmp_path: Path, new: bool) -> None:
+    """Neither disturbs the other; what must be new is not replaced by the second."""
+    path, theirs = tmp_path / "x.txt", []
+
+    def other() -> None:
+        with atomic_write(path, new) as aside:
+            theirs.append(aside)
+            aside.write_text("other")
+
+    with contextlib.ExitStack() as stack:
+        if new:
+            stack.enter_context(pytest.raises(InputError, match="made by another process"))
+        aside = stack.enter_context(atomic_write(path, new))
+        aside.write_text("mine")
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        assert theirs[0] != aside
+        assert (path.read_text(), aside.read_text()) == ("other", "mine")
+    assert path.read_text() == ("other" if new else "mine")
+    assert not list(tmp_path.glob(".writing*"))
 
 
 @pytest.mark.parametrize("inside", [True, False])

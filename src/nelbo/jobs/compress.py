@@ -83,7 +83,7 @@ def compress(
     inputs = given_inputs(run, images, labels, options)
     model = in_asked_steps(run, run.model(options.weights, "cpu"), options)
     job = Job.of(run, model, inputs, options)
-    with atomic_write(out) as aside:
+    with atomic_write(out, new=True) as aside:
         with aside.open("wb") as file:
             writer = ArchiveWriter(file, job.header, golden_numbers(job.coder))
             for payload in inputs.apart:
