@@ -44,6 +44,8 @@ def test_a_training_survives_the_studio_and_is_found_again(chromium: Any, tmp_pa
         tab = Visit(chromium, studio, runs=False)
         tab.screen("Train")
         tab.page.get_by_label("Name").locator("visible=true").fill("mine")
+        tab.press("Estimate")
+        tab.note("train", "images/s here: .* steps, each image about .* times")
         tab.press("Start a training")
         tab.note("train", "Started mine")
         tab.page.wait_for_function(

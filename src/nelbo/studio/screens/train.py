@@ -39,7 +39,9 @@ def build(studio: Studio) -> None:
             name = gr.Textbox("", label="Name", placeholder="such as digits-1", elem_id="train-name")
             with gr.Accordion("Images of other sizes", open=False):
                 size, fit = size_and_fit()
-            go = gr.Button("Start a training", variant="primary", min_width=80, elem_id="train-go")
+            with gr.Row():
+                go = gr.Button("Start a training", variant="primary", min_width=80, elem_id="train-go")
+                guess = gr.Button("Estimate", min_width=80, elem_id="train-guess")
         with gr.Column(scale=3, min_width=300):
             said = gr.HTML(elem_id="train-note")
             with gr.Row():
@@ -50,6 +52,7 @@ def build(studio: Studio) -> None:
     family.change(lambda word: gr.Dropdown(info=family_summary(word)), [family], [family], show_progress="hidden")
     asked = [family, spec, minutes, labels, name, size, fit]
     studio.work(go.click, partial(start, studio), asked, [said, studio.run], once=True)
+    studio.work(guess.click, partial(guessed, studio), [family, spec, minutes, labels, size, fit], [said], once=True)
     studio.answer(stop.click, partial(halt, studio), [studio.run], [said])
     studio.answer(more.click, partial(train_on, studio), [studio.run, minutes], [said])
     seen = gr.State(None)
@@ -77,6 +80,19 @@ def start(
     choices += [] if str(path) in known else [(studio.name_of(path), str(path))]
     line = f"Started {path.name} for {minutes:g} min. It goes on if you close this page or end the studio."
     return [note(line), gr.Dropdown(choices=choices, value=str(path))]
+
+
+def guessed(studio: Studio, family: str, spec: str, minutes: float, labels: bool, size: str, fit: str) -> list[Any]:
+    """How far a training would come."""
+    from nelbo.jobs.estimate import estimate
+    from nelbo.jobs.monitor import rounded
+
+    found = estimate(family_word(family), asked_options(studio, spec, size, fit), minutes, labels)
+    speed, steps = rounded(found.images_per_second), rounded(found.steps)
+    visits = rounded(found.steps * found.batch_size / found.images)
+    line = f"About {speed} images/s here: {minutes:g} min are about {steps} steps, each image about {visits} times."
+    more = f"{found.parameters:,} parameters, {found.batch_size} images a step, {found.images:,} training images."
+    return [note(line, more)]
 
 
 def problem_of(studio: Studio, path: Path, patience: float = 20.0) -> None:
