@@ -18,6 +18,7 @@ Shape = tuple[int, int, int]
 Fit = Literal["crop", "pad", "resize"]
 SplitBy = Literal["hash", "rank"]
 Spacing = Literal["even", "best"]
+Variance = Literal["beta", "beta_tilde", "learned", "moments"]
 Layout = Literal["nhw", "nhwc", "nchw", "hwc", "chw"]
 AtLeastOne = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -351,7 +352,7 @@ class ScoreOptions(ImagesOptions):
     spacing: Spacing | None = None
     """With --T: even in t (the default), or best, the steps with the lowest bound on val, by costs that are measured
     once and stored in RUN/steps.json."""
-    reverse_variance: Literal["beta", "beta_tilde", "learned", "moments"] | None = None
+    reverse_variance: Variance | None = None
     """With --T: σ² of the steps; default: the model's own, and with --spacing best moments, β̃ + c² Var(x|z), if the
     model knows Var(x|z)."""
     baseline: Path | None = None

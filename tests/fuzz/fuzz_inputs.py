@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gzip
 import hashlib
 import io
@@ -21,6 +22,7 @@ from PIL import Image
 from nelbo.codec.apart import decode_apart, encode_apart
 from nelbo.codec.archive import Archive, ArchiveWriter, Header, Table
 from nelbo.codec.chunks import DamagedChunkError, decode_chunk, plain_chunk
+from nelbo.codec.coder import coder_for
 from nelbo.codec.container import TABLE
 from nelbo.codec.kinds import Kind
 from nelbo.config.files import read_run_config, read_user_config
@@ -30,6 +32,11 @@ from nelbo.data.folder import read_folder
 from nelbo.data.idx import read_idx
 from nelbo.errors import InputError
 from nelbo.jobs.archive_facts import facts_of
+from nelbo.jobs.codec_worker import ChunkCoder
+from nelbo.models.base import GenerativeModel
+from nelbo.models.diffusion import in_steps
+from nelbo.models.vae import VAE, VAEOptions
+from nelbo.models.vdm import VDM, VDMOptions
 from nelbo.options import DataOptions, RunDataOptions, TrainingOptions
 from nelbo.training.checkpoint import FILES, Checkpoint, fit, read_checkpoint, write_checkpoint
 
@@ -40,6 +47,7 @@ HEADER = {
     **{"nelbo": "0", "family": "vae", "weights": "ema", "weights_sha256": "0" * 64, "model_sha256": "0" * 64},
     **{"step": 1, "shape": (1, 4, 4), "levels": 17, "count": 5, "apart": 1, "coder": {}},
 }
+SHAPE = (1, 4, 4)
 SCRATCH = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
 
 
@@ -115,6 +123,20 @@ def part(data: bytes, folder: Path) -> None:
     archive(stream.getvalue(), folder)
 
 
+def coded(data: bytes, folder: Path) -> None:
+    """A chunk of a model, by the first byte, after the settings of its coder, whose digest in the header would fit."""
+    settings, _, payload = data[1:].partition(b"\n")
+    model, _ = coding_models().get(data[:1], coding_models()[b"v"])
+    try:
+        found = Header.model_validate(HEADER | {"coder": json.loads(settings)}).coder
+    except (ValueError, RecursionError):
+        raise InputError("x.nelbo", "its header is damaged") from None
+    coder = coder_for(model, found)
+    coder.golden()
+    with contextlib.suppress(DamagedChunkError):
+        decode_chunk(payload, SHAPE, coder)
+
+
 TARGETS: dict[str, Callable[[bytes, Path], None]] = {
     "idx": idx,
     "npz": npz,
@@ -123,6 +145,7 @@ TARGETS: dict[str, Callable[[bytes, Path], None]] = {
     "images": images,
     "archive": archive,
     "part": part,
+    "coded": coded,
 }
 
 
@@ -146,6 +169,7 @@ def seeds(name: str) -> list[bytes]:
         "images": pictures,
         "archive": archives,
         "part": archive_parts,
+        "coded": coded_parts,
     }[name]()
 
 
@@ -239,3 +263,23 @@ def archive_parts() -> list[bytes]:
     smooth = np.repeat(LEVELS[:, :, :1], 4, 2)
     chunks = [plain_chunk(images, 0) for images in (LEVELS, smooth)]
     return [*(b"c" + each for each in chunks), *(b"a" + each for each in aparts()), b"t" + NAMED.to_bytes()]
+
+
+@functools.cache
+def coding_models() -> dict[bytes, tuple[GenerativeModel, bool]]:
+    """Models by name, and whether they code images one by one."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        small = {"widths": (4, 4), "blocks": 1}
+        vae = VAE.from_options(VAEOptions(**small, latent=2).resolved(SHAPE), SHAPE, 17).eval()
+        vdm = VDM.from_options(VDMOptions(**small, attention=(), clusters=0).resolved(SHAPE), SHAPE, 17).eval()
+    return {b"v": (vae, False), b"e": (vae, True), b"d": (in_steps(vdm, 2, reverse_variance="moments"), False)}
+
+
+def coded_parts() -> list[bytes]:
+    found = []
+    for name, (model, each) in coding_models().items():
+        coder = coder_for(model, images=LEVELS, each=each)
+        payload = ChunkCoder(coder, SHAPE, each).encode(LEVELS, 0, id)
+        found.append(name + json.dumps(coder.settings).encode() + b"\n" + payload)
+    return found

@@ -40,7 +40,7 @@ from nelbo.diffusion.schedules import chain_of
 from nelbo.errors import InputError
 from nelbo.models._diffusion_clusters import given
 from nelbo.models.diffusion import Diffusion, with_variance
-from nelbo.options import Options
+from nelbo.options import Options, Variance
 from nelbo.theory.likelihoods import to_unit
 from nelbo.units import normal_bits
 
@@ -80,7 +80,7 @@ class ChainSettings(Options):
     "Bits-back with a chain of latents."
     in_flight: InFlight = IN_FLIGHT
     "Images per batch."
-    reverse_variance: str
+    reverse_variance: Variance
     "σ² of p(z_k|z_{k+1}), as in the family's options."
     steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=MOST_STEPS)]
     "z_1 … z_K."
@@ -306,7 +306,7 @@ def chain_settings(model: Diffusion) -> ChainSettings:
         )
         for gamma, signal, std, other in zip(gammas, signals, stds, narrow, strict=True)
     ]
-    return ChainSettings(reverse_variance=model.reverse_variance, steps=tuple(steps))
+    return checked(ChainSettings, {"reverse_variance": model.reverse_variance, "steps": tuple(steps)})
 
 
 def chain_coder(model: Diffusion, settings: Mapping[str, Any]) -> ChainCoder:

@@ -40,7 +40,7 @@ from nelbo.models.recipe import full_name
 from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.nn import UNetOptions
 from nelbo.nn.clusters import Clusters
-from nelbo.options import LABEL_DROPOUT, Shape
+from nelbo.options import LABEL_DROPOUT, Shape, Variance
 from nelbo.rng import Draws
 
 PROFILE_STEPS = 1024
@@ -65,7 +65,7 @@ class DiffusionOptions(UNetOptions):
     "w(γ): bound, hybrid, simple, min_snr, max_snr, sigmoid, edm or flow_matching, or e.g. min_snr(k=3)."
     decoder: Literal["gaussian", "learned_gaussian", "categorical"] = "gaussian"
     "p(x|z) at the least noise: a normal about x̂_0, with fixed or learned variance, or a categorical law over levels."
-    reverse_variance: Literal["beta", "beta_tilde", "learned", "moments"] = "beta_tilde"
+    reverse_variance: Variance = "beta_tilde"
     "σ² of the reverse step: β, β̃, learned between them, or by moments, which a law over levels has."
 
     @property
