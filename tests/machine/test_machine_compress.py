@@ -29,6 +29,7 @@ from nelbo.codec.container import APART, CHUNK, HEAD, TABLE
 from nelbo.errors import InputError
 from nelbo.jobs import codec_crew, codec_model, codec_plan, codec_worker, compress, decompress_chunks
 from nelbo.report.compressed import Compression
+from nelbo.training.folders import all_checkpoints, folder_of, thin
 
 
 @pytest.fixture(scope="module")
@@ -725,6 +726,27 @@ def test_other_families_say_why_they_have_no_codec(tmp_path: Path) -> None:
         code, _, error = call("compress", run, "digits", "--out", "x.nelbo")
         assert code == 2
         assert family in error
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.usefixtures("alone")
+def test_weights_of_a_file_are_not_thinned(compressed: bool, vae_run: Path, digits: np.ndarray, here: Path) -> None:
+    """Without a file they go, because the run has five later checkpoints."""
+    run = Path(shutil.copytree(vae_run, here / "run", ignore=shutil.ignore_patterns("keep")))
+    (old,) = all_checkpoints(run)
+    if compressed:
+        nelbo.compress(run, digits[:40], "x.nelbo")
+    for step in (59, 61, 62, 63, 64):
+        folder = shutil.copytree(old, folder_of(run, step), ignore=shutil.ignore_patterns("keep"))
+        state = json.loads((folder / "state.json").read_text())
+        state["step"] = step
+        state["files"]["ema"]["sha256"] = state["files"]["model"]["sha256"] = "0" * 64  # others
+        (folder / "state.json").write_text(json.dumps(state))
+    thin(run)
+    assert old.exists() is compressed
+    if compressed:
+        assert (old / "keep").read_text() == f"{here / 'x.nelbo'}\n"
+        assert np.array_equal(nelbo.decompress(run, "x.nelbo").images[:, 0], digits[:40])
 
 
 def train_tiny_of(family: str, out: Path, *more: str) -> Path:

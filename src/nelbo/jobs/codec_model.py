@@ -19,8 +19,6 @@ from nelbo.models.base import GenerativeModel
 from nelbo.training.checkpoint import read_state
 from nelbo.training.folders import all_checkpoints
 
-MOST_GOLDEN = 128
-"""Golden numbers that a file keeps, of some five bytes each."""
 DIGITS = 7
 """Significant digits of a coder's settings: coefficients of laws, which both sides take from the file."""
 
@@ -93,12 +91,6 @@ def rounded(value: Any) -> Any:
     return float(f"{value:.{DIGITS}g}")
 
 
-def golden_numbers(coder: Coder | EachCoder) -> np.ndarray:
-    """The golden numbers of a coder that a file keeps: some hundred of them, evenly from all."""
-    found = coder.golden()
-    return found[:: max(1, -(-len(found) // MOST_GOLDEN))]
-
-
 def require_golden(coder: Coder | EachCoder, golden: np.ndarray, made_by: str) -> None:
     """Check that this machine computes the laws that made a file.
 
@@ -110,7 +102,7 @@ def require_golden(coder: Coder | EachCoder, golden: np.ndarray, made_by: str) -
     Raises:
         InputError: it computes others.
     """
-    off = difference(golden_numbers(coder), golden)
+    off = difference(coder.golden(), golden)
     if not off <= TOLERANCE:
         why = f"this machine's numbers differ by {off:.1e} from those that made the file{made_by}"
         raise InputError("RUN", f"{why}, so it cannot be decoded here; use the machine or the version that made it")

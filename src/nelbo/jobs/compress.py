@@ -29,7 +29,7 @@ from nelbo.jobs._digest import digests
 from nelbo.jobs.archive_facts import facts_of
 from nelbo.jobs.codec_bounds import measured_bounds, require_bound
 from nelbo.jobs.codec_crew import Crew, Here, Lane, Step, Worker, WorkerError, WorkerLostError
-from nelbo.jobs.codec_model import golden_numbers, new_coder
+from nelbo.jobs.codec_model import new_coder
 from nelbo.jobs.codec_plan import Counter, in_order, planned, usable_lanes, usable_threads
 from nelbo.jobs.codec_worker import ChunkCoder
 from nelbo.jobs.compress_inputs import Inputs, of_array, read_inputs
@@ -41,6 +41,7 @@ from nelbo.options import CompressOptions
 from nelbo.report.compressed import Compression
 from nelbo.report.paths import free
 from nelbo.report.progress import bar
+from nelbo.training.folders import keep
 
 STEPS = 24
 """K of a diffusion model, by default."""
@@ -85,7 +86,7 @@ def compress(
     job = Job.of(run, model, inputs, options)
     with atomic_write(out, new=True) as aside:
         with aside.open("wb") as file:
-            writer = ArchiveWriter(file, job.header, golden_numbers(job.coder))
+            writer = ArchiveWriter(file, job.header, job.coder.golden())
             for payload in inputs.apart:
                 writer.apart(payload)
             with closing(job.payloads()) as payloads:
@@ -99,6 +100,7 @@ def compress(
         written = facts_of(aside)
         if written.problems:
             raise OSError(errno.EIO, f"cannot be read back ({'; '.join(written.problems)}); it is not kept", str(out))
+    keep(run.checkpoint, str(out.absolute()))
     return written.model_copy(update={"file": str(out), "seconds": round(time.monotonic() - started, 3)})
 
 

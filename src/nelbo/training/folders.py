@@ -10,6 +10,8 @@ from nelbo.errors import InputError
 from nelbo.files import beside, remove
 
 KEEP_LAST = 2
+KEPT = "keep"
+"""A file in a checkpoint's folder that names what needs its weights, a line each."""
 NAME = re.compile(r"step-\d{8,15}", re.ASCII)
 
 
@@ -18,14 +20,25 @@ def folder_of(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:08d}"
 
 
+def keep(folder: Path, why: str) -> None:
+    """Keep a checkpoint when the run is trained further, as far as its folder can be written.
+
+    Args:
+        folder: of the checkpoint.
+        why: what needs it, a path.
+    """
+    with suppress(OSError), (folder / KEPT).open("a", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(f"{why}\n")
+
+
 def thin(run: Path) -> None:
-    """Keep the last two checkpoints, and the older ones nearest to 1, 2, 4, 8, … times the first."""
+    """Keep the last two checkpoints, older ones nearest to 1, 2, 4, 8, … times the first, and those of :func:`keep`."""
     folders = all_checkpoints(run)
     older, kept_step = folders[:-KEEP_LAST], 0
     for folder in older:
         if step_of(folder) >= 2 * kept_step:
             kept_step = step_of(folder)
-        else:
+        elif not (folder / KEPT).exists():
             with suppress(OSError):
                 aside = beside(folder)  # renamed first, so that a folder with this name is always complete
                 remove(aside)
