@@ -118,7 +118,7 @@ def converted_levels(path: Path, shape: Shape, levels: int, fit: Fit | None) -> 
         lost = f"it is {WORDS[len(pixels)]}, and the run's images are {WORDS[channels]}"
     image = at_size(torch.from_numpy(pixels.copy()) / 255.0, shape, fit, str(path))
     whole = to_channels((image * 255).round().to(torch.uint8).numpy(), channels, 256)
-    return to_levels(2 * torch.from_numpy(whole.copy()) / 255.0 - 1, levels), lost
+    return to_levels(2.0 * (torch.from_numpy(whole.copy()) / 255.0) - 1.0, levels), lost
 
 
 def reduced(image: Tensor, levels: int, factor: int) -> Tensor:
