@@ -83,6 +83,40 @@ def test_saved_images_have_the_step_that_drew_them_and_their_label(folders: Path
     assert usual_out(run, 3, 4).name == f"step-{run.step:08d}-n3-seed4.png"
 
 
+def test_every_grey_of_a_file_is_converted(tmp_path: Path) -> None:
+    """To the nearest of 17 levels, and to itself of 256."""
+    from nelbo.jobs.edit_images import converted_levels
+
+    greys = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    Image.fromarray(greys).save(tmp_path / "greys.png")
+    for levels, expected in ((256, greys), (17, np.floor(greys * (16 / 255) + 0.5))):
+        found, lost = converted_levels(tmp_path / "greys.png", (1, 16, 16), levels, None)
+        np.testing.assert_array_equal(found[0].numpy(), expected)
+        assert lost == ""
+
+
+def test_a_fast_stroke_has_no_gaps(visit: Visit) -> None:
+    page = visit.page
+    visit.screen("Edit")
+    page.get_by_role("button", name="Clear the hole").click()
+    canvas = visit.seen("#edit-canvas canvas:not([hidden])")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + 0.06 * box["width"], box["y"] + 0.06 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.94 * box["width"], box["y"] + 0.94 * box["height"])  # in one step
+    page.mouse.up()
+    page.wait_for_function("/8 pixels are/.test(document.querySelector('#edit-canvas').innerText)", timeout=SLOW)
+    page.get_by_role("button", name="Clear the hole").click()
+
+
+def test_an_empty_box_of_a_slider_is_the_least(visit: Visit) -> None:
+    from nelbo.studio.slider import Slider
+
+    slider = Slider(1, 64, 16, step=1)
+    assert [slider.preprocess(value) for value in (None, 0, 3, 1e9)] == [1, 1, 3, 64]
+
+
 def test_rows_of_images_are_saved_in_columns(tmp_path: Path) -> None:
     pytest.importorskip("gradio", reason="the studio needs nelbo[studio]")
     from nelbo.studio.saving import FORMATS, strip
@@ -117,7 +151,7 @@ def test_photographs_against_digits_are_one_sentence(studio: Served, folders: Pa
         noise = np.random.default_rng(k).integers(0, 256, (20, 30, 3), dtype=np.uint8)
         Image.fromarray(noise).save(tmp_path / f"{k}.png")
     data = as_the_run(DataOptions(data=str(tmp_path)), config, "resize")
-    with pytest.raises(InputError, match=r"knows 8×8 digits of 17 levels.*train a run on such images") as found:
+    with pytest.raises(InputError, match=r"8×8 pixels in 17 shades \(digits\).*run that was trained on such") as found:
         converted(made, data, images)
     assert found.value.where == "data"
     line = converted(made, data.model_copy(update={"levels": 256}), images)

@@ -200,15 +200,20 @@ def test_images_are_drawn_and_saved(visit: Visit, folders: Path) -> None:
 def seconds_of(visit: Visit, slider: str, outcome: str, value: float) -> float:
     """Seconds from the move of a slider to another picture."""
     found: float = visit.page.evaluate(
-        """([slider, outcome, value]) => new Promise((done) => {
+        """([slider, outcome, value, slow]) => new Promise((done, fail) => {
           const input = document.querySelector(slider + ' input[type=range]');
-          const began = performance.now(), seen = () => document.querySelector(outcome + ' img').src, before = seen();
-          const look = () => seen() !== before ? done((performance.now() - began) / 1000) : requestAnimationFrame(look);
+          const seen = () => document.querySelector(outcome + ' img')?.src, began = performance.now(), before = seen();
+          const look = () => {
+            const took = performance.now() - began;
+            if (seen() && seen() !== before) done(took / 1000);
+            else if (took > slow) fail(new Error(`${outcome} stays ${seen() ? 'the same' : 'empty'}`));
+            else requestAnimationFrame(look);
+          };
           requestAnimationFrame(look);
           Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set.call(input, value);
           input.dispatchEvent(new Event('input', {bubbles: true}));
         })""",
-        [slider, outcome, value],
+        [slider, outcome, value, SLOW],
     )
     return found
 

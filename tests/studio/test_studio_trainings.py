@@ -134,12 +134,11 @@ def test_a_full_disk_while_saving_is_one_message(folders: Path, tmp_path: Path) 
 
 def test_errors_are_one_line() -> None:
     pytest.importorskip("gradio", reason="the studio needs nelbo[studio]")
-    from nelbo.studio.answers import StoppedError, sentence
+    from nelbo.studio.answers import sentence
 
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/x/samples/a.png")
     assert sentence(full).startswith("runs/x/samples/a.png: the disk is full")
     assert sentence(InputError("skip_bad", "add `skip_bad`")) == "Skip unreadable files: add “Skip unreadable files”"
-    assert sentence(StoppedError()) == "Stopped. Nothing was written."
     assert "terminal" in sentence(KeyError("x"))
     assert "fewer images" in sentence(RuntimeError("not enough memory: you tried to allocate 9 GB"))
     assert all("\n" not in sentence(each) for each in (full, KeyError("x")))

@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from nelbo.errors import InputError
-from nelbo.studio.html import busy, problem
+from nelbo.studio.html import busy, note, problem
 from nelbo.studio.words import plain
 from nelbo.torch_settings import DEFAULT_DTYPE
 from nelbo.watching import watched
@@ -76,34 +76,60 @@ class Work:
             raise StoppedError
 
 
-def long(answer: Answer, outputs: int, stop: bool = False) -> Callable[..., Iterator[list[Any]]]:
-    """An event's function that shows the progress of an answer; it ends the answer if the visitor leaves or stops it.
+Going = dict[str | None, set[Work]]
+"""The long answers of one button that are computed, by visit."""
+
+
+def long(answer: Answer, outputs: int, going: Going | None = None) -> Callable[..., Iterator[list[Any]]]:
+    """An event's function that shows the progress of an answer, and ends the answer if the visitor leaves.
 
     Args:
         answer: the function, which returns a note and the values of the outputs.
         outputs: the number of outputs besides the note.
-        stop: whether a button that stops it is the last output; there is nothing to press before and after.
+        going: where :func:`stop` finds it; then the button that stops is the last output, with something to press while
+            there is something to stop.
     """
 
     def button(on: bool) -> list[Any]:
-        return [gr.Button(interactive=on)] if stop else []
+        return [] if going is None else [gr.Button(interactive=on)]
 
-    def call(*values: Any) -> Iterator[list[Any]]:
+    def call(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
         work = Work(answer, values)
+        mine = set() if going is None else going.setdefault(request.session_hash, set())
+        mine.add(work)
         try:
             wait = PATIENCE
             while not work.done.wait(wait):
-                yield [busy(work.task, work.share), *[gr.skip()] * outputs, *button(True)]
+                stopping = work.left.is_set()
+                line = busy("stopping", None) if stopping else busy(work.task, work.share)
+                yield [line, *[gr.skip()] * outputs, *button(not stopping)]
                 wait = EVERY
             yield [*result(work, outputs), *button(False)]
         finally:
             work.left.set()
+            mine.discard(work)
+
+    return call
+
+
+def stop(going: Going) -> Callable[[gr.Request], Any]:
+    """The function of a button that stops: the answers of this visit end, and say so themselves.
+
+    Gradio's own way would also end an answer that begins in the next moment.
+    """
+
+    def call(request: gr.Request) -> Any:
+        for work in tuple(going.get(request.session_hash, ())):
+            work.left.set()
+        return gr.Button(interactive=False)
 
     return call
 
 
 def result(work: Work, outputs: int) -> list[Any]:
     """What an answer shows, or its error."""
+    if isinstance(work.error, StoppedError):
+        return [note(STOPPED), *[gr.skip()] * outputs]
     if work.error is not None:
         return [problem(sentence(work.error)), *[gr.skip()] * outputs]
     assert work.found is not None
@@ -120,9 +146,10 @@ def quick(answer: Answer, outputs: int) -> Callable[..., list[Any]]:
 
     def call(*values: Any) -> list[Any]:
         WARM.wait()
+        with DEFAULT_DTYPE:  # a file that is being written may need another for a moment
+            pass
         try:
-            with DEFAULT_DTYPE:  # a file that is being written may need another for a moment
-                return list(answer(*values))
+            return list(answer(*values))
         except Exception as error:
             return [problem(sentence(error)), *[gr.skip()] * outputs]
 
@@ -133,8 +160,6 @@ def sentence(error: BaseException) -> str:
     """One line about an error for the visitor; an unforeseen one is printed where the studio was started."""
     if isinstance(error, InputError):
         return plain(error)
-    if isinstance(error, StoppedError):
-        return STOPPED
     if isinstance(error, OSError):
         name = f"{error.filename}: " if error.filename else ""
         if error.errno == errno.ENOSPC:

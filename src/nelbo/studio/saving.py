@@ -34,7 +34,7 @@ class Savable(NamedTuple):
     save: Callable[[Path], object]
 
 
-def save_row(studio: Studio, name: str, said: gr.HTML, formats: Mapping[str, str] = FORMATS) -> gr.State:
+def save_row(studio: Studio, name: str, said: gr.HTML, formats: Mapping[str, str] = FORMATS) -> list[Any]:
     """The choice of a format, a button that saves as soon as there is a result, and one that downloads.
 
     Args:
@@ -44,7 +44,7 @@ def save_row(studio: Studio, name: str, said: gr.HTML, formats: Mapping[str, str
         formats: the words of each format, and its suffix.
 
     Returns:
-        The state for the result, a :class:`Savable`.
+        The outputs for :func:`offered`.
     """
     made = gr.State(None, time_to_live=REMEMBERED)
     with gr.Row():
@@ -52,13 +52,12 @@ def save_row(studio: Studio, name: str, said: gr.HTML, formats: Mapping[str, str
         save = gr.Button("Save", interactive=False, elem_id=f"{name}-save")
         file = gr.DownloadButton("Download", visible=False, elem_id=f"{name}-file")
     studio.work(save.click, partial(saved, studio, formats), [made, kind], [said, file], once=True)
-    studio.answer(made.change, able, [made], [said, save, file])
-    return made
+    return [made, save, file]
 
 
-def able(made: Savable | None) -> list[Any]:
-    """The buttons when there is another result: it can be saved, and is no file yet."""
-    return [gr.skip(), gr.Button(interactive=made is not None), gr.DownloadButton(visible=False)]
+def offered(made: Savable | None) -> list[Any]:
+    """Another result, or none: it can be saved, and is no file yet."""
+    return [made, gr.Button(interactive=made is not None), gr.DownloadButton(visible=False)]
 
 
 def saved(studio: Studio, formats: Mapping[str, str], made: Savable | None, kind: str) -> list[Any]:

@@ -12,8 +12,8 @@ import gradio as gr
 
 from nelbo.errors import InputError
 from nelbo.jobs.progress import found_runs
-from nelbo.studio.answers import AT_ONCE, STOPPED, Answer, long, quick
-from nelbo.studio.html import note
+from nelbo.studio.answers import AT_ONCE, Answer, Going, long, quick
+from nelbo.studio.answers import stop as stop_of
 from nelbo.studio.safety import Folders
 from nelbo.studio.trainings import Trainings
 
@@ -62,6 +62,7 @@ class Studio:
     tab: gr.Tab = field(init=False)
     data: list[gr.Dropdown] = field(default_factory=list)
     _models: Models | None = None
+    _going: dict[int, Going] = field(default_factory=dict)
     _data: dict[str, Dataset] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -86,6 +87,7 @@ class Studio:
     def run_choices(self) -> list[tuple[str, str]]:
         """(name, path) of each run in the folders, the latest first."""
         paths = [path for path in found_runs(self.folders.roots) if is_readable(self.folders, path)]
+        paths = [*(path for path in self.trainings.beginning() if path not in paths), *paths]
         return [(self.name_of(path), str(path)) for path in paths]
 
     def name_of(self, path: Path) -> str:
@@ -209,8 +211,9 @@ class Studio:
             stop: the button.
             once: leave such an event out: a second press of a button that writes is no second wish.
         """
-        call = long(answer, len(outputs) - 1, stop is not None)
-        events = [
+        going = None if stop is None else self._stopped_by(stop)
+        call = long(answer, len(outputs) - 1, going)
+        for trigger in triggers if isinstance(triggers, Sequence) else [triggers]:
             trigger(
                 call,
                 list(inputs),
@@ -220,24 +223,18 @@ class Studio:
                 concurrency_limit=AT_ONCE,
                 api_visibility="private",
             )
-            for trigger in (triggers if isinstance(triggers, Sequence) else [triggers])
-        ]
-        if stop is not None:
-            shown = [outputs[0], stop]
-            stop.click(stopped, None, shown, cancels=events, show_progress="hidden", api_visibility="private")
+
+    def _stopped_by(self, stop: gr.Button) -> Going:
+        """The answers that a button stops; it is wired at its first use."""
+        if stop._id not in self._going:
+            going = self._going[stop._id] = {}
+            stop.click(stop_of(going), None, [stop], show_progress="hidden", api_visibility="private")
+        return self._going[stop._id]
 
 
 def mode_of(trigger: Callable[..., Any]) -> Literal["multiple", "always_last"]:
-    """Which events that come during an answer are answered.
-
-    After a stop Gradio drops an event that waits as the last, so clicks do not wait there.
-    """
+    """Which events that come during an answer are answered: each click, and the last of others."""
     return "multiple" if getattr(trigger, "event_name", "") == "click" else "always_last"
-
-
-def stopped() -> list[Any]:
-    """The note after a stop, and the button, which waits for other work."""
-    return [note(STOPPED), gr.Button(interactive=False)]
 
 
 def is_readable(folders: Folders, path: Path) -> bool:

@@ -63,6 +63,10 @@ class Trainings:
         own = self.started.get(run)
         return (own is not None and own.poll() is None) or lock_holder(run) is not None
 
+    def beginning(self) -> list[Path]:
+        """The runs that were started here, are running, and have no settings yet."""
+        return [run for run, own in self.started.items() if own.poll() is None and not (run / CONFIG).exists()]
+
     def stop(self, run: Path) -> None:
         """Ask the training of a run to write a checkpoint and end.
 

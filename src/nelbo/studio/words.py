@@ -43,6 +43,16 @@ def labelled(text: str) -> str:
     return re.sub(r"`([A-Za-z]\w*)`", lambda found: f"“{LABELS.get(found[1], found[1])}”", text)
 
 
+def of_terminal(line: str) -> str:
+    """A line for the terminal as one for the page: options as the labels of their controls.
+
+    >>> of_terminal("nelbo: --labels: needs the label of each image")
+    '“Learn labels”: needs the label of each image'
+    """
+    line = line.removeprefix("nelbo: ")
+    return re.sub(r"--([a-z][a-z-]*)", lambda found: f"“{LABELS.get(found[1].replace('-', '_'), found[0])}”", line)
+
+
 def plain(error: InputError) -> str:
     """An error in one line, with the label of its control, or its file, first."""
     where = ", ".join(LABELS.get(word, FIELDS.get(word, word)) for word in error.where.split(", "))

@@ -59,7 +59,10 @@ canvas.addEventListener('pointerdown', (event) => {
 });
 canvas.addEventListener('pointermove', (event) => {
   if (painting === null || !state) return;
-  mark(...at(event), painting); draw();
+  const [x, y] = at(event), far = Math.max(Math.abs(x - cursor[0]), Math.abs(y - cursor[1]), 1);
+  for (let k = 1; k <= far; k++)  // every pixel on the way from where the pointer was
+    mark(Math.round(cursor[0] + (x - cursor[0]) * k / far), Math.round(cursor[1] + (y - cursor[1]) * k / far), painting);
+  cursor = [x, y]; draw();
 });
 for (const end of ['pointerup', 'pointercancel']) canvas.addEventListener(end, () => {
   if (painting !== null && state) { painting = null; keep(); }

@@ -14,6 +14,7 @@ from nelbo.errors import InputError
 from nelbo.studio.answers import timed
 from nelbo.studio.html import facts, figures, note, table
 from nelbo.studio.screens.data import data_choice
+from nelbo.studio.slider import Slider
 from nelbo.studio.studio import Screen, Studio
 from nelbo.studio.words import duration, whole
 
@@ -42,7 +43,7 @@ def build(studio: Studio) -> None:
             upload = gr.File(
                 label="Or images of your own", file_types=["image"], file_count="multiple", type="filepath", height=150
             )
-            steps = gr.Slider(2, 96, 24, step=1, label="Steps", info="More: a smaller file, slower.", visible=False)
+            steps = Slider(2, 96, 24, step=1, label="Steps", info="More: a smaller file, slower.", visible=False)
             with gr.Row():
                 go = gr.Button("Compress", variant="primary", min_width=80, elem_id="compress-go")
                 stop = gr.Button("Stop", min_width=80, interactive=False)
@@ -56,7 +57,8 @@ def build(studio: Studio) -> None:
             returned = gr.HTML(elem_id="compress-returned")
             images = gr.DownloadButton("Download the images", visible=False, elem_id="compress-images")
     made = gr.State(None)
-    studio.answer([studio.run.change, studio.tab.select], partial(fitting, studio), [studio.run], [said, steps])
+    studio.answer(studio.run.change, partial(fitting, studio, ""), [studio.run], [said, steps])
+    studio.answer(studio.tab.select, partial(fitting, studio, gr.skip()), [studio.run], [said, steps])
     asked = [studio.run, spec, split, limit, upload, steps]
     studio.work(go.click, partial(compressed, studio), asked, [said, about, made, file], stop, once=True)
     studio.work(
@@ -64,13 +66,13 @@ def build(studio: Studio) -> None:
     )
 
 
-def fitting(studio: Studio, run: str | None) -> list[Any]:
-    """The controls that the family of a run uses."""
+def fitting(studio: Studio, said: Any, run: str | None) -> list[Any]:
+    """The controls that the family of a run uses, beside a note."""
     from nelbo.models.diffusion import Diffusion
 
     if not run:
         return [note("There is no run yet; the screen Train makes one."), gr.skip()]
-    return [gr.skip(), gr.Slider(visible=isinstance(studio.opened(run).model(), Diffusion))]
+    return [said, gr.Slider(visible=isinstance(studio.opened(run).model(), Diffusion))]
 
 
 def compressed(
@@ -95,7 +97,8 @@ def compressed(
     out = studio.folders.inside(unused(opened.path / "compressed", "images", SUFFIX))
     out.parent.mkdir(exist_ok=True)
     result, seconds = timed(lambda: compress(opened, given, out, **settings))
-    line = f"{result.images:,} images in {result.bytes:,} bytes, {duration(seconds)}. Saved as {studio.short(out)}."
+    count = f"{result.images:,} image{'s' * (result.images != 1)}"
+    line = f"{count} in {result.bytes:,} bytes, {duration(seconds)}. Saved as {studio.short(out)}."
     checked = "Every image was decoded again and compared before it was written."
     copy = studio.scratch / out.name
     shutil.copyfile(out, copy)
@@ -150,7 +153,11 @@ def decompressed(studio: Studio, run: str | None, given: str | None, made: str |
     opened = studio.opened(run)
     file = studio.folders.inside(made) if given is None and made is not None else studio.uploaded(str(given))
     out = unused(studio.scratch, "images", "")
-    found, seconds = timed(lambda: decompress(opened, file, out, partial=True))
+    try:
+        found, seconds = timed(lambda: decompress(opened, file, out, partial=True))
+    except InputError as error:
+        where = file.name if error.where == str(file) else error.where
+        raise InputError(where, error.problem) from None
     if not found.count:
         raise InputError("file", lost_line(found))
     packed = shutil.make_archive(str(out), "zip", out)

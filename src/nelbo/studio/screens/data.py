@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from nelbo.studio.html import facts, figures, folded, listed, note, table
+from nelbo.studio.slider import Slider
 from nelbo.studio.studio import Screen, Studio
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def build(studio: Studio) -> None:
             look = gr.Button("Look", variant="primary", min_width=80, elem_id="data-look")
             split = gr.Radio(list(SPLITS), value="train", label="Split")
             label = gr.Dropdown([EVERY], value=EVERY, label="Class", elem_id="data-class")
-            start = gr.Slider(0, 1, 0, step=SHOWN, label="From image", elem_id="data-start")
+            start = Slider(0, 1, 0, step=SHOWN, label="From image", elem_id="data-start")
             check = gr.Button("Find unreadable files", elem_id="data-check")
             stop = gr.Button("Stop", min_width=80, interactive=False, elem_id="data-stop")
         with gr.Column(scale=3, min_width=300):
@@ -143,7 +144,8 @@ def unreadable(studio: Studio, spec: str) -> list[Any]:
     if not found:
         return [note("Every file can be read."), ""]
     rows = [(each.name, each.why) for each in found]
-    line = f"{len(found):,} file{'s' * (len(found) > 1)} cannot be read. Mend them, or choose “Skip unreadable files”."
+    count = "1 file cannot be read. Mend it" if len(found) == 1 else f"{len(found):,} files cannot be read. Mend them"
+    line = f"{count}, or choose “Skip unreadable files”."
     return [note(line), table(("file", "why"), rows, "Files that cannot be read")]
 
 

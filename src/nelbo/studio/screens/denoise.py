@@ -9,7 +9,8 @@ import gradio as gr
 
 from nelbo.errors import InputError
 from nelbo.studio.html import curve, facts, figures, note
-from nelbo.studio.saving import save_row, strip
+from nelbo.studio.saving import offered, save_row, strip
+from nelbo.studio.slider import Slider
 from nelbo.studio.studio import Screen, Studio
 from nelbo.studio.words import bits, signed, whole
 
@@ -33,14 +34,14 @@ def build(studio: Studio) -> None:
                 go = gr.Button("Show", variant="primary", min_width=80, elem_id="denoise-go")
                 stop = gr.Button("Stop", min_width=80, interactive=False)
         with gr.Column(scale=3, min_width=300):
-            t = gr.Slider(0, 1, 0.5, step=0.01, label="t", info="1 is noise alone, 0 the image.", elem_id="denoise-t")
+            t = Slider(0, 1, 0.5, step=0.01, label="t", info="1 is noise alone, 0 the image.", elem_id="denoise-t")
             said = gr.HTML(note("Choose an image, then “Show”."), elem_id="denoise-note")
             now = gr.HTML(elem_id="denoise-now")
             way = gr.HTML(elem_id="denoise-way")
             made = save_row(studio, "denoise", said)
     asked = [studio.run, source, number]
     studio.work(
-        [go.click, source.input, number.submit], partial(show, studio, ways), [*asked, t], [said, now, way, made], stop
+        [go.click, source.input, number.submit], partial(show, studio, ways), [*asked, t], [said, now, way, *made], stop
     )
     studio.answer(t.input, partial(move, studio, ways), [*asked, t], [said, now])
 
@@ -87,7 +88,7 @@ def show(studio: Studio, ways: Ways, run: str | None, source: str, number: float
     opened = studio.opened(run)
     file = f"denoise-step-{opened.step:08d}-{'seed' if way.frames else 'image'}{whole(number, 'number')}"
     made = strip([z, x_0], levels, opened.path, file)
-    return [note(said), state(way, spent, t), head + pictures + guesses, made]
+    return [note(said), state(way, spent, t), head + pictures + guesses, *offered(made)]
 
 
 def move(studio: Studio, ways: Ways, run: str | None, source: str, number: float | None, t: float) -> list[Any]:

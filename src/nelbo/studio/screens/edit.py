@@ -12,9 +12,10 @@ from nelbo.errors import InputError
 from nelbo.studio.answers import sentence, timed
 from nelbo.studio.html import figures, note, problem
 from nelbo.studio.paint import NOTHING, marked, painter, painting
-from nelbo.studio.saving import REMEMBERED, Savable, save_row
+from nelbo.studio.saving import REMEMBERED, Savable, offered, save_row
 from nelbo.studio.screens.data import FITS
 from nelbo.studio.screens.sample import ANY
+from nelbo.studio.slider import Slider
 from nelbo.studio.studio import Screen, Studio
 from nelbo.studio.words import duration, whole
 
@@ -45,12 +46,10 @@ def build(studio: Studio) -> None:
             clear = gr.Button("Clear the hole")
         with gr.Column(scale=3, min_width=300):
             verb = gr.Radio(list(VERBS), value="Fill the hole", label="What to do", elem_id="edit-verb")
-            strength = gr.Slider(
-                0.05, 1, 0.5, step=0.05, label="Strength", info="1 keeps almost nothing.", visible=False
-            )
-            factor = gr.Slider(2, 8, 2, step=1, label="Factor", info="The image is reduced first.", visible=False)
+            strength = Slider(0.05, 1, 0.5, step=0.05, label="Strength", info="1 keeps almost nothing.", visible=False)
+            factor = Slider(2, 8, 2, step=1, label="Factor", info="The image is reduced first.", visible=False)
             with gr.Row():
-                n = gr.Slider(1, 16, 6, step=1, label="Draws")
+                n = Slider(1, 16, 6, step=1, label="Draws")
                 seed = gr.Number(0, precision=0, label="Seed")
             label = gr.Dropdown([ANY], value=ANY, label="Label", visible=False)
             with gr.Row():
@@ -68,8 +67,8 @@ def build(studio: Studio) -> None:
     studio.answer(clear.click, cleared, [canvas], [said, canvas])
     studio.answer(verb.change, controls, [verb], [said, strength, factor])
     asked = [studio.run, image, canvas, verb, strength, factor, n, seed, label]
-    studio.work([go.click, strength.release], partial(draw, studio, None), asked, [said, shown, made], stop)
-    studio.answer(strength.input, partial(draw, studio, PREVIEW_STEPS), asked, [said, shown, made])
+    studio.work([go.click, strength.release], partial(draw, studio, None), asked, [said, shown, *made], stop)
+    studio.answer(strength.input, partial(draw, studio, PREVIEW_STEPS), asked, [said, shown, *made])
 
 
 def chosen(studio: Studio, run: str | None, number: float | None, upload: str | None, fit: str) -> list[Any]:
@@ -183,7 +182,7 @@ def draw(
     return [
         note(line, f"How: {done.how}."),
         f"<h2>Before</h2>{before}<h2>After</h2>{after}",
-        Savable(partial(usual_out, opened, word, seed, opened.step), partial(save, done)),
+        *offered(Savable(partial(usual_out, opened, word, seed, opened.step), partial(save, done))),
     ]
 
 

@@ -10,7 +10,8 @@ import gradio as gr
 from nelbo.errors import InputError
 from nelbo.studio.answers import timed
 from nelbo.studio.html import figures, note, sheet
-from nelbo.studio.saving import save_row, strip
+from nelbo.studio.saving import offered, save_row, strip
+from nelbo.studio.slider import Slider
 from nelbo.studio.studio import Screen, Studio
 from nelbo.studio.words import duration, whole
 
@@ -23,9 +24,9 @@ def build(studio: Studio) -> None:
     """The components, and their events."""
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
-            first = gr.Slider(0, 100, 0, step=1, label="From seed", elem_id="latents-from")
-            last = gr.Slider(0, 100, 1, step=1, label="To seed", elem_id="latents-to")
-            count = gr.Slider(3, 16, 8, step=1, label="Images")
+            first = Slider(0, 100, 0, step=1, label="From seed", elem_id="latents-from")
+            last = Slider(0, 100, 1, step=1, label="To seed", elem_id="latents-to")
+            count = Slider(3, 16, 8, step=1, label="Images")
             walk = gr.Button("Walk", variant="primary", min_width=80, elem_id="latents-walk")
             a = gr.Number(0, precision=0, label="First image", info="Of the test split.")
             b = gr.Number(1, precision=0, label="Second image")
@@ -37,7 +38,7 @@ def build(studio: Studio) -> None:
             shown = gr.HTML(elem_id="latents-pictures")
             made = save_row(studio, "latents", said)
     ends = [studio.run, first, last, count]
-    found = [said, shown, made]
+    found = [said, shown, *made]
     studio.answer([first.input, last.input], partial(walked, studio, QUICK), ends, found)
     studio.work([walk.click, first.release, last.release], partial(walked, studio, FULL), ends, found, stop)
     studio.work(line.click, partial(lined, studio), [studio.run, a, b, count], found, stop)
@@ -57,7 +58,7 @@ def walked(studio: Studio, steps: int, run: str | None, first: float, last: floa
     said = f"{'Preview: from' if steps == QUICK else 'From'} seed {seeds[0]} to seed {seeds[1]}, {duration(seconds)}."
     levels = opened.config.images.levels
     made = strip([images], levels, opened.path, f"walk-step-{opened.step:08d}-seed{seeds[0]}-to-seed{seeds[1]}")
-    return [note(said), figures(images, levels, names), made]
+    return [note(said), figures(images, levels, names), *offered(made)]
 
 
 def lined(studio: Studio, run: str | None, a: float | None, b: float | None, count: float) -> list[Any]:
@@ -77,7 +78,7 @@ def lined(studio: Studio, run: str | None, a: float | None, b: float | None, cou
     file = f"line-step-{opened.step:08d}-images{rows[0]}-to-{rows[1]}"
     made = strip([torch.stack(shown)], done.levels, opened.path, file)
     said = f"{done.how[:1].upper()}{done.how[1:]}, {duration(seconds)}."
-    return [note(said), figures(shown, done.levels, names), made]
+    return [note(said), figures(shown, done.levels, names), *offered(made)]
 
 
 def viewed(studio: Studio, run: str | None) -> list[Any]:
@@ -88,13 +89,13 @@ def viewed(studio: Studio, run: str | None) -> list[Any]:
     opened = studio.opened(run)
     found = views(opened)
     if not found:
-        return [note(f"A {opened.config.family} has no such pictures; its walks show its latents."), "", None]
+        return [note(f"A {opened.config.family} has no such pictures; its walks show its latents."), "", *offered(None)]
     levels = opened.config.images.levels
     pictures = [sheet(grid(images, levels, columns), title) for title, images, columns in found]
     return [
         note(f"{opened.config.family} at step {opened.step:,}, on images of the test split."),
         "".join(pictures),
-        None,
+        *offered(None),
     ]
 
 

@@ -11,6 +11,7 @@ from nelbo.errors import InputError
 from nelbo.studio.answers import timed
 from nelbo.studio.html import facts, framed, note
 from nelbo.studio.screens.data import FITS, data_choice
+from nelbo.studio.slider import Slider
 from nelbo.studio.studio import Screen, Studio
 from nelbo.studio.words import bits, duration, labelled, whole
 
@@ -27,9 +28,9 @@ def build(studio: Studio) -> None:
         with gr.Column(scale=1, min_width=280):
             spec = data_choice(studio, "odd-spec")
             split = gr.Radio(list(SPLITS), value="test", label="Split")
-            worst = gr.Slider(1, 50, 5, step=1, label="Images to show", elem_id="odd-n")
+            worst = Slider(1, 50, 5, step=1, label="Images to show", elem_id="odd-n")
             limit = gr.Number(200, precision=0, label="Images to score", info="The first ones.")
-            rate = gr.Slider(
+            rate = Slider(
                 0.01, 0.2, 0.05, step=0.01, label="False alarms", info="Share of normal images over the threshold."
             )
             fit = gr.Radio(FITS[1:], value="resize", label="Fit", info="How images of another size are converted.")
@@ -58,8 +59,16 @@ def found(
     data = as_the_run(studio.data_options(spec), opened.config, fit)
     options = ScoreOptions(split=split, worst=int(worst), limit=whole(limit, "n", 1), false_alarms=rate)
     changed = converted(studio, data, opened.config.images)
-    result, seconds = timed(lambda: score(opened, data=data, options=options))
-    pairs = {"Images": f"{result.n:,}"}
+    pairs = {}
+    try:
+        result, seconds = timed(lambda: score(opened, data=data, options=options))
+    except InputError as error:
+        if error.where != "false_alarms":
+            raise
+        pairs["Threshold"] = f"none: {error.problem}"
+        without = options.model_copy(update={"false_alarms": None})
+        result, seconds = timed(lambda: score(opened, data=data, options=without))
+    pairs["Images"] = f"{result.n:,}"
     if result.bits_per_dim is not None:
         pairs["Mean of all"] = bits(result.bits_per_dim, result.stderr)
     if result.threshold is not None:
@@ -87,8 +96,9 @@ def converted(studio: Studio, data: DataOptions, images: ImagesConfig) -> str:
     except InputError as error:
         if error.where != "levels":
             raise
-        knows = f"the run knows {height}×{width} {images.name} of {images.levels} levels"
-        raise InputError("data", f"{knows}, and these images have more; train a run on such images") from None
+        knows = f"the run knows images of {height}×{width} pixels in {images.levels} shades ({images.name})"
+        fix = "choose a run that was trained on such images, or train one"
+        raise InputError("data", f"{knows}, and these images have more shades; {fix}") from None
     lines = [line for line in dataset.notes if line.startswith(("channels converted", "sizes converted"))]
     return "".join(f"{line[:1].upper()}{labelled(line[1:])}. " for line in lines).strip()
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from nelbo.studio.html import figures, note
-from nelbo.studio.saving import Savable, save_row
+from nelbo.studio.saving import Savable, offered, save_row
+from nelbo.studio.slider import Slider
 from nelbo.studio.studio import Screen, Studio
 from nelbo.studio.words import duration, whole
 
@@ -28,15 +29,15 @@ def build(studio: Studio) -> None:
     """The components, and their events."""
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
-            n = gr.Slider(1, 64, 16, step=1, label="Images", elem_id="sample-n")
+            n = Slider(1, 64, 16, step=1, label="Images", elem_id="sample-n")
             seed = gr.Number(0, precision=0, label="Seed", info="Image i of a seed is always the same image.")
             label = gr.Dropdown([ANY], value=ANY, label="Label", visible=False, elem_id="sample-label")
-            guidance = gr.Slider(
+            guidance = Slider(
                 0, 8, 2, step=0.1, label="Guidance", info="1 is none.", visible=False, elem_id="sample-guidance"
             )
-            steps = gr.Slider(1, 100, 20, step=1, label="Steps", visible=False, elem_id="sample-steps")
+            steps = Slider(1, 100, 20, step=1, label="Steps", visible=False, elem_id="sample-steps")
             sampler = gr.Dropdown(list(SAMPLERS), value=AUTO, label="Sampler", visible=False)
-            temperature = gr.Slider(0, 1.5, 1, step=0.05, label="Temperature", info="Of the latents.", visible=False)
+            temperature = Slider(0, 1.5, 1, step=0.05, label="Temperature", info="Of the latents.", visible=False)
             with gr.Row():
                 go = gr.Button("Draw", variant="primary", min_width=80, elem_id="sample-go")
                 stop = gr.Button("Stop", min_width=80, interactive=False, elem_id="sample-stop")
@@ -46,15 +47,16 @@ def build(studio: Studio) -> None:
             made = save_row(studio, "sample", said, FORMATS)
     settings = [studio.run, n, seed, label, guidance, steps, sampler, temperature]
     fitted = [said, label, guidance, steps, sampler, temperature]
-    studio.answer([studio.run.change, studio.tab.select], partial(fitting, studio), [studio.run, label, made], fitted)
+    studio.answer(studio.run.change, partial(fitting, studio), [studio.run, label], fitted)
+    studio.answer(studio.tab.select, partial(fitting, studio), [studio.run, label, made[0]], fitted)
     moved = [each.input for each in (guidance, steps, temperature)]
     studio.answer(moved, partial(preview, studio), settings, [said, pictures])
     released = [each.release for each in (n, guidance, steps, temperature)]
     chosen = [label.input, sampler.input, seed.submit]
-    studio.work([go.click, *released, *chosen], partial(draw, studio), settings, [said, pictures, made], stop)
+    studio.work([go.click, *released, *chosen], partial(draw, studio), settings, [said, pictures, *made], stop)
 
 
-def fitting(studio: Studio, run: str | None, label: str, made: object) -> list[Any]:
+def fitting(studio: Studio, run: str | None, label: str, made: object = None) -> list[Any]:
     """The controls that the family of a run uses."""
     from nelbo.models._distilled import Distilled
     from nelbo.models.diffusion import Diffusion
@@ -115,7 +117,7 @@ def draw(studio: Studio, run: str | None, n: float, *values: Any) -> list[Any]:
     found, step = drawn(opened, int(n), options, keep_frames=True), opened.step
     n, label = len(found.images), options.label or ""
     made = Savable(lambda suffix: usual_out(opened, n, options.seed, suffix, step, label), found.save)
-    return [about(found, step), shown(found, options.seed), made]
+    return [about(found, step), shown(found, options.seed), *offered(made)]
 
 
 def preview(studio: Studio, run: str | None, n: float, *values: Any) -> list[Any]:

@@ -11,9 +11,10 @@ from nelbo.config.families import family_names, family_summary, family_word
 from nelbo.errors import InputError
 from nelbo.studio.html import curve, facts, note, problem, sheet
 from nelbo.studio.screens.data import asked_options, data_choice, size_and_fit
+from nelbo.studio.slider import Slider
 from nelbo.studio.studio import Screen, Studio
 from nelbo.studio.trainings import messages
-from nelbo.studio.words import bits, duration
+from nelbo.studio.words import bits, duration, of_terminal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +35,7 @@ def build(studio: Studio) -> None:
                 family_names(), value=FIRST, label="Family", info=family_summary(FIRST), filterable=False
             )
             spec = data_choice(studio, "train-spec")
-            minutes = gr.Slider(0.5, 120, 2, step=0.5, label="Minutes", elem_id="train-minutes")
+            minutes = Slider(0.5, 120, 2, step=0.5, label="Minutes", elem_id="train-minutes")
             labels = gr.Checkbox(False, label="Learn labels", info="To draw images of one class.")
             name = gr.Textbox("", label="Name", placeholder="such as digits-1", elem_id="train-name")
             with gr.Accordion("Images of other sizes", open=False):
@@ -108,7 +109,7 @@ def problem_of(studio: Studio, path: Path, patience: float = 20.0) -> None:
     until = time.monotonic() + patience
     while time.monotonic() < until and not (path / CONFIG).exists():
         if (why := studio.trainings.ended_badly(path)) is not None:
-            raise InputError(path.name, why.removeprefix("nelbo: "))
+            raise InputError(path.name, of_terminal(why))
         time.sleep(0.2)
 
 
@@ -204,7 +205,7 @@ def looked(studio: Studio, path: Path, seen: str | None, running: bool) -> list[
             return [note(f"{path.name} is starting."), "", None]
         raise
     samples = latest_samples(path)
-    live = (problem(failed) if failed else "") + described(studio, found)
+    live = (problem(of_terminal(failed)) if failed else "") + described(studio, found)
     if samples is None or str(samples) == seen:
         return [live, gr.skip() if samples is not None else "", seen if samples is not None else None]
     return [live, picture_of(studio, samples), str(samples)]
@@ -214,7 +215,7 @@ def described(studio: Studio, found: Progress) -> str:
     """The state of a training, its speed, and its curves."""
     running = studio.trainings.running(found.path)
     state = "training" if running else "ended" if found.share >= 1 else "stopped"
-    left = duration(found.left) if running and found.left is not None else "–"
+    left = duration(found.left) if running and found.left else "–"
     length = f"{found.minutes:g} min" if found.minutes else f"{found.steps:,} steps"
     speed = "–" if found.images_per_second is None else f"{found.images_per_second:,.0f} images/s"
     pairs = {
