@@ -110,13 +110,6 @@ def test_a_fast_stroke_has_no_gaps(visit: Visit) -> None:
     page.get_by_role("button", name="Clear the hole").click()
 
 
-def test_an_empty_box_of_a_slider_is_the_least(visit: Visit) -> None:
-    from nelbo.studio.slider import Slider
-
-    slider = Slider(1, 64, 16, step=1)
-    assert [slider.preprocess(value) for value in (None, 0, 3, 1e9)] == [1, 1, 3, 64]
-
-
 def test_rows_of_images_are_saved_in_columns(tmp_path: Path) -> None:
     pytest.importorskip("gradio", reason="the studio needs nelbo[studio]")
     from nelbo.studio.saving import FORMATS, strip

@@ -14,7 +14,6 @@ from nelbo.errors import InputError
 from nelbo.studio.answers import timed
 from nelbo.studio.html import facts, figures, note, table
 from nelbo.studio.screens.data import data_choice
-from nelbo.studio.slider import Slider
 from nelbo.studio.studio import Screen, Studio
 from nelbo.studio.words import duration, whole
 
@@ -43,7 +42,7 @@ def build(studio: Studio) -> None:
             upload = gr.File(
                 label="Or images of your own", file_types=["image"], file_count="multiple", type="filepath", height=150
             )
-            steps = Slider(2, 96, 24, step=1, label="Steps", info="More: a smaller file, slower.", visible=False)
+            steps = gr.Slider(2, 96, 24, step=1, label="Steps", info="More: a smaller file, slower.", visible=False)
             with gr.Row():
                 go = gr.Button("Compress", variant="primary", min_width=80, elem_id="compress-go")
                 stop = gr.Button("Stop", min_width=80, interactive=False)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from nelbo.studio.html import facts, figures, folded, listed, note, table
-from nelbo.studio.slider import Slider
 from nelbo.studio.studio import Screen, Studio
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ def build(studio: Studio) -> None:
             look = gr.Button("Look", variant="primary", min_width=80, elem_id="data-look")
             split = gr.Radio(list(SPLITS), value="train", label="Split")
             label = gr.Dropdown([EVERY], value=EVERY, label="Class", elem_id="data-class")
-            start = Slider(0, 1, 0, step=SHOWN, label="From image", elem_id="data-start")
+            start = gr.Slider(0, 1, 0, step=SHOWN, label="From image", elem_id="data-start")
             check = gr.Button("Find unreadable files", elem_id="data-check")
             stop = gr.Button("Stop", min_width=80, interactive=False, elem_id="data-stop")
         with gr.Column(scale=3, min_width=300):

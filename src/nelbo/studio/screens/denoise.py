@@ -10,7 +10,6 @@ import gradio as gr
 from nelbo.errors import InputError
 from nelbo.studio.html import curve, facts, figures, note
 from nelbo.studio.saving import offered, save_row, strip
-from nelbo.studio.slider import Slider
 from nelbo.studio.studio import Screen, Studio
 from nelbo.studio.words import bits, signed, whole
 
@@ -34,7 +33,7 @@ def build(studio: Studio) -> None:
                 go = gr.Button("Show", variant="primary", min_width=80, elem_id="denoise-go")
                 stop = gr.Button("Stop", min_width=80, interactive=False)
         with gr.Column(scale=3, min_width=300):
-            t = Slider(0, 1, 0.5, step=0.01, label="t", info="1 is noise alone, 0 the image.", elem_id="denoise-t")
+            t = gr.Slider(0, 1, 0.5, step=0.01, label="t", info="1 is noise alone, 0 the image.", elem_id="denoise-t")
             said = gr.HTML(note("Choose an image, then “Show”."), elem_id="denoise-note")
             now = gr.HTML(elem_id="denoise-now")
             way = gr.HTML(elem_id="denoise-way")

@@ -15,7 +15,6 @@ from nelbo.studio.paint import NOTHING, marked, painter, painting
 from nelbo.studio.saving import REMEMBERED, Savable, offered, save_row
 from nelbo.studio.screens.data import FITS
 from nelbo.studio.screens.sample import ANY
-from nelbo.studio.slider import Slider
 from nelbo.studio.studio import Screen, Studio
 from nelbo.studio.words import duration, whole
 
@@ -46,10 +45,12 @@ def build(studio: Studio) -> None:
             clear = gr.Button("Clear the hole")
         with gr.Column(scale=3, min_width=300):
             verb = gr.Radio(list(VERBS), value="Fill the hole", label="What to do", elem_id="edit-verb")
-            strength = Slider(0.05, 1, 0.5, step=0.05, label="Strength", info="1 keeps almost nothing.", visible=False)
-            factor = Slider(2, 8, 2, step=1, label="Factor", info="The image is reduced first.", visible=False)
+            strength = gr.Slider(
+                0.05, 1, 0.5, step=0.05, label="Strength", info="1 keeps almost nothing.", visible=False
+            )
+            factor = gr.Slider(2, 8, 2, step=1, label="Factor", info="The image is reduced first.", visible=False)
             with gr.Row():
-                n = Slider(1, 16, 6, step=1, label="Draws")
+                n = gr.Slider(1, 16, 6, step=1, label="Draws")
                 seed = gr.Number(0, precision=0, label="Seed")
             label = gr.Dropdown([ANY], value=ANY, label="Label", visible=False)
             with gr.Row():

@@ -11,7 +11,6 @@ from nelbo.errors import InputError
 from nelbo.studio.answers import timed
 from nelbo.studio.html import figures, note, sheet
 from nelbo.studio.saving import offered, save_row, strip
-from nelbo.studio.slider import Slider
 from nelbo.studio.studio import Screen, Studio
 from nelbo.studio.words import duration, whole
 
@@ -24,9 +23,9 @@ def build(studio: Studio) -> None:
     """The components, and their events."""
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
-            first = Slider(0, 100, 0, step=1, label="From seed", elem_id="latents-from")
-            last = Slider(0, 100, 1, step=1, label="To seed", elem_id="latents-to")
-            count = Slider(3, 16, 8, step=1, label="Images")
+            first = gr.Slider(0, 100, 0, step=1, label="From seed", elem_id="latents-from")
+            last = gr.Slider(0, 100, 1, step=1, label="To seed", elem_id="latents-to")
+            count = gr.Slider(3, 16, 8, step=1, label="Images")
             walk = gr.Button("Walk", variant="primary", min_width=80, elem_id="latents-walk")
             a = gr.Number(0, precision=0, label="First image", info="Of the test split.")
             b = gr.Number(1, precision=0, label="Second image")

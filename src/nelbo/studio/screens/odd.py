@@ -11,7 +11,6 @@ from nelbo.errors import InputError
 from nelbo.studio.answers import timed
 from nelbo.studio.html import facts, framed, note
 from nelbo.studio.screens.data import FITS, data_choice
-from nelbo.studio.slider import Slider
 from nelbo.studio.studio import Screen, Studio
 from nelbo.studio.words import bits, duration, labelled, whole
 
@@ -28,9 +27,9 @@ def build(studio: Studio) -> None:
         with gr.Column(scale=1, min_width=280):
             spec = data_choice(studio, "odd-spec")
             split = gr.Radio(list(SPLITS), value="test", label="Split")
-            worst = Slider(1, 50, 5, step=1, label="Images to show", elem_id="odd-n")
+            worst = gr.Slider(1, 50, 5, step=1, label="Images to show", elem_id="odd-n")
             limit = gr.Number(200, precision=0, label="Images to score", info="The first ones.")
-            rate = Slider(
+            rate = gr.Slider(
                 0.01, 0.2, 0.05, step=0.01, label="False alarms", info="Share of normal images over the threshold."
             )
             fit = gr.Radio(FITS[1:], value="resize", label="Fit", info="How images of another size are converted.")

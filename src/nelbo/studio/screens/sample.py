@@ -10,7 +10,6 @@ import gradio as gr
 
 from nelbo.studio.html import figures, note
 from nelbo.studio.saving import Savable, offered, save_row
-from nelbo.studio.slider import Slider
 from nelbo.studio.studio import Screen, Studio
 from nelbo.studio.words import duration, whole
 
@@ -29,15 +28,15 @@ def build(studio: Studio) -> None:
     """The components, and their events."""
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
-            n = Slider(1, 64, 16, step=1, label="Images", elem_id="sample-n")
+            n = gr.Slider(1, 64, 16, step=1, label="Images", elem_id="sample-n")
             seed = gr.Number(0, precision=0, label="Seed", info="Image i of a seed is always the same image.")
             label = gr.Dropdown([ANY], value=ANY, label="Label", visible=False, elem_id="sample-label")
-            guidance = Slider(
+            guidance = gr.Slider(
                 0, 8, 2, step=0.1, label="Guidance", info="1 is none.", visible=False, elem_id="sample-guidance"
             )
-            steps = Slider(1, 100, 20, step=1, label="Steps", visible=False, elem_id="sample-steps")
+            steps = gr.Slider(1, 100, 20, step=1, label="Steps", visible=False, elem_id="sample-steps")
             sampler = gr.Dropdown(list(SAMPLERS), value=AUTO, label="Sampler", visible=False)
-            temperature = Slider(0, 1.5, 1, step=0.05, label="Temperature", info="Of the latents.", visible=False)
+            temperature = gr.Slider(0, 1.5, 1, step=0.05, label="Temperature", info="Of the latents.", visible=False)
             with gr.Row():
                 go = gr.Button("Draw", variant="primary", min_width=80, elem_id="sample-go")
                 stop = gr.Button("Stop", min_width=80, interactive=False, elem_id="sample-stop")

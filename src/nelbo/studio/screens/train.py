@@ -11,7 +11,6 @@ from nelbo.config.families import family_names, family_summary, family_word
 from nelbo.errors import InputError
 from nelbo.studio.html import curve, facts, note, problem, sheet
 from nelbo.studio.screens.data import asked_options, data_choice, size_and_fit
-from nelbo.studio.slider import Slider
 from nelbo.studio.studio import Screen, Studio
 from nelbo.studio.trainings import messages
 from nelbo.studio.words import bits, duration, of_terminal
@@ -35,7 +34,7 @@ def build(studio: Studio) -> None:
                 family_names(), value=FIRST, label="Family", info=family_summary(FIRST), filterable=False
             )
             spec = data_choice(studio, "train-spec")
-            minutes = Slider(0.5, 120, 2, step=0.5, label="Minutes", elem_id="train-minutes")
+            minutes = gr.Slider(0.5, 120, 2, step=0.5, label="Minutes", elem_id="train-minutes")
             labels = gr.Checkbox(False, label="Learn labels", info="To draw images of one class.")
             name = gr.Textbox("", label="Name", placeholder="such as digits-1", elem_id="train-name")
             with gr.Accordion("Images of other sizes", open=False):
