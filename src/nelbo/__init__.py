@@ -1,4 +1,4 @@
-"""nelbo: train, sample and score images with generative models whose bounds you can check.
+"""nelbo: train, sample, score and compress images with generative models whose bounds you can check.
 
 import nelbo
 

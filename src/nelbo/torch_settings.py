@@ -3,40 +3,39 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import torch
 
 DEFAULT_DTYPE, NUM_THREADS = threading.RLock(), threading.RLock()
 """Held while the setting is another. A thread that needs it unchanged holds the lock too."""
+T = TypeVar("T")
 
 
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+def default_dtype(dtype: torch.dtype) -> AbstractContextManager[None]:
     """A context in which torch makes floating-point tensors of another dtype, in every thread."""
     import torch
 
-    with DEFAULT_DTYPE:
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(dtype)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(before)
+    return changed(DEFAULT_DTYPE, torch.get_default_dtype, torch.set_default_dtype, dtype)
 
 
-@contextmanager
-def num_threads(count: int) -> Iterator[None]:
+def num_threads(count: int) -> AbstractContextManager[None]:
     """A context in which an operation has this number of threads."""
     import torch
 
-    with NUM_THREADS:
-        before = torch.get_num_threads()
-        torch.set_num_threads(count)
+    return changed(NUM_THREADS, torch.get_num_threads, torch.set_num_threads, count)
+
+
+@contextmanager
+def changed(lock: threading.RLock, get: Callable[[], T], put: Callable[[T], object], value: T) -> Iterator[None]:
+    """A context with another value of a setting, for one thread at a time."""
+    with lock:
+        before = get()
+        put(value)
         try:
             yield
         finally:
-            torch.set_num_threads(before)
+            put(before)

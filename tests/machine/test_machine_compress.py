@@ -749,6 +749,28 @@ def test_weights_of_a_file_are_not_thinned(compressed: bool, vae_run: Path, digi
         assert np.array_equal(nelbo.decompress(run, "x.nelbo").images[:, 0], digits[:40])
 
 
+@pytest.mark.usefixtures("alone")
+def test_a_checkpoint_without_its_file_is_not_kept(
+    vae_run: Path, digits: np.ndarray, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Path(shutil.copytree(vae_run, here / "run", ignore=shutil.ignore_patterns("keep")))
+    (folder,) = all_checkpoints(run)
+    nelbo.compress(run, digits[:40], "x.nelbo")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as planted:
+        planted.setattr(compress, "facts_of", full)
+        with pytest.raises(OSError, match="No space"):
+            nelbo.compress(run, digits[:40], "y.nelbo")
+    assert (folder / "keep").read_text() == f"{here / 'x.nelbo'}\n"
+    plan = compress.Job.of
+    monkeypatch.setattr(compress.Job, "of", lambda *given: (plan(*given), shutil.rmtree(folder))[0])
+    with pytest.raises(InputError, match="thinned out; do it again"):
+        nelbo.compress(run, digits[:40], "y.nelbo")
+
+
 def train_tiny_of(family: str, out: Path, *more: str) -> Path:
     """A run of a family, of one step."""
     call_well("train", family, "--steps", "1", "--batch-size", "8", "--out", out, "--device", "cpu", *more)

@@ -110,6 +110,21 @@ def test_a_fast_stroke_has_no_gaps(visit: Visit) -> None:
     page.get_by_role("button", name="Clear the hole").click()
 
 
+def test_too_few_images_of_val_leave_the_list_without_a_threshold(folders: Path, tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="the studio needs nelbo[studio]")
+    from nelbo.studio.safety import Folders
+    from nelbo.studio.screens.odd import found
+    from nelbo.studio.studio import Studio
+    from nelbo.studio.trainings import Trainings
+
+    inside = Folders([folders / "runs"])
+    studio, run = Studio(inside, Trainings(inside), tmp_path), str(folders / "runs/digits-vae")
+    _, facts, page = found(studio, run, "digits", "resize", "test", 2, 20, 0.0001)
+    assert "no threshold: " in facts
+    assert "images of val cannot state a rate" in facts
+    assert "iframe" in page
+
+
 def test_rows_of_images_are_saved_in_columns(tmp_path: Path) -> None:
     pytest.importorskip("gradio", reason="the studio needs nelbo[studio]")
     from nelbo.studio.saving import FORMATS, strip

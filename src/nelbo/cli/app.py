@@ -27,7 +27,7 @@ from nelbo.streams import Speaker, close_quietly
 SHARED = {"train", "distill", "sample", "score", "classify", "evaluate", "compare"}
 """Commands that divide their work between the processes of a launcher."""
 PATIENCE = 2.0
-HELP = """Train, sample and score images with generative models whose bounds you can check.
+HELP = """Train, sample, score and compress images with generative models whose bounds you can check.
 
 ```
 nelbo train ddpm --data digits --minutes 2 --out runs/first

@@ -41,7 +41,7 @@ from nelbo.options import CompressOptions
 from nelbo.report.compressed import Compression
 from nelbo.report.paths import free
 from nelbo.report.progress import bar
-from nelbo.training.folders import keep
+from nelbo.training.folders import kept
 
 STEPS = 24
 """K of a diffusion model, by default."""
@@ -84,7 +84,7 @@ def compress(
     inputs = given_inputs(run, images, labels, options)
     model = in_asked_steps(run, run.model(options.weights, "cpu"), options)
     job = Job.of(run, model, inputs, options)
-    with atomic_write(out, new=True) as aside:
+    with kept(run.checkpoint, str(out.absolute())), atomic_write(out, new=True) as aside:
         with aside.open("wb") as file:
             writer = ArchiveWriter(file, job.header, job.coder.golden())
             for payload in inputs.apart:
@@ -100,7 +100,6 @@ def compress(
         written = facts_of(aside)
         if written.problems:
             raise OSError(errno.EIO, f"cannot be read back ({'; '.join(written.problems)}); it is not kept", str(out))
-    keep(run.checkpoint, str(out.absolute()))
     return written.model_copy(update={"file": str(out), "seconds": round(time.monotonic() - started, 3)})
 
 

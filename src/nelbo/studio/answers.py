@@ -86,7 +86,7 @@ def long(answer: Answer, outputs: int, going: Going | None = None) -> Callable[.
     Args:
         answer: the function, which returns a note and the values of the outputs.
         outputs: the number of outputs besides the note.
-        going: where :func:`stop` finds it; then the button that stops is the last output, with something to press while
+        going: where :func:`stopper` finds it; then the last output is the button that stops, which can be pressed while
             there is something to stop.
     """
 
@@ -95,8 +95,8 @@ def long(answer: Answer, outputs: int, going: Going | None = None) -> Callable[.
 
     def call(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
         work = Work(answer, values)
-        mine = set() if going is None else going.setdefault(request.session_hash, set())
-        mine.add(work)
+        visits = {} if going is None else going
+        visits.setdefault(request.session_hash, set()).add(work)
         try:
             wait = PATIENCE
             while not work.done.wait(wait):
@@ -107,12 +107,14 @@ def long(answer: Answer, outputs: int, going: Going | None = None) -> Callable[.
             yield [*result(work, outputs), *button(False)]
         finally:
             work.left.set()
-            mine.discard(work)
+            visits[request.session_hash].discard(work)
+            if not visits[request.session_hash]:
+                del visits[request.session_hash]
 
     return call
 
 
-def stop(going: Going) -> Callable[[gr.Request], Any]:
+def stopper(going: Going) -> Callable[[gr.Request], Any]:
     """The function of a button that stops: the answers of this visit end, and say so themselves.
 
     Gradio's own way would also end an answer that begins in the next moment.

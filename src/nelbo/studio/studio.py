@@ -12,8 +12,7 @@ import gradio as gr
 
 from nelbo.errors import InputError
 from nelbo.jobs.progress import found_runs
-from nelbo.studio.answers import AT_ONCE, Answer, Going, long, quick
-from nelbo.studio.answers import stop as stop_of
+from nelbo.studio.answers import AT_ONCE, Answer, Going, long, quick, stopper
 from nelbo.studio.safety import Folders
 from nelbo.studio.trainings import Trainings
 
@@ -228,7 +227,7 @@ class Studio:
         """The answers that a button stops; it is wired at its first use."""
         if stop._id not in self._going:
             going = self._going[stop._id] = {}
-            stop.click(stop_of(going), None, [stop], show_progress="hidden", api_visibility="private")
+            stop.click(stopper(going), None, [stop], show_progress="hidden", api_visibility="private")
         return self._going[stop._id]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nelbo.errors import InputError
@@ -20,19 +22,37 @@ def folder_of(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:08d}"
 
 
-def keep(folder: Path, why: str) -> None:
-    """Keep a checkpoint when the run is trained further, as far as its folder can be written.
+@contextmanager
+def kept(folder: Path, why: str) -> Iterator[None]:
+    """A context that makes what needs a checkpoint: it stays when the run is trained further, if the context ends well.
+
+    Of a run that cannot be written nothing is noted.
 
     Args:
         folder: of the checkpoint.
         why: what needs it, a path.
+
+    Raises:
+        InputError: the checkpoint has been thinned out since it was read.
     """
-    with suppress(OSError), (folder / KEPT).open("a", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(f"{why}\n")
+    path = folder / KEPT
+    line = os.fsencode(f"{why}\n")
+    with suppress(OSError), path.open("ab") as file:
+        file.write(line)
+    if not folder.is_dir():
+        raise InputError("RUN", f"was trained further, and {folder.name} is thinned out; do it again")
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            path.write_bytes(path.read_bytes().removesuffix(line))
+            if not path.stat().st_size:
+                path.unlink()
+        raise
 
 
 def thin(run: Path) -> None:
-    """Keep the last two checkpoints, older ones nearest to 1, 2, 4, 8, … times the first, and those of :func:`keep`."""
+    """Keep the last two checkpoints, older ones nearest to 1, 2, 4, 8, … times the first, and those of :func:`kept`."""
     folders = all_checkpoints(run)
     older, kept_step = folders[:-KEEP_LAST], 0
     for folder in older:

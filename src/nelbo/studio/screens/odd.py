@@ -64,7 +64,7 @@ def found(
     except InputError as error:
         if error.where != "false_alarms":
             raise
-        pairs["Threshold"] = f"none: {error.problem}"
+        pairs["For this rate"] = f"no threshold: {error.problem}"
         without = options.model_copy(update={"false_alarms": None})
         result, seconds = timed(lambda: score(opened, data=data, options=without))
     pairs["Images"] = f"{result.n:,}"
