@@ -66,7 +66,7 @@ def test_draws_of_an_edit_are_saved(visit: Visit, folders: Path) -> None:
     visit.press("Draw")
     visit.note("edit", "6 draws")
     page.locator("#edit-save").click()
-    found = visit.note("edit", r"Saved as .*\.png").removeprefix("Saved as ").strip().removesuffix(".")
+    found = visit.saved("edit", ".png")
     assert (folders / found).is_file()
     assert Path(found).name.startswith("vary-step-")
     with page.expect_download() as waiting:

@@ -66,6 +66,10 @@ class Visit:
         """Go to a screen."""
         self.page.get_by_role("tab", name=name, exact=True).click()
 
+    def saved(self, name: str, suffix: str) -> str:
+        """The path in the note of a screen that has saved."""
+        return re.findall(rf"Saved as (.*{re.escape(suffix)})\.", self.note(name, rf"Saved as .*\{suffix}"))[-1]
+
     def press(self, name: str) -> None:
         """Press a button of the screen that is shown."""
         self.page.get_by_role("button", name=name, exact=True).locator("visible=true").first.click()
@@ -188,9 +192,7 @@ def test_images_are_drawn_and_saved(visit: Visit, folders: Path) -> None:
         page.get_by_label("Save as").click()
         page.get_by_role("option", name=re.compile(kind)).click()
         visit.press("Save")
-        saved = folders / visit.note("sample", rf"Saved as .*\{suffix}").removeprefix("Saved as ").strip().removesuffix(
-            "."
-        )
+        saved = folders / visit.saved("sample", suffix)
         assert saved.parent == folders / "runs/digits-ddpm/samples"
         with page.expect_download() as waiting:
             page.locator("#sample-file").click()

@@ -51,14 +51,14 @@ def build(studio: Studio) -> None:
             pictures = gr.HTML(elem_id="train-pictures")
     family.change(lambda word: gr.Dropdown(info=family_summary(word)), [family], [family], show_progress="hidden")
     asked = [family, spec, minutes, labels, name, size, fit]
-    studio.work(go.click, partial(start, studio), asked, [said, studio.run], once=True)
+    clock = gr.Timer(EVERY, active=False)
+    studio.work(go.click, partial(start, studio), asked, [said, studio.run, clock], once=True)
     studio.work(guess.click, partial(guessed, studio), [family, spec, minutes, labels, size, fit], [said], once=True)
     studio.answer(stop.click, partial(halt, studio), [studio.run], [said])
-    studio.answer(more.click, partial(train_on, studio), [studio.run, minutes], [said])
+    studio.answer(more.click, partial(train_on, studio), [studio.run, minutes], [said, clock])
     seen = gr.State(None)
-    clock = gr.Timer(EVERY)
-    shown = [live, pictures, seen, stop, more]
-    studio.answer([clock.tick, studio.run.change], partial(look, studio), [studio.run, seen], shown)
+    shown = [live, pictures, seen, stop, more, clock]
+    studio.answer([clock.tick, studio.run.change, studio.tab.select], partial(look, studio), [studio.run, seen], shown)
 
 
 def start(
@@ -79,7 +79,7 @@ def start(
     known = [value for _, value in choices]
     choices += [] if str(path) in known else [(studio.name_of(path), str(path))]
     line = f"Started {path.name} for {minutes:g} min. It goes on if you close this page or end the studio."
-    return [note(line), gr.Dropdown(choices=choices, value=str(path))]
+    return [note(line), gr.Dropdown(choices=choices, value=str(path)), gr.Timer(active=True)]
 
 
 def guessed(studio: Studio, family: str, spec: str, minutes: float, labels: bool, size: str, fit: str) -> list[Any]:
@@ -148,8 +148,8 @@ def train_on(studio: Studio, run: str | None, minutes: float) -> list[Any]:
     data.split("train")  # raises if they have vanished
     studio.trainings.resume(path, family_word(found.family), words)
     if not begun:
-        return [note(f"{path.name} has no checkpoint, so it starts from nothing.")]
-    return [note(f"{path.name} trains on" + (f", for {minutes:g} min more." if words else "."))]
+        return [note(f"{path.name} has no checkpoint, so it starts from nothing."), gr.Timer(active=True)]
+    return [note(f"{path.name} trains on" + (f", for {minutes:g} min more." if words else ".")), gr.Timer(active=True)]
 
 
 def unbegun_data(studio: Studio, path: Path) -> Dataset:
@@ -188,8 +188,8 @@ def look(studio: Studio, run: str | None, seen: str | None) -> list[Any]:
 
 
 def able(stop: bool, more: bool) -> list[Any]:
-    """The buttons that stop a run, and train it on."""
-    return [gr.Button(interactive=stop), gr.Button(interactive=more)]
+    """The buttons that stop a run, and train it on; and the clock, which goes while there is something to see."""
+    return [gr.Button(interactive=stop), gr.Button(interactive=more), gr.Timer(active=stop)]
 
 
 def looked(studio: Studio, path: Path, seen: str | None, running: bool) -> list[Any]:
