@@ -35,7 +35,7 @@ def test_a_refused_upload_leaves_no_image(visit: Visit, tmp_path: Path) -> None:
     visit.note("edit", "there is none of this run")
     page.locator("#edit-upload").get_by_role("button", name="Clear", exact=True).click()
     visit.seen("#edit-canvas canvas:not([hidden])")
-    page.wait_for_function("document.querySelector('#edit-note').innerText.trim() === ''", timeout=SLOW)
+    visit.note("edit", "^$")
     paint(visit)
     page.wait_for_function("/pixels are/.test(document.querySelector('#edit-canvas').innerText)", timeout=SLOW)
     visit.press("Draw")
@@ -55,6 +55,7 @@ def test_a_colour_file_is_converted_for_a_grey_run(visit: Visit, tmp_path: Path)
     visit.page.locator("#edit-upload input[type=file]").set_input_files(str(tmp_path / "red.png"))
     visit.note("edit", "red.png is converted: it is colour with transparency, and the run's images are grey")
     visit.page.locator("#edit-upload").get_by_role("button", name="Clear", exact=True).click()
+    visit.note("edit", "^$")  # the test image is back
 
 
 def test_draws_of_an_edit_are_saved(visit: Visit, folders: Path) -> None:

@@ -81,12 +81,16 @@ class Visit:
 
     def note(self, name: str, pattern: str) -> str:
         """The note of a screen, when it has this text."""
-        self.page.wait_for_function(
-            "([id, text]) => new RegExp(text).test(document.getElementById(id)?.innerText || '')",
-            arg=[f"{name}-note", pattern],
-            timeout=SLOW,
-        )
-        return str(self.page.locator(f"#{name}-note").inner_text())
+        try:
+            self.page.wait_for_function(
+                "([id, text]) => new RegExp(text).test(document.getElementById(id)?.innerText || '')",
+                arg=[f"{name}-note", pattern],
+                timeout=SLOW,
+            )
+        finally:
+            text = str(self.page.locator(f"#{name}-note").inner_text())
+            print(f"{name}: {text!r}")  # shown beside a failure
+        return text
 
     def value(self, selector: str, value: str) -> None:
         """Set a number."""

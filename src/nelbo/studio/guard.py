@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nelbo.studio.closing import JOIN, STREAM, Closing
 from nelbo.studio.safety import COOKIE, POLICY, Door
 
 ROUTES = (
@@ -40,7 +41,7 @@ class Guard:
     """
 
     def __init__(self, app: App, door: Door, scratch: Path) -> None:
-        self.app, self.door, self.scratch = app, door, scratch.resolve()
+        self.app, self.door, self.scratch, self.closing = app, door, scratch.resolve(), Closing()
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         """Answer a request."""
@@ -69,7 +70,12 @@ class Guard:
                 await answer(send, 400, "This request is too long, or names a file that was not sent.")
                 return
             receive = replayed(body)
-        await self.app(scope, receive, with_headers(send))
+            if scope["path"] == JOIN:
+                send = self.closing.after(body, send)
+        if scope["path"] == STREAM:
+            await self.closing.stream(self.app, scope, receive, with_headers(send))
+        else:
+            await self.app(scope, receive, with_headers(send))
 
 
 def is_open(path: str) -> bool:

@@ -6,6 +6,7 @@ let state = null, painting = null, cursor = [0, 0], image = new Image();
 
 const side = () => canvas.width / state.width;
 function draw() {
+  if (!state) return;  // an image that has gone before it came
   const pen = canvas.getContext('2d'), size = side();
   pen.imageSmoothingEnabled = false;
   pen.clearRect(0, 0, canvas.width, canvas.height);
@@ -83,6 +84,6 @@ canvas.addEventListener('keydown', (event) => {
   }
   draw();
 });
-for (const name of ['focus', 'blur']) canvas.addEventListener(name, () => state && draw());
+for (const name of ['focus', 'blur']) canvas.addEventListener(name, draw);
 watch('value', load);
 load();
