@@ -27,7 +27,7 @@ from nelbo.codec import chunks
 from nelbo.codec.archive import Archive, ArchiveWriter, Table
 from nelbo.codec.container import APART, CHUNK, HEAD, TABLE
 from nelbo.errors import InputError
-from nelbo.jobs import codec_crew, codec_model, codec_plan, codec_worker, compress, decompress_chunks
+from nelbo.jobs import codec_crew, codec_model, codec_plan, codec_worker, compress, compress_job, decompress_chunks
 from nelbo.report.compressed import Compression
 from nelbo.training.folders import all_checkpoints, folder_of, thin
 
@@ -765,8 +765,8 @@ def test_a_checkpoint_without_its_file_is_not_kept(
         with pytest.raises(OSError, match="No space"):
             nelbo.compress(run, digits[:40], "y.nelbo")
     assert (folder / "keep").read_text() == f"{here / 'x.nelbo'}\n"
-    plan = compress.Job.of
-    monkeypatch.setattr(compress.Job, "of", lambda *given: (plan(*given), shutil.rmtree(folder))[0])
+    plan = compress_job.Job.of
+    monkeypatch.setattr(compress_job.Job, "of", lambda *given: (plan(*given), shutil.rmtree(folder))[0])
     with pytest.raises(InputError, match="thinned out; do it again"):
         nelbo.compress(run, digits[:40], "y.nelbo")
 

@@ -905,6 +905,14 @@ MUTANTS = [
         ("codec/test_container.py::test_a_flipped_bit_of_a_block_is_seen",),
     ),
     Mutant(
+        "wrong sign",
+        "clusters drawn against the label",
+        "nn/clusters.py",
+        "known + guidance * (rows.log() - known)",
+        "known - guidance * (rows.log() - known)",
+        ("math/test_labels.py::test_guidance_draws_clusters_from_its_law[2.0]",),
+    ),
+    Mutant(
         "wrong order",
         "images of a chain leave the stack as they came",
         "codec/chunks.py",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -58,23 +57,17 @@ async def visit(join: str, leaves: bool = True) -> list[str]:
     return heard
 
 
-def heard(join: str, leaves: bool = True) -> list[str]:
-    """What the page of :func:`visit` hears; in a thread, because a browser has a loop in this one."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, visit(join, leaves)).result()
-
-
 def test_a_join_is_answered_after_the_end_of_the_stream() -> None:
-    assert heard("ab1") == ["end", "page closes", "joined 200"]
+    assert asyncio.run(visit("ab1")) == ["end", "page closes", "joined 200"]
 
 
 def test_another_visit_does_not_wait() -> None:
-    assert heard("cd2")[0] == "joined 200"
+    assert asyncio.run(visit("cd2"))[0] == "joined 200"
 
 
 def test_a_page_that_never_closes_its_stream_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(closing, "PATIENCE", 0.1)
-    assert heard("ab1", leaves=False) == ["end", "joined 200"]
+    assert asyncio.run(visit("ab1", leaves=False)) == ["end", "joined 200"]
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"3"])

@@ -75,6 +75,52 @@ def test_draws_of_an_edit_are_saved(visit: Visit, folders: Path) -> None:
     assert Path(waiting.value.path()).read_bytes() == (folders / found).read_bytes()
 
 
+def test_a_result_of_another_run_says_so(visit: Visit) -> None:
+    """The pictures of the run that was chosen before stay, until there are others."""
+    page = visit.page
+    visit.run("digits-ddpm")
+    visit.screen("Sample")
+    visit.press("Draw")
+    visit.seen("#sample-pictures img")
+    shown = "document.getElementById('sample-pictures').closest('.result').classList.contains('old')"
+    assert not page.evaluate(shown)
+    visit.run("digits-vae")
+    page.wait_for_function(shown, timeout=SLOW)
+    visit.run("digits-ddpm")
+    page.wait_for_function(f"!{shown}", timeout=SLOW)
+    visit.run("digits-vae")
+    page.wait_for_function(shown, timeout=SLOW)
+    visit.press("Draw")
+    page.wait_for_function(f"!{shown}", timeout=SLOW)
+    visit.run("digits-ddpm")
+
+
+def test_the_emptied_box_of_a_slider_is_no_number(visit: Visit) -> None:
+    page = visit.page
+    visit.screen("Sample")
+    box = page.locator("#sample-n input[type=number]")
+    box.fill("3")
+    box.press("Enter")
+    box.fill("")
+    visit.press("Draw")
+    visit.note("sample", "^3 images")
+    assert box.input_value() == "3"
+
+
+def test_back_goes_to_the_screen_before(visit: Visit) -> None:
+    page = visit.page
+    selected = "name => document.getElementById(`screen-${name}-button`).getAttribute('aria-selected') === 'true'"
+    for name in ("Data", "Sample", "Edit"):
+        visit.screen(name)
+        page.wait_for_function("name => location.hash.includes(`screen=${name}`)", arg=name.lower(), timeout=SLOW)
+    for name in ("sample", "data"):
+        page.go_back()
+        page.wait_for_function(selected, arg=name, timeout=SLOW)
+    page.go_forward()
+    page.wait_for_function(selected, arg="sample", timeout=SLOW)
+    assert "digits-ddpm" in page.url
+
+
 def test_saved_images_have_the_step_that_drew_them_and_their_label(folders: Path) -> None:
     import nelbo
     from nelbo.jobs.sample import usual_out
@@ -210,15 +256,15 @@ def test_a_bar_that_other_threads_move_is_watched_and_can_be_ended() -> None:
 def test_a_decompression_that_is_stopped_ends_its_workers(folders: Path, tmp_path: Path) -> None:
     pytest.importorskip("constriction", reason="the codec needs nelbo[codec]")
     import nelbo
-    from nelbo.jobs import compress as compressing
+    from nelbo.jobs import compress_job
     from nelbo.jobs.codec_crew import Worker
     from nelbo.jobs.decompress import decompress
     from nelbo.watching import watched
 
     run = nelbo.Run(folders / "runs/digits-vae")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compressing, "may_be_shorter", lambda *_: False)  # with a model of so few steps it is
-        compressing.compress(run, "digits", tmp_path / "all.nelbo", split="train", check=False)
+        patch.setattr(compress_job, "may_be_shorter", lambda *_: False)  # with a model of so few steps it is
+        nelbo.compress(run, "digits", tmp_path / "all.nelbo", split="train", check=False)
     workers: list[Worker] = []
 
     def watch(task: str, share: float | None) -> None:

@@ -18,16 +18,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor
 
 from nelbo.check import checked
-from nelbo.codec.batches import THINNEST, BatchCoder, InFlight, float64, in_float64, padded, pattern_images, patterned
+from nelbo.codec.batches import BatchCoder, float64, in_float64, padded, pattern_images, patterned
+from nelbo.codec.chain_settings import ChainSettings
 from nelbo.codec.golden import numbers_of
 from nelbo.codec.grid import Rounding, pop_salt, push_salt, salted
 from nelbo.codec.moments import FastMoments
@@ -35,55 +35,20 @@ from nelbo.codec.pixels import NormalPixels, Pixels, TablePixels
 from nelbo.codec.stack import Floats, Ints, Normals, Stack
 from nelbo.diffusion.decoders import CategoricalDecoder, GaussianDecoder
 from nelbo.diffusion.known import NOTHING, Known
-from nelbo.diffusion.process import noise_rate, posterior_var, signal_rate, step_signal, step_var
+from nelbo.diffusion.process import noise_rate, posterior_var
 from nelbo.diffusion.schedules import chain_of
 from nelbo.errors import InputError
 from nelbo.models._diffusion_clusters import given
 from nelbo.models.diffusion import Diffusion, with_variance
-from nelbo.options import Options, Variance
 from nelbo.theory.likelihoods import to_unit
 from nelbo.units import normal_bits
 
-IN_FLIGHT = 4
-"""Images per batch: each needs bits for two latents to begin with."""
-BIN = 0.5
-"""δ in standard deviations of the narrower law."""
 NARROWEST = 2.0**-6
 """The least standard deviation, in bins."""
-MOST_STEPS = 1000
-"""K of a file."""
 MANY_LEVELS = 64
 """Levels above which Var(x|z) is not summed over all of them."""
 SHARES = 2**20
 """The grid of the frequencies of clusters."""
-
-Positive = Annotated[float, Field(gt=0)]
-
-
-class Step(Options):
-    """A latent, and the law by which it is sampled given the one before: N(signal · z, std²), with the image as z_0."""
-
-    gamma: float
-    "γ = −ln SNR."
-    width: Annotated[float, Field(ge=THINNEST)]
-    "δ, the width of its bins."
-    signal: Positive
-    "√α of the step."
-    std: Positive
-    "√β of the step."
-
-
-class ChainSettings(Options):
-    """The settings of a diffusion model's codec. They hold coefficients, because exp differs between machines."""
-
-    coder: Literal["chain"] = "chain"
-    "Bits-back with a chain of latents."
-    in_flight: InFlight = IN_FLIGHT
-    "Images per batch."
-    reverse_variance: Variance
-    "σ² of p(z_k|z_{k+1}), as in the family's options."
-    steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=MOST_STEPS)]
-    "z_1 … z_K."
 
 
 class Here(NamedTuple):
@@ -279,34 +244,6 @@ def own_gammas(model: Diffusion, gammas: list[float]) -> Tensor:
     if not torch.allclose(nearest, found, rtol=1e-6, atol=1e-6):  # a file may keep seven digits
         raise InputError("steps", "have a γ that is none of the model's chain")
     return nearest
-
-
-def chain_settings(model: Diffusion) -> ChainSettings:
-    """The settings for a model in the steps that its timeline has.
-
-    Raises:
-        InputError: they are too many.
-    """
-    gammas = model.timeline.chain()[1:]
-    if len(gammas) > MOST_STEPS:
-        raise InputError("steps", f"{len(gammas):,} are more than {MOST_STEPS:,}, the most of a file; give fewer")
-    signals, stds = [signal_rate(gammas[:1])], [noise_rate(gammas[:1])]
-    narrow = []
-    for before, here in pairwise(torch.split(gammas, 1)):
-        signals.append(step_signal(before, here))
-        stds.append(step_var(before, here).sqrt())
-        narrow.append(posterior_var(before, here).sqrt())
-    narrow.append(torch.ones(1, dtype=torch.float64))
-    steps = [
-        Step(
-            gamma=float(gamma),
-            width=max(THINNEST, BIN * float(torch.minimum(std, other))),
-            signal=float(signal),
-            std=float(std),
-        )
-        for gamma, signal, std, other in zip(gammas, signals, stds, narrow, strict=True)
-    ]
-    return checked(ChainSettings, {"reverse_variance": model.reverse_variance, "steps": tuple(steps)})
 
 
 def chain_coder(model: Diffusion, settings: Mapping[str, Any]) -> ChainCoder:

@@ -19,7 +19,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nelbo.codec.chain import chain_coder, chain_settings
+from nelbo.codec.chain import chain_coder
+from nelbo.codec.chain_settings import chain_settings
 from nelbo.codec.hvae import hvae_coder, hvae_settings
 from nelbo.codec.stack import OutOfWordsError, Words
 from nelbo.codec.vae import vae_settings

@@ -81,13 +81,13 @@ def shown_most_clusters(model: Diffusion, x: Tensor, draws: Draws) -> Diffusion:
 
 
 def shown_drawn_clusters(
-    model: Diffusion, indices: Sequence[int], seed: int, labels: Tensor | None = None
+    model: Diffusion, indices: Sequence[int], seed: int, labels: Tensor | None = None, guidance: float = 1.0
 ) -> Diffusion:
-    """p(x|c, y), with c of each index drawn from P(c|y), and without y if there are no labels."""
+    """p(x|c, y), with c of each index drawn from P(c|y), with guidance, and without y if there are no labels."""
     if model.clusters is None:
         return given(model, Known(label=labels))
     u = uniform(seed, Stream.SAMPLE_CLUSTER, 0, indices, device=model.device)
-    return given(model, Known(model.clusters.picture(model.clusters.drawn(u, labels)), labels))
+    return given(model, Known(model.clusters.picture(model.clusters.drawn(u, labels, guidance)), labels))
 
 
 def with_cluster_term(model: Diffusion, x: Tensor, bound: Bound, labels: Tensor | None = None) -> Bound:

@@ -44,14 +44,17 @@ def guidance_of(model: Diffusion, settings: SampleSettings) -> float:
 def drawn_model(model: Diffusion, indices: Sequence[int], seed: int, settings: SampleSettings) -> Diffusion:
     """The model of the images to draw: p(x|c, y) with c drawn, y from the settings, and guidance.
 
+    Guidance away from what is known acts on the draw of c, too, unless it is limited to an interval of γ.
+
     Raises:
         InputError: a setting cannot be used.
     """
     guidance, labels = guidance_of(model, settings), drawn_labels(model, indices, settings)
-    told = shown_drawn_clusters(model, indices, seed, labels)
+    weaker = weaker_of(model, settings)
+    on_clusters = guidance if weaker is None and settings.guidance_interval is None else 1.0
+    told = shown_drawn_clusters(model, indices, seed, labels, on_clusters)
     if guidance == 1:
         return told
-    weaker = weaker_of(model, settings)
     away_from = None if weaker is None else shown_drawn_clusters(weaker, indices, seed, labels).denoiser
     told = copy.copy(told)
     told.denoiser = Guided(told.denoiser, guidance, settings.guidance_interval or EVERYWHERE, away_from)

@@ -83,17 +83,26 @@ class Clusters(nn.Module):
         """
         return -(self.shares[cluster] if label is None else self.shares_by_label[label, cluster]).log()
 
-    def drawn(self, u: Tensor, label: Tensor | None = None) -> Tensor:
+    def drawn(self, u: Tensor, label: Tensor | None = None, guidance: float = 1.0) -> Tensor:
         """Clusters drawn by their frequencies in the training images, or in those of the class y, shape (B,).
+
+        With guidance g they are drawn from P(c)^{1 − g} P(c|y)^g, normalised, which is for frequencies what
+        :class:`~nelbo.diffusion.guidance.Guided` is for densities: clusters in which other classes are frequent are rare.
 
         Args:
             u: uniforms in [0, 1), shape (B,).
             label: y, 1 …, 0 if unknown, int64, shape (B,); None if all are unknown.
+            guidance: g; 1 is none.
         """
         if label is None:
             edges = self.shares.cumsum(0)
             return torch.searchsorted(edges, u.to(edges) * edges[-1], right=True)
-        rows = self.shares_by_label[label].cumsum(1)
+        rows = self.shares_by_label[label]
+        if guidance != 1:
+            known = self.shares.log()
+            towards = torch.where(self.shares > 0, known + guidance * (rows.log() - known), -torch.inf)
+            rows = towards.softmax(1)
+        rows = rows.cumsum(1)
         return torch.searchsorted(rows, u.to(rows)[:, None] * rows[:, -1:], right=True)[:, 0]
 
     @torch.no_grad()

@@ -26,16 +26,8 @@ REMEMBERED = """() => {
   return [words.get('screen') || '', words.get('run') || ''];
 }"""
 """The screen and the run in the address, so that a reload keeps both. What is selected before is not a choice."""
-KEEP_RUN = """(run) => {
-  if (!window.nelboArrived) return;
-  const words = new URLSearchParams(location.hash.slice(1));
-  words.set('run', run || ''); history.replaceState(null, '', '#' + words);
-}"""
-KEEP_SCREEN = """() => {{
-  if (!window.nelboArrived) return;
-  const words = new URLSearchParams(location.hash.slice(1));
-  words.set('screen', '{name}'); history.replaceState(null, '', '#' + words);
-}}"""
+KEEP_RUN = "(run) => { if (window.nelboArrived) window.nelbo?.run(run); }"
+KEEP_SCREEN = "() => {{ if (window.nelboArrived) window.nelbo?.screen('{name}'); }}"
 
 
 def all_screens() -> list[Screen]:
@@ -87,10 +79,10 @@ def build_page(studio: Studio) -> gr.Blocks:
                 tab.select(None, js=KEEP_SCREEN.format(name=each.name))
         names = [each.name for each in found]
         hidden = {"show_progress": "hidden", "api_visibility": "private"}
+        page.load(None, js=(ASSETS / "page.js").read_text(encoding="utf-8"))
         page.load(partial(arrived, studio, names), words, [tabs, studio.run], js=REMEMBERED, **hidden)
         page.load(partial(data_lists, studio), None, studio.data, **hidden)
         refresh.click(partial(refreshed, studio), [studio.run], [studio.run], **hidden)
-        page.load(None, js=(ASSETS / "page.js").read_text(encoding="utf-8"))
         studio.run.change(None, [studio.run], js=KEEP_RUN)
     return page
 

@@ -231,6 +231,11 @@ class Studio:
         return self._going[stop._id]
 
 
+def result_place(name: str) -> gr.HTML:
+    """The place of a result of the chosen run; the page says so when another run is chosen."""
+    return gr.HTML(elem_id=name, elem_classes="result")
+
+
 def mode_of(trigger: Callable[..., Any]) -> Literal["multiple", "always_last"]:
     """Which events that come during an answer are answered: each click, and the last of others."""
     return "multiple" if getattr(trigger, "event_name", "") == "click" else "always_last"

@@ -8,13 +8,49 @@
     new ResizeObserver(fit).observe(root);
     fit();
   }, true);
-  // An error is seen, wherever the button was that led to it.
+  // An error is seen, wherever the button was that led to it. A result is of the run that is chosen when it comes.
+  let run = new URLSearchParams(location.hash.slice(1)).get('run') || '';
   new MutationObserver((changes) => {
-    for (const change of changes) for (const node of change.addedNodes) {
-      const found = node instanceof Element && (node.matches('.problem') ? node : node.querySelector('.problem'));
-      if (found) found.scrollIntoView({block: 'nearest'});
+    for (const change of changes) {
+      const result = change.target.closest?.('.result');
+      if (result) { result.dataset.run = run; result.classList.remove('old'); }
+      for (const node of change.addedNodes) {
+        const found = node instanceof Element && (node.matches('.problem') ? node : node.querySelector('.problem'));
+        if (found) found.scrollIntoView({block: 'nearest'});
+      }
     }
   }).observe(document.body, {childList: true, subtree: true});
+  // The address has the screen and the run. A result of another run says so.
+  const words = () => new URLSearchParams(location.hash.slice(1));
+  const kept = (found) => history.replaceState(null, '', '#' + found);
+  window.nelbo = {
+    run: (path) => {
+      run = path || '';
+      const found = words();
+      found.set('run', run); kept(found);
+      for (const each of document.querySelectorAll('.result'))
+        each.classList.toggle('old', each.dataset.run !== run && each.querySelector('img, svg, table, dl, iframe') !== null);
+    },
+    screen: (name) => {
+      const found = words(), before = found.get('screen');
+      found.set('screen', name);
+      if (before && before !== name) history.pushState(null, '', '#' + found);
+      else kept(found);
+    },
+  };
+  addEventListener('popstate', () => {
+    const found = words(), name = found.get('screen');
+    found.set('run', run); kept(found);
+    if (/^\w+$/.test(name || '')) document.getElementById(`screen-${name}-button`)?.click();
+  });
+  // The box of a slider that is emptied on the way to another number is not a number yet.
+  const slider = (box) => box.value === '' && box.matches('input[type=number]')
+    ? box.closest('.block')?.querySelector('input[type=range]') : null;
+  document.addEventListener('input', (event) => { if (event.target instanceof HTMLInputElement && slider(event.target)) event.stopPropagation(); }, true);
+  document.addEventListener('focusout', (event) => {
+    const range = event.target instanceof HTMLInputElement && slider(event.target);
+    if (range) event.target.value = range.value;
+  }, true);
   // Tab leaves a list, which Gradio's answer to the key would open again.
   document.addEventListener('keydown', (event) => {
     if (event.key === 'Tab' && event.target.matches?.('[role=combobox]')) event.stopPropagation();

@@ -14,10 +14,11 @@ from nelbo.errors import InputError
 from nelbo.studio.answers import timed
 from nelbo.studio.html import facts, figures, note, table
 from nelbo.studio.screens.data import data_choice
-from nelbo.studio.studio import Screen, Studio
+from nelbo.studio.studio import Screen, Studio, result_place
 from nelbo.studio.words import duration, whole
 
 if TYPE_CHECKING:
+    from nelbo.codec.coder import Images
     from nelbo.jobs.decompress import Decompressed
     from nelbo.report.compressed import Compression
 
@@ -48,12 +49,12 @@ def build(studio: Studio) -> None:
                 stop = gr.Button("Stop", min_width=80, interactive=False)
         with gr.Column(scale=3, min_width=300):
             said = gr.HTML(note("Choose images; the run at the top codes them."), elem_id="compress-note")
-            about = gr.HTML(elem_id="compress-facts")
+            about = result_place("compress-facts")
             file = gr.DownloadButton("Download the file", visible=False, elem_id="compress-file")
             gr.HTML("<h2>And back</h2>")
             given = gr.File(label="A file of this run", type="filepath", height=150, elem_id="compress-given")
             back = gr.Button("Decompress", elem_id="compress-back")
-            returned = gr.HTML(elem_id="compress-returned")
+            returned = result_place("compress-returned")
             images = gr.DownloadButton("Download the images", visible=False, elem_id="compress-images")
     made = gr.State(None)
     studio.answer(studio.run.change, partial(fitting, studio, ""), [studio.run], [said, steps])
@@ -84,8 +85,10 @@ def compressed(
     steps: float,
 ) -> list[Any]:
     """Write a file of the images into the run, and offer it for download."""
-    from nelbo.jobs.compress import compress
+    from nelbo.check import checked
+    from nelbo.jobs.compress import compress, given_inputs
     from nelbo.models.diffusion import Diffusion
+    from nelbo.options import CompressOptions
     from nelbo.report.paths import unused
 
     opened = studio.opened(run)
@@ -93,17 +96,19 @@ def compressed(
     given: Any = [studio.uploaded(path) for path in upload] if upload else studio.data_options(spec).data
     if not upload and not Path(given).is_dir():
         settings |= {"split": split, "limit": whole(limit, "n", 1)}
+    options = checked(CompressOptions, settings)
+    inputs = given_inputs(opened, given, None, options)
     out = studio.folders.inside(unused(opened.path / "compressed", "images", SUFFIX))
     out.parent.mkdir(exist_ok=True)
-    result, seconds = timed(lambda: compress(opened, given, out, **settings))
+    result, seconds = timed(lambda: compress(opened, inputs, out, options=options))
     count = f"{result.images:,} image{'s' * (result.images != 1)}"
     line = f"{count} in {result.bytes:,} bytes, {duration(seconds)}. Saved as {studio.short(out)}."
-    checked = "Every image was decoded again and compared before it was written."
+    proof = "Every image was decoded again and compared before it was written."
     copy = studio.scratch / out.name
     shutil.copyfile(out, copy)
     return [
-        note(line, checked),
-        described(result) + beside(studio, opened.path, out, result),
+        note(line, proof),
+        described(result) + beside(inputs.images, opened.config.images.levels, result),
         str(out),
         gr.DownloadButton(value=str(copy), visible=True),
     ]
@@ -126,17 +131,15 @@ def described(result: Compression) -> str:
     return facts(pairs)
 
 
-def beside(studio: Studio, run: Path, file: Path, result: Compression) -> str:
+def beside(images: Images, levels: int, result: Compression) -> str:
     """The bytes of the same images by other formats, as a table."""
-    from nelbo.jobs.decompress import decompress
     from nelbo.report.other_codecs import other_sizes
 
-    found = decompress(studio.opened(str(run)), file)
     rows = [("nelbo", result.bytes)]
     if result.xz_bytes:
         rows.append(("xz of all pixels", result.xz_bytes))
-    if len(found.images):
-        rows += other_sizes(found.images.numpy(), found.levels).items()
+    if len(images):
+        rows += other_sizes(images, levels).items()
     inside = result.bytes - result.parts.get("apart", 0)
     lines = [(name, f"{size:,}", f"{size / inside:.2f}") for name, size in rows]
     return table(("format", "bytes", "times nelbo's"), lines, "Bytes of the same images")

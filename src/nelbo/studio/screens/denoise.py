@@ -10,7 +10,7 @@ import gradio as gr
 from nelbo.errors import InputError
 from nelbo.studio.html import curve, facts, figures, note
 from nelbo.studio.saving import offered, save_row, strip
-from nelbo.studio.studio import Screen, Studio
+from nelbo.studio.studio import Screen, Studio, result_place
 from nelbo.studio.words import bits, signed, whole
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ def build(studio: Studio) -> None:
         with gr.Column(scale=3, min_width=300):
             t = gr.Slider(0, 1, 0.5, step=0.01, label="t", info="1 is noise alone, 0 the image.", elem_id="denoise-t")
             said = gr.HTML(note("Choose an image, then “Show”."), elem_id="denoise-note")
-            now = gr.HTML(elem_id="denoise-now")
-            way = gr.HTML(elem_id="denoise-way")
+            now = result_place("denoise-now")
+            way = result_place("denoise-way")
             made = save_row(studio, "denoise", said)
     asked = [studio.run, source, number]
     studio.work(

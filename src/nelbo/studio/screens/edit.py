@@ -15,7 +15,7 @@ from nelbo.studio.paint import NOTHING, marked, painter, painting
 from nelbo.studio.saving import REMEMBERED, Savable, offered, save_row
 from nelbo.studio.screens.data import FITS
 from nelbo.studio.screens.sample import ANY
-from nelbo.studio.studio import Screen, Studio
+from nelbo.studio.studio import Screen, Studio, result_place
 from nelbo.studio.words import duration, whole
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def build(studio: Studio) -> None:
                 go = gr.Button("Draw", variant="primary", min_width=80, elem_id="edit-go")
                 stop = gr.Button("Stop", min_width=80, interactive=False)
             said = gr.HTML(note("Choose an image, paint over a part of it, then “Draw”."), elem_id="edit-note")
-            shown = gr.HTML(elem_id="edit-pictures")
+            shown = result_place("edit-pictures")
             made = save_row(studio, "edit", said, FORMATS)
     place = [said, canvas, image]
     given = [studio.run, number, upload, fit]

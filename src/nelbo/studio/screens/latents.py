@@ -11,7 +11,7 @@ from nelbo.errors import InputError
 from nelbo.studio.answers import timed
 from nelbo.studio.html import figures, note, sheet
 from nelbo.studio.saving import offered, save_row, strip
-from nelbo.studio.studio import Screen, Studio
+from nelbo.studio.studio import Screen, Studio, result_place
 from nelbo.studio.words import duration, whole
 
 QUICK = 5
@@ -34,7 +34,7 @@ def build(studio: Studio) -> None:
             stop = gr.Button("Stop", min_width=80, interactive=False)
         with gr.Column(scale=3, min_width=300):
             said = gr.HTML(note("Choose two seeds, then “Walk”."), elem_id="latents-note")
-            shown = gr.HTML(elem_id="latents-pictures")
+            shown = result_place("latents-pictures")
             made = save_row(studio, "latents", said)
     ends = [studio.run, first, last, count]
     found = [said, shown, *made]

@@ -11,7 +11,7 @@ from nelbo.errors import InputError
 from nelbo.studio.answers import timed
 from nelbo.studio.html import facts, framed, note
 from nelbo.studio.screens.data import FITS, data_choice
-from nelbo.studio.studio import Screen, Studio
+from nelbo.studio.studio import Screen, Studio, result_place
 from nelbo.studio.words import bits, duration, labelled, whole
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ def build(studio: Studio) -> None:
                 note("Choose “Data”. What is normal is what the run at the top was trained on."),
                 elem_id="odd-note",
             )
-            about = gr.HTML(elem_id="odd-facts")
-            page = gr.HTML(elem_id="odd-page")
+            about = result_place("odd-facts")
+            page = result_place("odd-page")
     asked = [studio.run, spec, fit, split, worst, limit, rate]
     studio.work(go.click, partial(found, studio), asked, [said, about, page], stop)
 

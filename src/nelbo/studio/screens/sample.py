@@ -10,7 +10,7 @@ import gradio as gr
 
 from nelbo.studio.html import figures, note
 from nelbo.studio.saving import Savable, offered, save_row
-from nelbo.studio.studio import Screen, Studio
+from nelbo.studio.studio import Screen, Studio, result_place
 from nelbo.studio.words import duration, whole
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def build(studio: Studio) -> None:
                 stop = gr.Button("Stop", min_width=80, interactive=False, elem_id="sample-stop")
         with gr.Column(scale=3, min_width=300):
             said = gr.HTML(elem_id="sample-note")
-            pictures = gr.HTML(elem_id="sample-pictures")
+            pictures = result_place("sample-pictures")
             made = save_row(studio, "sample", said, FORMATS)
     settings = [studio.run, n, seed, label, guidance, steps, sampler, temperature]
     fitted = [said, label, guidance, steps, sampler, temperature]
