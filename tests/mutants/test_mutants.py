@@ -905,7 +905,7 @@ MUTANTS = [
         ("codec/test_container.py::test_a_flipped_bit_of_a_block_is_seen",),
     ),
     Mutant(
-        "wrong sign",
+        "wrong weight",
         "clusters drawn against the label",
         "nn/clusters.py",
         "known + guidance * (rows.log() - known)",

@@ -86,8 +86,8 @@ class Clusters(nn.Module):
     def drawn(self, u: Tensor, label: Tensor | None = None, guidance: float = 1.0) -> Tensor:
         """Clusters drawn by their frequencies in the training images, or in those of the class y, shape (B,).
 
-        With guidance g they are drawn from P(c)^{1 − g} P(c|y)^g, normalised, which is for frequencies what
-        :class:`~nelbo.diffusion.guidance.Guided` is for densities: clusters in which other classes are frequent are rare.
+        With guidance g they are drawn from P(c)^{1 − g} P(c|y)^g, normalised, as by
+        :class:`~nelbo.diffusion.guidance.Guided` for densities; a cluster of images of other classes is rare.
 
         Args:
             u: uniforms in [0, 1), shape (B,).
