@@ -6,6 +6,7 @@ import errno
 import functools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -769,6 +770,20 @@ def test_a_checkpoint_without_its_file_is_not_kept(
     monkeypatch.setattr(compress_job.Job, "of", lambda *given: (plan(*given), shutil.rmtree(folder))[0])
     with pytest.raises(InputError, match="thinned out; do it again"):
         nelbo.compress(run, digits[:40], "y.nelbo")
+
+
+def test_a_score_has_the_files_of_its_images_beside_it(vae_run: Path, here: Path) -> None:
+    """Those of the same weights and split that are still there."""
+    run = Path(shutil.copytree(vae_run, here / "run", ignore=shutil.ignore_patterns("keep")))
+    made = nelbo.compress(run, "digits", "some.nelbo", split="test", limit=50)
+    nelbo.compress(run, "digits", "others.nelbo", split="val")
+    (coded,) = nelbo.score(run, limit=60).files
+    assert (coded.file, coded.images, coded.steps) == (str(here / "some.nelbo"), 50, None)
+    assert coded.bits_per_dim == made.bits_per_dim
+    shown = call_well("score", run, "--limit", "60")
+    assert re.search(rf"some\.nelbo, 50 images │ +{made.bits_per_dim:.4f}", shown.out + shown.err)
+    (here / "some.nelbo").unlink()
+    assert nelbo.score(run, limit=60).files == []
 
 
 def train_tiny_of(family: str, out: Path, *more: str) -> Path:

@@ -14,11 +14,16 @@ from nelbo.codec.archive import Archive
 from nelbo.codec.chunks import CHAIN, EACH, PLAIN, Head
 from nelbo.codec.container import APART, CHUNK, GOLDEN, HEADER, TABLE, is_container
 from nelbo.codec.container import HEAD as BLOCK
-from nelbo.report.compressed import NO_IMAGES, Bounds, Compression
+from nelbo.errors import InputError
+from nelbo.report.compressed import NO_IMAGES, Bounds, Compression, printable
+from nelbo.report.results import Coded, Score
+from nelbo.training.folders import needed_by
 
 NAMES = {HEADER: "header", GOLDEN: "golden", TABLE: "table", APART: "apart"}
 SHOWN = 3
 """Names that are shown."""
+MOST_FILES = 8
+"""Files beside a score."""
 Bytes = Annotated[int, Field(ge=0, lt=2**63)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -39,6 +44,26 @@ class Facts(BaseModel):
 def is_archive(path: Path) -> bool:
     """Whether a path is a compressed file, by its first or last bytes."""
     return path.is_file() and is_container(path)
+
+
+def files_of(score: Score, folder: Path) -> list[Coded]:
+    """The compressed files that need the weights of a score, and hold images of its split; the latest ones.
+
+    Args:
+        score: the score.
+        folder: of the checkpoint.
+    """
+    found = []
+    for path in map(Path, needed_by(folder)[-MOST_FILES:]):
+        try:
+            facts = facts_of(path)
+        except (InputError, OSError):
+            continue
+        same = (facts.weights_sha256, facts.data, facts.split) == (score.weights_sha256, score.data, score.split)
+        if same and facts.bits_per_dim is not None:
+            name, bits = str(printable(path)), facts.bits_per_dim
+            found.append(Coded(file=name, images=facts.images, steps=facts.steps, bits_per_dim=bits))
+    return found
 
 
 def facts_of(path: Path) -> Compression:

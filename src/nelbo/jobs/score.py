@@ -32,6 +32,7 @@ from nelbo.options import DataOptions, ScoreOptions
 from nelbo.processes import rank
 from nelbo.report.progress import console
 from nelbo.report.results import Score
+from nelbo.training.folders import needed_by
 
 
 def score(
@@ -59,7 +60,7 @@ def score(
     request = ScoreRequest.of(opened_with_warning(run), spec_options(data), options)
     run = request.run
     if isinstance(request.model, LikelihoodModel):
-        return score_bound(request, request.model)
+        return beside_files(run, score_bound(request, request.model))
     refuse_for_no_bound(request.model, options)
 
     def answer() -> Answer:
@@ -67,6 +68,15 @@ def score(
         return found | condition(request.model, request.images, run.step), None
 
     return kept(run, Score, request.key, answer, options.again)
+
+
+def beside_files(run: Run, found: Score) -> Score:
+    """The score, beside the compressed files of these images; they are looked up again at each call."""
+    if not needed_by(run.checkpoint):
+        return found
+    from nelbo.jobs.archive_facts import files_of  # it imports the codec
+
+    return found.model_copy(update={"files": files_of(found, run.checkpoint)})
 
 
 def score_bound(request: ScoreRequest, own: LikelihoodModel) -> Score:

@@ -231,6 +231,19 @@ class OfImages(Result):
     "D, data dimensions per image."
 
 
+class Coded(Record):
+    """A compressed file, beside a score of the same split."""
+
+    file: str
+    "Its path."
+    images: int
+    "The number of images, the first ones of the split."
+    steps: int | None = None
+    "K, of a diffusion model."
+    bits_per_dim: float
+    "The whole file, in bits/dim."
+
+
 class Score(OfImages):
     """The bound of images, or a family's own measures; extra fields are not in the sum of the terms."""
 
@@ -295,6 +308,8 @@ class Score(OfImages):
     "The number of images over it."
     page: str | None = None
     "The path of the page of ``worst``."
+    files: list[Coded] = []
+    "Compressed files of the same split that need these weights, where they were written."
 
     @property
     def extras(self) -> dict[str, Term]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
 from rich.table import Table
 
 from nelbo.units import uniform_bits
@@ -54,6 +56,10 @@ def score_table(score: Score) -> Table:
         table.add_row(f"threshold, {percent(limit.false_alarms)} false alarms", f"{limit.bits_per_dim:.4f}", "")
         table.add_row("its rate, 95% interval", f"{percent(limit.low)} to {percent(limit.high)}", "")
         table.add_row("images over it", f"{score.over:,} of {score.n:,}", "")
+    for coded in score.files:
+        steps = "" if coded.steps is None else f" in {coded.steps} steps"
+        name = escape(f"{Path(coded.file).name}, {coded.images:,} images{steps}")
+        table.add_row(name, f"{coded.bits_per_dim:.4f}", "")
     table.add_row(f"uniform code, log2 {score.levels}", f"{uniform_bits(score.levels):.4f}", "", style="dim")
     return table
 

@@ -51,6 +51,15 @@ def kept(folder: Path, why: str) -> Iterator[None]:
         raise
 
 
+def needed_by(folder: Path) -> list[str]:
+    """What needs a checkpoint, as it was given to :func:`kept`; the latest last."""
+    try:
+        found = (folder / KEPT).read_bytes()
+    except OSError:
+        return []
+    return [os.fsdecode(line) for line in found.split(b"\n") if line]
+
+
 def thin(run: Path) -> None:
     """Keep the last two checkpoints, older ones nearest to 1, 2, 4, 8, … times the first, and those of :func:`kept`."""
     folders = all_checkpoints(run)
