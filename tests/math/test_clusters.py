@@ -37,6 +37,43 @@ def test_the_centres_are_those_of_k_means() -> None:
     np.testing.assert_allclose(mine.shares.numpy(), counts / 400, rtol=1e-6)
 
 
+def test_with_labels_the_centres_are_those_of_each_class() -> None:
+    """By scikit-learn class by class, from its first images; then c(x) is the nearest of all, whatever the label."""
+    x = images(600)
+    y = torch.randint(0, 3, (600,), generator=torch.Generator().manual_seed(1))
+    mine = Clusters(SHAPE, 12, classes=2)
+    mine.learn(x, 16, seed=3, labels=y)
+    x_0 = (x.double().flatten(1) / 7.5 - 1).numpy()
+    order = torch.randperm(600, generator=torch.Generator().manual_seed(3)).numpy()
+    centres = []
+    for kind in range(3):
+        rows = order[y.numpy()[order] == kind]
+        count = 1 + len(rows) * (12 - 3) // 600
+        found = KMeans(count, init=x_0[rows[:count]], n_init=1, max_iter=ROUNDS, tol=0, algorithm="lloyd").fit(
+            x_0[rows]
+        )
+        centres.append(found.cluster_centers_)
+    wanted = np.concatenate(centres)
+    assert 9 < len(wanted) <= 12
+    np.testing.assert_allclose(mine.centres[: len(wanted)].numpy(), wanted, atol=1e-5)  # float32's round-off
+    nearest = ((x_0[:, None] - wanted) ** 2).sum(2).argmin(1)
+    np.testing.assert_array_equal(mine(torch.from_numpy(x_0).reshape(-1, *SHAPE).float()).numpy(), nearest)
+    np.testing.assert_allclose(mine.shares.numpy(), np.bincount(nearest, minlength=12) / 600, rtol=1e-12)
+    for label in (1, 2):
+        counts = np.bincount(nearest[y.numpy() == label], minlength=12)
+        share = (counts + mine.shares.numpy()) / (counts.sum() + 1)
+        np.testing.assert_allclose(mine.shares_by_label[label].numpy(), share, rtol=1e-12)
+
+
+def test_with_more_classes_than_clusters_the_centres_are_those_of_all_images() -> None:
+    x, y = images(200), torch.arange(200)
+    with_labels, without = Clusters(SHAPE, 6, classes=199), Clusters(SHAPE, 6)
+    with_labels.learn(x, 16, seed=0, labels=y)
+    without.learn(x, 16, seed=0)
+    assert torch.equal(with_labels.centres, without.centres)
+    assert torch.equal(with_labels.shares, without.shares)
+
+
 @pytest.mark.parametrize(("height", "width", "square"), [(28, 28, 2), (16, 9, 1), (33, 20, 3)])
 def test_images_are_seen_by_squares_of_pixels(height: int, width: int, square: int) -> None:
     """Means of squares, of what there is of them at the edges, by numpy; to float32's round-off."""

@@ -92,7 +92,7 @@ def test_the_shares_of_the_clusters_of_a_class_are_learned() -> None:
     model = gan()
     assert model.clusters is not None
     y = torch.tensor([1, 1, 2, 0, 2, 2])
-    model.recipe.prepare_labels(X, LEVELS, y)
+    model.clusters.learn_labels(X, LEVELS, y)
     cluster = model.cluster(X.float() / 2 - 1)
     assert cluster is not None
     for k in (1, 2):

@@ -60,9 +60,7 @@ def estimate(family: str, data: DataOptions, minutes: float, labels: bool = Fals
     some = None if found is None else found[few]
     with training_dtypes(device, options.precision):
         model.to(device)
-        model.recipe.prepare(images[few], grey_levels or model.levels, options.seed)
-        if some is not None:
-            model.recipe.prepare_labels(images[few], grey_levels or model.levels, some)
+        model.recipe.prepare(images[few], grey_levels or model.levels, options.seed, some)
         trainer = Trainer(model, images[few], options, Path(), grey_levels, labels=some)
         model.train()
         seconds = min(timed_step(trainer) for _ in range(TIMED))

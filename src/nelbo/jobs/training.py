@@ -113,9 +113,7 @@ def run_training(work: Work, team: Team) -> None:
         checkpoint = shared(team, None if folder is None else lambda: read_checkpoint(folder))
         if checkpoint is None:
             with bar("looking at the training images", None):
-                model.recipe.prepare(images, grey_levels or model.levels, config.training.seed)
-                if labels is not None:
-                    model.recipe.prepare_labels(images, grey_levels or model.levels, labels)
+                model.recipe.prepare(images, grey_levels or model.levels, config.training.seed, labels)
         settings = weight_settings(config)
         trainer = Trainer(model, images, config.training, path, grey_levels, team, settings, labels=labels)
         if checkpoint is not None:

@@ -61,15 +61,10 @@ class DiffusionRecipe(PartsRecipe):
 
     model: Diffusion
 
-    def prepare(self, images: Tensor, levels: int, seed: int) -> None:
-        """Compute the clusters."""
+    def prepare(self, images: Tensor, levels: int, seed: int, labels: Tensor | None = None) -> None:
+        """Compute the clusters, and with labels the share of each cluster in each class."""
         if self.model.clusters is not None:
-            self.model.clusters.learn(images, levels, seed)
-
-    def prepare_labels(self, images: Tensor, levels: int, labels: Tensor) -> None:
-        """Compute the share of each cluster in each class."""
-        if self.model.clusters is not None:
-            self.model.clusters.learn_labels(images, levels, labels)
+            self.model.clusters.learn(images, levels, seed, labels)
 
     @property
     def compilable(self) -> list[nn.Module]:

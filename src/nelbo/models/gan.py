@@ -237,15 +237,10 @@ class GANRecipe(PartsRecipe):
         players = ((model.generator, 1.0), (model.critic, model.options.critic_lr))
         return [ParamGroup(list(network.parameters()), times, (0.0, 0.99), None) for network, times in players]
 
-    def prepare(self, images: Tensor, levels: int, seed: int) -> None:
-        """Compute the clusters."""
+    def prepare(self, images: Tensor, levels: int, seed: int, labels: Tensor | None = None) -> None:
+        """Compute the clusters, and with labels the share of each cluster in each class."""
         if self.model.clusters is not None:
-            self.model.clusters.learn(images, levels, seed)
-
-    def prepare_labels(self, images: Tensor, levels: int, labels: Tensor) -> None:
-        """Compute the share of each cluster in each class."""
-        if self.model.clusters is not None:
-            self.model.clusters.learn_labels(images, levels, labels)
+            self.model.clusters.learn(images, levels, seed, labels)
 
 
 class held_fixed:  # noqa: N801

@@ -67,21 +67,14 @@ class Recipe:
         """The networks that torch.compile can compile; none by default."""
         return []
 
-    def prepare(self, images: Tensor, levels: int, seed: int) -> None:
+    def prepare(self, images: Tensor, levels: int, seed: int, labels: Tensor | None = None) -> None:
         """Learn from the training images before the first step; by default nothing.
 
         Args:
             images: integer levels, shape (N, C, H, W).
             levels: the number of levels of these images; more than the model's if each batch is binarised.
             seed: the seed of the run.
-        """
-
-    def prepare_labels(self, images: Tensor, levels: int, labels: Tensor) -> None:
-        """Learn from the training images and their labels, after :meth:`prepare`; by default nothing.
-
-        Args:
-            images, levels: as in :meth:`prepare`.
-            labels: y of each image, 1 … K, 0 if unknown, int64, shape (N,).
+            labels: y of each image, 1 … K, 0 if unknown, int64, shape (N,); None without labels.
         """
 
 

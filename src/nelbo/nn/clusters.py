@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,7 +24,8 @@ class Clusters(nn.Module):
     Lloyd's algorithm (k-means) computes the centres, starting from K images. Before it, every image is in cluster 0.
     Written by hand because the images stay on the model's device.
 
-    With labels it also learns P(c|y), with n_cy of the n_y images of class y in cluster c:
+    With labels the centres are those of k-means in each class, so that fewer clusters have images of several classes;
+    c(x) depends on x alone. It also learns P(c|y), with n_cy of the n_y images of class y in cluster c:
 
         P(c|y) = (n_cy + P(c))/(n_y + 1)
 
@@ -57,14 +59,9 @@ class Clusters(nn.Module):
         """x̄ of images on [−1, 1], shape (B, size)."""
         return F.avg_pool2d(x_0, self.square, ceil_mode=True).flatten(1)
 
-    def nearest(self, seen: Tensor) -> Tensor:
-        """The non-empty cluster with the nearest centre, shape (B,), for x̄ of shape (B, size)."""
-        closeness = seen @ self.centres.T - 0.5 * self.centres.square().sum(1)
-        return closeness.masked_fill(self.shares == 0, -torch.inf).argmax(1)
-
     def forward(self, x_0: Tensor) -> Tensor:
         """c(x) of images on [−1, 1], shape (B,)."""
-        return self.nearest(self.look(to_default_dtype(x_0)))
+        return nearest(self.look(to_default_dtype(x_0)), self.centres, self.shares)
 
     def picture(self, cluster: Tensor) -> Tensor:
         """m_k of each cluster as an image on [−1, 1], shape (B, C, H, W), each square of one value."""
@@ -106,26 +103,29 @@ class Clusters(nn.Module):
         return torch.searchsorted(rows, u.to(rows)[:, None] * rows[:, -1:], right=True)[:, 0]
 
     @torch.no_grad()
-    def learn(self, images: Tensor, levels: int, seed: int) -> None:
-        """Compute the centres and the frequency of each cluster.
+    def learn(self, images: Tensor, levels: int, seed: int, labels: Tensor | None = None) -> None:
+        """Compute the centres and the frequency of each cluster, and with labels P(c|y).
 
         Args:
             images: the training images, integer levels, shape (N, C, H, W); at most 65,536 random ones are used.
             levels: L, the number of values a pixel can take.
             seed: the seed of the initial centres.
+            labels: y of each image, 1 …, 0 if unknown, int64, shape (N,); None if all are unknown.
         """
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:MOST_IMAGES]
         device = self.centres.device
         seen = torch.cat([self.look(to_unit(images[rows].to(device), levels)) for rows in torch.split(order, STRIDE)])
         used = max(1, min(len(self), len(seen) // MEMBERS))
-        self.centres[:used] = seen[:used]
-        self.shares.copy_(torch.arange(len(self), device=device) < used)
-        for _ in range(ROUNDS):
-            cluster = self.share_out(seen)
-            sums = torch.zeros_like(self.centres).index_add_(0, cluster, seen)
-            members = torch.bincount(cluster, minlength=len(self))[:, None]
-            self.centres.copy_(torch.where(members > 0, sums / members.clamp(min=1), self.centres))
-        self.share_out(seen)
+        kinds = torch.zeros(len(seen), dtype=torch.int64) if labels is None else labels.cpu()[order]
+        if len(np.unique(kinds.numpy())) > used:
+            kinds.zero_()
+        found = [k_means(seen[(kinds == kind).to(device)], count) for kind, count in counts_by_kind(kinds, used)]
+        centres, filled = (torch.cat(each) for each in zip(*found, strict=True))
+        self.centres[: len(centres)] = centres
+        cluster = nearest(seen, centres, filled)
+        self.shares.copy_(torch.bincount(cluster, minlength=len(self)).double() / len(seen))
+        if labels is not None:
+            self.learn_labels(images, levels, labels)
 
     @torch.no_grad()
     def learn_labels(self, images: Tensor, levels: int, labels: Tensor) -> None:
@@ -143,8 +143,36 @@ class Clusters(nn.Module):
         self.shares_by_label.copy_((counts + self.shares) / (counts.sum(1, keepdim=True) + 1))
         self.shares_by_label[0] = self.shares
 
-    def share_out(self, seen: Tensor) -> Tensor:
-        """The cluster of each x̄, shape (N,); it also updates the frequencies."""
-        cluster = torch.cat([self.nearest(part) for part in torch.split(seen, STRIDE)])
-        self.shares.copy_(torch.bincount(cluster, minlength=len(self)).double() / len(seen))
-        return cluster
+
+def nearest(seen: Tensor, centres: Tensor, filled: Tensor) -> Tensor:
+    """The nearest centre of those that are filled (not 0), shape (N,), for x̄ of shape (N, size)."""
+    half, empty = 0.5 * centres.square().sum(1), filled == 0
+    parts = torch.split(seen, STRIDE)
+    return torch.cat([(part @ centres.T - half).masked_fill(empty, -torch.inf).argmax(1) for part in parts])
+
+
+def counts_by_kind(kinds: Tensor, used: int) -> list[tuple[int, int]]:
+    """Each kind and the number of its clusters: 1, and more by its share of the images.
+
+    >>> counts_by_kind(torch.tensor([2, 1, 2, 2]), 10)
+    [(1, 3), (2, 7)]
+    """
+    found, sizes = np.unique(kinds.numpy(), return_counts=True)
+    counts = 1 + sizes * (used - len(found)) // len(kinds)
+    return list(zip(found.tolist(), counts.tolist(), strict=True))
+
+
+def k_means(seen: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The centres by Lloyd's algorithm from the first images, and the number of images of each in the last round.
+
+    Args:
+        seen: x̄ of the images, shape (N, size).
+        count: K.
+    """
+    centres, members = seen[:count].clone(), seen.new_ones(count)
+    for _ in range(ROUNDS):
+        cluster = nearest(seen, centres, members)
+        members = torch.bincount(cluster, minlength=count).to(seen)
+        sums = torch.zeros_like(centres).index_add_(0, cluster, seen)
+        centres = torch.where(members[:, None] > 0, sums / members[:, None].clamp(min=1), centres)
+    return centres, members
