@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import codec
-from nelbo.jobs import codec_crew, codec_worker, compress, decompress_chunks
+from nelbo.jobs import codec_crew, codec_worker, compress_job, decompress_chunks
 
 IMAGES = np.random.default_rng(0).integers(0, 17, (7, 1, 6, 5), dtype=np.uint8)
 
@@ -48,7 +48,7 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a small vae: sizes of the file, and shares that add up."""
     settings = {"latent": 4, "steps": 30, "batch_size": 16, "device": "cpu"}
     monkeypatch.setattr(codec, "ROWS", {"vae": codec.Row("vae", "vae", "digits", settings, {}, 0.005, 200)})
-    for module in (compress, decompress_chunks):
+    for module in (compress_job, decompress_chunks):
         monkeypatch.setattr(module, "Worker", lambda opening, *_: codec_crew.Here(codec_worker.opened(opening), 1))
     facts = codec.measured(codec.ROWS["vae"], tmp_path, 100)
     assert facts["bytes"] == sum(facts["parts"].values())

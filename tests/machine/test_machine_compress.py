@@ -54,9 +54,9 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     def make(opening: dict[str, Any], threads: int, core: int | None, shape: tuple[int, ...]) -> codec_crew.Here:
         return codec_crew.Here(codec_worker.opened(opening), 1)
 
-    monkeypatch.setattr(compress, "Worker", make)
+    monkeypatch.setattr(compress_job, "Worker", make)
     monkeypatch.setattr(decompress_chunks, "Worker", make)
-    monkeypatch.setattr(compress, "usable_lanes", lambda: 1)
+    monkeypatch.setattr(compress_job, "usable_lanes", lambda: 1)
     monkeypatch.setattr(decompress_chunks, "usable_lanes", lambda: 1)
 
 
@@ -243,7 +243,7 @@ def test_no_chunk_has_more_images_than_a_file_may_have(
 ) -> None:
     """Whether images are all plain, or chunks are as many as lanes."""
     monkeypatch.setattr(chunks, "MOST_IMAGES", 30)
-    monkeypatch.setattr(compress, "usable_lanes", lambda: lanes)
+    monkeypatch.setattr(compress_job, "usable_lanes", lambda: lanes)
     for images in (digits[:count], np.zeros((count, 8, 8), np.uint8)):
         Path("x.nelbo").unlink(missing_ok=True)
         found = nelbo.compress(vae_run, images, "x.nelbo")
@@ -255,7 +255,7 @@ def test_no_chunk_has_more_images_than_a_file_may_have(
 def test_a_file_that_cannot_be_read_back_is_not_kept(
     vae_run: Path, digits: np.ndarray, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compress, "planned", lambda images, *_: ([0, 30, len(images)], 1))
+    monkeypatch.setattr(compress_job, "planned", lambda images, *_: ([0, 30, len(images)], 1))
     monkeypatch.setattr(chunks, "MOST_IMAGES", 40)
     with pytest.raises(OSError, match="90 of 120 images cannot be decoded"):
         nelbo.compress(vae_run, digits[:120], "x.nelbo")
@@ -293,7 +293,7 @@ def test_a_poor_model_is_not_used(digits: np.ndarray, here: Path) -> None:
 def test_a_chain_of_few_steps_has_fewer_by_default(
     digits: np.ndarray, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compress, "may_be_shorter", lambda *_: False)
+    monkeypatch.setattr(compress_job, "may_be_shorter", lambda *_: False)
     run = train_tiny_of("ddpm", here / "run", "--timesteps", "5", "--widths", "8", "8")
     found = nelbo.compress(run, digits[:150], "x.nelbo")
     assert found.steps == 5
@@ -499,7 +499,7 @@ def test_a_chunk_that_ends_its_process_is_lost_alone(
     """As one for which there is too little memory; another process decodes what is left."""
     monkeypatch.setattr(codec_plan, "MOST_IMAGES", 60)
     monkeypatch.setattr(codec_plan, "WASTE", 1.0)
-    monkeypatch.setattr(compress, "usable_lanes", lambda: 1)
+    monkeypatch.setattr(compress_job, "usable_lanes", lambda: 1)
     monkeypatch.setattr(decompress_chunks, "usable_lanes", lambda: 1)
     nelbo.compress(vae_run, digits[:120], "x.nelbo", check=False)
     right = codec_crew.Worker.decode
@@ -680,7 +680,7 @@ def test_a_worker_that_is_killed_is_named(vae_run: Path, here: Path) -> None:
 
 def test_a_model_with_parts_from_python_is_coded_here(digits: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is no other process that has the parts."""
-    monkeypatch.setattr(compress, "may_be_shorter", lambda *_: False)  # with a model of so few steps it is
+    monkeypatch.setattr(compress_job, "may_be_shorter", lambda *_: False)  # with a model of so few steps it is
 
     def parts() -> dict[str, nn.Module]:
         return {
