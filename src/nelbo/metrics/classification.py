@@ -39,6 +39,8 @@ UNDECIDED = 2.0
 """An image is undecided within this number of standard errors."""
 WEIGHT = 4.0
 """The number of draws that the variance on held-out images counts for."""
+ROUNDING = 1e-3
+"""Nats: a standard error below it is less than the round-off of a network in float32."""
 NODES = 64
 """Nodes of the quadrature over an error."""
 IMAGES = 128
@@ -78,7 +80,7 @@ class Classified:
 
     def in_errors(self) -> Tensor:
         """How far each label is behind the leader in standard errors, +∞ for the leader, shape (n, K)."""
-        ratio = (self.behind / self.stderr).nan_to_num(0.0, torch.inf, -torch.inf)
+        ratio = self.behind / self.stderr.clamp(min=ROUNDING)
         return ratio.scatter(1, self.label[:, None], torch.inf)
 
 
