@@ -30,6 +30,8 @@ from nelbo.codec.container import APART, CHUNK, HEAD, TABLE
 from nelbo.errors import InputError
 from nelbo.jobs import codec_crew, codec_model, codec_plan, codec_worker, compress, compress_job, decompress_chunks
 from nelbo.report.compressed import Compression
+from nelbo.studio.held import HeldRun
+from nelbo.studio.safety import Folders
 from nelbo.training.folders import all_checkpoints, folder_of, thin
 
 
@@ -773,7 +775,7 @@ def test_a_checkpoint_without_its_file_is_not_kept(
 
 
 def test_a_score_has_the_files_of_its_images_beside_it(vae_run: Path, here: Path) -> None:
-    """Those of the same weights and split that are still there."""
+    """Those of the same weights and split that are still there; in the studio, of its folders alone."""
     run = Path(shutil.copytree(vae_run, here / "run", ignore=shutil.ignore_patterns("keep")))
     made = nelbo.compress(run, "digits", "some.nelbo", split="test", limit=50)
     nelbo.compress(run, "digits", "others.nelbo", split="val")
@@ -782,6 +784,12 @@ def test_a_score_has_the_files_of_its_images_beside_it(vae_run: Path, here: Path
     assert coded.bits_per_dim == made.bits_per_dim
     shown = call_well("score", run, "--limit", "60")
     assert re.search(rf"some\.nelbo, 50 images │ +{made.bits_per_dim:.4f}", shown.out + shown.err)
+    os.mkfifo(here / "pipe")  # opening it would wait for ever
+    with (nelbo.Run(run).checkpoint / "keep").open("a") as keep:
+        keep.write(f"{here / 'pipe'}\n/dev/zero\n{here}\na\0b\n")
+    assert nelbo.score(run, limit=60).files == [coded]
+    outside, inside = (HeldRun(run, Folders([folder])) for folder in (run, here))
+    assert (nelbo.score(outside, limit=60).files, nelbo.score(inside, limit=60).files) == ([], [coded])
     (here / "some.nelbo").unlink()
     assert nelbo.score(run, limit=60).files == []
 

@@ -454,6 +454,7 @@ def test_names_of_classes() -> None:
         ({"guidance": 2.0}, "guidance"),
         ({"label": "high", "guidance": -1.0}, "guidance"),
         ({"label": "high", "guidance": math.inf}, "guidance"),
+        ({"label": "high", "guidance": 1e308}, "guidance"),
         ({"label": "high", "guidance": math.nan}, "guidance"),
         ({"guidance_interval": (0.0, 1.0)}, "guidance_interval"),
         ({"label": "high", "guidance": 2.0, "guidance_interval": (1.0, 0.0)}, "guidance_interval"),

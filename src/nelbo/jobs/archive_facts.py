@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +18,6 @@ from nelbo.codec.container import HEAD as BLOCK
 from nelbo.errors import InputError
 from nelbo.report.compressed import NO_IMAGES, Bounds, Compression, printable
 from nelbo.report.results import Coded, Score
-from nelbo.training.folders import needed_by
 
 NAMES = {HEADER: "header", GOLDEN: "golden", TABLE: "table", APART: "apart"}
 SHOWN = 3
@@ -46,16 +46,18 @@ def is_archive(path: Path) -> bool:
     return path.is_file() and is_container(path)
 
 
-def files_of(score: Score, folder: Path) -> list[Coded]:
+def files_of(score: Score, paths: Sequence[Path]) -> list[Coded]:
     """The compressed files that need the weights of a score, and hold images of its split; the latest ones.
 
     Args:
         score: the score.
-        folder: of the checkpoint.
+        paths: of the files, as the run has them: what is no such file any more is left out.
     """
     found = []
-    for path in map(Path, needed_by(folder)[-MOST_FILES:]):
+    for path in paths[-MOST_FILES:]:
         try:
+            if not is_archive(path):
+                continue
             facts = facts_of(path)
         except (InputError, OSError):
             continue

@@ -25,7 +25,7 @@ from nelbo.report.progress import console
 from nelbo.streams import as_text
 from nelbo.training import latest_checkpoint, load_weights
 from nelbo.training.checkpoint import read_state
-from nelbo.training.folders import all_checkpoints, folder_of, step_of
+from nelbo.training.folders import all_checkpoints, folder_of, needed_by, step_of
 from nelbo.training.machine import Sizing, has_float64, keep_memory, pick_device
 
 if TYPE_CHECKING:
@@ -174,6 +174,11 @@ class Run:
         if folder is None:
             raise InputError(str(self.path), "has no checkpoint yet; continue with 'nelbo train … --resume'")
         return folder
+
+    @property
+    def dependents(self) -> list[Path]:
+        """The compressed files that need the weights of this checkpoint, where they were written; the latest last."""
+        return [Path(each) for each in needed_by(self.checkpoint)]
 
     def checkpoint_of(self, step: int) -> Path:
         """The folder of the checkpoint of a step.

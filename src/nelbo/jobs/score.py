@@ -32,7 +32,6 @@ from nelbo.options import DataOptions, ScoreOptions
 from nelbo.processes import rank
 from nelbo.report.progress import console
 from nelbo.report.results import Score
-from nelbo.training.folders import needed_by
 
 
 def score(
@@ -72,11 +71,11 @@ def score(
 
 def beside_files(run: Run, found: Score) -> Score:
     """The score, beside the compressed files of these images; they are looked up again at each call."""
-    if not needed_by(run.checkpoint):
+    if not run.dependents:
         return found
     from nelbo.jobs.archive_facts import files_of  # it imports the codec
 
-    return found.model_copy(update={"files": files_of(found, run.checkpoint)})
+    return found.model_copy(update={"files": files_of(found, run.dependents)})
 
 
 def score_bound(request: ScoreRequest, own: LikelihoodModel) -> Score:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,9 @@ if TYPE_CHECKING:
 GUIDANCE = 2.0
 """g where a cluster or a label is known: samples are more readable and nearer to images (docs/pictures.md)."""
 
+MOST_GUIDANCE = 1e6
+"""Far beyond what changes an image, and far below what overflows."""
+
 
 def guidance_of(model: Diffusion, settings: SampleSettings) -> float:
     """g of the samples; 1 is no guidance.
@@ -34,8 +36,8 @@ def guidance_of(model: Diffusion, settings: SampleSettings) -> float:
         raise InputError(
             field, "is towards a label or a cluster, or away from a weaker model; add `label`, or leave it out"
         )
-    if guidance is not None and not 0 <= guidance < math.inf:
-        raise InputError("guidance", f"{guidance:g} must be at least 0 and finite; 1 is no guidance")
+    if guidance is not None and not 0 <= guidance <= MOST_GUIDANCE:
+        raise InputError("guidance", f"{guidance:g} must be from 0 to {MOST_GUIDANCE:,.0f}; 1 is no guidance")
     if interval is not None and not interval[0] < interval[1]:
         raise InputError("guidance_interval", f"{interval[0]:g},{interval[1]:g} must be LOW,HIGH with LOW < HIGH")
     return (GUIDANCE if towards else 1.0) if guidance is None else guidance

@@ -35,7 +35,8 @@ class Closing:
         async def held(message: Message) -> None:
             if LAST in message.get("body", b""):
                 self.closed[visit] = closed
-            if visit in self.closed and message["type"] == "http.response.body" and not message.get("more_body"):
+            ended = message["type"] == "http.response.body" and not message.get("more_body")
+            if ended and self.closed.get(visit) is closed:
                 end.append(message)
             else:
                 await send(message)

@@ -47,6 +47,11 @@ class HeldRun(Run):
             self.folders.contained(data)
         return super().dataset
 
+    @property
+    def dependents(self) -> list[Path]:
+        """Those that are in the folders; nothing else is opened."""
+        return [path for path in super().dependents if self.folders.has(path)]
+
     def reopened(self) -> Run:
         """This run: :class:`Models` opens it again if there is a later checkpoint."""
         return self

@@ -68,6 +68,14 @@ class Folders:
             raise InputError("path", f"{path} is outside of the studio's folders ({listed}); start it with that folder")
         return found
 
+    def has(self, path: str | Path) -> bool:
+        """Whether the path is in one of the folders."""
+        try:
+            self.inside(path)
+        except InputError:
+            return False
+        return True
+
     def contained(self, path: str | Path) -> Path:
         """The path, if it and everything in it are in the folders, also what links lead to.
 

@@ -85,7 +85,7 @@ class Studio:
 
     def run_choices(self) -> list[tuple[str, str]]:
         """(name, path) of each run in the folders, the latest first."""
-        paths = [path for path in found_runs(self.folders.roots) if is_readable(self.folders, path)]
+        paths = [path for path in found_runs(self.folders.roots) if self.folders.has(path)]
         paths = [*(path for path in self.trainings.beginning() if path not in paths), *paths]
         return [(self.name_of(path), str(path)) for path in paths]
 
@@ -239,15 +239,6 @@ def result_place(name: str) -> gr.HTML:
 def mode_of(trigger: Callable[..., Any]) -> Literal["multiple", "always_last"]:
     """Which events that come during an answer are answered: each click, and the last of others."""
     return "multiple" if getattr(trigger, "event_name", "") == "click" else "always_last"
-
-
-def is_readable(folders: Folders, path: Path) -> bool:
-    """Whether a run is in the folders."""
-    try:
-        folders.inside(path)
-    except InputError:
-        return False
-    return True
 
 
 def printable(name: str) -> str:
