@@ -27,7 +27,6 @@ REMEMBERED = """() => {
 }"""
 """The screen and the run in the address, so that a reload keeps both. What is selected before is not a choice."""
 KEEP_RUN = "(run) => { if (window.nelboArrived) window.nelbo?.run(run); }"
-KEEP_SCREEN = "() => {{ if (window.nelboArrived) window.nelbo?.screen('{name}'); }}"
 
 
 def all_screens() -> list[Screen]:
@@ -76,7 +75,6 @@ def build_page(studio: Studio) -> gr.Blocks:
                 with gr.Tab(each.title, id=each.name, elem_id=f"screen-{each.name}") as tab:
                     studio.tab = tab
                     each.build(studio)
-                tab.select(None, js=KEEP_SCREEN.format(name=each.name))
         names = [each.name for each in found]
         hidden = {"show_progress": "hidden", "api_visibility": "private"}
         page.load(None, js=(ASSETS / "page.js").read_text(encoding="utf-8"))

@@ -22,26 +22,33 @@
   }).observe(document.body, {childList: true, subtree: true});
   // The address has the screen and the run. A result of another run says so.
   const words = () => new URLSearchParams(location.hash.slice(1));
-  const kept = (found) => history.replaceState(null, '', '#' + found);
+  const kept = (changes) => history.replaceState(null, '', '#' + new URLSearchParams({...Object.fromEntries(words()), ...changes}));
   window.nelbo = {
     run: (path) => {
       run = path || '';
-      const found = words();
-      found.set('run', run); kept(found);
+      kept({run});
       for (const each of document.querySelectorAll('.result'))
         each.classList.toggle('old', each.dataset.run !== run && each.querySelector('img, svg, table, dl, iframe') !== null);
     },
-    screen: (name) => {
-      const found = words(), before = found.get('screen');
-      found.set('screen', name);
-      if (before && before !== name) history.pushState(null, '', '#' + found);
-      else kept(found);
-    },
   };
+  // The click itself, since Gradio's event of it can come after the reader has gone back.
+  const tab = (element) => /^screen-(\w+)-button$/.exec(element?.id || '')?.[1];
+  let back = false;
+  addEventListener('click', (event) => {
+    const name = tab(event.target.closest?.('[role=tab]'));
+    if (!name || back) return;
+    const before = tab(document.querySelector('#screens [role=tab][aria-selected=true]'));
+    if (!before || before === name) return;
+    kept({screen: before});
+    history.pushState(null, '', location.href);
+    kept({screen: name});
+  }, true);
   addEventListener('popstate', () => {
-    const found = words(), name = found.get('screen');
-    found.set('run', run); kept(found);
+    const name = words().get('screen');
+    kept({run});
+    back = true;
     if (/^\w+$/.test(name || '')) document.getElementById(`screen-${name}-button`)?.click();
+    back = false;
   });
   // The box of a slider that is emptied on the way to another number is not a number yet.
   const slider = (box) => box.value === '' && box.matches('input[type=number]')
