@@ -118,7 +118,7 @@ def test_back_goes_to_the_screen_before(visit: Visit) -> None:
         page.wait_for_function(selected, arg=name, timeout=SLOW)
     page.go_forward()
     page.wait_for_function(selected, arg="sample", timeout=SLOW)
-    assert "digits-ddpm" in page.url
+    page.wait_for_function("location.hash.includes('digits-ddpm')", timeout=SLOW)
     # Faster than Gradio's event of a click
     for going, name in (("back", "data"), ("forward", "sample"), ("forward", "edit")):
         page.evaluate(f"history.{going}()")

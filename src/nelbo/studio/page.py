@@ -26,7 +26,8 @@ REMEMBERED = """() => {
   return [words.get('screen') || '', words.get('run') || ''];
 }"""
 """The screen and the run in the address, so that a reload keeps both. What is selected before is not a choice."""
-KEEP_RUN = "(run) => { if (window.nelboArrived) window.nelbo?.run(run); }"
+KEEP_RUN = "(run) => { if (window.nelboArrived) { window.nelboRun = run || ''; window.nelboChosen?.(); } }"
+"""The page's own script may come after the first choice."""
 
 
 def all_screens() -> list[Screen]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 DATA_SETS = 2
 """Data sets in memory."""
+RESULT = "result"
+"""The class of the places of results of the chosen run."""
 
 
 class Screen(NamedTuple):
@@ -177,7 +180,7 @@ class Studio:
             answer: from the values of the inputs to a note and the values of the outputs.
             inputs, outputs: components; the first output is for the note.
         """
-        call = quick(answer, len(outputs) - 1)
+        call = quick(self._of_run(answer, inputs, outputs), len(outputs) - 1)
         for trigger in triggers if isinstance(triggers, Sequence) else [triggers]:
             trigger(
                 call,
@@ -211,7 +214,7 @@ class Studio:
             once: leave such an event out: a second press of a button that writes is no second wish.
         """
         going = None if stop is None else self._stopped_by(stop)
-        call = long(answer, len(outputs) - 1, going)
+        call = long(self._of_run(answer, inputs, outputs), len(outputs) - 1, going)
         for trigger in triggers if isinstance(triggers, Sequence) else [triggers]:
             trigger(
                 call,
@@ -223,6 +226,22 @@ class Studio:
                 api_visibility="private",
             )
 
+    def _of_run(self, answer: Answer, inputs: Sequence[Any], outputs: Sequence[Any]) -> Answer:
+        """The answer, whose results name the run that they are of."""
+        at = next((i for i, each in enumerate(inputs) if each is self.run), None)
+        places = [i for i, each in enumerate(outputs) if RESULT in (each.elem_classes or ())]
+        if at is None or not places:
+            return answer
+
+        def call(*values: Any) -> list[Any]:
+            found = list(answer(*values))
+            for i in places:
+                if isinstance(found[i], str) and found[i]:
+                    found[i] = f'<div data-run="{escape(values[at] or "")}">{found[i]}</div>'
+            return found
+
+        return call
+
     def _stopped_by(self, stop: gr.Button) -> Going:
         """The answers that a button stops; it is wired at its first use."""
         if stop._id not in self._going:
@@ -233,7 +252,7 @@ class Studio:
 
 def result_place(name: str) -> gr.HTML:
     """The place of a result of the chosen run; the page says so when another run is chosen."""
-    return gr.HTML(elem_id=name, elem_classes="result")
+    return gr.HTML(elem_id=name, elem_classes=RESULT)
 
 
 def mode_of(trigger: Callable[..., Any]) -> Literal["multiple", "always_last"]:

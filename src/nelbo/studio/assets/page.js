@@ -8,29 +8,29 @@
     new ResizeObserver(fit).observe(root);
     fit();
   }, true);
-  // An error is seen, wherever the button was that led to it. A result is of the run that is chosen when it comes.
-  let run = new URLSearchParams(location.hash.slice(1)).get('run') || '';
+  // An error is seen, wherever the button was that led to it. A result of another run than the chosen one says so.
+  const words = () => new URLSearchParams(location.hash.slice(1));
+  const kept = (changes) => history.replaceState(null, '', '#' + new URLSearchParams({...Object.fromEntries(words()), ...changes}));
+  const marked = (result) => {
+    const of = result.querySelector('[data-run]')?.dataset.run;
+    result.classList.toggle('old', of !== undefined && of !== window.nelboRun);
+  };
   new MutationObserver((changes) => {
     for (const change of changes) {
       const result = change.target.closest?.('.result');
-      if (result) { result.dataset.run = run; result.classList.remove('old'); }
+      if (result) marked(result);
       for (const node of change.addedNodes) {
         const found = node instanceof Element && (node.matches('.problem') ? node : node.querySelector('.problem'));
         if (found) found.scrollIntoView({block: 'nearest'});
       }
     }
   }).observe(document.body, {childList: true, subtree: true});
-  // The address has the screen and the run. A result of another run says so.
-  const words = () => new URLSearchParams(location.hash.slice(1));
-  const kept = (changes) => history.replaceState(null, '', '#' + new URLSearchParams({...Object.fromEntries(words()), ...changes}));
-  window.nelbo = {
-    run: (path) => {
-      run = path || '';
-      kept({run});
-      for (const each of document.querySelectorAll('.result'))
-        each.classList.toggle('old', each.dataset.run !== run && each.querySelector('img, svg, table, dl, iframe') !== null);
-    },
+  // The address has the screen and the run.
+  window.nelboChosen = () => {
+    kept({run: window.nelboRun});
+    document.querySelectorAll('.result').forEach(marked);
   };
+  if (window.nelboRun !== undefined) window.nelboChosen();
   // The click itself, since Gradio's event of it can come after the reader has gone back.
   const tab = (element) => /^screen-(\w+)-button$/.exec(element?.id || '')?.[1];
   let back = false;
@@ -45,7 +45,7 @@
   }, true);
   addEventListener('popstate', () => {
     const name = words().get('screen');
-    kept({run});
+    if (window.nelboRun !== undefined) kept({run: window.nelboRun});
     back = true;
     if (/^\w+$/.test(name || '')) document.getElementById(`screen-${name}-button`)?.click();
     back = false;
