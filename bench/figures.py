@@ -1,6 +1,7 @@
 """Measure every study again whose page is not of the present code, one after the other, and record what made it.
 
 python bench/figures.py              runs them: hours in all; run it again after an interruption
+python bench/figures.py STUDY …      runs these, whatever made their pages
 python bench/figures.py --list       says of each whether it is of the present code, and how long it took
 
 The last line of a page of a study says which code, machine and command made it, and when. A study is skipped if that
@@ -115,14 +116,14 @@ def listing() -> str:
 def main() -> None:
     """Run the studies that are not of the present code; go on after a study that fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("studies", nargs="*", choices=[[], *STUDIES], default=[])
     parser.add_argument("--list", action="store_true")
+    given = parser.parse_args()
     print(listing(), flush=True)
-    if parser.parse_args().list:
+    if given.list:
         return
     failed = []
-    for study in STUDIES:
-        if is_present(study):
-            continue
+    for study in given.studies or [study for study in STUDIES if not is_present(study)]:
         print(f"{study}: started {datetime.now(UTC):%H:%M} UTC", flush=True)
         start = time.monotonic()
         if subprocess.run(["make", study], cwd=ROOT, check=False).returncode:
