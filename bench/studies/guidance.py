@@ -26,8 +26,7 @@ in turn (`--label all`), in 20 steps of unipc, are compared with the `val` split
 --data {data}`. *As readable* is the share that its classifier reads with a probability of at least 0.9, relative to the
 share of real images; *as asked* is the share whose most probable class is the label asked for; recall is the share of
 images in the manifold of the samples; FD is the Fréchet distance. ε̂ = ε̂′ + g (ε̂(c, y) − ε̂′), where ε̂′ is that of no
-cluster and no label, or that of an earlier checkpoint, of step {early:,}. With the former, and without an interval, the
-cluster is drawn from P(c)^{{1−g}} P(c|y)^g, normalised.
+cluster and no label, or that of an earlier checkpoint, of step {early:,}.
 
 | guidance | g | as readable | as asked | p of equal classes | recall | FD | evaluations |
 | --- | --- | --- | --- | --- | --- | --- | --- |

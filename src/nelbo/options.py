@@ -329,7 +329,7 @@ class ImagesOptions(MeasuringOptions):
 class ClassifyOptions(ImagesOptions):
     """Options of ``nelbo classify``."""
 
-    evaluations: AtLeastOne = 32
+    evaluations: Annotated[int, Field(ge=2)] = 32
     "Largest number of network evaluations of an image for one label; labels that are clearly worse have fewer."
     per_image: Path | None = None
     """Write every image's path (or row in its array), label, split, predicted label with its probability, and the

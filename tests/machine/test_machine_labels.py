@@ -78,17 +78,18 @@ def test_a_run_records_its_classes_and_resumes_to_the_bit(family: str, here: Pat
 
 
 def test_the_shares_of_a_class_are_those_of_its_training_images(labelled: Path) -> None:
-    """P(c|y), by counting the run's own images."""
+    """P(c|y), by counting the run's own images in the nearest clusters of their class; no two classes share one."""
     model, dataset = nelbo.load(labelled), nelbo.Run(labelled).dataset
     assert isinstance(model, nelbo.Diffusion)
     assert model.clusters is not None
     x, y = dataset.split("train"), dataset.split_labels("train")
     assert y is not None
-    cluster, shares = model.clusters(x.float() / 8 - 1), model.clusters.shares
+    shares = model.clusters.shares_by_label[1:]
+    cluster = model.clusters(x.float() / 8 - 1, y + 1)
     for label in range(10):
-        counts = torch.bincount(cluster[y == label], minlength=len(shares)).double()
-        wanted = (counts + shares) / (counts.sum() + 1)
-        torch.testing.assert_close(model.clusters.shares_by_label[label + 1], wanted, rtol=1e-9, atol=1e-12)
+        counts = torch.bincount(cluster[y == label], minlength=shares.shape[1]).double()
+        torch.testing.assert_close(shares[label], counts / counts.sum(), rtol=1e-9, atol=1e-12)
+    assert int((shares > 0).sum(0).max()) == 1
 
 
 LATENT = {"vae": ["--latent", "4"], "hvae": ["--latent", "2", "--depth", "2"]}

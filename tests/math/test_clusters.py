@@ -37,32 +37,41 @@ def test_the_centres_are_those_of_k_means() -> None:
     np.testing.assert_allclose(mine.shares.numpy(), counts / 400, rtol=1e-6)
 
 
-def test_with_labels_the_centres_are_those_of_each_class() -> None:
-    """By scikit-learn class by class, from its first images; then c(x) is the nearest of all, whatever the label."""
+def test_with_labels_the_clusters_are_those_of_each_class() -> None:
+    """By scikit-learn class by class, from its first images; a label that no image has has the clusters of all."""
     x = images(600)
     y = torch.randint(0, 3, (600,), generator=torch.Generator().manual_seed(1))
-    mine = Clusters(SHAPE, 12, classes=2)
+    mine = Clusters(SHAPE, 12, classes=3)
     mine.learn(x, 16, seed=3, labels=y)
     x_0 = (x.double().flatten(1) / 7.5 - 1).numpy()
     order = torch.randperm(600, generator=torch.Generator().manual_seed(3)).numpy()
-    centres = []
+    centres, shares, first = [], np.zeros((4, 12)), 0
     for kind in range(3):
         rows = order[y.numpy()[order] == kind]
         count = 1 + len(rows) * (12 - 3) // 600
-        found = KMeans(count, init=x_0[rows[:count]], n_init=1, max_iter=ROUNDS, tol=0, algorithm="lloyd").fit(
+        theirs = KMeans(count, init=x_0[rows[:count]], n_init=1, max_iter=ROUNDS, tol=0, algorithm="lloyd").fit(
             x_0[rows]
         )
-        centres.append(found.cluster_centers_)
+        of_kind = slice(first, first + count)
+        centres.append(theirs.cluster_centers_)
+        shares[kind, of_kind] = np.bincount(theirs.labels_, minlength=count)
+        if kind:
+            own = mine(torch.from_numpy(x_0[rows]).reshape(-1, *SHAPE).float(), torch.full((len(rows),), kind))
+            np.testing.assert_array_equal(own.numpy() - first, theirs.labels_)
+        first += count
     wanted = np.concatenate(centres)
     assert 9 < len(wanted) <= 12
     np.testing.assert_allclose(mine.centres[: len(wanted)].numpy(), wanted, atol=1e-5)  # float32's round-off
+    shares[0] = shares[3] = shares.sum(0)
+    np.testing.assert_allclose(mine.shares.numpy(), shares[0] / 600, rtol=1e-12)
+    by_label = shares / shares.sum(1, keepdims=True)
+    np.testing.assert_allclose(mine.shares_by_label.numpy(), by_label, rtol=1e-12)
+    z = torch.from_numpy(x_0).reshape(-1, *SHAPE).float()
     nearest = ((x_0[:, None] - wanted) ** 2).sum(2).argmin(1)
-    np.testing.assert_array_equal(mine(torch.from_numpy(x_0).reshape(-1, *SHAPE).float()).numpy(), nearest)
-    np.testing.assert_allclose(mine.shares.numpy(), np.bincount(nearest, minlength=12) / 600, rtol=1e-12)
-    for label in (1, 2):
-        counts = np.bincount(nearest[y.numpy() == label], minlength=12)
-        share = (counts + mine.shares.numpy()) / (counts.sum() + 1)
-        np.testing.assert_allclose(mine.shares_by_label[label].numpy(), share, rtol=1e-12)
+    for label in (None, torch.full((600,), 3)):
+        np.testing.assert_array_equal(mine(z, label).numpy(), nearest)
+    cost = mine.cost(torch.arange(12), torch.full((12,), 2)).numpy()
+    np.testing.assert_allclose(cost[by_label[2] > 0], -np.log(by_label[2][by_label[2] > 0]), rtol=1e-12)
 
 
 def test_with_more_classes_than_clusters_the_centres_are_those_of_all_images() -> None:
@@ -72,6 +81,10 @@ def test_with_more_classes_than_clusters_the_centres_are_those_of_all_images() -
     without.learn(x, 16, seed=0)
     assert torch.equal(with_labels.centres, without.centres)
     assert torch.equal(with_labels.shares, without.shares)
+    x_0 = x.float() / 7.5 - 1
+    own = with_labels(x_0[1:], y[1:])  # the only image of each class is in one cluster
+    assert torch.equal(own, without(x_0[1:]))
+    assert float(with_labels.cost(own, y[1:]).abs().max()) == 0
 
 
 @pytest.mark.parametrize(("height", "width", "square"), [(28, 28, 2), (16, 9, 1), (33, 20, 3)])

@@ -20,15 +20,12 @@ from nelbo.diffusion.schedules import BetaTable
 from nelbo.errors import InputError
 from nelbo.metrics import score_likelihood
 from nelbo.models._diffusion_clusters import HIDDEN
-from nelbo.models._diffusion_labels import GUIDANCE, drawn_model
 from nelbo.models._labels import named_classes
 from nelbo.models.diffusion import Diffusion, in_steps
 from nelbo.models.gan import GAN, GANOptions
 from nelbo.models.sampling import SampleSettings
-from nelbo.nn.clusters import Clusters
 from nelbo.nn.unet import UNet
-from nelbo.rng import Draws, Stream, uniform
-from nelbo.theory.likelihoods import to_unit
+from nelbo.rng import Draws
 from nelbo.torch_settings import default_dtype
 
 CPU = torch.device("cpu")
@@ -130,6 +127,25 @@ def test_the_bound_given_a_label_is_that_of_a_model_of_this_class(form: str, clu
             torch.testing.assert_close(found.terms[name][rows], nats[rows], rtol=1e-5, atol=error)
 
 
+@pytest.mark.parametrize("k", range(3))
+def test_a_label_has_the_nearest_of_its_own_clusters(k: int) -> None:
+    """The same, where each class has two of three clusters, and the nearest of all is often the third."""
+    own = torch.tensor([[0.9, 0.1, 0.0], [0.0, 0.5, 0.5], [0.2, 0.0, 0.8]], dtype=torch.float64)
+    x, _ = images()
+    labelled, alone = model_of(3), model_of(3, Mixture(only=k), labels=False)
+    for model in (labelled, alone):
+        assert model.clusters is not None
+        model.clusters.centres.copy_(torch.tensor([*MEANS, 0.0])[:, None])
+    assert labelled.clusters is not None
+    assert alone.clusters is not None
+    labelled.clusters.shares_by_label[1:] = own
+    alone.clusters.shares.copy_(own[k])
+    found, wanted = labelled.bound(x, labels=[CLASSES[k]] * len(x)), alone.bound(x)
+    assert set(found.terms) == set(wanted.terms)
+    for name, nats in wanted.terms.items():
+        torch.testing.assert_close(found.terms[name], nats, rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize("clusters", [0, 3])
 def test_without_labels_the_bound_is_that_of_a_model_without(clusters: int) -> None:
     x, _ = images()
@@ -176,66 +192,6 @@ def test_the_bound_holds(k: int) -> None:
         for mean, share in zip(MEANS, BY_LABEL[k], strict=True)
     ]
     assert_bound_needs_its_cluster(found, one_step_evidence(model, parts))
-
-
-def test_the_share_of_a_cluster_in_a_class_is_its_definition() -> None:
-    """(n_cy + P(c))/(n_y + 1), by counting; P(c) without a label, and for a class without images."""
-    rng = np.random.default_rng(0)
-    x = torch.from_numpy(rng.integers(0, LEVELS, (200, *SHAPE)).astype(np.uint8))
-    y = torch.from_numpy(rng.integers(0, 3, 200))  # unknown, or one of two of three classes
-    clusters = Clusters(SHAPE, 6, classes=3)
-    clusters.learn(x, LEVELS, seed=0)
-    clusters.learn_labels(x, LEVELS, y)
-    c = clusters(to_unit(x, LEVELS)).numpy()
-    shares = np.array([(c == j).mean() for j in range(6)])
-    np.testing.assert_allclose(clusters.shares.numpy(), shares, rtol=1e-12)
-    for label in (1, 2):
-        mine = y.numpy() == label
-        table = np.array([((c[mine] == j).sum() + shares[j]) / (mine.sum() + 1) for j in range(6)])
-        np.testing.assert_allclose(clusters.shares_by_label[label].numpy(), table, rtol=1e-12)
-        cost = clusters.cost(torch.arange(6), torch.full((6,), label))
-        np.testing.assert_allclose(cost.exp().reciprocal().numpy(), table, rtol=1e-12)
-        assert table.min() > 0
-    for label in (0, 3):
-        np.testing.assert_allclose(clusters.shares_by_label[label].numpy(), shares, rtol=1e-12)
-    np.testing.assert_allclose(clusters.shares_by_label.sum(1).numpy(), 1.0, rtol=1e-12)
-
-
-@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 2.0, 7.0])
-def test_guidance_draws_clusters_from_its_law(scale: float) -> None:
-    """P(c)^{1 − g} P(c|y)^g, normalised, at evenly spaced u; a cluster without images is never drawn."""
-    clusters, n = Clusters(SHAPE, 4, classes=2), 4000
-    shares = np.array([0.5, 0.3, 0.2, 0.0])
-    by_label = np.array([shares, [0.7, 0.2, 0.1, 0.0], [0.1, 0.1, 0.8, 0.0]])
-    clusters.shares.copy_(torch.from_numpy(shares))
-    clusters.shares_by_label.copy_(torch.from_numpy(by_label))
-    u = (torch.arange(n, dtype=torch.float64) + 0.5) / n
-    for label, known in enumerate(by_label):
-        weights = shares[:3] ** (1 - scale) * known[:3] ** scale
-        drawn = clusters.drawn(u, torch.full((n,), label), scale)
-        found = np.bincount(drawn.numpy(), minlength=4) / n
-        np.testing.assert_allclose(found, [*weights / weights.sum(), 0.0], atol=1 / n)  # by the rounding of u
-
-
-@pytest.mark.parametrize(
-    ("settings", "scale"),
-    [({}, GUIDANCE), ({"guidance": 5.0}, 5.0), ({"guidance": 5.0, "guidance_interval": (-3.0, 3.0)}, 1.0)],
-)
-def test_guided_samples_have_guided_clusters(settings: dict[str, Any], scale: float) -> None:
-    """But not if guidance is limited to an interval, or away from a weaker model, which is told the same cluster."""
-    model = model_of(clusters=2)
-    assert model.clusters is not None
-    rows, label = range(64), torch.ones(64, dtype=torch.int64)
-    u = uniform(0, Stream.SAMPLE_CLUSTER, 0, rows)
-    expected = model.clusters.drawn(u, label, scale)
-    assert not torch.equal(expected, model.clusters.drawn(u, label, 3.0 - scale))
-    asked = SampleSettings(label=CLASSES[0], **settings)
-    told = drawn_model(model, rows, 0, asked).denoiser.known
-    assert told.picture is not None
-    torch.testing.assert_close(told.picture, model.clusters.picture(expected))
-    weaker = drawn_model(model, rows, 0, asked._replace(weaker=model)).denoiser.known
-    assert weaker.picture is not None
-    torch.testing.assert_close(weaker.picture, model.clusters.picture(model.clusters.drawn(u, label)))
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 3.0])

@@ -87,15 +87,15 @@ def test_the_networks_start_as_those_without_labels() -> None:
         assert {id(p) for p in group.parameters} == {id(p) for p in network.parameters()}
 
 
-def test_the_shares_of_the_clusters_of_a_class_are_learned() -> None:
-    """(n_cy + P(c))/(n_y + 1), by counting."""
-    model = gan()
-    assert model.clusters is not None
-    y = torch.tensor([1, 1, 2, 0, 2, 2])
-    model.clusters.learn_labels(X, LEVELS, y)
-    cluster = model.cluster(X.float() / 2 - 1)
-    assert cluster is not None
+def test_in_training_an_image_has_a_cluster_of_its_class() -> None:
+    """The loss with the labels of a class is that of a GAN of this class, which has the other two clusters."""
+    own = torch.tensor([[0.3, 0.3, 0.4], [0.5, 0.0, 0.5], [0.2, 0.0, 0.8]], dtype=torch.float64)
+    model: Any = gan()
+    model.label_dropout = 0.0
+    model.clusters.shares_by_label.copy_(own)
     for k in (1, 2):
-        counts = torch.bincount(cluster[y == k], minlength=CLUSTERS).double()
-        wanted = (counts + BY_LABEL[0]) / (counts.sum() + 1)
-        torch.testing.assert_close(model.clusters.shares_by_label[k], wanted, rtol=1e-12, atol=0)
+        alone: Any = only(k)
+        alone.clusters.shares.copy_(own[k])
+        assert not torch.equal(alone.cluster(X.float() / 2 - 1), model.cluster(X.float() / 2 - 1))
+        found = model.loss(X, Draws(0, 4, range(6), 6, CPU, torch.full((6,), k)))
+        torch.testing.assert_close(found, alone.loss(X, Draws(0, 4, range(6), 6, CPU)), rtol=1e-4, atol=1e-5)

@@ -18,7 +18,8 @@ from nelbo.jobs.score_request import ImagesRequest, opened_with_warning, spec_op
 from nelbo.jobs.score_result import own_measure
 from nelbo.metrics.calibration import calibration_error, confusions, reliability
 from nelbo.metrics.classification import Classified, classify_images
-from nelbo.metrics.label_costs import CostProfile, cost_profile
+from nelbo.metrics.label_costs import PIECES, cost_profile
+from nelbo.metrics.label_profile import CostProfile
 from nelbo.models.base import GenerativeModel
 from nelbo.models.diffusion import Diffusion
 from nelbo.options import ClassifyOptions, DataOptions
@@ -27,7 +28,7 @@ from nelbo.report.paths import free
 from nelbo.report.progress import bar
 from nelbo.report.results import Classification, Reliability
 
-IMAGES = 32
+IMAGES = 48
 """Held-out images on which the differences of labels are measured."""
 
 
@@ -102,7 +103,9 @@ def held_out_profile(run: Run, model: Diffusion, batch: int) -> CostProfile:
     split = "val" if len(run.dataset.split("val")) else "train"
     labels = labels_of(run.dataset, split, model.classes)
     assert labels is not None
-    return cost_profile(model, run.dataset.split(split)[:IMAGES], labels[:IMAGES], batch=batch)
+    images = run.dataset.split(split)[:IMAGES]
+    with bar("measuring how labels differ", PIECES + 1) as progress:
+        return cost_profile(model, images, labels[:IMAGES], batch=batch, progress=progress.move)
 
 
 def shared_labels(request: ImagesRequest, model: Diffusion, prior: Tensor, most: int) -> Classified:

@@ -1,14 +1,15 @@
 """The label of an image by the bound of each label, with network evaluations where labels are close.
 
-The cost of a label is C_y = −ln P(y) + bound(x|y), and the image's label is argmin_y C_y. The costs are estimated by
-draws that all labels share (:mod:`nelbo.metrics.label_costs`). After each draw a label leaves the race if it is worse
-than the leader by more than ``REJECT`` standard errors of their difference, which is paired: it uses the draws that
-both have. It returns if the leader changes and it is close to the new one. With n draws d_1 … d_n of a difference, its
-mean d̄ and the variance v = a + b d̄² that such a difference has on held-out images,
+The cost of a label is C_y = −ln P(y) + bound(x|y), and the image's label is argmin_y C_y. The differences of costs are
+estimated from draws that all labels share (:mod:`nelbo.metrics.label_costs`) and from the law of such differences on
+held-out images (:mod:`nelbo.metrics.label_profile`). After n draws, whose news are e_i, a difference has the variance
 
-    s.e.² = (ν v + Σ_i (d_i − d̄)²)/((ν + n − 1) n),   ν = WEIGHT
+    s.e.² = (ν + Σ_i e_i²)/(ν + n) · Var[Σ d | r],   ν = WEIGHT
 
-so that one draw has an error too. An image is undecided if another label is within ``UNDECIDED`` standard errors.
+where the factor is the scale of this image's differences against those of held-out images (the scale of a multivariate
+t, whose weight on held-out images is ν draws). After each draw a label leaves the race if it is worse than the leader
+by more than ``REJECT`` standard errors; so it may before the first, by its distance alone. It returns if the leader
+changes and it is close to the new one. An image is undecided if another label is within ``UNDECIDED`` standard errors.
 
 The stated probability allows for these errors. With σ the sigmoid, and Δ_y normal about C_y − C_leader with its s.e.,
 
@@ -29,7 +30,8 @@ from torch import Tensor
 
 from nelbo.cores import on_own_cores
 from nelbo.metrics._evaluating import evaluating
-from nelbo.metrics.label_costs import CostProfile, LabelCosts
+from nelbo.metrics.label_costs import EVALUATIONS, LabelCosts
+from nelbo.metrics.label_profile import CostProfile, Plan
 from nelbo.models._checks import Images, checked_images, checked_int, checked_seed
 from nelbo.models.diffusion import Diffusion
 
@@ -38,7 +40,7 @@ REJECT = 3.0
 UNDECIDED = 2.0
 """An image is undecided within this number of standard errors."""
 WEIGHT = 4.0
-"""The number of draws that the variance on held-out images counts for."""
+"""The number of draws that the variances on held-out images count for."""
 ROUNDING = 1e-3
 """Nats: a standard error below it is less than the round-off of a network in float32."""
 NODES = 64
@@ -92,49 +94,57 @@ def mean_sigmoid(mean: Tensor, stderr: Tensor) -> Tensor:
     return total
 
 
-def apart(fixed: Tensor, drawn: Tensor, leader: Tensor, profile: CostProfile) -> tuple[Tensor, Tensor]:
+def apart(start: Tensor, news: Tensor, leader: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
     """C_y − C_leader of each label, and its standard error, from the draws that both have.
 
     Args:
-        fixed: the parts of C_y without noise, shape (B, K).
-        drawn: the draws of the rest, shape (B, n, K); NaN where there is none.
+        start: C_y but for draws: the part without the network, and Σ s ‖x̄ − m‖², in nats, shape (B, K).
+        news: e_i of each draw and label, shape (B, N, K); NaN where there is none, after those that there are.
         leader: shape (B,).
-        profile: has the variance on held-out images.
+        plan: what each draw tells.
     """
-    difference = drawn - drawn.gather(2, leader[:, None, None].expand(-1, drawn.shape[1], 1))
-    count = difference.isfinite().sum(1).clamp(min=1)
-    mean = difference.nansum(1) / count
-    squares = (difference - mean[:, None]).square().nansum(1)
-    variance = (WEIGHT * profile.variance(mean) + squares) / (WEIGHT + count - 1)
-    stderr = (variance / count).sqrt().scatter(1, leader[:, None], 0.0)
-    return fixed - fixed.gather(1, leader[:, None]) + mean, stderr
+    difference = news - news.gather(2, leader[:, None, None].expand(-1, news.shape[1], 1))
+    count, difference = difference.isfinite().sum(1), difference.nan_to_num(0.0)
+    mean = (plan.weight.to(start.device)[:, None] * difference).sum(1)
+    scale = (WEIGHT + difference.square().sum(1)) / (WEIGHT + count)
+    stderr = (scale * plan.variance.to(start.device)[count]).sqrt().scatter(1, leader[:, None], 0.0)
+    return start - start.gather(1, leader[:, None]) + mean, stderr
 
 
 def race(
-    fixed: Tensor, draw: Callable[[int, Tensor], Tensor], profile: CostProfile, most: int, reject: float = REJECT
+    fixed: Tensor,
+    distance: Tensor,
+    draw: Callable[[int, int, Tensor], Tensor],
+    plan: Plan,
+    reject: float = REJECT,
 ) -> Classified:
-    """Draw the costs of all labels, then of those that are left.
+    """Draw the costs of the labels that are left, until one is, or the plan is at its end.
 
     Args:
-        fixed: the parts of C_y without noise, in nats, float64, shape (B, K); +∞ for a label that is impossible.
-        draw: (number of the draw, labels to evaluate (B, K)) → one draw of the rest of the costs, (B, K).
-        profile: has the variance on held-out images.
-        most: the largest number of draws.
+        fixed: the parts of C_y without the network, in nats, float64, shape (B, K); +∞ for a label that is impossible.
+        distance: ‖x̄ − m‖² of the cluster of each label, shape (B, K).
+        draw: (number of the draw, its piece, labels to evaluate (B, K)) → the piece's cost, (B, K).
+        plan: the pieces, and what each draw tells.
         reject: a label leaves the race at this number of standard errors; ∞ to keep all.
     """
-    drawn = torch.full((len(fixed), most, fixed.shape[1]), torch.nan, dtype=torch.float64, device=fixed.device)
-    left, leader = fixed.isfinite(), fixed.argmin(1)
-    behind, stderr = apart(fixed, drawn[:, :1], leader, profile)
-    for number in range(most):
-        left &= (left.sum(1) > 1)[:, None]
-        if not bool(left.any()):
-            break
-        drawn[:, number] = draw(number, left)
-        behind, _ = apart(fixed, drawn[:, : number + 1], leader, profile)
-        leader = torch.where(left.any(1), behind.where(left, torch.inf).argmin(1), leader)
-        behind, stderr = apart(fixed, drawn[:, : number + 1], leader, profile)
-        left = left.any(1)[:, None] & (behind.isfinite() & ((behind <= reject * stderr) | math.isinf(reject)))
-    return Classified(leader, behind, stderr, drawn.isfinite().sum((1, 2)))
+    start = fixed + float(plan.slope.sum()) * distance
+    news = torch.full((len(fixed), len(plan.pieces), fixed.shape[1]), torch.nan).to(start)
+    count, possible, leader = torch.zeros_like(start, dtype=torch.int64), fixed.isfinite(), start.argmin(1)
+    while True:
+        behind, stderr = apart(start, news, leader, plan)
+        left = possible & ((behind <= reject * stderr) | math.isinf(reject))
+        leader = behind.where(left, torch.inf).argmin(1)
+        behind, stderr = apart(start, news, leader, plan)
+        left = possible & ((behind <= reject * stderr) | math.isinf(reject))
+        more = left & (left.sum(1) > 1)[:, None] & (count < len(plan.pieces))
+        if not bool(more.any()):
+            return Classified(leader, behind, stderr, EVALUATIONS * count.sum(1))
+        number = int(count[more].min())  # a label that returns has fewer draws
+        asked = more & (count == number)
+        drawn = draw(number, plan.pieces[number], asked)
+        found = plan.news(number, drawn, distance, news[:, :number])
+        news[:, number] = found.where(asked, news[:, number])
+        count += asked
 
 
 @on_own_cores()
@@ -173,17 +183,18 @@ def classify_images(
         InputError: the images do not fit the model, or a number is out of range.
     """
     images = checked_images(model, images)
-    checked_int("most", most, 1)
+    checked_int("most", most, EVALUATIONS)
     checked_int("batch", batch, 1)
     checked_seed(seed)
     rows, parts = range(len(images)) if rows is None else rows, []
+    plan = profile.plan(most // EVALUATIONS)
     with evaluating(model):
         for first in range(rows.start, rows.stop, IMAGES):
             indices = range(first, min(first + IMAGES, rows.stop))
             x = images[indices.start : indices.stop].to(model.device)
-            costs = LabelCosts(model, x, indices, profile, seed, batch)
-            fixed = costs.without_network() - prior.to(x.device).log()
-            found = race(fixed, costs.draw, profile, most, reject)
+            costs = LabelCosts(model, x, indices, profile.edges, seed, batch)
+            without, distance = costs.without_network()
+            found = race(without - prior.to(x.device).log(), distance, costs.draw, plan, reject)
             parts.append([part.cpu() for part in (found.label, found.behind, found.stderr, found.evaluations)])
             progress(indices.stop - rows.start)
     return Classified(*(torch.cat(each) for each in zip(*parts, strict=True)))

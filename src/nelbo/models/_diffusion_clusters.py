@@ -11,9 +11,9 @@ cannot learn to make step by step (as clusters do for GANs: Liu et al. 2020; Cas
 Hu et al. 2023). In training one image in ten comes without m_c, so that the same network also denoises given z alone;
 this is what editing uses.
 
-With labels y the model is also p(x|y) = Σ_c P(c|y) p(x|c, y), whose bound has −ln P(c(x)|y). In training, half of the
-images without m_c also come without their labels, so that the same network denoises given z alone and given z and y,
-which editing uses; of the others the fraction ``label_dropout`` does.
+With labels y the model is also p(x|y) = Σ_c P(c|y) p(x|c, y), with clusters of each class; its bound has the nearest
+one of them, c(x, y). In training, half of the images without m_c also come without their labels, so that the same
+network denoises given z alone and given z and y, which editing uses; of the others the fraction ``label_dropout`` does.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def given(model: Diffusion, known: Known) -> Diffusion:
 
 
 def shown_clusters(model: Diffusion, x: Tensor, labels: Tensor | None = None) -> Diffusion:
-    """p(x|c(x), y), without c if the model has no clusters, and without y if there are no labels.
+    """p(x|c(x, y), y), without c if the model has no clusters, and without y if there are no labels.
 
     Args:
         model: the model.
@@ -60,7 +60,8 @@ def shown_clusters(model: Diffusion, x: Tensor, labels: Tensor | None = None) ->
     """
     if model.clusters is None:
         return given(model, Known(label=labels))
-    return given(model, Known(model.clusters.picture(model.clusters(to_unit(x, model.levels))), labels))
+    cluster = model.clusters(to_unit(x, model.levels), labels)
+    return given(model, Known(model.clusters.picture(cluster), labels))
 
 
 def shown_most_clusters(model: Diffusion, x: Tensor, draws: Draws) -> Diffusion:
@@ -81,25 +82,25 @@ def shown_most_clusters(model: Diffusion, x: Tensor, draws: Draws) -> Diffusion:
 
 
 def shown_drawn_clusters(
-    model: Diffusion, indices: Sequence[int], seed: int, labels: Tensor | None = None, guidance: float = 1.0
+    model: Diffusion, indices: Sequence[int], seed: int, labels: Tensor | None = None
 ) -> Diffusion:
-    """p(x|c, y), with c of each index drawn from P(c|y), with guidance, and without y if there are no labels."""
+    """p(x|c, y), with c of each index drawn from P(c|y), and without y if there are no labels."""
     if model.clusters is None:
         return given(model, Known(label=labels))
     u = uniform(seed, Stream.SAMPLE_CLUSTER, 0, indices, device=model.device)
-    return given(model, Known(model.clusters.picture(model.clusters.drawn(u, labels, guidance)), labels))
+    return given(model, Known(model.clusters.picture(model.clusters.drawn(u, labels)), labels))
 
 
 def with_cluster_term(model: Diffusion, x: Tensor, bound: Bound, labels: Tensor | None = None) -> Bound:
-    """The bound of p(x|c(x), y), and the term −ln P(c(x)|y), in nats, if there is more than one cluster to choose from.
+    """The bound of p(x|c, y), c = c(x, y), and the term −ln P(c|y), in nats, if there is more than one cluster.
 
     Args:
         model: the model.
         x: integer levels, shape (B, C, H, W).
-        bound: of p(x|c(x), y).
+        bound: of p(x|c, y).
         labels: y of each image, as in :func:`shown_clusters`.
     """
     if model.clusters is None or int(torch.count_nonzero(model.clusters.shares)) < 2:
         return bound
-    cost = model.clusters.cost(model.clusters(to_unit(x, model.levels)), labels)
+    cost = model.clusters.cost(model.clusters(to_unit(x, model.levels), labels), labels)
     return replace(bound, terms={**bound.terms, "cluster": cost})

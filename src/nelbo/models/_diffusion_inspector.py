@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nelbo.diffusion.process import prior_term, signal_rate
 from nelbo.models._diffusion_forms import bound_of
-from nelbo.models._diffusion_labels import cluster_guidance, guidance_of, label_words
+from nelbo.models._diffusion_labels import guidance_of, label_words
 from nelbo.models._labels import class_count
 from nelbo.models._sampling import PREVIEW_STEPS, described, fast_steps, quick_steps
 from nelbo.models.inspector import Inspector
@@ -38,8 +38,7 @@ class DiffusionInspector(Inspector):
         how = described(self.model, settings)
         if self.model.clusters is not None:
             where = "" if settings.label is None else " in its class"
-            with_guidance = "" if cluster_guidance(self.model, settings) == 1 else ", with guidance"
-            how = f"{how}, c drawn by the frequencies of the clusters{where}{with_guidance}"
+            how = f"{how}, c drawn by the frequencies of the clusters{where}"
         return how + label_words(self.model, settings)
 
     def facts(self) -> dict[str, object]:

@@ -43,23 +43,15 @@ def guidance_of(model: Diffusion, settings: SampleSettings) -> float:
     return (GUIDANCE if towards else 1.0) if guidance is None else guidance
 
 
-def cluster_guidance(model: Diffusion, settings: SampleSettings) -> float:
-    """g of the draw of c given y: 1 if guidance is limited to an interval of γ, or away from a weaker model."""
-    limited = settings.label is None or settings.weaker is not None or settings.guidance_interval is not None
-    return 1.0 if limited else guidance_of(model, settings)
-
-
 def drawn_model(model: Diffusion, indices: Sequence[int], seed: int, settings: SampleSettings) -> Diffusion:
     """The model of the images to draw: p(x|c, y) with c drawn, y from the settings, and guidance.
-
-    Guidance away from what is known acts on the draw of c, too, unless it is limited to an interval of γ.
 
     Raises:
         InputError: a setting cannot be used.
     """
     guidance, labels = guidance_of(model, settings), drawn_labels(model, indices, settings)
     weaker = weaker_of(model, settings)
-    told = shown_drawn_clusters(model, indices, seed, labels, cluster_guidance(model, settings))
+    told = shown_drawn_clusters(model, indices, seed, labels)
     if guidance == 1:
         return told
     away_from = None if weaker is None else shown_drawn_clusters(weaker, indices, seed, labels).denoiser

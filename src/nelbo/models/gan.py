@@ -148,16 +148,16 @@ class GAN(GenerativeModel):
         output = self.critic(x_0, *clusters, **self.known.for_batch(len(x_0)).keywords)
         return checked_output("critic", output, (len(x_0),))
 
-    def cluster(self, x_0: Tensor) -> Tensor | None:
-        """c(x) of images on [−1, 1], shape (B,); None without clusters."""
-        return None if self.clusters is None else self.clusters(x_0)
+    def cluster(self, x_0: Tensor, label: Tensor | None = None) -> Tensor | None:
+        """c(x) or c(x, y) of images on [−1, 1], shape (B,); None without clusters."""
+        return None if self.clusters is None else self.clusters(x_0, label)
 
     # Training
 
     def loss(self, x: Tensor, draws: Draws) -> Tensor:
         """The sum of both players' losses, each with a gradient to its own network only, shape (B,)."""
         game, x_0 = GAMES[self.options.loss], to_unit(x, self.levels)
-        cluster, known = self.cluster(x_0), shown_labels(draws, self.label_dropout)
+        cluster, known = self.cluster(x_0, draws.labels), shown_labels(draws, self.label_dropout)
         model, both = given(self, known), given(self, known.followed_by(known))
         drawn = model.draw(draws.normal(Stream.TRAIN_NOISE, (self.options.latent,)), cluster)
         with held_fixed(self.critic):

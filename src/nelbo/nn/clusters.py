@@ -24,12 +24,11 @@ class Clusters(nn.Module):
     Lloyd's algorithm (k-means) computes the centres, starting from K images. Before it, every image is in cluster 0.
     Written by hand because the images stay on the model's device.
 
-    With labels the centres are those of k-means in each class, so that fewer clusters have images of several classes;
-    c(x) depends on x alone. It also learns P(c|y), with n_cy of the n_y images of class y in cluster c:
+    With labels y the centres are those of k-means in each class. Of the n_y images of class y n_cy are in cluster c:
 
-        P(c|y) = (n_cy + P(c))/(n_y + 1)
+        P(c|y) = n_cy/n_y,   c(x, y) = argmin_k ‖x̄ − m_k‖² over the k with P(k|y) > 0
 
-    so that every cluster that has images can occur with every class (a Dirichlet prior of weight 1, with mean P(c)).
+    A class without images has P(c|y) = P(c). With more classes than K, they share the clusters of all images.
 
     Args:
         shape: (C, H, W) of the images.
@@ -59,9 +58,19 @@ class Clusters(nn.Module):
         """x̄ of images on [−1, 1], shape (B, size)."""
         return F.avg_pool2d(x_0, self.square, ceil_mode=True).flatten(1)
 
-    def forward(self, x_0: Tensor) -> Tensor:
-        """c(x) of images on [−1, 1], shape (B,)."""
-        return nearest(self.look(to_default_dtype(x_0)), self.centres, self.shares)
+    def forward(self, x_0: Tensor, label: Tensor | None = None) -> Tensor:
+        """c(x), or c(x, y), shape (B,).
+
+        Args:
+            x_0: images on [−1, 1], shape (B, C, H, W).
+            label: y, 1 …, 0 if unknown, int64, shape (B,); None if all are unknown.
+        """
+        filled = self.shares if label is None else self.shares_by_label[label]
+        return nearest(self.look(to_default_dtype(x_0)), self.centres, filled)
+
+    def distance(self, x_0: Tensor, cluster: Tensor) -> Tensor:
+        """‖x̄ − m_c‖² of images on [−1, 1] and a cluster of each, float64, shape (B,)."""
+        return (self.look(to_default_dtype(x_0)) - self.centres[cluster]).double().square().sum(1)
 
     def picture(self, cluster: Tensor) -> Tensor:
         """m_k of each cluster as an image on [−1, 1], shape (B, C, H, W), each square of one value."""
@@ -80,26 +89,17 @@ class Clusters(nn.Module):
         """
         return -(self.shares[cluster] if label is None else self.shares_by_label[label, cluster]).log()
 
-    def drawn(self, u: Tensor, label: Tensor | None = None, guidance: float = 1.0) -> Tensor:
+    def drawn(self, u: Tensor, label: Tensor | None = None) -> Tensor:
         """Clusters drawn by their frequencies in the training images, or in those of the class y, shape (B,).
-
-        With guidance g they are drawn from P(c)^{1 − g} P(c|y)^g, normalised, as by
-        :class:`~nelbo.diffusion.guidance.Guided` for densities; a cluster of images of other classes is rare.
 
         Args:
             u: uniforms in [0, 1), shape (B,).
             label: y, 1 …, 0 if unknown, int64, shape (B,); None if all are unknown.
-            guidance: g; 1 is none.
         """
         if label is None:
             edges = self.shares.cumsum(0)
             return torch.searchsorted(edges, u.to(edges) * edges[-1], right=True)
-        rows = self.shares_by_label[label]
-        if guidance != 1:
-            known = self.shares.log()
-            towards = torch.where(self.shares > 0, known + guidance * (rows.log() - known), -torch.inf)
-            rows = towards.softmax(1)
-        rows = rows.cumsum(1)
+        rows = self.shares_by_label[label].cumsum(1)
         return torch.searchsorted(rows, u.to(rows)[:, None] * rows[:, -1:], right=True)[:, 0]
 
     @torch.no_grad()
@@ -119,36 +119,35 @@ class Clusters(nn.Module):
         kinds = torch.zeros(len(seen), dtype=torch.int64) if labels is None else labels.cpu()[order]
         if len(np.unique(kinds.numpy())) > used:
             kinds.zero_()
-        found = [k_means(seen[(kinds == kind).to(device)], count) for kind, count in counts_by_kind(kinds, used)]
+        counts = counts_by_kind(kinds, used)
+        found = [k_means(seen[(kinds == kind).to(device)], count) for kind, count in counts]
         centres, filled = (torch.cat(each) for each in zip(*found, strict=True))
         self.centres[: len(centres)] = centres
-        cluster = nearest(seen, centres, filled)
+        own = torch.repeat_interleave(*torch.tensor(counts).T)  # the kind of each cluster
+        cluster = nearest(seen, centres, filled * (own == kinds[:, None]).to(seen))
         self.shares.copy_(torch.bincount(cluster, minlength=len(self)).double() / len(seen))
         if labels is not None:
-            self.learn_labels(images, levels, labels)
-
-    @torch.no_grad()
-    def learn_labels(self, images: Tensor, levels: int, labels: Tensor) -> None:
-        """Compute P(c|y), after the clusters.
-
-        Args:
-            images: the training images, integer levels, shape (N, C, H, W).
-            levels: L, the number of values a pixel can take.
-            labels: y of each image, 1 …, 0 if unknown, int64, shape (N,).
-        """
-        counts = torch.zeros_like(self.shares_by_label)
-        for x, label in zip(torch.split(images, STRIDE), torch.split(labels, STRIDE), strict=True):
-            cluster = self(to_unit(x.to(counts.device), levels))
-            counts.index_put_((label.to(counts.device), cluster), counts.new_ones(()), accumulate=True)
-        self.shares_by_label.copy_((counts + self.shares) / (counts.sum(1, keepdim=True) + 1))
-        self.shares_by_label[0] = self.shares
+            rows = torch.zeros_like(self.shares_by_label)
+            rows.index_put_((labels[order].to(device), cluster), rows.new_ones(()), accumulate=True)
+            unseen = rows.sum(1, keepdim=True) == 0
+            self.shares_by_label.copy_(torch.where(unseen, self.shares, rows / rows.sum(1, keepdim=True)))
+            self.shares_by_label[0] = self.shares
 
 
 def nearest(seen: Tensor, centres: Tensor, filled: Tensor) -> Tensor:
-    """The nearest centre of those that are filled (not 0), shape (N,), for x̄ of shape (N, size)."""
-    half, empty = 0.5 * centres.square().sum(1), filled == 0
-    parts = torch.split(seen, STRIDE)
-    return torch.cat([(part @ centres.T - half).masked_fill(empty, -torch.inf).argmax(1) for part in parts])
+    """The nearest centre of those that are filled (not 0).
+
+    Args:
+        seen: x̄ of the images, shape (N, size).
+        centres: shape (K, size).
+        filled: shape (K,), or of each image (N, K).
+
+    Returns:
+        Indices, shape (N,).
+    """
+    half, empty = 0.5 * centres.square().sum(1), (filled == 0).expand(len(seen), -1)
+    parts = zip(torch.split(seen, STRIDE), torch.split(empty, STRIDE), strict=True)
+    return torch.cat([(part @ centres.T - half).masked_fill(out, -torch.inf).argmax(1) for part, out in parts])
 
 
 def counts_by_kind(kinds: Tensor, used: int) -> list[tuple[int, int]]:
