@@ -635,7 +635,7 @@ MUTANTS = [
         "models/_diffusion_clusters.py",
         "cluster = model.clusters(to_unit(x, model.levels), labels)",
         "cluster = model.clusters(to_unit(x, model.levels))",
-        ("test_labels.py::test_a_label_has_the_nearest_of_its_own_clusters[0]",),
+        ("test_labels.py::test_a_label_has_the_nearest_of_its_own_clusters[1]",),
     ),
     Mutant(
         "wrong weight",
