@@ -330,7 +330,7 @@ class ClassifyOptions(ImagesOptions):
     """Options of ``nelbo classify``."""
 
     evaluations: Annotated[int, Field(ge=2)] = 32
-    "Largest number of network evaluations of an image for one label; labels that are clearly worse have fewer."
+    "Largest number of network evaluations of an image for one label, in pairs; clearly worse labels have fewer."
     per_image: Path | None = None
     """Write every image's path (or row in its array), label, split, predicted label with its probability, and the
     runner-up to this CSV file."""

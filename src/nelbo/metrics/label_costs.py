@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -59,11 +60,16 @@ class LabelCosts:
         if clusters is None:
             nothing = torch.zeros(len(self.x), count, dtype=torch.float64, device=self.x.device)
             return nothing, nothing
-        x_0 = to_unit(self.x, self.model.levels)
-        labels = [torch.full((len(x_0),), label, device=self.x.device) for label in range(1, count + 1)]
-        found = [(clusters(x_0, label), label) for label in labels]
-        costs = torch.stack([clusters.cost(cluster, label) for cluster, label in found], 1)
-        return costs, torch.stack([clusters.distance(x_0, cluster) for cluster, _ in found], 1)
+        x_0, labels = to_unit(self.x, self.model.levels), torch.arange(1, count + 1, device=self.x.device)
+        distances = [clusters.distance(x_0, cluster) for cluster in self.clusters.T]
+        return clusters.cost(self.clusters, labels[None]), torch.stack(distances, 1)
+
+    @cached_property
+    def clusters(self) -> Tensor:
+        """c(x, y) of each label, shape (B, K); the model has clusters."""
+        assert self.model.clusters is not None
+        x_0, each = to_unit(self.x, self.model.levels), torch.ones(len(self.x), dtype=torch.int64, device=self.x.device)
+        return torch.stack([self.model.clusters(x_0, y * each) for y in range(1, len(self.model.classes) + 1)], 1)
 
     def draw(self, number: int, piece: int, asked: Tensor) -> Tensor:
         """One draw of a piece, at the same (γ, ±ε) for all labels of an image.
@@ -101,7 +107,7 @@ class LabelCosts:
         """
         x, clusters = self.x[rows], self.model.clusters
         x_0 = to_unit(x, self.model.levels)
-        picture = None if clusters is None else clusters.picture(clusters(x_0, labels))
+        picture = None if clusters is None else clusters.picture(self.clusters[rows, labels - 1])
         bound = bound_of(given(self.model, Known(picture, labels)))
         if piece == len(self.edges) - 1:
             return bound.decode(x, diffuse(x_0.double(), bound.at(bound.first, x), eps))
