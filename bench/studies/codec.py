@@ -5,7 +5,7 @@ python bench/run.py codec --runs runs --limit 1000  (fewer images)
 python bench/run.py codec vae "vdm, K = 24"         (only these rows; the page keeps the others)
 python bench/run.py codec others                    (only xz, PNG, WebP and JPEG XL)
 
-What is measured is kept in build/codec.json, so that rows can be measured one after another on an idle machine. JPEG XL
+What is measured is kept in bench/codec.json, so that rows can be measured one after another on an idle machine. JPEG XL
 needs the package pillow-jxl-plugin, which 'make codec' installs.
 """
 
@@ -28,7 +28,7 @@ from nelbo.jobs.codec_plan import usable_cores
 from nelbo.report.other_codecs import codecs, shown, tiled
 
 ROOT = Path(__file__).parents[2]
-PAGE, KEPT = ROOT / "docs" / "codec.md", ROOT / "build" / "codec.json"
+PAGE, KEPT = ROOT / "docs" / "codec.md", ROOT / "bench" / "codec.json"
 DATA = Path(os.environ.get("NELBO_DATA", ""))
 PER_IMAGE = 1000
 """Images of the codecs that code each alone."""
@@ -223,8 +223,7 @@ def main() -> None:
         else:
             kept["rows"][name] = measured(ROWS[name], asked.runs, asked.limit)
             print("\n".join(table_rows(name, kept["rows"][name])), flush=True)
-        KEPT.parent.mkdir(exist_ok=True)
-        KEPT.write_text(json.dumps(kept, indent=1))
+        KEPT.write_text(json.dumps(kept, indent=1) + "\n")
     PAGE.write_text(page({name: kept["rows"][name] for name in ROWS if name in kept["rows"]}, kept[OTHERS]))
 
 

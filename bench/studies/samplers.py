@@ -1,6 +1,6 @@
 """Samplers by network evaluations: KD to samples of 1,000 ancestral steps. Writes docs/samplers.md.
 
-    python bench/run.py samplers RUN [--samples 1000] [--evaluations 5 10 20 50] [--students RUN …]
+    python bench/run.py samplers RUN [--samples 1000] [--steps 5 10 20 50] [--students RUN …]
 
 RUN is a ddpm or vdm, and ``nelbo distill`` made the students from it. The reference is sampled once, with another seed,
 and stored in RUN/samples/reference.npz.
@@ -24,7 +24,9 @@ from nelbo.jobs.run import Run
 from nelbo.jobs.sample import collect
 from nelbo.metrics.distances import kernel_distance
 from nelbo.metrics.quality import READABLE, in_batches
+from nelbo.models._diffusion_labels import guidance_of
 from nelbo.models.base import GenerativeModel
+from nelbo.models.diffusion import Diffusion
 from nelbo.models.sampling import SampleSettings
 from nelbo.training.machine import usual_batch
 
@@ -37,6 +39,7 @@ WAYS = {
     "heun": {"sampler": "heun"},
 }
 STUDENTS = "distilled"
+GUIDED = "All samples have the default guidance, with which a step takes two evaluations, and one of a student."
 REFERENCE_SEED, FEW = 1, 64
 
 PAGE = """# Samplers: quality by network evaluations
@@ -46,8 +49,8 @@ between them and as many samples of {reference:,} ancestral steps with another s
 expectation is 0 for equal distributions. Readable: the fraction with a class probability of {readable} or more; it is
 {share:.3f} for the reference.
 
-`nelbo sample RUN --steps K` uses `unipc` below 20 steps, and `ddim` from there on. `distilled` are students of `nelbo
-distill RUN`.
+`nelbo sample RUN --steps K` uses `unipc` up to 20 steps, and `ddim` beyond. `distilled` are students of `nelbo distill
+RUN`. {calls}
 
 | sampler | evaluations | KD | readable | seconds for {few} images |
 | --- | --- | --- | --- | --- |
@@ -124,11 +127,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--samples", type=int, default=1000)
-    parser.add_argument("--evaluations", type=int, nargs="+", default=[5, 10, 20, 50])
+    parser.add_argument("--steps", type=int, nargs="+", default=[5, 10, 20, 50])
     parser.add_argument("--students", type=Path, nargs="*", default=[])
     given = parser.parse_args()
     run = Run(given.run)
     model, space = run.model(), open_features(None, run.dataset, "auto")
+    assert isinstance(model, Diffusion)
 
     def readable(images: Tensor) -> float:
         return float((in_batches(space.classify, images).max(1).values >= READABLE).double().mean())
@@ -147,15 +151,16 @@ def main() -> None:
     for path in given.students:
         student = Run(path).model()
         rows.append(row(STUDENTS, student, SampleSettings(), student.inspector.sample_evaluations))
-    for count in given.evaluations:
+    guided = guidance_of(model, SampleSettings()) != 1
+    for count in given.steps:
         for name, words in WAYS.items():
             settings = SampleSettings(steps=count, **words)  # type: ignore[arg-type]
-            rows.append(row(name, model, settings, count - (name == "heun" and count % 2 == 0)))
-    write(rows, run, given.samples, space.name, readable(theirs))
+            rows.append(row(name, model, settings, (1 + guided) * (count - (name == "heun" and count % 2 == 0))))
+    write(rows, run, given.samples, space.name, readable(theirs), GUIDED if guided else "")
 
 
-def write(rows: list[Row], run: Run, n: int, space: str, share: float) -> None:
-    """Write docs/samplers.md and its figure."""
+def write(rows: list[Row], run: Run, n: int, space: str, share: float, calls: str) -> None:
+    """Write docs/samplers.md and its figure; ``calls`` says how many evaluations a step takes."""
     draw_plot(rows, DOCS / "images" / "samplers.png")
     scale = 1000
     within = sorted((row for row in rows if row.kd <= row.error), key=lambda row: (row.evaluations, row.kd))
@@ -180,6 +185,7 @@ def write(rows: list[Row], run: Run, n: int, space: str, share: float) -> None:
         few=FEW,
         rows="\n".join(lines),
         best=best,
+        calls=calls,
     )
     (DOCS / "samplers.md").write_text(page, encoding="utf-8")
 

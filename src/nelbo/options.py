@@ -193,6 +193,8 @@ class DistillOptions(Options):
     "Steps from noise to image: network evaluations per image."
     teacher_steps: AtLeastOne | None = None
     "Steps of the teacher, a multiple of --steps; default: about 64."
+    guidance: Annotated[float, Field(ge=0)] | None = None
+    "Guidance of the teacher by cluster and label, which the student learns; default: 2 if the run has either, else 1."
     out: Path | None = None
     "The new run directory; default: runs/NAME-4-steps."
     resume: bool = False

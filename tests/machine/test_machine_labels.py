@@ -467,10 +467,26 @@ def test_a_family_that_cannot_learn_labels_says_so_from_python(here: Path) -> No
     assert error.value.where == "labels"
 
 
-def test_a_distilled_run_of_labels_draws_from_p_of_x(labelled: Path, here: Path) -> None:
+def test_a_distilled_run_of_labels_draws_them(labelled: Path, here: Path) -> None:
     call_well("distill", labelled, "--out", "student", "--teacher-steps", "8", "--steps", "2", "--train-steps", "2")
+    assert "guidance = 2.0" in Path("student/config.toml").read_text()
     call_well("sample", "student", "-n", "2", "--out", "a.npz")
-    answer = call("sample", "student", "-n", "2", "--label", "3")
-    assert answer.code == 2
-    assert "--label" in answer.err
-    assert "sample its teacher" in answer.err
+    said = call_well("sample", "student", "-n", "2", "--label", "3", "--out", "b.npz").err
+    assert "distilled, 2 steps, x̂_0 clipped to [−1, 1], given label 3, guidance 2" in said
+    call_well("sample", "student", "-n", "10", "--label", "all", "--out", "c.npz")
+    assert not np.array_equal(np.load("a.npz")["images"], np.load("b.npz")["images"])
+    assert np.load("c.npz")["labels"].tolist() == list("0123456789")
+    for words, fix in (
+        (("--label", "seven"), "not one of the classes"),
+        (("--guidance", "3"), "distilled with guidance 2"),
+    ):
+        answer = call("sample", "student", "-n", "2", *words)
+        assert answer.code == 2
+        assert words[0] in answer.err
+        assert fix in answer.err
+
+
+def test_a_distillation_without_guidance(labelled: Path, here: Path) -> None:
+    words = ("--out", "student", "--teacher-steps", "8", "--steps", "2", "--train-steps", "2", "--guidance", "1")
+    call_well("distill", labelled, *words)
+    assert "guidance 2" not in call_well("sample", "student", "-n", "2", "--label", "3").err

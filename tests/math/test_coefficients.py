@@ -171,9 +171,10 @@ def test_steps_and_grids_of_samplers(name: str) -> None:
         same(exponential_weights(start[:, None], start, end)[0, 0], 1 - mpmath.exp(low - high))
     assert even_steps(T, 7) == [T, *(round(T * k / 7) for k in range(6, -1, -1))]
     grid = torch.searchsorted(gammas, karras_steps(gammas, 12)[:-1].contiguous()).tolist()
+    assert len(set(grid)) == 12
     roots = [mpmath.exp(mpf(float(end)) / 14) for end in (gammas[1], gammas[-1])]
     for k, t in enumerate(grid):
-        if len(grid) == 12 and 0 < t < T:  # no γ of the grid is nearer
+        if 0 < t < T and not {t - 1, t + 1} & set(grid):  # no γ of the grid is nearer, and none was taken
             wanted = 14 * mpmath.log(roots[1] + (roots[0] - roots[1]) * k / 11)
             distance = [abs(mpf(float(gammas[i])) - wanted) for i in (max(1, t - 1), t, t + 1)]
             assert distance[1] == min(distance)

@@ -10,10 +10,12 @@ from math_helpers import gammas_of, gaussians, random_cov
 from torch import Tensor
 
 from nelbo.diffusion.denoiser import Denoised, Denoiser, denoiser_of, from_x_0
+from nelbo.diffusion.known import Known
 from nelbo.diffusion.process import CLEAN, diffuse
 from nelbo.diffusion.samplers import DDIM, trajectory
 from nelbo.diffusion.spacing import cosine_steps
 from nelbo.errors import InputError
+from nelbo.models._diffusion_clusters import given
 from nelbo.models._distilled import DistillationOptions, Distilled, consistency_target
 from nelbo.models._sampling import walk
 from nelbo.models.ddpm import DDPM, DDPMOptions
@@ -27,6 +29,7 @@ GAMMAS = cosine_steps(gammas_of("sigmoid", 400), N)
 DATA = GaussianData(torch.tensor([0.4, -0.7, 0.2], dtype=torch.float64), random_cov(D, seed=3))
 TEACHER = denoiser_of(DATA.denoise)
 SHAPE = (1, 8, 8)
+LABELS = torch.tensor([1, 2, 3, 1, 2, 3, 0, 1])
 
 
 def alpha_bar(gamma: Tensor) -> float:
@@ -150,17 +153,27 @@ def test_with_as_many_steps_as_the_teacher_there_is_nothing_to_learn() -> None:
 
 
 @torch.no_grad()
-def test_the_loss_is_its_definition() -> None:
+@pytest.mark.parametrize(
+    ("labels", "guidance"), [(None, 1.0), (LABELS, 1.0), (LABELS, 3.0)], ids=["unlabelled", "labelled", "guided"]
+)
+def test_the_loss_is_its_definition(labels: Tensor | None, guidance: float) -> None:
     """max(SNR_t, 1) ‖target − f(x_t)‖²/D, image by image, with each image's own t, s and r found by counting.
 
-    Teacher and student are different; float32 networks agree to 1e-5 whatever the batch.
+    The teacher's x̂_0 is x̂_0(∅) + g (x̂_0(y) − x̂_0(∅)). Teacher and student are different; float32 networks agree to
+    1e-5 whatever the batch.
     """
-    distilled = awake(Distilled(model("vdm"), DistillationOptions(steps=2, teacher_steps=8)))
+    classes: dict[str, object] = (
+        {} if labels is None else {"labels": True, "classes": ("a", "b", "c"), "label_dropout": 0.4}
+    )
+    options = DistillationOptions(steps=2, teacher_steps=8, guidance=guidance)
+    distilled = awake(Distilled(model("vdm", **classes), options))
     for p in distilled.student.parameters():
         p.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(5)))
     x = torch.randint(0, 17, (8, *SHAPE), generator=torch.Generator().manual_seed(2))
-    draws = Draws(3, 1, range(8), 8, torch.device("cpu"))
+    draws = Draws(3, 1, range(8), 8, torch.device("cpu"), labels)
     found = distilled.loss(x, draws)
+    hidden = draws.uniform(Stream.LABEL_DROPOUT) < 0.4
+    assert 0 < int(hidden.sum()) < 8
     u, eps = draws.spread(Stream.TRAIN_TIME), draws.normal(Stream.TRAIN_NOISE, SHAPE)
     grid = distilled.teacher_gammas
     for i in range(8):
@@ -168,19 +181,22 @@ def test_the_loss_is_its_definition() -> None:
         t, s, r = grid[place], grid[place + 1], grid[4] if place < 4 else grid[8]
         a_t, a_s, a_r = (alpha_bar(gamma) for gamma in (t, s, r))
         z_t = math.sqrt(a_t) * (2 * x[i : i + 1] / 16 - 1) + math.sqrt(1 - a_t) * eps[i]
-        told = distilled.teacher.denoiser(z_t, t[None]).x_0
+        known = Known() if labels is None or hidden[i] else Known(label=labels[i : i + 1])
+        teacher, student = (part.denoiser.given(known) for part in (distilled.teacher, distilled.student))
+        told, other = teacher(z_t, t[None]).x_0, distilled.teacher.denoiser(z_t, t[None]).x_0
+        told = (other + guidance * (told - other)).clamp(-1, 1)
         if s == r:
             target = told
         else:
             step = math.sqrt((1 - a_s) / (1 - a_t))
             z_s = step * z_t + (math.sqrt(a_s) - step * math.sqrt(a_t)) * told
-            ahead = distilled.student.denoiser(z_s, s[None]).x_0
+            ahead = student(z_s, s[None]).x_0
             z_r = ahead
             if r > CLEAN:
                 step = math.sqrt((1 - a_r) / (1 - a_s))
                 z_r = step * z_s + (math.sqrt(a_r) - step * math.sqrt(a_s)) * ahead
             target = at_once(z_t, t, z_r, r)
-        error = (target - distilled.student.denoiser(z_t, t[None]).x_0).square().mean()
+        error = (target - student(z_t, t[None]).x_0).square().mean()
         weight = max(1.0, a_t / (1 - a_t))
         assert float(found[i]) == pytest.approx(weight * float(error), rel=1e-3, abs=1e-7)
 
@@ -205,10 +221,30 @@ def test_it_walks_k_steps_of_ddim_from_the_seed_s_noise(kind: str) -> None:
     assert torch.equal(frames[-1].x, last.x)
 
 
+def test_a_student_of_labels_draws_the_class_that_is_asked_for() -> None:
+    """As its network does of images of this class, from the same noise."""
+    options = DistillationOptions(steps=2, teacher_steps=8, guidance=2.0)
+    distilled = awake(Distilled(model("vdm", labels=True, classes=("a", "b")), options))
+    student = given(distilled.student, Known(label=torch.full((4,), 2)))
+    *_, last = walk(student, DDIM(), distilled.student_gammas, range(4), 0, True)
+    *_, found = distilled.frames(range(4), 0, SampleSettings(label="b"))
+    *_, other = distilled.frames(range(4), 0, SampleSettings(label="a"))
+    assert torch.equal(found.x, last.x)
+    assert not torch.equal(found.x, other.x)
+    said = "distilled, 2 steps, x̂_0 clipped to [−1, 1], given label b, guidance 2"
+    assert distilled.inspector.describe_sampling(SampleSettings(label="b")) == said
+
+
+def test_guidance_by_nothing_is_refused() -> None:
+    with pytest.raises(InputError, match="guidance"):
+        Distilled(model("vdm", clusters=0), DistillationOptions(guidance=2.0))
+
+
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
         (SampleSettings(steps=3), "steps"),
+        (SampleSettings(guidance=1.5), "guidance"),
         (SampleSettings(sampler="ddim"), "sampler"),
         (SampleSettings(eta=0.5), "eta"),
         (SampleSettings(temperature=0.5), "temperature"),

@@ -25,7 +25,7 @@ from nelbo.diffusion.samplers import (
     trajectory,
 )
 from nelbo.diffusion.schedules import SCHEDULES, FixedSchedule, chain_of, gamma_of_betas
-from nelbo.diffusion.spacing import descending, even_steps, karras_steps
+from nelbo.diffusion.spacing import descending, even_steps, karras_steps, nearest_steps
 from nelbo.diffusion.variances import VARIANCES
 from nelbo.errors import InputError
 from nelbo.models.diffusion import Diffusion
@@ -234,14 +234,30 @@ def test_karras_steps_are_even_in_the_root_of_sigma() -> None:
     steps = (grid[:-1] / 14).exp().diff()
     assert float(steps.std() / steps.mean().abs()) < 0.02
     coarse = gammas_of("cosine", 30)
-    for count in (1, 2, 29, 30):
+    for count in (1, 2, 20, 29, 30):
         few = karras_steps(coarse, count)
+        assert len(few) == count + 1
         assert few[0] == coarse[-1]
         assert few[-1] == CLEAN
         assert bool((few[1:] < few[:-1]).all())
         assert set(few.tolist()) <= set(coarse.tolist())
     with pytest.raises(InputError, match="steps"):
         karras_steps(gammas[:11], 11)
+
+
+@given(st.integers(1, 40), st.data())
+def test_steps_on_a_chain_are_the_nearest_that_are_free(T: int, data: st.DataObject) -> None:
+    """Of all ways to take different steps: each is the nearest, or beside another; and all T of T are the chain."""
+    gammas = chain_of(torch.linspace(-6, 6, T, dtype=torch.float64))
+    count = data.draw(st.integers(1, T))
+    wanted = torch.tensor(data.draw(st.lists(st.floats(-7, 7), min_size=count, max_size=count)), dtype=torch.float64)
+    found = nearest_steps(gammas, wanted.sort(descending=True).values)
+    places = torch.searchsorted(gammas, found[:-1]).tolist()
+    assert (places[0], len(set(places)), places) == (T, count, sorted(places, reverse=True))
+    assert found[-1] == CLEAN
+    for place, gamma in zip(places[1:], wanted.sort(descending=True).values[1:], strict=True):
+        if not {place - 1, place + 1} & set(places):
+            assert abs(gammas[place] - gamma) <= (gammas[1:] - gamma).abs().min() + 1e-12
 
 
 @schedules_at_30

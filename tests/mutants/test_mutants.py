@@ -761,12 +761,28 @@ MUTANTS = [
         ),
     ),
     Mutant(
+        "constant dropped",
+        "a student that learns from its teacher without guidance",
+        "models/_distilled.py",
+        "Guided(teacher, self.options.guidance)",
+        "Guided(teacher, 1.0)",
+        ("test_distillation.py::test_the_loss_is_its_definition[guided]",),
+    ),
+    Mutant(
+        "constant dropped",
+        "labels that no image of a distillation hides",
+        "models/_distilled.py",
+        "hidden_labels(draws, self.teacher.label_dropout)",
+        "hidden_labels(draws, 0.0)",
+        ("test_distillation.py::test_the_loss_is_its_definition[labelled]",),
+    ),
+    Mutant(
         "wrong order",
         "a target from where the student steps to, and not the teacher",
         "models/_distilled.py",
         "z_s = DDIM().step(z_t, taught,",
         "z_s = DDIM().step(z_t, student(z_t, gamma_t),",
-        ("test_distillation.py::test_the_loss_is_its_definition",),
+        ("test_distillation.py::test_the_loss_is_its_definition[unlabelled]",),
     ),
     Mutant(
         "wrong weight",
@@ -774,7 +790,7 @@ MUTANTS = [
         "models/_distilled.py",
         ".exp().clamp(1.0, LARGEST_WEIGHT)",
         ".exp().clamp(0.0, LARGEST_WEIGHT)",
-        ("test_distillation.py::test_the_loss_is_its_definition",),
+        ("test_distillation.py::test_the_loss_is_its_definition[unlabelled]",),
     ),
     Mutant(
         "wrong order",

@@ -41,10 +41,15 @@ def descending(gammas: Tensor, steps: int | None = None) -> Tensor:
 def karras_steps(gammas: Tensor, steps: int, rho: float = 7.0) -> Tensor:
     """The steps of a chain nearest to equal steps in σ^{1/ρ}, σ = e^{γ/2}  [Karras et al. 2022 (5)].
 
+    Where a chain is coarser than these steps, it has its own steps one by one.
+
     Args:
         gammas: −∞, γ_1, …, γ_T, increasing.
-        steps: the number of steps; the result has fewer if two would have the same γ.
+        steps: the number of steps.
         rho: ρ; a larger ρ puts more steps at low noise.
+
+    Returns:
+        γ_T > … > −∞, float64, shape (steps + 1,).
 
     Raises:
         InputError: steps < 1 or steps > T.
@@ -62,22 +67,33 @@ def cosine_steps(gammas: Tensor, steps: int) -> Tensor:
         gammas: −∞, γ_1, …, γ_T, increasing.
         steps: the number of steps.
 
+    Returns:
+        γ_T > … > −∞, float64, shape (steps + 1,).
+
     Raises:
-        InputError: steps > T, or two steps would have the same γ.
+        InputError: steps > T.
     """
-    u = torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1]
-    found = nearest_steps(gammas, 2 * (torch.pi / 2 * u).tan().log())
-    if len(found) != steps + 1:
+    if steps > len(gammas) - 1:
         raise InputError("teacher_steps", f"{steps} steps are too many for the {len(gammas) - 1} of the model")
-    return found
+    u = torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1]
+    return nearest_steps(gammas, 2 * (torch.pi / 2 * u).tan().log())
 
 
 def nearest_steps(gammas: Tensor, wanted: Tensor) -> Tensor:
-    """The last γ, then the latents nearest to the rest of ``wanted``, decreasing and without repetition, and −∞."""
-    latents = gammas[1:].double()
-    nearest = places_near(latents, wanted[1:])
-    last = len(latents) - 1
-    places = [last, *sorted({int(k) for k in nearest} - {last}, reverse=True)]
+    """The last γ, the latents nearest to the rest of ``wanted``, and −∞; a latent that is taken gives way to the next.
+
+    >>> nearest_steps(torch.tensor([-torch.inf, -6.0, -2.0, 0.0, 2.0, 6.0]), torch.tensor([6.0, -5.5, -6.0])).tolist()
+    [6.0, -2.0, -6.0, -inf]
+
+    Args:
+        gammas: −∞, γ_1, …, γ_T, increasing.
+        wanted: γ, decreasing, at most T.
+    """
+    latents, last = gammas[1:].double(), len(wanted) - 1
+    places = [len(latents) - 1, *places_near(latents, wanted[1:]).tolist()]
+    for k in range(1, last + 1):
+        places[k] = min(places[k], places[k - 1] - 1)
+    places = [max(place, last - k) for k, place in enumerate(places)]
     return torch.cat([latents[places], latents.new_tensor([CLEAN])])
 
 

@@ -10,7 +10,7 @@ from nelbo import __version__
 from nelbo.config.trained import weight_settings
 from nelbo.jobs.run import WEIGHTS, Run
 
-REVISION = 2
+REVISION = 3
 """Revision of the measuring code. Increase it with every change after which the same weights and images give another
 result: in a bound or its estimator, in the noise of a seed, in a sampler's defaults, in a distance.
 """

@@ -15,6 +15,7 @@ from nelbo.jobs.resume import require_unchanged, resume_run
 from nelbo.jobs.run import Run
 from nelbo.jobs.settings import Request, complete_recipe
 from nelbo.jobs.training import Work, fresh_model, require_doable, train_together
+from nelbo.models._diffusion_labels import GUIDANCE
 from nelbo.models._distilled import DistillationOptions, Distilled
 from nelbo.models.diffusion import Diffusion
 from nelbo.options import DistillOptions, TrainingOptions
@@ -54,7 +55,11 @@ def distill(path: str | Path, *, options: DistillOptions | None = None, **settin
         return train_together(
             lambda: resume_run(require_student(Run(student), steps), Request(Run(student).config.family, {}, {}, given))
         )
-    how = {"steps": steps, "teacher_steps": options.teacher_steps or -(-TEACHER_STEPS // steps) * steps}
+    how = {
+        "steps": steps,
+        "teacher_steps": options.teacher_steps or -(-TEACHER_STEPS // steps) * steps,
+        "guidance": options.guidance,
+    }
     return train_together(lambda: begun(Run(path), how, given, student))
 
 
@@ -62,6 +67,8 @@ def begun(source: Run, how: dict[str, Any], given: dict[str, Any], out: Path | N
     """A new run of a student, which includes its teacher."""
     how = {"teacher": str(source.path.resolve()), **how}
     steps = how["steps"]
+    if how["guidance"] is None:
+        how["guidance"] = usual_guidance(source)
     config = settings(source, merged(DistillationOptions, "distillation", how, {}, None), given)
     model = fresh_model(config)
     require_doable(model, config.training)
@@ -76,6 +83,12 @@ def begun(source: Run, how: dict[str, Any], given: dict[str, Any], out: Path | N
         images = source.dataset.for_training[0]
         Trainer(model, images, config.training, aside, settings=weight_settings(config)).save()
     return Work(out, config, source.dataset, model)
+
+
+def usual_guidance(source: Run) -> float:
+    """g of the samples that the run draws by default."""
+    model = source.config.model
+    return GUIDANCE if getattr(model, "clusters", None) or getattr(model, "labels", False) else 1.0
 
 
 def settings(source: Run, how: DistillationOptions, given: dict[str, Any]) -> RunConfig:

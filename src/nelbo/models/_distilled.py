@@ -7,6 +7,9 @@ The teacher takes N steps of DDIM with η = 0. With ρ = √(ᾱ/(1−ᾱ)) a st
 so several steps from t to r equal one step with the mean of their x̂_0, weighted by the parts of ρ_r − ρ_t. The student
 learns to predict this mean at t, with r the end of t's segment. The target uses the teacher's x̂_0 for the first step,
 and the student's own x̂_0 after that step for the rest.
+
+Both know the cluster of an image and its label, and the teacher has guidance g by them, which the student learns (Meng
+et al. 2023): one evaluation a step then draws what takes the teacher two.
 """
 
 from __future__ import annotations
@@ -20,15 +23,18 @@ from pydantic import Field
 from torch import Tensor
 
 from nelbo.diffusion.denoiser import Denoiser, clipping
+from nelbo.diffusion.guidance import Guided
+from nelbo.diffusion.known import Known
 from nelbo.diffusion.process import diffuse, per_image
 from nelbo.diffusion.samplers import DDIM
 from nelbo.diffusion.spacing import cosine_steps
 from nelbo.errors import InputError
-from nelbo.models._diffusion_clusters import shown_clusters, shown_drawn_clusters
+from nelbo.models._diffusion_clusters import given, shown_clusters, shown_drawn_clusters
+from nelbo.models._labels import class_words, drawn_labels, hidden_labels
 from nelbo.models._sampling import walk
 from nelbo.models.base import GenerativeModel
 from nelbo.models.diffusion import Diffusion
-from nelbo.models.inspector import Inspector, require_unlabelled
+from nelbo.models.inspector import Inspector
 from nelbo.models.recipe import ParamGroup, Recipe
 from nelbo.models.sampling import Frame, SampleSettings
 from nelbo.options import Options
@@ -48,6 +54,8 @@ class DistillationOptions(Options):
     "K, the number of steps of the student."
     teacher_steps: Annotated[int, Field(ge=1, le=100_000)] = 64
     "N, the number of steps of the teacher, a multiple of K."
+    guidance: Annotated[float, Field(ge=0)] = 1.0
+    "g, the guidance of the teacher by cluster and label; 1 is none."
 
 
 def consistency_target(
@@ -83,7 +91,7 @@ class Distilled(GenerativeModel):
         options: the settings of the distillation.
 
     Raises:
-        InputError: the model cannot be distilled, or the numbers of steps do not fit.
+        InputError: the model cannot be distilled, the numbers of steps do not fit, or there is nothing to guide by.
     """
 
     def __init__(self, student: Diffusion, options: DistillationOptions) -> None:
@@ -93,6 +101,9 @@ class Distilled(GenerativeModel):
             raise InputError("RUN", f"cannot be distilled: {why}; distill a run with `predict` v")
         self.family = f"distilled {student.family}"
         self.options = options
+        self.classes = student.classes
+        if options.guidance != 1 and student.clusters is None and not self.classes:
+            raise InputError("guidance", "is by a cluster or a label, and the run has neither; leave it out")
         self.student, self.teacher = student, copy.deepcopy(student).requires_grad_(False)
         K, N = options.steps, options.teacher_steps
         if N % K:
@@ -130,16 +141,25 @@ class Distilled(GenerativeModel):
     def loss(self, x: Tensor, draws: Draws) -> Tensor:
         """max(SNR_t, 1) ‖target − f(x_t)‖² per dimension, t uniform on the teacher's steps.
 
-        The weight is that of Salimans & Ho 2022 (9).
+        The weight is that of Salimans & Ho 2022 (9). The model's fraction ``label_dropout`` of the images hide their
+        labels from both.
         """
         x_0, eps = to_unit(x, self.levels), draws.normal(Stream.TRAIN_NOISE, self.shape)
         gamma_t, gamma_s, gamma_r = self._places(draws.spread(Stream.TRAIN_TIME))
         z_t = diffuse(x_0, gamma_t, eps)
-        teacher, student = (shown_clusters(model, x).denoiser for model in (self.teacher, self.student))
+        known = self._known(x, draws)
+        teacher, student = (given(model, known).denoiser for model in (self.teacher, self.student))
+        if self.options.guidance != 1:
+            teacher = Guided(teacher, self.options.guidance)
         with torch.no_grad():
             target = consistency_target(clipping(teacher), student, z_t, gamma_t, gamma_s, gamma_r)
         error = (target - student(z_t, gamma_t).x_0).square().flatten(1).mean(1)
         return (-gamma_t).exp().clamp(1.0, LARGEST_WEIGHT).to(error) * error
+
+    def _known(self, x: Tensor, draws: Draws) -> Known:
+        """The cluster of each image, and the label of most."""
+        known = shown_clusters(self.teacher, x, draws.labels).denoiser.known
+        return known.without_labels(hidden_labels(draws, self.teacher.label_dropout) if self.classes else None)
 
     def _places(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """γ_t, γ after the teacher's next step, and γ at the segment's end, from uniforms, shape (B,)."""
@@ -150,7 +170,7 @@ class Distilled(GenerativeModel):
 
     def frames(self, indices: Sequence[int], seed: int, settings: SampleSettings) -> Iterator[Frame]:
         self.inspector.describe_sampling(settings)  # raises for unused settings
-        student = shown_drawn_clusters(self.student, indices, seed)
+        student = shown_drawn_clusters(self.student, indices, seed, drawn_labels(self, indices, settings))
         return walk(student, DDIM(), self.student_gammas, indices, seed, settings.clip)
 
 
@@ -177,9 +197,15 @@ class DistilledInspector(Inspector):
         for option in ("sampler", "eta", "temperature"):
             if getattr(settings, option) is not None:
                 raise InputError(option, f"the run was distilled to its own {steps} steps; leave it out")
-        require_unlabelled(f"a {self.model.family} run", settings, "sample its teacher")
-        clipped = ", x̂_0 clipped to [−1, 1]" if settings.clip else ""
-        return f"distilled, {steps} step{'s' * (steps > 1)}{clipped}"
+        for option in ("guidance", "guidance_interval", "weaker"):
+            if getattr(settings, option) is not None:
+                raise InputError(
+                    option, f"the run was distilled with guidance {self.model.options.guidance:g}; leave it out"
+                )
+        words = [f"distilled, {steps} step{'s' * (steps > 1)}"]
+        words += [", x̂_0 clipped to [−1, 1]"] * settings.clip + [class_words(self.model, settings)]
+        words += [f", guidance {self.model.options.guidance:g}"] * (self.model.options.guidance != 1)
+        return "".join(words)
 
     @property
     def sample_evaluations(self) -> int:

@@ -130,6 +130,4 @@ def described(model: Diffusion, settings: SampleSettings) -> str:
         name = f"ddim, η = {sampler.eta:g}"
     elif isinstance(sampler, Heun):
         name = f"heun, {2 * steps - 1} evaluations"
-    asked = settings.steps
-    length = f"{steps} steps" if asked in (None, steps) else f"{steps} different ones of the {asked} steps"
-    return f"{name}, {length}" + (", x̂_0 clipped to [−1, 1]" if settings.clip else "")
+    return f"{name}, {steps} steps" + (", x̂_0 clipped to [−1, 1]" if settings.clip else "")
