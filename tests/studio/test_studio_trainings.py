@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -130,6 +131,33 @@ def test_a_full_disk_while_saving_is_one_message(folders: Path, tmp_path: Path) 
     note, _ = quick(saved, 1)(Studio(found, Trainings(found), tmp_path), FORMATS, made, next(iter(FORMATS)))
     assert "the disk is full" in note
     assert "problem" in note
+
+
+def test_a_quick_answer_never_meets_the_dtype_of_a_file_that_is_written() -> None:
+    """A file that asks for float64 in the middle of the answer has it afterwards."""
+    pytest.importorskip("gradio", reason="the studio needs nelbo[studio]")
+    import torch
+
+    from nelbo.studio.answers import quick, warm
+    from nelbo.torch_settings import default_dtype
+
+    warm()
+    order: list[str] = []
+
+    def written() -> None:
+        with default_dtype(torch.float64):
+            order.append("written")
+
+    def answer() -> list[str]:
+        writer.start()
+        writer.join(0.3)
+        order.append("answered")
+        return [str(torch.get_default_dtype())]
+
+    writer = threading.Thread(target=written)
+    assert quick(answer, 0)() == ["torch.float32"]
+    writer.join()
+    assert order == ["answered", "written"]
 
 
 def test_errors_are_one_line() -> None:

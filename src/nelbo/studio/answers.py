@@ -148,10 +148,9 @@ def quick(answer: Answer, outputs: int) -> Callable[..., list[Any]]:
 
     def call(*values: Any) -> list[Any]:
         WARM.wait()
-        with DEFAULT_DTYPE:  # a file that is being written may need another for a moment
-            pass
         try:
-            return list(answer(*values))
+            with DEFAULT_DTYPE:  # a file that is being written may need another for a moment, and waits
+                return list(answer(*values))
         except Exception as error:
             return [problem(sentence(error)), *[gr.skip()] * outputs]
 

@@ -13,9 +13,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def note(text: str, more: str = "") -> str:
-    """A line about a result, which a screen reader reads out, and a further one in small letters."""
+def note(text: str, more: str = "", how: str = "") -> str:
+    """A line about a result, which a screen reader reads out.
+
+    Args:
+        text: the line.
+        more: a further one in small letters.
+        how: how the result was made, in technical words, for those who ask.
+    """
     below = f'<p class="more">{escape(more)}</p>' if more else ""
+    if how:
+        below += f'<details class="more"><summary>How</summary>{escape(how)}</details>'
     return f'<p class="note" role="status">{escape(text)}</p>{below}'
 
 

@@ -181,7 +181,7 @@ def draw(
     preview = "Preview: " if steps is not None else ""
     line = f"{preview}{len(done.images)} draws, {duration(seconds)}, {done.evaluations:,} evaluations for each."
     return [
-        note(line, f"How: {done.how}."),
+        note(line, how=f"{done.how}."),
         f"<h2>Before</h2>{before}<h2>After</h2>{after}",
         *offered(Savable(partial(usual_out, opened, word, seed, opened.step), partial(save, done))),
     ]

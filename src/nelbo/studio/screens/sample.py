@@ -138,7 +138,7 @@ def about(found: Drawn, step: int, before: str = "") -> str:
     work = f"{duration(found.seconds)}, {each:g} evaluation{'s' * (each != 1)} of the network for each image"
     line = f"{before}{n} image{'s' * (n > 1)} of {found.family} at step {step:,}: {work}."
     known = re.sub(r" \('nelbo [^']*'\)", "", found.known)
-    return note(line, f"How: {found.how}. Known: {known}.")
+    return note(line, f"Known: {known}.", f"{found.how}.")
 
 
 def shown(found: Drawn, seed: int) -> str:
