@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 import nelbo
+from nelbo.models.sampling import SampleSettings
 from nelbo.report import grid
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -24,8 +25,8 @@ PAGE = """# The cost of simplifications of the bound
 Three runs of one network on {data}, which differ only in the objective: {steps:,} steps of {batch} images each.
 Scores are in bits/dim on the first {n:,} test images.
 
-| trained with | reconstruction | diffusion | prior | total | ± s.e. |
-| --- | --- | --- | --- | --- | --- |
+| trained with | {terms} | total | ± s.e. |
+| --- | {dashes} | --- | --- |
 {rows}
 
 The total without a term, for the run with L_simple:
@@ -34,6 +35,7 @@ The total without a term, for the run with L_simple:
 | --- | --- | --- |
 {dropped}
 
+- **The cluster term** is −ln P(c), the cost of the name of the image's cluster, which the network sees.
 - **The prior term** is almost 0 if the schedule ends in noise. For a schedule that ends too early it is large.
   Therefore it is computed, and `nelbo info RUN` prints it for the run's own schedule.
 - **The reconstruction term** is not negligible: without it, every model would seem better by that amount than any
@@ -41,7 +43,7 @@ The total without a term, for the run with L_simple:
 - **L_simple** replaces the bound's weights for better samples; its cost in bits is the difference of the totals. The
   default is the sum of the two objectives. After so few steps the samples differ little.
 
-Samples from the same seeds, with 200 steps of DDIM (η = 1):
+Samples from the same seeds ({sampler}):
 
 | L_simple | the bound's own weights | both |
 | --- | --- | --- |
@@ -53,8 +55,7 @@ Samples from the same seeds, with 200 steps of DDIM (η = 1):
 
 def row(objective: str, score: nelbo.Score) -> str:
     """One run in the table."""
-    names = ("reconstruction", "diffusion", "prior")
-    cells = [OBJECTIVES[objective], *(f"{score.terms[name].bits_per_dim:.4f}" for name in names)]
+    cells = [OBJECTIVES[objective], *(f"{term.bits_per_dim:.4f}" for term in score.terms.values())]
     cells += [f"{score.bits_per_dim:.4f}", f"{score.stderr:.4f}"]
     return f"| {' | '.join(cells)} |"
 
@@ -91,7 +92,10 @@ def main() -> None:
         data=asked.data,
         n=simple.n,
         rows="\n".join(row(objective, score) for objective, score in scores.items()),
-        dropped="\n".join(dropped(name, simple) for name in ("prior", "reconstruction")),
+        terms=" | ".join(simple.terms),
+        dashes=" | ".join("---" for _ in simple.terms),
+        dropped="\n".join(dropped(name, simple) for name in simple.terms if name != "diffusion"),
+        sampler=model.inspector.describe_sampling(SampleSettings()).partition(":")[0],
     )
     (DOCS / "simplifications.md").write_text(page, encoding="utf-8")
 

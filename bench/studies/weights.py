@@ -44,7 +44,7 @@ of images with added noise. p(γ) = 1/γ′(t) is the density of γ for uniform 
 
 `make weights`: {data}, {steps:,} steps of 32 images with a network of two levels of 32 channels, in continuous time
 with prediction v and one seed; γ from {low:.1f} to 8. bits/dim of {n} test images, ± their standard error; KD × 1,000
-between 1,000 samples (200 steps of ddim) and the test images, in features of a classifier, ± its standard error. The
+between 1,000 samples (default sampler) and the test images, in features of a classifier, ± its standard error. The
 column "a bound" shows what the objective bounds. Shares are those of w(γ) E‖ε − ε̂‖² at the end of the run with
 `bound`, at γ < −4 (little noise), −4 < γ < 0, and γ > 0 (much noise).
 
