@@ -13,6 +13,7 @@ from PIL import Image
 
 import nelbo
 from nelbo.data import Dataset
+from nelbo.jobs.progress import progress_of
 from nelbo.jobs.sample import real_images
 from nelbo.models.sampling import SampleSettings
 from nelbo.report.pictures import grid, picture
@@ -38,14 +39,18 @@ def test_npz_is_the_models_own_images(digits_run: Path) -> None:
 
 
 def test_what_is_known_of_the_samples_is_said(digits_run: Path, here: Path) -> None:
-    """Before a measurement the commands that measure, then the bound, but only of the present weights."""
+    """Before a measurement the last preview and the commands that measure, then the bound of the present weights."""
     own = shutil.copytree(digits_run, here / "own")
     said = " ".join(call_well("sample", own, "-n", "1").err.split())
-    assert f"bits/dim unknown ('nelbo score {own}'); quality of samples unknown ('nelbo evaluate {own}')" in said
+    *_, (_, bits, stderr) = progress_of(own).val
+    known = f"about {bits:.2f} ± {stderr:.2f} bits/dim on val in training"
+    assert f"{known} ('nelbo score {own}'); quality of samples unknown ('nelbo evaluate {own}')" in said
     bound = nelbo.Run(own).score(limit=5, timesteps=1).bits_per_dim
     said = " ".join(call_well("sample", own, "-n", "1").err.split())
     assert f"bound {bound:.4f} bits/dim on 5 test images; quality" in said
     call_well("train", "ddpm", "--resume", "--steps", "14", "--out", own)
+    assert "bits/dim on val in training" in call_well("sample", own, "-n", "1").err
+    (own / "metrics.jsonl").unlink()
     assert "bits/dim unknown" in call_well("sample", own, "-n", "1").err
 
 

@@ -53,6 +53,7 @@ def test_a_new_image_is_over_it_as_often_as_stated() -> None:
 def test_the_rank_of_a_rate(n: int, rate: float, rank: int) -> None:
     """The largest k with k/(n + 1) ≤ rate, whatever float rounding does to their product."""
     assert rank_of_rate(n, rate) == rank
+    assert rank_of_rate(n, 1 / (n + 1)) == 1  # the smallest rate that n images can state
     scores = torch.arange(n, dtype=torch.float64)
     if rank:
         assert false_alarm_threshold(scores, rate).value == n - rank

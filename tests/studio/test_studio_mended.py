@@ -13,6 +13,8 @@ from PIL import Image
 from studio_helpers import LENGTH, Served
 from test_studio_page import SLOW, Visit, paint
 
+from nelbo.studio.html import busy
+
 
 @pytest.fixture(scope="module")
 def visit(chromium: Any, studio: Served) -> Iterator[Visit]:
@@ -73,6 +75,51 @@ def test_draws_of_an_edit_are_saved(visit: Visit, folders: Path) -> None:
     with page.expect_download() as waiting:
         page.locator("#edit-file").click()
     assert Path(waiting.value.path()).read_bytes() == (folders / found).read_bytes()
+
+
+def test_draws_of_another_image_go(visit: Visit) -> None:
+    """They cannot be taken for those of the new one, or saved as such."""
+    page = visit.page
+    visit.screen("Edit")
+    visit.seen("#edit-canvas canvas:not([hidden])")
+    page.get_by_label("Vary", exact=True).check()
+    visit.note("edit", "noised")
+    visit.press("Draw")
+    visit.seen("#edit-pictures img")
+    visit.value("#edit-number", "5")
+    page.wait_for_function("!document.querySelector('#edit-pictures img')", timeout=SLOW)
+    page.wait_for_function("document.getElementById('edit-save').disabled", timeout=SLOW)
+
+
+def test_an_address_that_is_typed_is_gone_to(visit: Visit) -> None:
+    page = visit.page
+    page.wait_for_function("location.hash.includes('digits-ddpm')", timeout=SLOW)
+    for other, name in (("digits-vae", "digits-ddpm"), ("digits-ddpm", "digits-vae")):
+        page.evaluate("([name, other]) => { location.hash = location.hash.replace(name, other); }", [name, other])
+        loaded = "window.nelboChosen && window.nelboRun"  # the page's own script, and its first choice
+        page.wait_for_function(f"document.querySelector('#run input')?.value === '{other}' && {loaded}", timeout=SLOW)
+    visit.errors.clear()  # a browser that reloads reports the streams that it ends
+
+
+def test_the_browser_asks_before_it_ends_work(visit: Visit) -> None:
+    leaves = "() => dispatchEvent(new Event('beforeunload', {cancelable: true}))"
+    assert visit.page.evaluate(leaves)
+    visit.page.evaluate(
+        "html => document.body.insertAdjacentHTML('beforeend', html)", busy("compressing", 0.5, "9.0 s")
+    )
+    try:
+        assert not visit.page.evaluate(leaves)
+    finally:
+        visit.page.evaluate("() => document.querySelector('progress.work').remove()")
+
+
+def test_a_folded_table_is_whole(visit: Visit) -> None:
+    visit.screen("Data")
+    visit.press("Look")
+    visit.seen("#data-facts details summary").click()
+    table = "document.querySelector('#data-facts details .wide')"
+    visit.page.wait_for_function(f"{table}.clientHeight > 100", timeout=SLOW)
+    assert visit.page.evaluate(f"{table}.scrollHeight <= {table}.clientHeight")
 
 
 def test_a_result_of_another_run_says_so(visit: Visit) -> None:
@@ -162,8 +209,10 @@ def test_a_fast_stroke_has_no_gaps(visit: Visit) -> None:
     page.get_by_role("button", name="Clear the hole").click()
 
 
-def test_too_few_images_of_val_leave_the_list_without_a_threshold(folders: Path, tmp_path: Path) -> None:
+def test_too_few_images_of_val_state_the_rate_that_they_can(folders: Path, tmp_path: Path) -> None:
     pytest.importorskip("gradio", reason="the studio needs nelbo[studio]")
+    from nelbo.jobs.threshold import least_rate
+    from nelbo.studio.held import HeldRun
     from nelbo.studio.safety import Folders
     from nelbo.studio.screens.odd import found
     from nelbo.studio.studio import Studio
@@ -172,8 +221,9 @@ def test_too_few_images_of_val_leave_the_list_without_a_threshold(folders: Path,
     inside = Folders([folders / "runs"])
     studio, run = Studio(inside, Trainings(inside), tmp_path), str(folders / "runs/digits-vae")
     _, facts, page = found(studio, run, "digits", "resize", "test", 2, 20, 0.0001)
-    assert "no threshold: " in facts
-    assert "images of val cannot state a rate" in facts
+    least = least_rate(HeldRun(Path(run), inside))
+    assert f"{least:.2g} instead of 0.0001" in facts
+    assert "Threshold" in facts
     assert "iframe" in page
 
 

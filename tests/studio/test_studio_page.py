@@ -68,7 +68,9 @@ class Visit:
 
     def saved(self, name: str, suffix: str) -> str:
         """The path in the note of a screen that has saved."""
-        return re.findall(rf"Saved as (.*{re.escape(suffix)})\.", self.note(name, rf"Saved as .*\{suffix}"))[-1]
+        return re.findall(rf"Saved as (.*{re.escape(suffix)})\.", self.note(f"{name}-saved", rf"Saved as .*\{suffix}"))[
+            -1
+        ]
 
     def press(self, name: str) -> None:
         """Press a button of the screen that is shown."""
@@ -248,7 +250,7 @@ def test_latents_are_walked(visit: Visit) -> None:
     visit.note("latents", "From seed 0 to seed 1")
     assert visit.seen("#latents-pictures img").count() == 8
     visit.page.locator("#latents-save").click()
-    visit.note("latents", r"Saved as .*walk-step-\d{8}-seed0-to-seed1\.png")
+    visit.note("latents-saved", r"Saved as .*walk-step-\d{8}-seed0-to-seed1\.png")
     visit.picture("latents")
     visit.press("Line between the two images")
     visit.note("latents", "Deterministic flow")
@@ -356,7 +358,7 @@ def test_images_are_compressed_and_come_back(visit: Visit, folders: Path, tmp_pa
     visit.run("digits-vae")
     visit.screen("Compress")
     visit.press("Decompress")
-    visit.note("compress", "compress images first")
+    visit.note("compress-back", "compress images first")
     count = 359 if PICTURES else 64
     visit.value("#compress-n", str(count))
     visit.press("Compress")
@@ -367,11 +369,11 @@ def test_images_are_compressed_and_come_back(visit: Visit, folders: Path, tmp_pa
     parts = nelbo.info(file)["parts"]
     images = sum(parts.get(name, 0) for name in ("model", "initial", "plain", "apart"))
     facts = visit.page.locator("#compress-facts").inner_text()
-    assert f"Of which no images\n{size - images:,} bytes" in facts
+    assert f"Of which header and index\n{size - images:,} bytes" in facts
     table = visit.page.locator("#compress-facts table").inner_text()
     assert {"PNG, a file each", "WebP, side by side"} <= set(re.findall(r"^[^\t\n]+", table, re.MULTILINE))
     visit.press("Decompress")
-    visit.note("compress", f"{count} of {count} images are back")
+    visit.note("compress-back", f"{count} of {count} images are back")
     with visit.page.expect_download() as download:
         visit.press("Download the images")
     download.value.save_as(tmp_path / "images.zip")

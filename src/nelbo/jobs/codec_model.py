@@ -59,7 +59,7 @@ def require_model(run: Run, header: Header) -> None:
     if not same or altered:
         shape = "×".join(map(str, header.shape))
         made = f"a {header.family} for images of {shape} with {header.levels} levels, at step {header.step:,}"
-        raise InputError("RUN", f"{run.path} is not the run that made the file: that was {made}")
+        raise InputError("RUN", f"{run.path} is not the run that made the file: that was {made}; choose that one")
 
 
 def new_coder(model: GenerativeModel, images: Images, each: bool) -> Coder | EachCoder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nelbo.jobs._protocol import kept_results, widest
+from nelbo.jobs.progress import progress_of
 from nelbo.jobs.run import Run
 from nelbo.models.base import GenerativeModel, LikelihoodModel
 from nelbo.report.results import Evaluation, Score
@@ -21,8 +22,17 @@ def quality_line(run: Run, model: GenerativeModel) -> str:
     kind = next(iter(model.forms.values())).kind
     score = widest(kept_results(run, "test", Score, kind))
     if score is None or score.bits_per_dim is None:
-        return f"bits/dim unknown ('nelbo score {run.path}'); {drawn}"
+        return f"{of_training(run)} ('nelbo score {run.path}'); {drawn}"
     return f"{kind} {score.bits_per_dim:.4f} bits/dim on {score.n:,} test images; {drawn}"
+
+
+def of_training(run: Run) -> str:
+    """What its last preview says of the bound, if the training has come to one."""
+    val = progress_of(run.path).val
+    if not val:
+        return "bits/dim unknown"
+    _, bits, stderr = val[-1]
+    return f"about {bits:.2f} ± {stderr:.2f} bits/dim on val in training"
 
 
 def sample_words(run: Run) -> str:

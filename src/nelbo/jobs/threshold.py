@@ -72,6 +72,11 @@ def chosen_limit(request: ScoreRequest, how: Estimation, measure: Callable[[Scor
         return Limit(why_none=error.problem)
 
 
+def least_rate(run: Run) -> float:
+    """The smallest rate of false alarms that the n distinct images of the run's val split can state, 1/(n + 1)."""
+    return 1 / (len(np.unique(run.dataset.copies("val").numpy())) + 1)
+
+
 def settings_of(request: ScoreRequest, how: Estimation) -> dict[str, Any]:
     """What the law of a normal image's score depends on."""
     own = {"data_sha256": request.run.config.images.sha256, "weights": request.options.weights}

@@ -14,13 +14,15 @@ import gradio as gr
 
 from nelbo.errors import InputError
 from nelbo.studio.html import busy, note, problem
-from nelbo.studio.words import plain
+from nelbo.studio.words import duration, plain
 from nelbo.torch_settings import DEFAULT_DTYPE
 from nelbo.watching import watched
 
 PATIENCE = 0.4
 """Seconds before the progress of an answer is shown."""
 EVERY = 0.25
+SETTLED = 3.0
+"""Seconds of a task after which its remaining time is estimated, and the least that is shown."""
 STOPPED = "Stopped. Nothing was written."
 AT_ONCE = 4
 """Long answers of all visitors that may wait at the same time; they are computed one after another."""
@@ -45,8 +47,9 @@ class Work:
     """
 
     def __init__(self, answer: Answer, values: Sequence[Any]) -> None:
-        self.task: str = "waiting for another answer"
+        self.task: str = "waiting for another answer of the studio"
         self.share: float | None = None
+        self.began = time.monotonic()
         self.found: Sequence[Any] | None = None
         self.error: BaseException | None = None
         self.left = threading.Event()
@@ -70,7 +73,16 @@ class Work:
         finally:
             self.done.set()
 
+    @property
+    def remaining(self) -> str:
+        """The time that is left of the task, after its first seconds; "" if it is unknown or short."""
+        taken = time.monotonic() - self.began
+        left = taken * (1 / self.share - 1) if self.share else 0.0
+        return duration(round(left)) if taken > SETTLED and left > SETTLED else ""
+
     def _see(self, task: str, share: float | None) -> None:
+        if task != self.task:
+            self.began = time.monotonic()
         self.task, self.share = task, share
         if self.left.is_set():
             raise StoppedError
@@ -101,7 +113,7 @@ def long(answer: Answer, outputs: int, going: Going | None = None) -> Callable[.
             wait = PATIENCE
             while not work.done.wait(wait):
                 stopping = work.left.is_set()
-                line = busy("stopping", None) if stopping else busy(work.task, work.share)
+                line = busy("stopping", None) if stopping else busy(work.task, work.share, work.remaining)
                 yield [line, *[gr.skip()] * outputs, *button(not stopping)]
                 wait = EVERY
             yield [*result(work, outputs), *button(False)]

@@ -32,13 +32,13 @@ def problem(text: str) -> str:
     return f'<p class="problem" role="alert">{escape(text)}</p>'
 
 
-def busy(task: str, share: float | None) -> str:
-    """The progress of a task."""
+def busy(task: str, share: float | None, left: str = "") -> str:
+    """The progress of a task that ends if the visitor leaves, and the time that is left."""
     word = escape(task[:1].upper() + task[1:])
     if share is None:
-        return f'<p class="note" role="status">{word} …</p><progress aria-label="{word}"></progress>'
-    far = f"{100 * min(share, 1):.0f} %"
-    bar = f'<progress aria-label="{word}" max="1" value="{min(share, 1):.3f}"></progress>'
+        return f'<p class="note" role="status">{word} …</p><progress class="work" aria-label="{word}"></progress>'
+    far = f"{100 * min(share, 1):.0f} %" + (f", about {escape(left)} left" if left else "")
+    bar = f'<progress class="work" aria-label="{word}" max="1" value="{min(share, 1):.3f}"></progress>'
     return f'<p class="note" role="status">{word}: {far}</p>{bar}'
 
 

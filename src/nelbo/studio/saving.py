@@ -34,13 +34,12 @@ class Savable(NamedTuple):
     save: Callable[[Path], object]
 
 
-def save_row(studio: Studio, name: str, said: gr.HTML, formats: Mapping[str, str] = FORMATS) -> list[Any]:
+def save_row(studio: Studio, name: str, formats: Mapping[str, str] = FORMATS) -> list[Any]:
     """The choice of a format, a button that saves as soon as there is a result, and one that downloads.
 
     Args:
         studio: the studio.
         name: the name of the screen.
-        said: the place of its notes.
         formats: the words of each format, and its suffix.
 
     Returns:
@@ -51,13 +50,14 @@ def save_row(studio: Studio, name: str, said: gr.HTML, formats: Mapping[str, str
         kind = gr.Dropdown(list(formats), value=next(iter(formats)), label="Save as", filterable=False)
         save = gr.Button("Save", interactive=False, elem_id=f"{name}-save")
         file = gr.DownloadButton("Download", visible=False, elem_id=f"{name}-file")
+    said = gr.HTML(elem_id=f"{name}-saved-note")
     studio.work(save.click, partial(saved, studio, formats), [made, kind], [said, file], once=True)
-    return [made, save, file]
+    return [made, save, file, said]
 
 
 def offered(made: Savable | None) -> list[Any]:
     """Another result, or none: it can be saved, and is no file yet."""
-    return [made, gr.Button(interactive=made is not None), gr.DownloadButton(visible=False)]
+    return [made, gr.Button(interactive=made is not None), gr.DownloadButton(visible=False), ""]
 
 
 def saved(studio: Studio, formats: Mapping[str, str], made: Savable | None, kind: str) -> list[Any]:

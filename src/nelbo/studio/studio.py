@@ -26,6 +26,8 @@ DATA_SETS = 2
 """Data sets in memory."""
 RESULT = "result"
 """The class of the places of results of the chosen run."""
+LISTED = 4
+"""Folders in a sentence."""
 
 
 class Screen(NamedTuple):
@@ -98,6 +100,11 @@ class Studio:
             if path != root and path.is_relative_to(root):
                 return printable(str(path.relative_to(root)))
         return printable(path.name)
+
+    def places(self) -> str:
+        """The names of the studio's folders, for a sentence."""
+        names = [printable(root.name) for root in self.folders.roots]
+        return ", ".join(names) if len(names) <= LISTED else f"{', '.join(names[:LISTED])}, …"
 
     def short(self, path: Path) -> str:
         """A path for a note: that in the folder that was given, with its name."""

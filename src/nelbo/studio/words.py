@@ -23,6 +23,7 @@ LABELS = {
     "false_alarms": "False alarms",
     "name": "Name",
     "run": "Run",
+    "RUN": "Run",
     "minutes": "Minutes",
     "resume": "Train this run on",
 }

@@ -10,7 +10,7 @@
   }, true);
   // An error is seen, wherever the button was that led to it. A result of another run than the chosen one says so.
   const words = () => new URLSearchParams(location.hash.slice(1));
-  const kept = (changes) => history.replaceState(null, '', '#' + new URLSearchParams({...Object.fromEntries(words()), ...changes}));
+  const kept = (changes) => history.replaceState({nelbo: true}, '', '#' + new URLSearchParams({...Object.fromEntries(words()), ...changes}));
   const marked = (result) => {
     const of = result.querySelector('[data-run]')?.dataset.run;
     result.classList.toggle('old', of !== undefined && of !== window.nelboRun);
@@ -40,16 +40,19 @@
     const before = tab(document.querySelector('#screens [role=tab][aria-selected=true]'));
     if (!before || before === name) return;
     kept({screen: before});
-    history.pushState(null, '', location.href);
+    history.pushState({nelbo: true}, '', location.href);
     kept({screen: name});
   }, true);
-  addEventListener('popstate', () => {
+  addEventListener('popstate', (event) => {
+    if (!event.state?.nelbo) { location.reload(); return; }  // an address that was typed
     const name = words().get('screen');
     if (window.nelboRun !== undefined) kept({run: window.nelboRun});
     back = true;
     if (/^\w+$/.test(name || '')) document.getElementById(`screen-${name}-button`)?.click();
     back = false;
   });
+  // The browser asks before it leaves work behind that would end with the page.
+  addEventListener('beforeunload', (event) => { if (document.querySelector('progress.work')) event.preventDefault(); });
   // The box of a slider that is emptied on the way to another number is not a number yet.
   const slider = (box) => box.value === '' && box.matches('input[type=number]')
     ? box.closest('.block')?.querySelector('input[type=range]') : null;

@@ -58,7 +58,7 @@ def compared(studio: Studio, runs: list[str], split: str, score: bool, limit: fl
     finally:
         shutil.rmtree(out, ignore_errors=True)
     line = f"{len(found.runs)} runs, {duration(seconds)}." + (f" They are {found.unlike}." if found.unlike else "")
-    return [note(line, "Lower bits/dim are better."), framed(page, "The comparison")]
+    return [note(line, "" if found.unlike else "Lower bits/dim are better."), framed(page, "The comparison")]
 
 
 SCREEN = Screen(80, "compare", "Compare", build)

@@ -54,6 +54,7 @@ def build(studio: Studio) -> None:
             gr.HTML("<h2>And back</h2>")
             given = gr.File(label="A file of this run", type="filepath", height=150, elem_id="compress-given")
             back = gr.Button("Decompress", elem_id="compress-back")
+            told = gr.HTML(elem_id="compress-back-note")
             returned = result_place("compress-returned")
             images = gr.DownloadButton("Download the images", visible=False, elem_id="compress-images")
     made = gr.State(None)
@@ -62,7 +63,7 @@ def build(studio: Studio) -> None:
     asked = [studio.run, spec, split, limit, upload, steps]
     studio.work(go.click, partial(compressed, studio), asked, [said, about, made, file], stop, once=True)
     studio.work(
-        back.click, partial(decompressed, studio), [studio.run, given, made], [said, returned, images], stop, once=True
+        back.click, partial(decompressed, studio), [studio.run, given, made], [told, returned, images], stop, once=True
     )
 
 
@@ -119,7 +120,7 @@ def described(result: Compression) -> str:
     from nelbo.report.compressed import NO_IMAGES
 
     others = sum(result.parts.get(name, 0) for name in NO_IMAGES)
-    pairs = {"File": f"{result.bytes:,} bytes", "Of which no images": f"{others:,} bytes"}
+    pairs = {"File": f"{result.bytes:,} bytes", "Of which header and index": f"{others:,} bytes"}
     if result.bits_per_dim is not None:
         pairs["Whole file"] = f"{result.bits_per_dim:.3f} bits/dim"
     if result.model_bits_per_dim is not None:

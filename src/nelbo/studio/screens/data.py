@@ -54,7 +54,7 @@ def data_choice(studio: Studio, name: str) -> gr.Dropdown:
         ["digits"],
         value="digits",
         label="Data",
-        info="A name, or a folder of images in the studio's folders.",
+        info=f"A name, or a folder of images in {studio.places()}. “nelbo studio runs photos” starts it with others.",
         allow_custom_value=True,
         elem_id=name,
     )

@@ -37,7 +37,7 @@ def build(studio: Studio) -> None:
             said = gr.HTML(note("Choose an image, then “Show”."), elem_id="denoise-note")
             now = result_place("denoise-now")
             way = result_place("denoise-way")
-            made = save_row(studio, "denoise", said)
+            made = save_row(studio, "denoise")
     asked = [studio.run, source, number]
     studio.work(
         [go.click, source.input, number.submit], partial(show, studio, ways), [*asked, t], [said, now, way, *made], stop

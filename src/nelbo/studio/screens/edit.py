@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 VERBS: dict[str, Verb] = {"Fill the hole": "inpaint", "Vary": "vary", "Enlarge": "upscale"}
 PREVIEW_STEPS = 5
 FORMATS = {"PNG, one picture": ".png", "NPZ, the exact levels": ".npz"}
+FITTED = 9
+"""The outputs of :func:`fitted`."""
 FIT: dict[str, Fit] = {"crop": "crop", "pad": "pad", "resize": "resize"}
 
 
@@ -58,8 +60,8 @@ def build(studio: Studio) -> None:
                 stop = gr.Button("Stop", min_width=80, interactive=False)
             said = gr.HTML(note("Choose an image, paint over a part of it, then “Draw”."), elem_id="edit-note")
             shown = result_place("edit-pictures")
-            made = save_row(studio, "edit", said, FORMATS)
-    place = [said, canvas, image]
+            made = save_row(studio, "edit", FORMATS)
+    place = [said, canvas, image, shown, *made]
     given = [studio.run, number, upload, fit]
     studio.answer([number.input, number.submit], partial(numbered, studio), given, [*place, upload])
     studio.answer([upload.upload, upload.clear, fit.input], partial(chosen, studio), given, place)
@@ -81,8 +83,8 @@ def chosen(studio: Studio, run: str | None, number: float | None, upload: str | 
         else:
             found, said = split_image(opened, whole(number, "images")), ""
     except (InputError, OSError) as error:
-        return [problem(sentence(error)), NOTHING, None]
-    return [note(said) if said else "", painting(found, opened.config.images.levels), found]
+        return [problem(sentence(error)), NOTHING, None, "", *offered(None)]
+    return [note(said) if said else "", painting(found, opened.config.images.levels), found, "", *offered(None)]
 
 
 def numbered(studio: Studio, run: str | None, number: float | None, _: str | None, fit: str) -> list[Any]:
@@ -93,7 +95,7 @@ def numbered(studio: Studio, run: str | None, number: float | None, _: str | Non
 def fitted(studio: Studio, image: Tensor | None, run: str | None, *given: Any) -> list[Any]:
     """The canvas and the labels of another run; they stay if there is an image already."""
     if not run or image is not None:
-        return [gr.skip()] * 4
+        return [gr.skip()] * FITTED
     classes = studio.opened(run).model().classes
     return [*chosen(studio, run, *given), gr.Dropdown(choices=[ANY, *classes], value=ANY, visible=bool(classes))]
 

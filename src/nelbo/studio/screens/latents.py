@@ -35,13 +35,22 @@ def build(studio: Studio) -> None:
         with gr.Column(scale=3, min_width=300):
             said = gr.HTML(note("Choose two seeds, then “Walk”."), elem_id="latents-note")
             shown = result_place("latents-pictures")
-            made = save_row(studio, "latents", said)
+            made = save_row(studio, "latents")
     ends = [studio.run, first, last, count]
     found = [said, shown, *made]
     studio.answer([first.input, last.input], partial(walked, studio, QUICK), ends, found)
     studio.work([walk.click, first.release, last.release], partial(walked, studio, FULL), ends, found, stop)
     studio.work(line.click, partial(lined, studio), [studio.run, a, b, count], found, stop)
     studio.work(parts.click, partial(viewed, studio), [studio.run], found, stop)
+    studio.answer([studio.run.change, studio.tab.select], partial(fitting, studio), [studio.run], [said, parts])
+
+
+def fitting(studio: Studio, run: str | None) -> list[Any]:
+    """Whether the family has pictures of its own."""
+    from nelbo.models.inspector import Inspector
+
+    has = bool(run) and type(studio.opened(run).model().inspector).views is not Inspector.views
+    return [gr.skip(), gr.Button(visible=has)]
 
 
 def walked(studio: Studio, steps: int, run: str | None, first: float, last: float, count: float) -> list[Any]:

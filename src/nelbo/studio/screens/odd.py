@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from nelbo.config.files import ImagesConfig, RunConfig
     from nelbo.options import DataOptions
 
-SPLITS = ("all", "test", "val", "train")
+ALL = "all"
+SPLITS = (ALL, "test", "val", "train")
 
 
 def build(studio: Studio) -> None:
@@ -26,7 +28,7 @@ def build(studio: Studio) -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
             spec = data_choice(studio, "odd-spec")
-            split = gr.Radio(list(SPLITS), value="test", label="Split")
+            split = gr.Radio(list(SPLITS), value="test", label="Split", info="A folder is searched whole.")
             worst = gr.Slider(1, 50, 5, step=1, label="Images to show", elem_id="odd-n")
             limit = gr.Number(200, precision=0, label="Images to score", info="The first ones.")
             rate = gr.Slider(
@@ -43,6 +45,7 @@ def build(studio: Studio) -> None:
             )
             about = result_place("odd-facts")
             page = result_place("odd-page")
+    spec.change(lambda name: ALL if Path(name or "").is_dir() else "test", [spec], [split], show_progress="hidden")
     asked = [studio.run, spec, fit, split, worst, limit, rate]
     studio.work(go.click, partial(found, studio), asked, [said, about, page], stop)
 
@@ -52,22 +55,18 @@ def found(
 ) -> list[Any]:
     """The report of ``nelbo score --worst``, which is also kept in the run."""
     from nelbo.jobs.score import score
+    from nelbo.jobs.threshold import least_rate
     from nelbo.options import ScoreOptions
 
     opened = studio.opened(run)
     data = as_the_run(studio.data_options(spec), opened.config, fit)
-    options = ScoreOptions(split=split, worst=int(worst), limit=whole(limit, "n", 1), false_alarms=rate)
+    least = least_rate(opened)
+    options = ScoreOptions(split=split, worst=int(worst), limit=whole(limit, "n", 1), false_alarms=max(rate, least))
     changed = converted(studio, data, opened.config.images)
-    pairs = {}
-    try:
-        result, seconds = timed(lambda: score(opened, data=data, options=options))
-    except InputError as error:
-        if error.where != "false_alarms":
-            raise
-        pairs["For this rate"] = f"no threshold: {error.problem}"
-        without = options.model_copy(update={"false_alarms": None})
-        result, seconds = timed(lambda: score(opened, data=data, options=without))
-    pairs["Images"] = f"{result.n:,}"
+    result, seconds = timed(lambda: score(opened, data=data, options=options))
+    pairs = {"Images": f"{result.n:,}"}
+    if rate < least:
+        pairs["False alarms"] = f"{least:.2g} instead of {rate:g}, for which the run's val split has too few images"
     if result.bits_per_dim is not None:
         pairs["Mean of all"] = bits(result.bits_per_dim, result.stderr)
     if result.threshold is not None:

@@ -43,7 +43,7 @@ def build(studio: Studio) -> None:
         with gr.Column(scale=3, min_width=300):
             said = gr.HTML(elem_id="sample-note")
             pictures = result_place("sample-pictures")
-            made = save_row(studio, "sample", said, FORMATS)
+            made = save_row(studio, "sample", FORMATS)
     settings = [studio.run, n, seed, label, guidance, steps, sampler, temperature]
     fitted = [said, label, guidance, steps, sampler, temperature]
     studio.answer(studio.run.change, partial(fitting, studio), [studio.run, label], fitted)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 EVERY = 2.0
 """Seconds between two looks at a training."""
 FIRST = "ddpm"
+MINUTES = [(f"{minutes:g}", minutes) for minutes in (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0)]
 
 
 def build(studio: Studio) -> None:
@@ -34,7 +35,7 @@ def build(studio: Studio) -> None:
                 family_names(), value=FIRST, label="Family", info=family_summary(FIRST), filterable=False
             )
             spec = data_choice(studio, "train-spec")
-            minutes = gr.Slider(0.5, 120, 2, step=0.5, label="Minutes", elem_id="train-minutes")
+            minutes = gr.Dropdown(MINUTES, value=2.0, label="Minutes", filterable=False, elem_id="train-minutes")
             labels = gr.Checkbox(False, label="Learn labels", info="To draw images of one class.")
             name = gr.Textbox("", label="Name", placeholder="such as digits-1", elem_id="train-name")
             with gr.Accordion("Images of other sizes", open=False):
