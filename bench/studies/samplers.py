@@ -1,4 +1,4 @@
-"""Samplers by network evaluations: KD to samples of 1,000 ancestral steps. Writes docs/samplers.md.
+"""Samplers by network evaluations: KD to samples of 250 ancestral steps. Writes docs/samplers.md.
 
     python bench/run.py samplers RUN [--samples 1000] [--steps 5 10 20 50] [--students RUN …]
 
@@ -40,7 +40,7 @@ WAYS = {
 }
 STUDENTS = "distilled"
 GUIDED = "All samples have the default guidance, with which a step takes two evaluations, and one of a student."
-REFERENCE_SEED, FEW = 1, 64
+REFERENCE_SEED, REFERENCE_STEPS, FEW = 1, 250, 64
 
 PAGE = """# Samplers: quality by network evaluations
 
@@ -79,13 +79,13 @@ def drawn(model: GenerativeModel, n: int, settings: SampleSettings, seed: int = 
 
 
 def reference(run: Run, model: GenerativeModel, n: int) -> Tensor:
-    """Ancestral samples with every step, from the file if it has enough."""
+    """Ancestral samples with many steps, from the file if it has enough."""
     place = run.path / "samples" / "reference.npz"
     if place.exists():
         images = torch.from_numpy(np.load(place)["images"])
         if len(images) >= n:
             return images[:n]
-    images = drawn(model, n, SampleSettings(sampler="ancestral"), REFERENCE_SEED)
+    images = drawn(model, n, SampleSettings(sampler="ancestral", steps=REFERENCE_STEPS), REFERENCE_SEED)
     with atomic_write(place) as aside:
         np.savez_compressed(aside, images=images.numpy())
     return images
@@ -111,7 +111,7 @@ def draw_plot(rows: list[Row], path: Path) -> None:
         own = [row for row in rows if row.name == name]
         axes.errorbar([r.evaluations for r in own], [r.kd for r in own], [r.error for r in own], marker="o", label=name)
     axes.axhline(0.0, color="grey", linewidth=0.8)
-    axes.set(xlabel="network evaluations per image", ylabel="KD to 1,000-step samples", xscale="log")
+    axes.set(xlabel="network evaluations per image", ylabel=f"KD to {REFERENCE_STEPS}-step samples", xscale="log")
     axes.set_yscale("symlog", linthresh=0.05, linscale=1.5)
     axes.set_ylim(bottom=-0.05)
     counts = sorted({row.evaluations for row in rows if row.name != "heun"})  # heun's are odd, and beside these
@@ -179,7 +179,7 @@ def write(rows: list[Row], run: Run, n: int, space: str, share: float, calls: st
         threads=torch.get_num_threads(),
         space=space,
         scale=scale,
-        reference=1000,
+        reference=REFERENCE_STEPS,
         readable=READABLE,
         share=share,
         few=FEW,
