@@ -129,9 +129,9 @@ estimators: setup | runs/target-vdm-labels
 	$(BIN)/python bench/run.py estimators runs/target-vdm-labels
 
 # With a run of digits of four minutes for the table of imputation.
-editing: setup
+editing: setup | runs/target-vdm-labels
 	test -d runs/digits-vdm || $(BIN)/nelbo train vdm --data digits --minutes 4 --out runs/digits-vdm
-	$(BIN)/python bench/run.py editing runs/digits-vdm
+	$(BIN)/python bench/run.py editing runs/digits-vdm runs/target-vdm-labels
 
 # With JPEG XL, in the environment of the benchmarks. Trains the runs that are missing.
 codec: $(BENCH)/.ready

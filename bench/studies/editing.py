@@ -1,9 +1,9 @@
 """Methods of editing against exact conditional laws, by network evaluations. Writes docs/editing.md.
 
-    python bench/run.py editing [RUN] [--samples 1000] [--images 32]
+    python bench/run.py editing [RUN …] [--samples 1000] [--images 32]
 
 The oracles are Gaussian data and a mixture of two Gaussians, of 4 × 4 pixels with smooth images. RUN, a ddpm or vdm,
-adds a table of imputation on its test split; without it, that table of the page stays.
+adds a table of imputation on its test split; without any, these tables of the page stay.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from nelbo.editing.methods import Method
 from nelbo.editing.particles import METHODS
 from nelbo.jobs.edit import edit
 from nelbo.jobs.run import Run
+from nelbo.metrics.imputation import hidden_bits
 from nelbo.rng import Draws
 from nelbo.theory.conditioning import MixtureConditional, MixtureData, kl_gaussian
 from nelbo.theory.exact import GaussianData
@@ -47,7 +48,8 @@ WAYS = (
 )
 LEAST = 0.02
 """A mode with a smaller fraction of the samples has no measured covariance."""
-NEIGHBOURS = 1
+MARGINAL = 200
+"""Training images that are taken as draws."""
 SETTINGS = {
     "moments": 50,
     "moments(sampler='ddim')": 50,
@@ -100,20 +102,26 @@ The mixture with the mask has the exact weights {weights}. Drawn at the largest 
 
 `make editing` writes this page.
 """
-IMPUTATION = """## Imputation on a run
+IMPUTATION = """## Imputation on runs
 `{command}`: the right half of {n} test images, {draws} draws of each. Mean
 squared error of the hidden pixels on [−1, 1], ± its standard error over images. The mean of many draws estimates the
 conditional mean, which has the smallest error that is possible. A draw from the exact law has twice the error of that
-mean.
+mean. Bits are those of each hidden pixel by the law that its draws make ({{py:mod}}`nelbo.metrics.imputation`): the
+length of a code of these pixels one by one. Training images as draws are the law of each pixel without what is seen.
 
-| method | evaluations | mean of {draws} draws | one draw |
-| --- | --- | --- | --- |
+{runs}
+
+A network's errors are not those of an exact denoiser, so that the order of the methods on a run can differ from that of
+the tables above.
+"""
+OF_RUN = """### A {family} on {data}, {step:,} steps
+| method | evaluations | mean of the draws | one draw | bits of a hidden pixel |
+| --- | --- | --- | --- | --- |
 {rows}
 
-The smallest error of one draw here: `{best}`. A network's errors are not those of an exact denoiser, so that the order
-of the methods on a run can differ from that of the tables above.
+The smallest error of one draw here: `{best}`.
 """
-FOUND = re.compile(r"^## Imputation on a run\n.*?(?=\n`make editing`)", re.MULTILINE | re.DOTALL)
+FOUND = re.compile(r"^## Imputation on runs\n.*?(?=\n`make editing`)", re.MULTILINE | re.DOTALL)
 
 
 class Oracle(NamedTuple):
@@ -258,13 +266,14 @@ def best(tables: list[list[Row]]) -> str:
     return "The smallest mean KL over the three tables:\n\n" + "\n".join(lines)
 
 
-def imputed(run: Run, n: int, draws: int, command: str) -> str:
-    """The table of imputation: each method, mean filling, and the nearest training image by the seen pixels."""
+def imputed(run: Run, n: int, draws: int) -> str:
+    """The table of a run: each method, mean filling, and the nearest training image by the seen pixels."""
     dataset, shape = run.dataset, run.config.images.shape
     x, levels = dataset.split("test")[:n], dataset.levels
     hidden = torch.zeros(shape[1:], dtype=torch.bool)
     hidden[:, shape[2] // 2 :] = True
     truth, train = to_unit(x, levels), to_unit(dataset.split("train"), levels)
+    target = x[..., hidden].flatten(1).long()
     rows, of_draws = [], {}
 
     def add(name: str, evaluations: int, drawn: Tensor) -> None:
@@ -273,27 +282,34 @@ def imputed(run: Run, n: int, draws: int, command: str) -> str:
         parts = [(drawn.mean(1) - truth)[..., hidden], (drawn[:, 0] - truth)[..., hidden]]
         each = [part.square().flatten(1).mean(1) for part in parts]
         cells = [f"{float(e.mean()):.4f} ± {float(e.std()) / n**0.5:.4f}" for e in each]
-        rows.append(f"| {name} | {evaluations} | {cells[0]} | {cells[1] if several else '–'} |")
-        if several:
+        coded = hidden_bits(target, ((drawn[..., hidden].flatten(2) + 1) * (levels - 1) / 2).round(), levels)
+        cells.append(f"{float(coded.mean()):.3f} ± {float(coded.std()) / n**0.5:.3f}")
+        rows.append(f"| {name} | {evaluations} | {cells[0]} | {cells[1] if several else '–'} | {cells[2]} |")
+        if evaluations:
             of_draws[name] = float(each[1].mean())
         print(rows[-1], flush=True)
 
     add("mean of the training images", 0, train.mean(0).expand(n, 1, *shape))
+    add(f"{MARGINAL:,} training images as draws", 0, train[:MARGINAL].expand(n, -1, *shape))
     seen = ~hidden
     near = torch.cdist(truth[..., seen].flatten(1), train[..., seen].flatten(1)).argmin(1)
     add("nearest training image by the seen pixels", 0, train[near][:, None])
     for words, steps in SETTINGS.items():
         done = edit(run, "inpaint", *x, mask=hidden.numpy(), n=draws, method=words, steps=steps, batch_size=256)
         add(f"{words}, {steps} steps", done.evaluations, to_unit(done.images, levels).reshape(n, draws, *shape))
-    return IMPUTATION.format(
-        command=command, n=n, draws=draws, rows="\n".join(rows), best=min(of_draws, key=of_draws.__getitem__)
+    return OF_RUN.format(
+        family=run.config.family,
+        data=run.config.images.name,
+        step=run.step,
+        rows="\n".join(rows),
+        best=min(of_draws, key=of_draws.__getitem__),
     )
 
 
 def main() -> None:
     """Measure, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, nargs="?")
+    parser.add_argument("runs", type=Path, nargs="*")
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--draws", type=int, default=8)
@@ -301,9 +317,13 @@ def main() -> None:
     tables = [table(oracle, given.samples, lambda line: print(line, flush=True)) for oracle in oracles()]
     before = FOUND.search(PAGE.read_text(encoding="utf-8")) if PAGE.exists() else None
     imputation = before[0] if before else ""
-    if given.run is not None:
-        command = f"python bench/run.py editing {given.run.name}"
-        imputation = imputed(Run(given.run), given.images, given.draws, command)
+    if given.runs:
+        imputation = IMPUTATION.format(
+            command=f"python bench/run.py editing {' '.join(path.name for path in given.runs)}",
+            n=given.images,
+            draws=given.draws,
+            runs="\n".join(imputed(Run(path), given.images, given.draws) for path in given.runs).strip(),
+        )
     PAGE.write_text(page(tables, given.samples, imputation), encoding="utf-8")
 
 
