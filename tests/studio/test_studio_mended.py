@@ -83,7 +83,6 @@ def test_draws_of_another_image_go(visit: Visit) -> None:
     visit.screen("Edit")
     visit.seen("#edit-canvas canvas:not([hidden])")
     page.get_by_label("Vary", exact=True).check()
-    visit.note("edit", "noised")
     visit.press("Draw")
     visit.seen("#edit-pictures img")
     visit.value("#edit-number", "5")
