@@ -20,9 +20,11 @@ from nelbo.diffusion.bound import ContinuousBound
 from nelbo.diffusion.process import diffuse
 from nelbo.diffusion.variances import squared_error
 from nelbo.jobs.run import Run
+from nelbo.models._diffusion_clusters import shown_clusters, with_cluster_term
 from nelbo.models._diffusion_forms import bound_of
 from nelbo.models.vdm import VDM
 from nelbo.rng import Draws, Stream
+from nelbo.theory.bound import Bound
 from nelbo.theory.likelihoods import to_unit
 from nelbo.units import bits_per_dim
 
@@ -130,11 +132,15 @@ def estimate(model: VDM, x: Tensor, draws: Draws, times: Times, K: int, antithet
 
 
 def measure(model: VDM, images: Tensor, times: Times, K: int, antithetic: bool, replicates: int) -> Tensor:
-    """Estimates, shape (n, replicates)."""
+    """Estimates of the bound, with the cost of the cluster that the network sees, shape (n, replicates)."""
+    x = images.to(model.device)
+    told = shown_clusters(model, x)
+    assert isinstance(told, VDM)
+    name = with_cluster_term(model, x, Bound({"bound": torch.zeros(len(x), dtype=torch.float64)})).total
     columns = []
     for replicate in range(replicates):
         draws = Draws(0, replicate, range(len(images)), len(images), model.device)
-        columns.append(estimate(model, images.to(model.device), draws, times, K, antithetic))
+        columns.append(estimate(told, x, draws, times, K, antithetic) + name)
     return torch.stack(columns, 1)
 
 
