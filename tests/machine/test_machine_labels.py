@@ -490,3 +490,20 @@ def test_a_distillation_without_guidance(labelled: Path, here: Path) -> None:
     words = ("--out", "student", "--teacher-steps", "8", "--steps", "2", "--train-steps", "2", "--guidance", "1")
     call_well("distill", labelled, *words)
     assert "guidance 2" not in call_well("sample", "student", "-n", "2", "--label", "3").err
+    for option, value in (("--guidance", "3"), ("--teacher-steps", "16")):
+        again = (
+            "distill",
+            labelled,
+            "--out",
+            "student",
+            "--steps",
+            "2",
+            "--train-steps",
+            "4",
+            "--resume",
+            option,
+            value,
+        )
+        answer = call(*again)
+        assert answer.code == 2
+        assert f"{option}: student is distilled with" in answer.err

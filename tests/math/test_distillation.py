@@ -235,6 +235,11 @@ def test_a_student_of_labels_draws_the_class_that_is_asked_for() -> None:
     assert distilled.inspector.describe_sampling(SampleSettings(label="b")) == said
 
 
+def test_guidance_beyond_all_use_is_refused() -> None:
+    with pytest.raises(InputError, match="must be from 0 to 1,000,000"):
+        Distilled(model("vdm"), DistillationOptions(guidance=1e7))
+
+
 def test_guidance_by_nothing_is_refused() -> None:
     with pytest.raises(InputError, match="guidance"):
         Distilled(model("vdm", clusters=0), DistillationOptions(guidance=2.0))

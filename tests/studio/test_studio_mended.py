@@ -239,6 +239,19 @@ def test_too_few_images_of_val_state_the_rate_that_they_can(folders: Path, tmp_p
     assert "iframe" in page
 
 
+def test_a_folder_is_searched_whole_and_one_outside_is_not_spoken_of(folders: Path, tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="the studio needs nelbo[studio]")
+    from nelbo.studio.safety import Folders
+    from nelbo.studio.screens.odd import usual_split
+    from nelbo.studio.studio import Studio
+    from nelbo.studio.trainings import Trainings
+
+    inside = Folders([folders / "runs"])
+    studio = Studio(inside, Trainings(inside), tmp_path)
+    said = [usual_split(studio, spec)[1] for spec in (str(folders / "runs"), "digits", str(tmp_path), "/", "\0", None)]
+    assert said == ["all", *["test"] * 5]
+
+
 def test_rows_of_images_are_saved_in_columns(tmp_path: Path) -> None:
     pytest.importorskip("gradio", reason="the studio needs nelbo[studio]")
     from nelbo.studio.saving import FORMATS, strip

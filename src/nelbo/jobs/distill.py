@@ -53,7 +53,9 @@ def distill(path: str | Path, *, options: DistillOptions | None = None, **settin
         if student is None:
             raise InputError("resume", "needs the run to continue; add `out` RUN")
         return train_together(
-            lambda: resume_run(require_student(Run(student), steps), Request(Run(student).config.family, {}, {}, given))
+            lambda: resume_run(
+                require_student(Run(student), options), Request(Run(student).config.family, {}, {}, given)
+            )
         )
     how = {
         "steps": steps,
@@ -111,8 +113,8 @@ def settings(source: Run, how: DistillationOptions, given: dict[str, Any]) -> Ru
     return config.model_copy(update={"training": training, "distillation": how, "trained_on": (), **made})
 
 
-def require_student(run: Run, steps: int) -> Run:
-    """The run, if it is distilled to this number of steps.
+def require_student(run: Run, options: DistillOptions) -> Run:
+    """The run, if it is distilled in this way.
 
     Raises:
         InputError: it is not.
@@ -120,6 +122,10 @@ def require_student(run: Run, steps: int) -> Run:
     how = run.config.distillation
     if how is None:
         raise InputError("resume", f"{run.path} is not distilled; continue it with 'nelbo train'")
-    if how.steps != steps:
+    if how.steps != options.steps:
         raise InputError("steps", f"{run.path} is distilled to {how.steps} steps; use that number to resume")
+    for name in ("teacher_steps", "guidance"):
+        asked, own = getattr(options, name), getattr(how, name)
+        if asked not in (None, own):
+            raise InputError(name, f"{run.path} is distilled with {own:g}, not {asked:g}; leave it out to resume")
     return run

@@ -5,9 +5,9 @@ A pixel whose n draws are k_1 … k_n has the law over the L levels
     P(j) = (1 − a − u)/n Σ_i K_b(j|k_i) + a/n Σ_i 1{j = k_i} + u/L,   K_b(j|k) ∝ e^{−|j − k|/b}
 
 (a kernel estimate, Aitchison & Aitken 1976, with a kernel of Laplace's). The sum of −log₂ P over the hidden pixels is
-the length of a code of these pixels, and so on average at least −log₂ p(hidden|seen) under any model of the images. It
-scores what a model says of each pixel, with its uncertainty, and not what it says of pixels together. a and b are
-chosen on other images.
+the length of a code of these pixels: its mean over images is at least the entropy of hidden pixels given the seen ones,
+whatever draws them. It scores what a model says of each pixel, with its uncertainty, and not what it says of pixels
+together. a and b are chosen on other images.
 """
 
 from __future__ import annotations

@@ -36,11 +36,21 @@ def guidance_of(model: Diffusion, settings: SampleSettings) -> float:
         raise InputError(
             field, "is towards a label or a cluster, or away from a weaker model; add `label`, or leave it out"
         )
-    if guidance is not None and not 0 <= guidance <= MOST_GUIDANCE:
-        raise InputError("guidance", f"{guidance:g} must be from 0 to {MOST_GUIDANCE:,.0f}; 1 is no guidance")
+    if guidance is not None:
+        require_guidance(guidance)
     if interval is not None and not interval[0] < interval[1]:
         raise InputError("guidance_interval", f"{interval[0]:g},{interval[1]:g} must be LOW,HIGH with LOW < HIGH")
     return (GUIDANCE if towards else 1.0) if guidance is None else guidance
+
+
+def require_guidance(guidance: float) -> None:
+    """Check that g is in its range.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not 0 <= guidance <= MOST_GUIDANCE:
+        raise InputError("guidance", f"{guidance:g} must be from 0 to {MOST_GUIDANCE:,.0f}; 1 is no guidance")
 
 
 def drawn_model(model: Diffusion, indices: Sequence[int], seed: int, settings: SampleSettings) -> Diffusion:

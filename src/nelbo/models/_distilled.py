@@ -30,6 +30,7 @@ from nelbo.diffusion.samplers import DDIM
 from nelbo.diffusion.spacing import cosine_steps
 from nelbo.errors import InputError
 from nelbo.models._diffusion_clusters import given, shown_clusters, shown_drawn_clusters
+from nelbo.models._diffusion_labels import require_guidance
 from nelbo.models._labels import class_words, drawn_labels, hidden_labels
 from nelbo.models._sampling import walk
 from nelbo.models.base import GenerativeModel
@@ -91,7 +92,8 @@ class Distilled(GenerativeModel):
         options: the settings of the distillation.
 
     Raises:
-        InputError: the model cannot be distilled, the numbers of steps do not fit, or there is nothing to guide by.
+        InputError: the model cannot be distilled, the numbers of steps do not fit, or the guidance is out of range or
+            by nothing.
     """
 
     def __init__(self, student: Diffusion, options: DistillationOptions) -> None:
@@ -102,6 +104,7 @@ class Distilled(GenerativeModel):
         self.family = f"distilled {student.family}"
         self.options = options
         self.classes = student.classes
+        require_guidance(options.guidance)
         if options.guidance != 1 and student.clusters is None and not self.classes:
             raise InputError("guidance", "is by a cluster or a label, and the run has neither; leave it out")
         self.student, self.teacher = student, copy.deepcopy(student).requires_grad_(False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -45,9 +44,18 @@ def build(studio: Studio) -> None:
             )
             about = result_place("odd-facts")
             page = result_place("odd-page")
-    spec.change(lambda name: ALL if Path(name or "").is_dir() else "test", [spec], [split], show_progress="hidden")
+    studio.answer(spec.change, partial(usual_split, studio), [spec], [said, split])
     asked = [studio.run, spec, fit, split, worst, limit, rate]
     studio.work(go.click, partial(found, studio), asked, [said, about, page], stop)
+
+
+def usual_split(studio: Studio, spec: str | None) -> list[Any]:
+    """A folder is searched whole; of a name, the test split. Nothing is said of a path outside of the folders."""
+    try:
+        whole_folder = bool(spec) and studio.folders.inside(str(spec)).is_dir()
+    except InputError:
+        whole_folder = False
+    return [gr.skip(), ALL if whole_folder else "test"]
 
 
 def found(
