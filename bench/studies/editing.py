@@ -306,6 +306,16 @@ def imputed(run: Run, n: int, draws: int) -> str:
     )
 
 
+def imputations(runs: list[Path], n: int, draws: int) -> str:
+    """The part of the page on runs."""
+    return IMPUTATION.format(
+        command=f"python bench/run.py editing {' '.join(path.name for path in runs)}",
+        n=n,
+        draws=draws,
+        runs="\n".join(imputed(Run(path), n, draws) for path in runs).strip(),
+    )
+
+
 def main() -> None:
     """Measure, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -318,12 +328,7 @@ def main() -> None:
     before = FOUND.search(PAGE.read_text(encoding="utf-8")) if PAGE.exists() else None
     imputation = before[0] if before else ""
     if given.runs:
-        imputation = IMPUTATION.format(
-            command=f"python bench/run.py editing {' '.join(path.name for path in given.runs)}",
-            n=given.images,
-            draws=given.draws,
-            runs="\n".join(imputed(Run(path), given.images, given.draws) for path in given.runs).strip(),
-        )
+        imputation = imputations(given.runs, given.images, given.draws)
     PAGE.write_text(page(tables, given.samples, imputation), encoding="utf-8")
 
 

@@ -56,10 +56,10 @@ def test_the_page_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(editing, "BUDGETS", (25, 50))
     monkeypatch.setattr(editing, "SETTINGS", {"guidance": 3})
     run = Run(train_tiny(tmp_path / "run"))
-    imputation = editing.imputed(run, 5, 2, "make")
+    imputation = editing.imputations([run.path], 5, 2)
     tables = [editing.table(oracle, 50, lambda line: None) for oracle in ORACLES]
     page = editing.page(tables, 50, imputation)
-    assert page.count("### ") == 3
+    assert page.count("### ") == len(ORACLES) + 1
     assert "| guidance, 3 steps | 6 |" in page
     found = editing.FOUND.search(page)
     assert found is not None
