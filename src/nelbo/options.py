@@ -336,6 +336,8 @@ class ClassifyOptions(ImagesOptions):
     per_image: Path | None = None
     """Write every image's path (or row in its array), label, split, predicted label with its probability, and the
     runner-up to this CSV file."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    "Precision of the network; auto uses bf16 if the machine supports it. Its errors count in the standard errors."
 
 
 class ScoreOptions(ImagesOptions):

@@ -90,6 +90,23 @@ def test_another_seed_is_other_noise_and_another_limit_is_the_same(labelled: Pat
         np.testing.assert_allclose([float(v) for v in one[7:9]], [float(v) for v in two[7:9]], rtol=1e-3, atol=1e-3)
 
 
+def test_bfloat16_changes_the_costs_by_its_rounding(labelled: Path, here: Path) -> None:
+    """By at most a tenth of a standard error, where the same two labels are compared; and it does change them."""
+    rows = {}
+    for precision, matrices in (("fp32", "float32"), ("bf16", "bfloat16")):
+        call_well("classify", labelled, *SHORT, "--precision", precision, "--per-image", f"{precision}.csv")
+        rows[precision] = list(csv.DictReader((here / f"{precision}.csv").open(encoding="utf-8")))
+        assert nelbo.classify(labelled, limit=12, evaluations=2, precision=precision).matrices == matrices
+    alike = [
+        (float(a["behind_nats"]), float(b["behind_nats"]), float(a["stderr_nats"]))
+        for a, b in zip(*rows.values(), strict=True)
+        if (a["predicted"], a["runner_up"]) == (b["predicted"], b["runner_up"])
+    ]
+    assert len(alike) > 6
+    assert any(one != two for one, two, _ in alike)
+    assert all(abs(one - two) < 0.1 * stderr for one, two, stderr in alike)
+
+
 @pytest.mark.parametrize("labels", [None, ("3", "x")])
 def test_images_without_the_runs_labels_are_classified_too(
     labels: tuple[str, ...] | None, labelled: Path, here: Path

@@ -27,9 +27,12 @@ from nelbo.processes import join, rank
 from nelbo.report.paths import free
 from nelbo.report.progress import bar
 from nelbo.report.results import Classification, Reliability
+from nelbo.training.machine import compute_dtype, usual_batch
 
 IMAGES = 48
 """Held-out images on which the differences of labels are measured."""
+BATCHES = 4
+"""Evaluations at a time, in usual batches of images: those of few labels of many images are quicker together."""
 
 
 def classify(
@@ -60,16 +63,17 @@ def classify(
         free(options.per_image, "per_image")
     request = ImagesRequest.of(opened_with_warning(run), spec_options(data), options)
     model = labelled_model(request.model, request.run)
-    out = options.per_image
+    out, matrices = options.per_image, compute_dtype(model.device, options.precision)
 
     def answer() -> Answer:
         prior = shares_of_classes(request.run, model)
-        found = shared_labels(request, model, prior, options.evaluations)
+        found = shared_labels(request, model, prior, options.evaluations, matrices)
         if out is not None and rank() == 0:
             write_labels(found, model.classes, request.dataset, options.split, out)
         return {"prior": prior.tolist(), **summarised(found, request)}, None
 
     key = request.key | {"kind": "labels", "classes": list(model.classes), "evaluations": options.evaluations}
+    key["matrices"] = str(matrices).removeprefix("torch.")
     return kept(request.run, Classification, key, answer, options.again or out is not None)
 
 
@@ -98,17 +102,19 @@ def shares_of_classes(run: Run, model: Diffusion) -> Tensor:
     return counts / counts.sum()
 
 
-def held_out_profile(run: Run, model: Diffusion, batch: int) -> CostProfile:
+def held_out_profile(run: Run, model: Diffusion, batch: int, matrices: torch.dtype) -> CostProfile:
     """The differences of labels on images of val, or of train if there are none."""
     split = "val" if len(run.dataset.split("val")) else "train"
     labels = labels_of(run.dataset, split, model.classes)
     assert labels is not None
     images = run.dataset.split(split)[:IMAGES]
     with bar("measuring how labels differ", PIECES + 1) as progress:
-        return cost_profile(model, images, labels[:IMAGES], batch=batch, progress=progress.move)
+        return cost_profile(model, images, labels[:IMAGES], batch=batch, matrices=matrices, progress=progress.move)
 
 
-def shared_labels(request: ImagesRequest, model: Diffusion, prior: Tensor, most: int) -> Classified:
+def shared_labels(
+    request: ImagesRequest, model: Diffusion, prior: Tensor, most: int, matrices: torch.dtype
+) -> Classified:
     """The labels of all images, divided between the processes, with a progress bar.
 
     Args:
@@ -116,9 +122,11 @@ def shared_labels(request: ImagesRequest, model: Diffusion, prior: Tensor, most:
         model: the run's model.
         prior: P(y), shape (K,).
         most: the largest number of network evaluations of an image for one label.
+        matrices: what the network multiplies matrices in.
     """
     team, n = join(), len(request.images)
-    rows, profile = team.share(n), held_out_profile(request.run, model, request.batch)
+    batch = request.options.batch_size or BATCHES * usual_batch(model.device)
+    rows, profile = team.share(n), held_out_profile(request.run, model, batch, matrices)
     with bar(f"classifying {n:,} images", len(rows)) as progress:
         own = classify_images(
             model,
@@ -127,8 +135,9 @@ def shared_labels(request: ImagesRequest, model: Diffusion, prior: Tensor, most:
             prior,
             seed=request.options.seed,
             most=most,
-            batch=request.batch,
+            batch=batch,
             rows=rows,
+            matrices=matrices,
             progress=progress.move,
         )
     return Classified(*(team.together(part, n) for part in (own.label, own.behind, own.stderr, own.evaluations)))

@@ -45,8 +45,8 @@ ROUNDING = 1e-3
 """Nats: a standard error below it is less than the round-off of a network in float32."""
 NODES = 64
 """Nodes of the quadrature over an error."""
-IMAGES = 128
-"""Images whose labels are drawn together."""
+TOGETHER = 2**20
+"""Pixels of the images whose labels are drawn together: many images fill a batch, also when few labels are left."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +160,7 @@ def classify_images(
     batch: int = 128,
     reject: float = REJECT,
     rows: range | None = None,
+    matrices: torch.dtype = torch.float32,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Classified:
     """The label of every image. The noise of image i does not depend on the batch or on the other images.
@@ -174,6 +175,7 @@ def classify_images(
         batch: network evaluations at a time.
         reject: a label leaves the race at this number of standard errors; ∞ to keep all.
         rows: the rows of the images to classify; None for all.
+        matrices: as in :class:`~nelbo.metrics.label_costs.LabelCosts`, and as of the profile.
         progress: called with the number of images done.
 
     Returns:
@@ -187,12 +189,12 @@ def classify_images(
     checked_int("batch", batch, 1)
     checked_seed(seed)
     rows, parts = range(len(images)) if rows is None else rows, []
-    plan = profile.plan(most // EVALUATIONS)
+    plan, together = profile.plan(most // EVALUATIONS), -(-TOGETHER // model.dims)
     with evaluating(model):
-        for first in range(rows.start, rows.stop, IMAGES):
-            indices = range(first, min(first + IMAGES, rows.stop))
+        for first in range(rows.start, rows.stop, together):
+            indices = range(first, min(first + together, rows.stop))
             x = images[indices.start : indices.stop].to(model.device)
-            costs = LabelCosts(model, x, indices, profile.edges, seed, batch)
+            costs = LabelCosts(model, x, indices, profile.edges, seed, batch, matrices)
             without, distance = costs.without_network()
             found = race(without - prior.to(x.device).log(), distance, costs.draw, plan, reject)
             parts.append([part.cpu() for part in (found.label, found.behind, found.stderr, found.evaluations)])

@@ -45,6 +45,7 @@ class LabelCosts:
         edges: the edges of the pieces of t, from :func:`edges_of`.
         seed: the seed of the noise.
         batch: network evaluations at a time.
+        matrices: what the network multiplies matrices in, float32 or bfloat16; the errors of the latter count as noise.
     """
 
     model: Diffusion
@@ -53,6 +54,7 @@ class LabelCosts:
     edges: Tensor
     seed: int
     batch: int
+    matrices: torch.dtype = torch.float32
 
     def without_network(self) -> tuple[Tensor, Tensor]:
         """−ln P(c|y) of each label, in nats, and ‖x̄ − m_c‖², both float64, shape (B, K), and 0 without clusters."""
@@ -91,7 +93,8 @@ class LabelCosts:
         for rows, y in zip(
             *(torch.split(part, max(1, self.batch // EVALUATIONS)) for part in (place, label)), strict=True
         ):
-            both = self.terms(images[rows].repeat(2), y.repeat(2) + 1, piece, u[rows].repeat(2), signed(eps[rows]))
+            with torch.autocast(self.x.device.type, self.matrices, enabled=self.matrices == torch.bfloat16):
+                both = self.terms(images[rows].repeat(2), y.repeat(2) + 1, piece, u[rows].repeat(2), signed(eps[rows]))
             found[images[rows], y] = torch.stack(both.chunk(2)).mean(0)
         return found
 
@@ -143,6 +146,7 @@ def cost_profile(
     *,
     seed: int = 0,
     batch: int = 32,
+    matrices: torch.dtype = torch.float32,
     progress: Callable[[int], None] = lambda done: None,
 ) -> CostProfile:
     """The profile of a model, from the own label of each image and the other one with the nearest cluster.
@@ -153,10 +157,11 @@ def cost_profile(
         labels: y of each image, 1 … K, int64, shape (n,).
         seed: the seed of the noise.
         batch: network evaluations at a time.
+        matrices: as in :class:`LabelCosts`.
         progress: called with the number of pieces done.
     """
     edges, x = edges_of(model), images.to(model.device)
-    costs, own = LabelCosts(model, x, range(len(x)), edges, seed, batch), labels.to(model.device)[:, None] - 1
+    costs, own = LabelCosts(model, x, range(len(x)), edges, seed, batch, matrices), labels.to(model.device)[:, None] - 1
     _, distance = costs.without_network()
     other = other_labels(distance, own, model.clusters is not None)
     asked = torch.zeros_like(distance, dtype=torch.bool).scatter(1, torch.cat([own, other], 1), True)

@@ -347,6 +347,8 @@ class Classification(OfImages):
     "P(y): the share of each class in the training images."
     evaluations: int
     "The largest number of network evaluations of an image for one label."
+    matrices: str
+    "What the network multiplied matrices in: float32 or bfloat16."
     evaluations_per_image: float
     "The mean number of network evaluations of an image, over all labels."
     undecided: float
