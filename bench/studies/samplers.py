@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -21,17 +21,21 @@ from torch import Tensor
 from nelbo.files import atomic_write
 from nelbo.jobs.features import open_features
 from nelbo.jobs.run import Run
-from nelbo.jobs.sample import collect
+from nelbo.jobs.sample import collect, settings_of
+from nelbo.jobs.steps import best_variance, sampled_steps
 from nelbo.metrics.distances import kernel_distance
 from nelbo.metrics.quality import READABLE, in_batches
 from nelbo.models._diffusion_labels import guidance_of
 from nelbo.models.base import GenerativeModel
 from nelbo.models.diffusion import Diffusion
 from nelbo.models.sampling import SampleSettings
+from nelbo.options import SamplingOptions
 from nelbo.training.machine import usual_batch
 
 DOCS = Path(__file__).parents[2] / "docs"
-WAYS = {
+WAYS: dict[str, dict[str, Any]] = {
+    "ancestral": {"sampler": "ancestral"},
+    "ancestral, best steps": {"spacing": "best"},
     "ddim, η = 0": {"sampler": "ddim", "eta": 0.0},
     "ddim, η = 1": {"sampler": "ddim", "eta": 1.0},
     "dpm++": {"sampler": "dpm++"},
@@ -49,8 +53,9 @@ between them and as many samples of {reference:,} ancestral steps with another s
 expectation is 0 for equal distributions. Readable: the fraction with a class probability of {readable} or more; it is
 {share:.3f} for the reference.
 
-`nelbo sample RUN --steps K` uses `unipc` up to 20 steps, and `ddim` beyond. `distilled` are students of `nelbo distill
-RUN`. {calls}
+`nelbo sample RUN --steps K` uses `unipc` up to 20 steps, and `ddim` beyond. *Best steps* are `--spacing best`: those
+with the lowest bound on `val`, with the noise of that bound (its reverse variance is `{variance}`). `distilled` are
+students of `nelbo distill RUN`. {calls}
 
 | sampler | evaluations | KD | readable | seconds for {few} images |
 | --- | --- | --- | --- | --- |
@@ -154,13 +159,23 @@ def main() -> None:
     guided = guidance_of(model, SampleSettings()) != 1
     for count in given.steps:
         for name, words in WAYS.items():
-            settings = SampleSettings(steps=count, **words)  # type: ignore[arg-type]
-            rows.append(row(name, model, settings, (1 + guided) * (count - (name == "heun" and count % 2 == 0))))
-    write(rows, run, given.samples, space.name, readable(theirs), GUIDED if guided else "")
+            options = SamplingOptions(steps=count, **words)
+            evaluations = (1 + guided) * (count - (name == "heun" and count % 2 == 0))
+            rows.append(row(name, sampled_steps(run, model, options, "ema"), settings_of(options), evaluations))
+    words = {"share": readable(theirs), "calls": GUIDED if guided else "", "variance": best_variance(model)}
+    write(rows, run, given.samples, space.name, words)
 
 
-def write(rows: list[Row], run: Run, n: int, space: str, share: float, calls: str) -> None:
-    """Write docs/samplers.md and its figure; ``calls`` says how many evaluations a step takes."""
+def write(rows: list[Row], run: Run, n: int, space: str, words: dict[str, Any]) -> None:
+    """Write docs/samplers.md and its figure.
+
+    Args:
+        rows: the results.
+        run: the run.
+        n: the number of samples of each row.
+        space: the name of the feature space.
+        words: further fields of the page.
+    """
     draw_plot(rows, DOCS / "images" / "samplers.png")
     scale = 1000
     within = sorted((row for row in rows if row.kd <= row.error), key=lambda row: (row.evaluations, row.kd))
@@ -181,11 +196,10 @@ def write(rows: list[Row], run: Run, n: int, space: str, share: float, calls: st
         scale=scale,
         reference=REFERENCE_STEPS,
         readable=READABLE,
-        share=share,
         few=FEW,
         rows="\n".join(lines),
         best=best,
-        calls=calls,
+        **words,
     )
     (DOCS / "samplers.md").write_text(page, encoding="utf-8")
 
