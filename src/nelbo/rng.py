@@ -57,6 +57,7 @@ class Stream(IntEnum):
     LABEL_DROPOUT = 20
     CLASSIFY_PLACE = 21
     CLASSIFY_NOISE = 22
+    EDIT_CLUSTER = 23
 
 
 Words = tuple[Tensor, ...]

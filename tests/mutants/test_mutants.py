@@ -881,6 +881,22 @@ MUTANTS = [
         ("test_latents_of_images.py::test_the_latent_is_the_exact_flows_with_order_two",),
     ),
     Mutant(
+        "wrong weight",
+        "clusters given what is seen, with every seen number as an independent one",
+        "editing/clusters.py",
+        "total**2 / float(gram.square().sum())",
+        "float(x.shape[1])",
+        ("test_seen_clusters.py::test_pixels_that_come_twice_say_nothing_new[1.0]",),
+    ),
+    Mutant(
+        "wrong order",
+        "particles that are told the cluster of another image",
+        "jobs/edit_diffusion.py",
+        "clusters.picture(drawn).repeat_interleave(copies, 0)",
+        "clusters.picture(drawn).repeat(copies, 1, 1, 1)",
+        ("test_seen_clusters.py::test_the_network_is_told_a_cluster_of_each_draw[particles]",),
+    ),
+    Mutant(
         "wrong noise",
         "every label of an image with noise of its own",
         "metrics/label_costs.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from nelbo.diffusion.known import NOTHING, Known
 from nelbo.diffusion.samplers import DDIM, State
 from nelbo.diffusion.spacing import karras_steps
+from nelbo.editing.clusters import cluster_law, drawn_clusters
 from nelbo.editing.constraints import Seen
 from nelbo.editing.latents import from_latent, slerp, to_latent
 from nelbo.editing.methods import Method, Numbers
@@ -36,7 +38,7 @@ class DiffusionEditor:
     def __init__(
         self, model: Diffusion, steps: int | None, clip: bool, known: Known = NOTHING, source: Known = NOTHING
     ) -> None:
-        self.model, self.clip = model, clip
+        self.model, self.clip, self.known = model, clip, known
         self.denoiser, self.source = model.denoiser.given(known), model.denoiser.given(source)
         gammas = model.timeline.gammas
         self.steps = steps or (STEPS if gammas is None else min(STEPS, len(gammas) - 1))
@@ -49,10 +51,26 @@ class DiffusionEditor:
 
         def steps(rows: Tensor, numbers: Numbers) -> Iterator[State]:
             some = Seen(seen.constraint, seen.known[rows])
-            return method.draw(self.denoiser, some, self.gammas, numbers, self.clip)
+            denoiser = self.model.denoiser.given(self.with_clusters(some, numbers, method.particles))
+            return method.draw(denoiser, some, self.gammas, numbers, self.clip)
 
         done = drawn_in_batches(task, model, steps, self.steps, batch)
         return done._replace(evaluations=method.evaluations(self.steps))
+
+    def with_clusters(self, seen: Seen, numbers: Numbers, copies: int) -> Known:
+        """What is known, with a cluster of each image drawn given what is seen of it, if the model has clusters.
+
+        Args:
+            seen: what is seen of B images.
+            numbers: their random numbers.
+            copies: the number of z of each image.
+        """
+        clusters = self.model.clusters
+        if clusters is None:
+            return self.known
+        law = cluster_law(clusters, seen, self.known.label)
+        drawn = drawn_clusters(law, numbers(0).uniform(Stream.EDIT_CLUSTER))
+        return replace(self.known, picture=clusters.picture(drawn).repeat_interleave(copies, 0))
 
     def varied(self, task: Task, strength: float) -> tuple[Drawing, float]:
         """vary: images noised to t = S, and drawn again; and γ(S)."""

@@ -9,7 +9,7 @@ The first term is ``cluster``, at most ln K on average if the clusters are even.
 c. So what is global about an image is a choice between examples, which a network that is small or trained for minutes
 cannot learn to make step by step (as clusters do for GANs: Liu et al. 2020; Casanova et al. 2021; and for diffusion:
 Hu et al. 2023). In training one image in ten comes without m_c, so that the same network also denoises given z alone;
-this is what editing uses.
+editing uses this, or draws c given what is seen (:mod:`nelbo.editing.clusters`).
 
 With labels y the model is also p(x|y) = Σ_c P(c|y) p(x|c, y), with clusters of each class; its bound has the nearest
 one of them, c(x, y). In training, half of the images without m_c also come without their labels, so that the same
