@@ -389,12 +389,30 @@ def test_draws_of_a_guided_method_have_the_law_of_its_denoiser(name: str) -> Non
     assert_law(rows, mean[2:], cov[2:, 2:])
 
 
-def test_conjugate_gradients_stop_where_a_network_is_no_covariance() -> None:
-    """V = −I has no solution by conjugate gradients: the image stays, and its neighbour in the batch is solved."""
+@pytest.mark.parametrize("iterations", [1, 2, 3, 5])
+def test_the_residual_of_any_matrix_is_the_least_of_its_krylov_space(iterations: int) -> None:
+    """By NumPy's least squares over b, A b, …, for A = P V P that is neither symmetric nor positive, of rank 5 of 7."""
+    matrices = np.random.default_rng(3).standard_normal((6, 7, 7))
+    constraint = Matrix(torch.eye(7, dtype=torch.float64)[:5], (7,))
+    missing = constraint.project(gaussians(6, 7, seed=1))
+    seen = Seen(constraint, missing)
+    V, P = torch.from_numpy(matrices), constraint.project(torch.eye(7, dtype=torch.float64))
+    found = solve(lambda u: torch.einsum("bij,bj->bi", V, u), seen, missing, iterations)
+    for v, b, product in zip(matrices, missing.numpy(), found.product.numpy(), strict=True):
+        A = P.numpy() @ v @ P.numpy()
+        space = np.stack([np.linalg.matrix_power(A, k) @ b for k in range(iterations)], 1)
+        least = b - A @ space @ np.linalg.lstsq(A @ space, b, rcond=1e-10)[0]
+        assert np.linalg.norm(b - P.numpy() @ product) == pytest.approx(np.linalg.norm(least), abs=1e-8)
+        assert np.linalg.norm(least) <= np.linalg.norm(b)
+
+
+def test_a_matrix_that_turns_every_vector_by_a_right_angle_moves_nothing() -> None:
+    """There uᵀ V u = 0, and no step makes the residual smaller; the other image of the batch is solved."""
     missing = gaussians(2, D, seed=1)
     seen = Seen(Matrix(ONE, (D,)), missing)
-    sign = torch.tensor([[-1.0], [2.0]], dtype=torch.float64)
-    found = solve(lambda u: sign * u, seen, missing, 5).product
+    turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
+    V = torch.stack([torch.block_diag(*[turn] * (D // 2)), 2 * torch.eye(D, dtype=torch.float64)])
+    found = solve(lambda u: torch.einsum("bij,bj->bi", V, u), seen, missing, 1).product
     torch.testing.assert_close(found, torch.stack([torch.zeros(D).double(), missing[1]]), atol=1e-12, rtol=0)
 
 

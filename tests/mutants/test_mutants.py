@@ -881,6 +881,14 @@ MUTANTS = [
         ("test_latents_of_images.py::test_the_latent_is_the_exact_flows_with_order_two",),
     ),
     Mutant(
+        "wrong order",
+        "conjugate residuals of directions that are not made orthogonal",
+        "editing/methods.py",
+        "image = image - share * old_image",
+        "image = image - 0 * share * old_image",
+        ("test_editing.py::test_the_residual_of_any_matrix_is_the_least_of_its_krylov_space[3]",),
+    ),
+    Mutant(
         "wrong weight",
         "clusters given what is seen, with every seen number as an independent one",
         "editing/clusters.py",

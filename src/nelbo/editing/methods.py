@@ -216,12 +216,12 @@ class PseudoinverseGuidance(GuidedMethod):
 class MomentMatching(GuidedMethod):
     """p(x_0|z) as N(x̂_0, V) with its own covariance V = (1 − ᾱ)/√ᾱ Jᵀ (Rozet et al. 2024, section 3).
 
-    Conjugate gradients solve P V P u = A⁺y − P x̂_0, and E[x_0 | z, y] ≈ x̂_0 + V u. The law is exact for Gaussian data
+    Conjugate residuals solve P V P u = A⁺y − P x̂_0, and E[x_0 | z, y] ≈ x̂_0 + V u. The law is exact for Gaussian data
     with an exact denoiser, in as many iterations as V has different eigenvalues on what is seen. After few iterations,
     the equations are solved in the directions in which V is largest.
 
     Args:
-        iterations: of the conjugate gradients, ≥ 1; each is one product with Jᵀ.
+        iterations: of the conjugate residuals, ≥ 1; each is one product with Jᵀ.
         sampler: as in :class:`GuidedMethod`.
 
     Raises:
@@ -261,10 +261,11 @@ class Solved(NamedTuple):
 
 
 def solve(spread: Callable[[Tensor], Tensor], seen: Seen, missing: Tensor, iterations: int) -> Solved:
-    """Solve P V P u = b by conjugate gradients (Hestenes & Stiefel 1952).
+    """Solve P V P u = b by generalised conjugate residuals (Eisenstat, Elman & Schultz 1983, algorithm GCR).
 
-    An image stops where V is not positive along its direction, as for a network whose J is not symmetric, or where it
-    is solved to the precision of its numbers.
+    Each iteration adds the direction that makes ‖b − P V P u‖ least. So none makes it larger, also where V is not
+    symmetric or not positive, as with the J of a network; conjugate gradients would diverge there. An image stops
+    where it is solved to the precision of its numbers.
 
     Args:
         spread: u ↦ V u.
@@ -272,20 +273,27 @@ def solve(spread: Callable[[Tensor], Tensor], seen: Seen, missing: Tensor, itera
         missing: b, shape (B, …).
         iterations: the number of products with V.
     """
-    residual, direction, total = missing, missing, torch.zeros_like(missing)
-    before = square_sum(missing)
-    enough, square = before * torch.finfo(missing.dtype).eps ** 2, torch.zeros_like(before)
+    residual, total, square = missing, torch.zeros_like(missing), torch.zeros_like(square_sum(missing))
+    enough = square_sum(missing) * torch.finfo(missing.dtype).eps ** 2
+    earlier: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     for _ in range(iterations):
-        product = spread(direction)
-        curvature = square_sum(direction, product)
-        going = (curvature > 0) & (before > enough)
-        step = torch.where(going, before / curvature, 0.0)
-        total, square = total + step * product, square + step * before
-        residual = residual - step * seen.constraint.project(product)
-        now = square_sum(residual)
-        direction = residual + torch.where(going, now / before, 0.0) * direction
-        before = now
+        direction, product = residual, spread(residual)
+        image = seen.constraint.project(product)
+        for old_direction, old_product, old_image, old_size in earlier:
+            share = ratio(square_sum(image, old_image), old_size)
+            direction, product = direction - share * old_direction, product - share * old_product
+            image = image - share * old_image
+        size = square_sum(image)
+        step = torch.where(square_sum(residual) > enough, ratio(square_sum(residual, image), size), 0.0)
+        total, square = total + step * product, square + step * square_sum(direction, missing)
+        residual = residual - step * image
+        earlier.append((direction, product, image, size))
     return Solved(total, square)
+
+
+def ratio(a: Tensor, b: Tensor) -> Tensor:
+    """a/b, and 0 where b is."""
+    return torch.where(b > 0, a / b, 0.0)
 
 
 def square_sum(u: Tensor, v: Tensor | None = None) -> Tensor:
