@@ -48,7 +48,7 @@ def test_a_variation_has_the_law_of_x_0_given_z_averaged_over_z(strength: float)
     to 200 steps: 4 standard errors, and 0.02 for the steps."""
     n, grid = 4000, lower_part(descending(gammas_of("cosine", 1000), 200), strength)
     x = DATA.sample(gaussians(1, D, seed=3)).expand(n, D)
-    *_, last = vary(DDIM(1.0), EXACT, x, grid, lambda k: gaussians(n, D, seed=100 + k), False)
+    *_, last = vary(DDIM(1.0), lambda z, gamma: EXACT, x, grid, lambda k: gaussians(n, D, seed=100 + k), False)
     signal = torch.sigmoid(-grid[0])
     given = torch.linalg.inv(torch.linalg.inv(COV) + signal / (1 - signal) * ONE)
     gain = signal.sqrt() * COV @ torch.linalg.inv(signal * COV + (1 - signal) * ONE)

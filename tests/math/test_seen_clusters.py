@@ -8,7 +8,8 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from nelbo.editing.clusters import cluster_law, drawn_clusters, effective_number
+from nelbo.diffusion.process import diffuse
+from nelbo.editing.clusters import cluster_law, drawn_clusters, effective_number, noised_cluster_law
 from nelbo.editing.constraints import BlockMeans, Mask, Matrix, Seen
 from nelbo.editing.particles import METHODS
 from nelbo.jobs.edit_diffusion import DiffusionEditor
@@ -58,6 +59,33 @@ def test_the_law_is_bayes_rule_for_normal_clusters() -> None:
         log = [stats.multivariate_normal(mean, var * np.eye(8)).logpdf(seen) for mean in means]
         expected = np.exp(log - np.max(log)) * clusters.shares.numpy()
         np.testing.assert_allclose(row.numpy(), expected / expected.sum(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("gamma", [-3.0, 0.0, 4.0])
+def test_the_law_given_noise_is_bayes_rule_too(gamma: float) -> None:
+    """z ~ N(√ᾱ m_c, 1 − ᾱ + ᾱ s²), with 16 pixels that vary alike and s² of the nearest cluster; by SciPy."""
+    vectors = torch.cat([torch.eye(16), -torch.eye(16)]).view(32, 1, SIDE, SIDE) / 2
+    clusters, x = clusters_of(vectors, torch.arange(1.0, 33.0)), some_images()
+    gammas = torch.full((5,), gamma, dtype=torch.float64)
+    z = diffuse(x, gammas, torch.randn(x.shape, generator=torch.Generator().manual_seed(3)))
+    signal = 1 / (1 + np.exp(gamma))
+    for row, image, noised in zip(noised_cluster_law(clusters, x, z, gammas), x, z, strict=True):
+        plain, means = image.flatten().double().numpy(), vectors.flatten(1).double().numpy()
+        var = 1 - signal + signal * np.square(plain - means).sum(1).min() / 16
+        log = [stats.norm(signal**0.5 * mean, var**0.5).logpdf(noised.flatten().numpy()).sum() for mean in means]
+        expected = np.exp(log - np.max(log)) * clusters.shares.numpy()
+        np.testing.assert_allclose(row.numpy(), expected / expected.sum(), rtol=1e-3)
+
+
+def test_noise_hides_nothing_at_first_and_all_at_last() -> None:
+    """At γ = −30 the law is that of an image that is seen whole, at γ = 30 that of none; clusters in any place."""
+    clusters, x = random_clusters(), some_images()
+    whole = cluster_law(clusters, Seen(Matrix(torch.eye(SIDE * SIDE), (1, SIDE, SIDE)), x))
+    for gamma, expected in ((-30.0, whole), (30.0, clusters.shares.expand(5, -1))):
+        gammas = torch.full((5,), gamma, dtype=torch.float64)
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(4))
+        found = noised_cluster_law(clusters, x, diffuse(x, gammas, noise), gammas)
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
 
 
 def test_what_is_hidden_does_not_matter() -> None:
@@ -166,6 +194,21 @@ def test_the_network_is_told_a_cluster_of_each_draw(words: str) -> None:
     drawn = (told[40][:, :, None] == pictures).all(3).double()
     assert (drawn.sum(2) == 1).all()
     assert (drawn.mean(1) - law).abs().max() < 4 * 0.5 / 40**0.5  # four standard errors of a share
+
+
+def test_variations_are_told_a_cluster_of_their_noise() -> None:
+    """At S = 1 one of the shares, which is the same at every step: χ² of 600 draws, p above 1e-3; γ is 13 there."""
+    network = Told()
+    model = Diffusion(network, (1, SIDE, SIDE), 17, predict="x0", clusters=K).eval()
+    assert model.clusters is not None
+    model.clusters.load_state_dict(random_clusters().state_dict())
+    DiffusionEditor(model, 3, True).varied(Task(some_images(1).clamp(-1, 1), 600, 0, 4096, False), 1.0)
+    first, *others = network.pictures
+    assert len(others) == 2
+    assert all(torch.equal(first, other) for other in others)
+    pictures = model.clusters.picture(torch.arange(K)).flatten(1)
+    counts = (first.flatten(1)[:, None] == pictures).all(2).double().sum(0).numpy()
+    assert stats.chisquare(counts, 600 * model.clusters.shares.numpy(), sum_check=False).pvalue > 1e-3
 
 
 def test_without_clusters_nothing_is_told() -> None:

@@ -897,6 +897,14 @@ MUTANTS = [
         ("test_seen_clusters.py::test_pixels_that_come_twice_say_nothing_new[1.0]",),
     ),
     Mutant(
+        "wrong variance",
+        "the noise of z in the law of its cluster, in units of z and not of x",
+        "editing/clusters.py",
+        "noise_var(gamma)[:, None] / signal.square()",
+        "noise_var(gamma)[:, None]",
+        ("test_seen_clusters.py::test_the_law_given_noise_is_bayes_rule_too[0.0]",),
+    ),
+    Mutant(
         "wrong order",
         "particles that are told the cluster of another image",
         "jobs/edit_diffusion.py",

@@ -1,15 +1,16 @@
-"""The cluster of an image of which only A x = y is seen.
+"""The cluster of an image of which A x is seen, or z, the image with noise.
 
-    P(c|A x) ∝ P(c) exp(−½ ν d_c²/min_k d_k²),   d_c = ‖A⁺A x − P m_c‖
+    P(c|A x) ∝ P(c) exp(−½ ν d_c²/min_k d_k²),              d_c = ‖A⁺A x − P m_c‖
+    P(c|z)   ∝ P(c) exp(−½ ‖z − √ᾱ m_c‖²/(1 − ᾱ + ᾱ s²)),   s² = min_k ‖x − m_k‖²/ν
 
-This is Bayes' rule for laws N(m_c, s² I) of the images of a cluster, with s² from the nearest one, if what
-is seen is worth ν independent numbers: ν s² = min_k d_k². Pixels are alike, so that ν is less than their number. With S
-the covariance of P m_c over the clusters, ν is the effective number of its dimensions,
+Both are Bayes' rule for laws N(m_c, s² I) of the images of a cluster, with s² from the nearest one, if what is seen is
+worth ν independent numbers: ν s² = min_k d_k². Pixels are alike, so that ν is less than their number. With S the
+covariance of P m_c over the clusters (P = I for z), ν is the effective number of its dimensions,
 
     ν = (tr S)²/tr S²
 
-which is the number of pixels if they vary independently and alike, and does not change if each comes twice. The law is
-exact for such clusters, and else an estimate: a diffusion model has no p(A x|c).
+which is the number of pixels if they vary independently and alike, and does not change if each comes twice. The laws
+are exact for such clusters, and else estimates: a diffusion model has no p(A x|c) or p(z|c).
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nelbo.editing.constraints import Seen
+from nelbo.diffusion.process import noise_var, signal_rate
+from nelbo.editing.constraints import Constraint, Seen
 from nelbo.nn.clusters import Clusters
 
 TOGETHER = 512
@@ -34,19 +36,60 @@ def cluster_law(clusters: Clusters, seen: Seen, label: Tensor | None = None) -> 
         seen: A, and A⁺A x of each image.
         label: y, 1 …, 0 if unknown, int64, shape (B,) or (1,), whose P(c|y) is then the share; None if unknown.
     """
-    share = clusters.shares[None] if label is None else clusters.shares_by_label[label]
-    parts = torch.split(torch.arange(len(clusters), device=share.device), TOGETHER)
-    known = seen.known.flatten(1)
-    squares = torch.cat([torch.cdist(known, projected(clusters, seen, part)).double().square() for part in parts], 1)
-    squares = squares.masked_fill(share == 0, torch.inf)
-    least = squares.min(1, keepdim=True).values.clamp(min=torch.finfo(torch.float64).tiny)
-    worth = effective_number(projected(clusters, seen, (clusters.shares > 0).nonzero()[:MOST, 0]))
-    return (share.log() - 0.5 * worth * (squares / least).masked_fill(share == 0, 0.0)).softmax(1)
+    share, squares = share_of(clusters, label), squared_distances(clusters, seen.known, seen.constraint)
+    var = within(share, squares, effective_number(means(clusters, filled(clusters)[:MOST], seen.constraint)))
+    return posterior(share, squares / var)
 
 
-def projected(clusters: Clusters, seen: Seen, numbers: Tensor) -> Tensor:
-    """P m_c of these clusters, shape (N, D)."""
-    return seen.constraint.project(clusters.picture(numbers)).flatten(1)
+def noised_cluster_law(clusters: Clusters, x: Tensor, z: Tensor, gamma: Tensor, label: Tensor | None = None) -> Tensor:
+    """P(c|z) of each cluster, float64, shape (B, K).
+
+    Args:
+        clusters: the clusters, with their shares P(c).
+        x: images in [−1, 1], shape (B, C, H, W).
+        z: the same with noise, of the shape of x.
+        gamma: γ of the noise, shape (B,).
+        label: as in :func:`cluster_law`.
+    """
+    signal = signal_rate(gamma)[:, None]
+    squares = squared_distances(clusters, z / signal[..., None, None].to(z))
+    worth = effective_number(means(clusters, filled(clusters)[:MOST]))
+    var = within(clusters.shares[None], squared_distances(clusters, x), worth)
+    return posterior(share_of(clusters, label), squares / (var + noise_var(gamma)[:, None] / signal.square()))
+
+
+def share_of(clusters: Clusters, label: Tensor | None) -> Tensor:
+    """P(c), or P(c|y), shape (1 or B, K)."""
+    return clusters.shares[None] if label is None else clusters.shares_by_label[label]
+
+
+def filled(clusters: Clusters) -> Tensor:
+    """The clusters with images."""
+    return (clusters.shares > 0).nonzero()[:, 0]
+
+
+def means(clusters: Clusters, numbers: Tensor, constraint: Constraint | None = None) -> Tensor:
+    """m_c of these clusters, or P m_c, shape (N, D)."""
+    pictures = clusters.picture(numbers)
+    return (pictures if constraint is None else constraint.project(pictures)).flatten(1)
+
+
+def squared_distances(clusters: Clusters, x: Tensor, constraint: Constraint | None = None) -> Tensor:
+    """‖x − m_c‖², or ‖x − P m_c‖², of images and each cluster, float64, shape (B, K)."""
+    parts = torch.split(torch.arange(len(clusters), device=x.device), TOGETHER)
+    found = [torch.cdist(x.flatten(1), means(clusters, part, constraint)) for part in parts]
+    return torch.cat(found, 1).double().square()
+
+
+def within(share: Tensor, squares: Tensor, worth: float) -> Tensor:
+    """s², the squared distance to the nearest cluster that has a share, over ν, above 0, shape (B, 1)."""
+    nearest = squares.masked_fill(share == 0, torch.inf).min(1, keepdim=True).values
+    return (nearest / max(worth, 1.0)).clamp(min=torch.finfo(torch.float64).tiny)
+
+
+def posterior(share: Tensor, squares: Tensor) -> Tensor:
+    """P(c|…) from P(c) and the squared distances in variances, shape (B, K)."""
+    return (share.log() - 0.5 * squares).masked_fill(share == 0, -torch.inf).softmax(1)
 
 
 def effective_number(x: Tensor) -> float:
@@ -61,7 +104,7 @@ def drawn_clusters(law: Tensor, u: Tensor) -> Tensor:
     """A cluster of each image from its law, int64, shape (B,).
 
     Args:
-        law: P(c|A x), shape (B, K).
+        law: the probability of each cluster, shape (B, K).
         u: uniforms in (0, 1), shape (B,).
     """
     ends = law.cumsum(1)

@@ -31,17 +31,23 @@ def lower_part(gammas: Tensor, strength: float) -> Tensor:
 
 
 def vary(
-    sampler: Sampler, denoiser: Denoiser, x: Tensor, gammas: Tensor, noise: Callable[[int], Tensor], clip: bool
+    sampler: Sampler,
+    informed: Callable[[Tensor, Tensor], Denoiser],
+    x: Tensor,
+    gammas: Tensor,
+    noise: Callable[[int], Tensor],
+    clip: bool,
 ) -> Iterator[State]:
     """Noise images to the first γ, draw them again, and yield the state after every step.
 
     Args:
         sampler: the rule of a step.
-        denoiser: (z, γ) → x̂_0 and ε̂.
+        informed: z at the first γ, and γ of shape (B,) → the denoiser, (z, γ) → x̂_0 and ε̂, told what follows from z.
         x: images in [−1, 1], shape (B, …).
         gammas: γ_1 > γ_2 > … > −∞, float64.
         noise: 0, 1, … → standard normal noise of x's shape.
         clip: whether to clamp x̂_0 to [−1, 1].
     """
     gamma = torch.full((len(x),), float(gammas[0]), dtype=torch.float64, device=x.device)
-    return trajectory(sampler, denoiser, diffuse(x, gamma, noise(0)), gammas, lambda k: noise(k + 1), clip)
+    z = diffuse(x, gamma, noise(0))
+    return trajectory(sampler, informed(z, gamma), z, gammas, lambda k: noise(k + 1), clip)

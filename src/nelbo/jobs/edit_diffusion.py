@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from nelbo.diffusion.denoiser import NetworkDenoiser
 from nelbo.diffusion.known import NOTHING, Known
 from nelbo.diffusion.samplers import DDIM, State
 from nelbo.diffusion.spacing import karras_steps
-from nelbo.editing.clusters import cluster_law, drawn_clusters
+from nelbo.editing.clusters import cluster_law, drawn_clusters, noised_cluster_law
 from nelbo.editing.constraints import Seen
 from nelbo.editing.latents import from_latent, slerp, to_latent
 from nelbo.editing.methods import Method, Numbers
 from nelbo.editing.variation import lower_part, vary
 from nelbo.jobs.edit_task import Drawing, Task, drawn_in_batches
 from nelbo.models.diffusion import Diffusion
+from nelbo.nn.clusters import Clusters
 from nelbo.rng import Stream
 from nelbo.theory.likelihoods import to_levels
 
@@ -51,26 +53,30 @@ class DiffusionEditor:
 
         def steps(rows: Tensor, numbers: Numbers) -> Iterator[State]:
             some = Seen(seen.constraint, seen.known[rows])
-            denoiser = self.model.denoiser.given(self.with_clusters(some, numbers, method.particles))
+
+            def law(clusters: Clusters) -> Tensor:
+                return cluster_law(clusters, some, self.known.label)
+
+            denoiser = self.told_clusters(law, numbers, method.particles)
             return method.draw(denoiser, some, self.gammas, numbers, self.clip)
 
         done = drawn_in_batches(task, model, steps, self.steps, batch)
         return done._replace(evaluations=method.evaluations(self.steps))
 
-    def with_clusters(self, seen: Seen, numbers: Numbers, copies: int) -> Known:
-        """What is known, with a cluster of each image drawn given what is seen of it, if the model has clusters.
+    def told_clusters(self, law: Callable[[Clusters], Tensor], numbers: Numbers, copies: int = 1) -> NetworkDenoiser:
+        """The denoiser, told a cluster of each image that is drawn from its law, if the model has clusters.
 
         Args:
-            seen: what is seen of B images.
-            numbers: their random numbers.
+            law: the clusters → the probability of each, of each image, shape (B, K).
+            numbers: the random numbers of the images.
             copies: the number of z of each image.
         """
         clusters = self.model.clusters
         if clusters is None:
-            return self.known
-        law = cluster_law(clusters, seen, self.known.label)
-        drawn = drawn_clusters(law, numbers(0).uniform(Stream.EDIT_CLUSTER))
-        return replace(self.known, picture=clusters.picture(drawn).repeat_interleave(copies, 0))
+            return self.denoiser
+        drawn = drawn_clusters(law(clusters), numbers(0).uniform(Stream.EDIT_CLUSTER))
+        pictures = clusters.picture(drawn).repeat_interleave(copies, 0)
+        return self.model.denoiser.given(replace(self.known, picture=pictures))
 
     def varied(self, task: Task, strength: float) -> tuple[Drawing, float]:
         """vary: images noised to t = S, and drawn again; and γ(S)."""
@@ -80,7 +86,12 @@ class DiffusionEditor:
             def noise(number: int) -> Tensor:
                 return numbers(number).normal(Stream.EDIT, self.model.shape)
 
-            return vary(DDIM(1.0), self.denoiser, x[rows], gammas, noise, self.clip)
+            def informed(z: Tensor, gamma: Tensor) -> NetworkDenoiser:
+                return self.told_clusters(
+                    lambda clusters: noised_cluster_law(clusters, x[rows], z, gamma, self.known.label), numbers
+                )
+
+            return vary(DDIM(1.0), informed, x[rows], gammas, noise, self.clip)
 
         done = drawn_in_batches(task, self.model, steps, len(gammas) - 1, task.batch)
         return done._replace(evaluations=len(gammas) - 1), float(gammas[0])
