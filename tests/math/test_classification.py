@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nelbo.diffusion.process import rates
 from nelbo.diffusion.variances import step_weight
-from nelbo.metrics import score_likelihood
+from nelbo.metrics import classification, score_likelihood
 from nelbo.metrics.calibration import calibration_error, confusions, reliability
 from nelbo.metrics.classification import REJECT, UNDECIDED, WEIGHT, Classified, classify_images, race
 from nelbo.metrics.label_costs import LabelCosts, cost_profile, edges_of
@@ -325,6 +325,19 @@ def test_an_image_does_not_depend_on_the_batch_or_the_others() -> None:
         wanted = getattr(whole, field)
         torch.testing.assert_close(getattr(small, field), wanted, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(getattr(rows, field), wanted[11:30], rtol=1e-5, atol=1e-5)
+
+
+def test_progress_counts_images_that_are_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In parts of 15 images: never fewer than before, more than once in a part, and all of them at the end."""
+    model = gaussian_classes()
+    monkeypatch.setattr(classification, "TOGETHER", 15 * model.dims)
+    seen: list[int] = []
+    (x, _), profile = drawn_images(40), profile_for(model)
+    classify_images(model, x, profile, PRIOR, most=16, progress=seen.append)
+    assert seen == sorted(seen)
+    assert {15, 30, 40} <= set(seen)
+    assert len(set(seen)) > 6
+    assert seen[-1] == 40
 
 
 @pytest.mark.parametrize("clusters", [0, 3])

@@ -9,13 +9,13 @@ from scipy import stats
 from torch import Tensor, nn
 
 from nelbo.diffusion.process import diffuse
-from nelbo.editing.clusters import cluster_law, drawn_clusters, effective_number, noised_cluster_law
+from nelbo.editing.clusters import cluster_law, effective_number, noised_cluster_law
 from nelbo.editing.constraints import BlockMeans, Mask, Matrix, Seen
 from nelbo.editing.particles import METHODS
 from nelbo.jobs.edit_diffusion import DiffusionEditor
 from nelbo.jobs.edit_task import Task
 from nelbo.models.diffusion import Diffusion
-from nelbo.nn.clusters import Clusters
+from nelbo.nn.clusters import Clusters, drawn_by
 
 SIDE, K = 4, 8
 HALF = (torch.arange(SIDE) < SIDE // 2).expand(1, SIDE, SIDE)
@@ -154,7 +154,7 @@ def test_clusters_are_drawn_by_their_law() -> None:
     clusters, x = random_clusters(), some_images(2)
     law = cluster_law(clusters, Seen.of(Mask(HALF), Mask(HALF).measure(x)))
     u = torch.from_numpy(np.random.default_rng(0).random(30_000))
-    counts = torch.bincount(drawn_clusters(law[:1].expand(30_000, -1), u), minlength=K).double().numpy()
+    counts = torch.bincount(drawn_by(law[:1].expand(30_000, -1), u), minlength=K).double().numpy()
     p = [stats.chisquare(counts + 1e-9, 30_000 * row.numpy() + 1e-9, sum_check=False).pvalue for row in law]
     assert p[0] > 1e-3 > p[1]
 

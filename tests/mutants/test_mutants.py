@@ -625,8 +625,8 @@ MUTANTS = [
         "biased",
         "a cluster drawn for a label as often as without",
         "nn/clusters.py",
-        "rows = self.shares_by_label[label]",
-        "rows = self.shares_by_label[0 * label]",
+        "drawn_by(self.shares_by_label[label], u)",
+        "drawn_by(self.shares_by_label[0 * label], u)",
         ("test_labels.py::test_samples_of_a_label_follow_its_law",),
     ),
     Mutant(

@@ -36,7 +36,7 @@ def cluster_law(clusters: Clusters, seen: Seen, label: Tensor | None = None) -> 
         seen: A, and A⁺A x of each image.
         label: y, 1 …, 0 if unknown, int64, shape (B,) or (1,), whose P(c|y) is then the share; None if unknown.
     """
-    share, squares = share_of(clusters, label), squared_distances(clusters, seen.known, seen.constraint)
+    share, squares = clusters.share(label), squared_distances(clusters, seen.known, seen.constraint)
     var = within(share, squares, effective_number(means(clusters, filled(clusters)[:MOST], seen.constraint)))
     return posterior(share, squares / var)
 
@@ -54,13 +54,8 @@ def noised_cluster_law(clusters: Clusters, x: Tensor, z: Tensor, gamma: Tensor, 
     signal = signal_rate(gamma)[:, None]
     squares = squared_distances(clusters, z / signal[..., None, None].to(z))
     worth = effective_number(means(clusters, filled(clusters)[:MOST]))
-    var = within(clusters.shares[None], squared_distances(clusters, x), worth)
-    return posterior(share_of(clusters, label), squares / (var + noise_var(gamma)[:, None] / signal.square()))
-
-
-def share_of(clusters: Clusters, label: Tensor | None) -> Tensor:
-    """P(c), or P(c|y), shape (1 or B, K)."""
-    return clusters.shares[None] if label is None else clusters.shares_by_label[label]
+    var = within(clusters.share(None), squared_distances(clusters, x), worth)
+    return posterior(clusters.share(label), squares / (var + noise_var(gamma)[:, None] / signal.square()))
 
 
 def filled(clusters: Clusters) -> Tensor:
@@ -98,15 +93,3 @@ def effective_number(x: Tensor) -> float:
     gram = centred @ centred.T if len(x) < x.shape[1] else centred.T @ centred  # both have the same eigenvalues but 0
     total = float(gram.trace())
     return total**2 / float(gram.square().sum()) if total > 0 else 0.0
-
-
-def drawn_clusters(law: Tensor, u: Tensor) -> Tensor:
-    """A cluster of each image from its law, int64, shape (B,).
-
-    Args:
-        law: the probability of each cluster, shape (B, K).
-        u: uniforms in (0, 1), shape (B,).
-    """
-    ends = law.cumsum(1)
-    place = torch.searchsorted(ends, u[:, None].to(ends) * ends[:, -1:], right=True)[:, 0]
-    return place.clamp(max=law.shape[1] - 1)

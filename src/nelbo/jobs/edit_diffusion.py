@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -12,14 +12,14 @@ from nelbo.diffusion.denoiser import NetworkDenoiser
 from nelbo.diffusion.known import NOTHING, Known
 from nelbo.diffusion.samplers import DDIM, State
 from nelbo.diffusion.spacing import karras_steps
-from nelbo.editing.clusters import cluster_law, drawn_clusters, noised_cluster_law
+from nelbo.editing.clusters import cluster_law, noised_cluster_law
 from nelbo.editing.constraints import Seen
 from nelbo.editing.latents import from_latent, slerp, to_latent
 from nelbo.editing.methods import Method, Numbers
 from nelbo.editing.variation import lower_part, vary
 from nelbo.jobs.edit_task import Drawing, Task, drawn_in_batches
 from nelbo.models.diffusion import Diffusion
-from nelbo.nn.clusters import Clusters
+from nelbo.nn.clusters import drawn_by
 from nelbo.rng import Stream
 from nelbo.theory.likelihoods import to_levels
 
@@ -50,46 +50,43 @@ class DiffusionEditor:
         """inpaint and upscale: images that fulfil the task's constraint."""
         seen, model = task.seen(self.model.device), self.model
         batch = max(1, task.batch // method.particles)
+        law = None if model.clusters is None else cluster_law(model.clusters, seen, self.known.label)
 
         def steps(rows: Tensor, numbers: Numbers) -> Iterator[State]:
             some = Seen(seen.constraint, seen.known[rows])
-
-            def law(clusters: Clusters) -> Tensor:
-                return cluster_law(clusters, some, self.known.label)
-
-            denoiser = self.told_clusters(law, numbers, method.particles)
+            denoiser = self.told_clusters(None if law is None else law[rows], numbers, method.particles)
             return method.draw(denoiser, some, self.gammas, numbers, self.clip)
 
         done = drawn_in_batches(task, model, steps, self.steps, batch)
         return done._replace(evaluations=method.evaluations(self.steps))
 
-    def told_clusters(self, law: Callable[[Clusters], Tensor], numbers: Numbers, copies: int = 1) -> NetworkDenoiser:
-        """The denoiser, told a cluster of each image that is drawn from its law, if the model has clusters.
+    def told_clusters(self, law: Tensor | None, numbers: Numbers, copies: int = 1) -> NetworkDenoiser:
+        """The denoiser, told a cluster of each image that is drawn from its law.
 
         Args:
-            law: the clusters → the probability of each, of each image, shape (B, K).
+            law: the probability of each cluster, of each image, shape (B, K); None for a model without clusters.
             numbers: the random numbers of the images.
             copies: the number of z of each image.
         """
         clusters = self.model.clusters
-        if clusters is None:
+        if clusters is None or law is None:
             return self.denoiser
-        drawn = drawn_clusters(law(clusters), numbers(0).uniform(Stream.EDIT_CLUSTER))
+        drawn = drawn_by(law, numbers(0).uniform(Stream.EDIT_CLUSTER))
         pictures = clusters.picture(drawn).repeat_interleave(copies, 0)
         return self.model.denoiser.given(replace(self.known, picture=pictures))
 
     def varied(self, task: Task, strength: float) -> tuple[Drawing, float]:
         """vary: images noised to t = S, and drawn again; and γ(S)."""
         gammas, x = lower_part(self.gammas, strength), task.x.to(self.model.device)
+        clusters = self.model.clusters
 
         def steps(rows: Tensor, numbers: Numbers) -> Iterator[State]:
             def noise(number: int) -> Tensor:
                 return numbers(number).normal(Stream.EDIT, self.model.shape)
 
             def informed(z: Tensor, gamma: Tensor) -> NetworkDenoiser:
-                return self.told_clusters(
-                    lambda clusters: noised_cluster_law(clusters, x[rows], z, gamma, self.known.label), numbers
-                )
+                law = None if clusters is None else noised_cluster_law(clusters, x[rows], z, gamma, self.known.label)
+                return self.told_clusters(law, numbers)
 
             return vary(DDIM(1.0), informed, x[rows], gammas, noise, self.clip)
 

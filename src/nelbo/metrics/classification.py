@@ -117,6 +117,7 @@ def race(
     draw: Callable[[int, int, Tensor], Tensor],
     plan: Plan,
     reject: float = REJECT,
+    settled: Callable[[int], None] = lambda done: None,
 ) -> Classified:
     """Draw the costs of the labels that are left, until one is, or the plan is at its end.
 
@@ -126,6 +127,7 @@ def race(
         draw: (number of the draw, its piece, labels to evaluate (B, K)) → the piece's cost, (B, K).
         plan: the pieces, and what each draw tells.
         reject: a label leaves the race at this number of standard errors; ∞ to keep all.
+        settled: called with the number of images that need no more draws, before each draw.
     """
     start = fixed + float(plan.slope.sum()) * distance
     news = torch.full((len(fixed), len(plan.pieces), fixed.shape[1]), torch.nan).to(start)
@@ -137,6 +139,7 @@ def race(
         behind, stderr = apart(start, news, leader, plan)
         left = possible & ((behind <= reject * stderr) | math.isinf(reject))
         more = left & (left.sum(1) > 1)[:, None] & (count < len(plan.pieces))
+        settled(int((~more.any(1)).sum()))
         if not bool(more.any()):
             return Classified(leader, behind, stderr, EVALUATIONS * count.sum(1))
         number = int(count[more].min())  # a label that returns has fewer draws
@@ -145,6 +148,11 @@ def race(
         found = plan.news(number, drawn, distance, news[:, :number])
         news[:, number] = found.where(asked, news[:, number])
         count += asked
+
+
+def after(progress: Callable[[int], None], before: int) -> Callable[[int], None]:
+    """The progress of a part of the images, where this number came before it."""
+    return lambda done: progress(before + done)
 
 
 @on_own_cores()
@@ -196,7 +204,7 @@ def classify_images(
             x = images[indices.start : indices.stop].to(model.device)
             costs = LabelCosts(model, x, indices, profile.edges, seed, batch, matrices)
             without, distance = costs.without_network()
-            found = race(without - prior.to(x.device).log(), distance, costs.draw, plan, reject)
+            shown = after(progress, indices.start - rows.start)
+            found = race(without - prior.to(x.device).log(), distance, costs.draw, plan, reject, shown)
             parts.append([part.cpu() for part in (found.label, found.behind, found.stderr, found.evaluations)])
-            progress(indices.stop - rows.start)
     return Classified(*(torch.cat(each) for each in zip(*parts, strict=True)))

@@ -99,8 +99,11 @@ class Clusters(nn.Module):
         if label is None:
             edges = self.shares.cumsum(0)
             return torch.searchsorted(edges, u.to(edges) * edges[-1], right=True)
-        rows = self.shares_by_label[label].cumsum(1)
-        return torch.searchsorted(rows, u.to(rows)[:, None] * rows[:, -1:], right=True)[:, 0]
+        return drawn_by(self.shares_by_label[label], u)
+
+    def share(self, label: Tensor | None) -> Tensor:
+        """P(c), shape (1, K), or P(c|y) of each label y, shape (B, K)."""
+        return self.shares[None] if label is None else self.shares_by_label[label]
 
     @torch.no_grad()
     def learn(self, images: Tensor, levels: int, seed: int, labels: Tensor | None = None) -> None:
@@ -132,6 +135,17 @@ class Clusters(nn.Module):
             unseen = rows.sum(1, keepdim=True) == 0
             self.shares_by_label.copy_(torch.where(unseen, self.shares, rows / rows.sum(1, keepdim=True)))
             self.shares_by_label[0] = self.shares
+
+
+def drawn_by(law: Tensor, u: Tensor) -> Tensor:
+    """A cluster of each row from its law, by inversion, int64, shape (B,).
+
+    Args:
+        law: the probability of each cluster, up to a factor, shape (B, K).
+        u: uniforms in [0, 1), shape (B,).
+    """
+    ends = law.cumsum(1)
+    return torch.searchsorted(ends, u.to(ends)[:, None] * ends[:, -1:], right=True)[:, 0]
 
 
 def nearest(seen: Tensor, centres: Tensor, filled: Tensor) -> Tensor:
