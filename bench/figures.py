@@ -97,7 +97,7 @@ def record(study: str, seconds: float) -> None:
             text = text.replace(found[0], "")
     day = datetime.now(UTC).date().isoformat()
     line = (
-        f"(Measured {day} by `make {study}` in {seconds / 60:.0f} minutes, with nelbo {nelbo.__version__}, "
+        f"(Measured {day} by `make {study}` in {max(1, round(seconds / 60))} minutes, with nelbo {nelbo.__version__}, "
         f"network revision {present_revision()}, on {machine()}.)"
     )
     page.write_text(f"{text.rstrip()}\n\n{line}\n", encoding="utf-8")

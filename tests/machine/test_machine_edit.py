@@ -91,7 +91,8 @@ def test_python_and_the_command_give_the_same(digits_run: Path, files: Tensor) -
         assert isinstance(found, nelbo.Edited)
         assert np.array_equal(found.images.permute(0, 2, 3, 1).numpy(), expected)
     assert found.evaluations == 4 * 5
-    assert found.how == f"moments, 5 steps, 20 evaluations, {METHODS['moments'].caveat}"
+    told = "each draw of a cluster that is estimated from what is seen"
+    assert found.how == f"moments, 5 steps, 20 evaluations, {told}, {METHODS['moments'].caveat}"
 
 
 def test_latents_come_back_and_are_said_to(digits_run: Path, files: Tensor) -> None:

@@ -251,11 +251,12 @@ def by_diffusion(
     if verb in ("inpaint", "upscale"):
         done = editor.conditioned(task, method)
         how = f"{options.method or DEFAULT_METHOD}, {editor.steps} steps, {done.evaluations} evaluations"
-        how = f"{how}{labels}, {method.caveat}"
+        how = f"{how}{labels}{cluster_words(editor.model, 'what is seen')}, {method.caveat}"
         return Edited(verb, given, done.images, levels, how, done.evaluations, frames=done.frames)
     if verb == "vary":
         done, gamma = editor.varied(task, options.strength)
         how = f"noised to γ = {round(gamma, 6) + 0.0:.3g}, {done.evaluations} steps{labels}"
+        how += cluster_words(editor.model, "the noised image")
         return Edited(verb, given, done.images, levels, how, done.evaluations, frames=done.frames)
     z, back = editor.latents(task)
     error = (back - task.x).square().flatten(1).mean(1).sqrt()
@@ -267,6 +268,11 @@ def by_diffusion(
         return Edited(verb, given, to_levels(back, levels), levels, how, 4 * steps, z, error)
     images = editor.between(z, options.frames, task.batch)
     return Edited(verb, given, images, levels, how, 2 * steps - 1, error=error)
+
+
+def cluster_words(model: Diffusion, by: str) -> str:
+    """How the cluster of each draw is chosen, as the end of a sentence, or ""."""
+    return "" if model.clusters is None else f", each draw of a cluster that is estimated from {by}"
 
 
 def given_words(options: EditOptions) -> str:
