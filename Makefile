@@ -128,10 +128,10 @@ samplers: setup | runs/target-vdm-labels
 estimators: setup | runs/target-vdm-labels
 	$(BIN)/python bench/run.py estimators runs/target-vdm-labels
 
-# With a run of digits of four minutes for the table of imputation.
+# With a run of digits of four minutes for the table of imputation, and that of photographs if it is there.
 editing: setup | runs/target-vdm-labels
 	test -d runs/digits-vdm || $(BIN)/nelbo train vdm --data digits --minutes 4 --out runs/digits-vdm
-	$(BIN)/python bench/run.py editing runs/digits-vdm runs/target-vdm-labels
+	$(BIN)/python bench/run.py editing runs/digits-vdm runs/target-vdm-labels $(wildcard runs/target-cifar10-jpeg)
 
 # With JPEG XL, in the environment of the benchmarks. Trains the runs that are missing.
 codec: $(BENCH)/.ready

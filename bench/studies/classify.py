@@ -1,7 +1,7 @@
 """Labels by a generative and by a discriminative classifier, on changed images too. Writes docs/classify.md.
 
-make classify           (trains a vdm with labels and a classifier on digits, a minute each at most)
-python bench/run.py classify --data mnist --minutes 10 --limit 1000 --evaluations 32
+make classify           (trains the runs that are missing, of digits and of MNIST, and the other classifiers)
+python bench/run.py classify digits     prints the rows of one of them, and writes nothing
 """
 
 from __future__ import annotations
@@ -27,30 +27,58 @@ from nelbo.rng import permutation
 from nelbo.theory.likelihoods import to_unit
 
 DOCS = Path(__file__).parents[2] / "docs"
-EPOCHS, BATCH = 8, 64
+BATCH = 64
 Images = np.ndarray
 """Levels 0 … L − 1, shape (n, C, H, W)."""
 
+
+class Case(NamedTuple):
+    """What is compared on one set of images.
+
+    Attributes:
+        family: of the run.
+        out: its directory.
+        minutes: of its training.
+        epochs: of the discriminative classifier.
+        limit: the number of test images.
+        evaluations: the most network evaluations of an image for one label; None for the default of ``classify``.
+    """
+
+    family: str
+    out: Path
+    minutes: float
+    epochs: int
+    limit: int
+    evaluations: int | None
+
+
+CASES = {
+    "digits": Case("vdm", Path("runs/classify-digits"), 1, 8, 100, 8),
+    "mnist": Case("ddpm", Path("runs/target-ddpm-labels"), 10, 3, 1000, None),
+}
 PAGE = """# A generative and a discriminative classifier
 
 `nelbo classify RUN` gives an image the label with the largest P(y) e^(−bound(x|y)). A discriminative classifier learns
-P(y|x) alone. This page compares them on test images and on changed ones, which neither saw in training.
+P(y|x) alone. This page compares them on test images and on changed ones, which neither saw in training. The other
+classifier is the network of `nelbo features`, here trained without shifted images.
 
-The run is a `vdm` with labels on `{data}`, after {steps:,} steps. The other is the network of `nelbo features` after
-{epochs} epochs, here trained without shifted images. There are {n} test images, and at most {evaluations}
-network evaluations of an image for one label.
-
-| images | right, bound | ± s.e. | undecided | calibration error | evaluations | right, other | calibration error |
-| --- | --- | --- | --- | --- | --- | --- | --- |
-{rows}
+{parts}
 
 *Undecided* is the share of images with another label within two standard errors of the leader; for *right*, the leader
-is their label. The calibration error is the mean of |stated probability − share that is right| over ten bins; with this
-number of images it is a few hundredths also for right probabilities. No temperature is fitted. *Evaluations* are the
-mean number for an image, over all labels.
+is their label. The calibration error is the mean of |stated probability − share that is right| over ten bins; of 100
+images it is a few hundredths also for right probabilities. No temperature is fitted. *Evaluations* are the mean number
+for an image, over all labels.
 
 This is one run of each, and the errors are over images with both fixed. `make classify` writes this page.
 """
+PART = """## {name}
+
+A `{family}` with labels after {steps:,} steps ({minutes:g} minutes), the other classifier after {epochs} epochs, and
+{n:,} test images.
+
+| images | right, bound | ± s.e. | undecided | calibration error | evaluations | right, other | calibration error |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+{rows}"""
 
 
 class Row(NamedTuple):
@@ -91,16 +119,16 @@ def changed(x: Images, change: Callable[[Images, int], Images], levels: int) -> 
     return change(x, levels - 1).round().clip(0, levels - 1).astype(np.uint8)
 
 
-def trained_classifier(dataset: nelbo.Dataset) -> Classifier:
+def trained_classifier(dataset: nelbo.Dataset, epochs: int) -> Classifier:
     """A classifier of the training images, by Adam with a learning rate that falls to 0."""
     x, y = dataset.split("train"), dataset.split_labels("train")
     assert y is not None
     torch.manual_seed(0)
     network = Classifier(x.shape[1], default_widths(*dataset.shape[1:]), len(dataset.classes))
-    steps = EPOCHS * (len(x) // BATCH)
+    steps = epochs * (len(x) // BATCH)
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
     falling = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, steps)
-    for epoch in range(EPOCHS):
+    for epoch in range(epochs):
         order = torch.from_numpy(permutation(0, epoch, len(x)))
         for rows in torch.split(order, BATCH)[: len(x) // BATCH]:
             optimiser.zero_grad()
@@ -121,7 +149,7 @@ def by_classifier(network: Classifier, x: Tensor, y: Tensor, levels: int) -> tup
     return float(right.double().mean()), calibration_error(reliability(stated, right))
 
 
-def measured(run: nelbo.Run, network: Classifier, limit: int | None, evaluations: int) -> dict[str, Row]:
+def measured(run: nelbo.Run, network: Classifier, limit: int, evaluations: int | None) -> dict[str, Row]:
     """The results of each change."""
     dataset = run.dataset
     found: dict[str, Row] = {}
@@ -134,7 +162,8 @@ def measured(run: nelbo.Run, network: Classifier, limit: int | None, evaluations
             images, path = changed(x, change, dataset.levels), Path(folder) / f"{len(found)}.npz"
             last = images.transpose(0, 2, 3, 1)
             np.savez(path, images=last, labels=names, levels=np.int64(dataset.levels))
-            bound = run.classify(data=DataOptions(data=str(path)), split="all", evaluations=evaluations)
+            how = {} if evaluations is None else {"evaluations": evaluations}
+            bound = run.classify(data=DataOptions(data=str(path)), split="all", **how)
             found[name] = Row(bound, *by_classifier(network, torch.from_numpy(images), y, dataset.levels))
             print(row_of(name, found[name]), flush=True)
     return found
@@ -156,30 +185,27 @@ def row_of(name: str, row: Row) -> str:
     return f"| {name} | {' | '.join(numbers)} |"
 
 
+def part_of(name: str, case: Case) -> str:
+    """The table of one set of images; the run is trained if it does not exist."""
+    if not case.out.exists():
+        nelbo.train(case.family, name, labels=True, minutes=case.minutes, out=case.out)
+    run = nelbo.Run(case.out)
+    found = measured(run, trained_classifier(run.dataset, case.epochs), case.limit, case.evaluations)
+    rows = "\n".join(row_of(change, row) for change, row in found.items())
+    n = next(iter(found.values())).bound.n
+    return PART.format(name=name, steps=run.step, n=n, rows=rows, **case._asdict())
+
+
 def main() -> None:
-    """Train both, classify, write the page."""
+    """Train what is missing, classify, write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="digits")
-    parser.add_argument("--minutes", type=float, default=1.0)
-    parser.add_argument("--limit", type=int, default=100)
-    parser.add_argument("--evaluations", type=int, default=8)
-    parser.add_argument("--run", type=Path, default=None)
-    parser.add_argument("--out", type=Path, default=DOCS / "classify.md")
+    parser.add_argument("case", nargs="?", choices=CASES)
     asked = parser.parse_args()
-    out = asked.run or Path(f"runs/classify-{asked.data}")
-    if not out.exists():
-        nelbo.train("vdm", asked.data, labels=True, minutes=asked.minutes, out=out)
-    run = nelbo.Run(out)
-    found = measured(run, trained_classifier(run.dataset), asked.limit, asked.evaluations)
-    page = PAGE.format(
-        data=asked.data,
-        steps=run.step,
-        epochs=EPOCHS,
-        n=next(iter(found.values())).bound.n,
-        evaluations=asked.evaluations,
-        rows="\n".join(row_of(name, row) for name, row in found.items()),
-    )
-    asked.out.write_text(page, encoding="utf-8")
+    if asked.case:
+        print(part_of(asked.case, CASES[asked.case]))
+        return
+    parts = "\n\n".join(part_of(name, case) for name, case in CASES.items())
+    (DOCS / "classify.md").write_text(PAGE.format(parts=parts), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ WAYS = (
     "replacement",
     "guidance",
     "moments",
-    "moments(sampler='ddim')",
+    "moments(sampler='dpm++')",
     "particles(particles=16, iterations=0)",
     "particles",
     "particles(particles=32)",
@@ -52,7 +52,7 @@ MARGINAL = 200
 """Training images that are taken as draws."""
 SETTINGS = {
     "moments": 50,
-    "moments(sampler='ddim')": 50,
+    "moments(sampler='dpm++')": 50,
     "guidance": 100,
     "replacement": 20,
     "particles(particles=2)": 33,
@@ -87,6 +87,10 @@ image together. A sample of {n:,} from the exact law has about {floor}.
 
 ## The default
 `moments`, with 50 steps: 200 evaluations. {default}
+
+`dpm++` is deterministic, and has the smaller error with an exact denoiser and 200 evaluations. `moments` takes `ddim`
+all the same: its noise also corrects the errors of a network, and on every run below it spends fewer bits on a hidden
+pixel. On photographs `dpm++` draws colours that do not fit what is seen.
 
 For several plausible completions, and 3,200 evaluations or more for each image, `particles` has the smallest error of
 the mixture.

@@ -45,7 +45,7 @@ def test_every_change_has_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert row.bound.n == 5
         assert 0 <= row.bound.evaluations_per_image <= 20
         assert 0 <= row.right <= 1
-        assert classify.row_of(name, row).count("|") == classify.PAGE.split("\n| --- ")[0].splitlines()[-1].count("|")
+        assert classify.row_of(name, row).count("|") == classify.PART.split("\n| --- ")[0].splitlines()[-1].count("|")
     images = run.dataset.split("test")[:40]
     labels = run.dataset.split_labels("test")
     assert labels is not None

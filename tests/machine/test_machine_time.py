@@ -235,6 +235,19 @@ def test_the_time_left_of_a_resumed_run_is_that_of_what_is_left() -> None:
         assert TimeLeft().render(progress.tasks[0]).plain == "0:01:40 left"
 
 
+def test_the_time_left_is_unknown_until_enough_is_done() -> None:
+    """A start of a minute says nothing of 10,000 images: no days are left after the first one."""
+    clock = Clock()
+    with Bar(lines=False, disable=True, get_time=clock) as progress:
+        progress.add_task("classifying", total=10_000, note="", begun=0.0)
+        clock.now += 60
+        progress.move(1)
+        assert TimeLeft().render(progress.tasks[0]).plain == ""
+        clock.now += 40
+        progress.move(100)
+        assert TimeLeft().render(progress.tasks[0]).plain == "2:45:00 left"
+
+
 def test_every_long_work_moves_its_bar(digits_run: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also inside of one batch; and what is drawn, embedded and compared."""
     moved: dict[str, list[float]] = {}

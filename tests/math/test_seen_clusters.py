@@ -9,13 +9,14 @@ from scipy import stats
 from torch import Tensor, nn
 
 from nelbo.diffusion.process import diffuse
-from nelbo.editing.clusters import cluster_law, effective_number, noised_cluster_law
+from nelbo.editing.clusters import cluster_law, dimensions, effective_number, noised_cluster_law
 from nelbo.editing.constraints import BlockMeans, Mask, Matrix, Seen
 from nelbo.editing.particles import METHODS
 from nelbo.jobs.edit_diffusion import DiffusionEditor
 from nelbo.jobs.edit_task import Task
 from nelbo.models.diffusion import Diffusion
 from nelbo.nn.clusters import Clusters, drawn_by
+from nelbo.theory.likelihoods import to_levels
 
 SIDE, K = 4, 8
 HALF = (torch.arange(SIDE) < SIDE // 2).expand(1, SIDE, SIDE)
@@ -30,12 +31,13 @@ def clusters_of(centres: Tensor, shares: Tensor, classes: int = 0) -> Clusters:
     return made
 
 
-def alike(seen_pixels: int) -> Tensor:
-    """K means whose seen parts are ± a unit vector each: their covariance is a multiple of the identity."""
-    centres = torch.randn(2 * seen_pixels, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    vectors = torch.cat([torch.eye(seen_pixels), -torch.eye(seen_pixels)])
-    centres[:, HALF] = 0.5 * vectors
-    return centres
+def alike(seen: Tensor) -> Tensor:
+    """Means in pairs that differ in one seen pixel each: S is a multiple of the identity; shape (2 ν, 1, H, W)."""
+    places = seen.flatten().nonzero()[:, 0]
+    bases = torch.randn(len(places), SIDE * SIDE, generator=torch.Generator().manual_seed(0))
+    others = bases.clone()
+    others[torch.arange(len(places)), places] += 0.1
+    return torch.cat([bases, others]).view(-1, 1, SIDE, SIDE)
 
 
 def random_clusters() -> Clusters:
@@ -49,7 +51,7 @@ def some_images(n: int = 5) -> Tensor:
 
 def test_the_law_is_bayes_rule_for_normal_clusters() -> None:
     """With 8 seen pixels that vary alike, and the variance of the nearest cluster's residual; by SciPy, to float32."""
-    centres = alike(8)
+    centres = alike(HALF)
     clusters = clusters_of(centres, torch.arange(1.0, 17.0))
     x = some_images()
     found = cluster_law(clusters, Seen.of(Mask(HALF), Mask(HALF).measure(x)))
@@ -64,7 +66,7 @@ def test_the_law_is_bayes_rule_for_normal_clusters() -> None:
 @pytest.mark.parametrize("gamma", [-3.0, 0.0, 4.0])
 def test_the_law_given_noise_is_bayes_rule_too(gamma: float) -> None:
     """z ~ N(√ᾱ m_c, 1 − ᾱ + ᾱ s²), with 16 pixels that vary alike and s² of the nearest cluster; by SciPy."""
-    vectors = torch.cat([torch.eye(16), -torch.eye(16)]).view(32, 1, SIDE, SIDE) / 2
+    vectors = alike(torch.ones(SIDE, SIDE))
     clusters, x = clusters_of(vectors, torch.arange(1.0, 33.0)), some_images()
     gammas = torch.full((5,), gamma, dtype=torch.float64)
     z = diffuse(x, gammas, torch.randn(x.shape, generator=torch.Generator().manual_seed(3)))
@@ -115,13 +117,21 @@ def test_pixels_that_come_twice_say_nothing_new(scale: float) -> None:
 
 
 def test_the_number_of_dimensions() -> None:
-    """By the eigenvalues of the covariance, with more rows than columns and with fewer; 5 for a simplex of 6."""
+    """By the eigenvalues of the second moment, with more rows than columns and with fewer; 6 of 6 unit vectors."""
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((20, 6)))
     for rows in (x, x[:4]):
-        values = np.linalg.eigvalsh(np.cov(rows.numpy().T))
+        values = np.linalg.eigvalsh(rows.numpy().T @ rows.numpy())
         assert effective_number(rows) == pytest.approx(values.sum() ** 2 / np.square(values).sum())
-    assert effective_number(torch.eye(6)) == pytest.approx(5.0)
+    assert effective_number(torch.eye(6)) == pytest.approx(6.0)
     assert effective_number(torch.zeros(3, 6)) == 0.0
+
+
+def test_a_difference_of_two_groups_is_no_dimension_of_neighbours() -> None:
+    """Half of the means are brighter by 50 in every pixel: of all differences that is nearly all, and 8 remain."""
+    clusters = clusters_of(alike(HALF), torch.ones(16))
+    assert dimensions(clusters, Mask(HALF)) == pytest.approx(8, rel=1e-4)
+    clusters.centres.view(2, 8, -1)[:, :4] += 50.0
+    assert dimensions(clusters, Mask(HALF)) == pytest.approx(8, rel=1e-4)
 
 
 def test_equal_means_leave_the_shares() -> None:
@@ -172,13 +182,20 @@ class Told(nn.Module):
         return self.scale * picture + 0 * z
 
 
+def told_model(network: nn.Module) -> Diffusion:
+    """A model of the random clusters with this network, which predicts x̂_0."""
+    model = Diffusion(network, (1, SIDE, SIDE), 17, predict="x0", clusters=K).eval()
+    assert model.clusters is not None
+    model.clusters.load_state_dict(random_clusters().state_dict())
+    return model
+
+
 @pytest.mark.parametrize("words", METHODS)
 def test_the_network_is_told_a_cluster_of_each_draw(words: str) -> None:
     """The same at every step, all particles of an image the same, drawing j of image i whatever their number."""
     network, told = Told(), {}
-    model = Diffusion(network, (1, SIDE, SIDE), 17, predict="x0", clusters=K).eval()
+    model = told_model(network)
     assert model.clusters is not None
-    model.clusters.load_state_dict(random_clusters().state_dict())
     method, x = METHODS[words](), some_images(3).clamp(-1, 1)
     for n in (2, 40):
         network.pictures = []
@@ -199,9 +216,8 @@ def test_the_network_is_told_a_cluster_of_each_draw(words: str) -> None:
 def test_variations_are_told_a_cluster_of_their_noise() -> None:
     """At S = 1 one of the shares, which is the same at every step: χ² of 600 draws, p above 1e-3; γ is 13 there."""
     network = Told()
-    model = Diffusion(network, (1, SIDE, SIDE), 17, predict="x0", clusters=K).eval()
+    model = told_model(network)
     assert model.clusters is not None
-    model.clusters.load_state_dict(random_clusters().state_dict())
     DiffusionEditor(model, 3, True).varied(Task(some_images(1).clamp(-1, 1), 600, 0, 4096, False), 1.0)
     first, *others = network.pictures
     assert len(others) == 2
@@ -209,6 +225,32 @@ def test_variations_are_told_a_cluster_of_their_noise() -> None:
     pictures = model.clusters.picture(torch.arange(K)).flatten(1)
     counts = (first.flatten(1)[:, None] == pictures).all(2).double().sum(0).numpy()
     assert stats.chisquare(counts, 600 * model.clusters.shares.numpy(), sum_check=False).pvalue > 1e-3
+
+
+def test_the_way_to_a_latent_and_back_is_told_the_nearest_cluster() -> None:
+    """The nearest mean by torch.cdist, at every step both ways."""
+    network, x = Told(), some_images(3).clamp(-1, 1)
+    model = told_model(network)
+    DiffusionEditor(model, 3, True).latents(Task(x, 1, 0, 4096, False))
+    means = random_clusters().picture(torch.arange(K))
+    nearest = means[torch.cdist(x.flatten(1), means.flatten(1)).argmin(1)]
+    assert len(network.pictures) > 2 * 3
+    assert all(torch.equal(pictures, nearest) for pictures in network.pictures)
+
+
+@pytest.mark.parametrize("batch", [2, 64])
+def test_between_two_latents_both_means_are_mixed(batch: int) -> None:
+    """In proportion to u, the place of an image on the way, whatever the batch."""
+    network, ends = Told(), torch.stack([torch.full((1, SIDE, SIDE), value) for value in (-0.5, 0.5)])
+    z = torch.randn(2, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(3))
+    images = DiffusionEditor(told_model(network), 3, True).between(z, ends, 5, batch)
+    u = torch.tensor([-0.5, -0.25, 0.0, 0.25, 0.5])[:, None, None, None].expand(5, 1, SIDE, SIDE)
+    assert torch.equal(images, to_levels(u, 17))  # the network's x̂_0 is the picture
+    parts = torch.split(u, batch)
+    steps = len(network.pictures) // len(parts)
+    assert all(
+        torch.equal(a, b) for a, b in zip(network.pictures, [p for p in parts for _ in range(steps)], strict=True)
+    )
 
 
 def test_without_clusters_nothing_is_told() -> None:

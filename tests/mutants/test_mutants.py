@@ -881,6 +881,22 @@ MUTANTS = [
         ("test_latents_of_images.py::test_the_latent_is_the_exact_flows_with_order_two",),
     ),
     Mutant(
+        "wrong weight",
+        "between latents: every deviation of a length is by chance",
+        "editing/latents.py",
+        "deviation.clamp(-USUAL, USUAL)",
+        "deviation",
+        ("test_latents_of_images.py::test_latents_of_smooth_images_are_not_shortened",),
+    ),
+    Mutant(
+        "wrong order",
+        "between images: the network is told the other one's cluster",
+        "jobs/edit_diffusion.py",
+        "(1 - u) * pictures[:1] + u * pictures[1:]",
+        "(1 - u) * pictures[1:] + u * pictures[:1]",
+        ("test_seen_clusters.py::test_between_two_latents_both_means_are_mixed[64]",),
+    ),
+    Mutant(
         "wrong order",
         "conjugate residuals of directions that are not made orthogonal",
         "editing/methods.py",

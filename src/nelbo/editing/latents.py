@@ -22,6 +22,8 @@ ROUNDS = 3
 """Iterations of the fixed point of the last step."""
 PARALLEL = 1e-6
 """Below this sine of their angle, two latents are connected by a straight line."""
+USUAL = 4 * 0.5**0.5
+"""Four standard deviations of the length of a standard normal vector."""
 
 
 def no_noise(_: int) -> Tensor:
@@ -73,9 +75,11 @@ def slerp(z: Tensor, other: Tensor, share: Tensor) -> Tensor:
     Directions a, b go along the great circle (Shoemake 1985), with θ their angle. The radius r of a standard normal
     vector is about N(√(D − ½), ½) (Fisher 1922), so that deviations from it are mixed as independent normal numbers:
 
-        (sin((1 − u) θ) a + sin(u θ) b)/sin θ,   r = ρ + cos(π u/2) (r_a − ρ) + sin(π u/2) (r_b − ρ),   ρ = √(D − ½)
+        (sin((1 − u) θ) a + sin(u θ) b)/sin θ,   r = ρ + cos(π u/2) δ_a + sin(π u/2) δ_b,   ρ = √(D − ½),   δ = r − ρ
 
-    If the radii were interpolated, too, their variance in the middle would be half as large as it should be.
+    If the radii were interpolated, too, their variance in the middle would be half as large as it should be. But a
+    deviation δ of more than USUAL is not by chance: latents of smooth images are short. Two such radii would leave
+    almost none in the middle, so that what exceeds USUAL is interpolated.
 
     Args:
         z, other: shape (B, …).
@@ -88,6 +92,13 @@ def slerp(z: Tensor, other: Tensor, share: Tensor) -> Tensor:
     sine = angle.sin()
     first = torch.where(sine > PARALLEL, ((1 - u) * angle).sin() / sine, 1 - u)
     second = torch.where(sine > PARALLEL, (u * angle).sin() / sine, u)
-    usual, turn = (a.shape[1] - 0.5) ** 0.5, 0.5 * math.pi * u
-    radius = usual + turn.cos() * (r_a - usual) + turn.sin() * (r_b - usual)
+    middle, turn = (a.shape[1] - 0.5) ** 0.5, 0.5 * math.pi * u
+    (d_a, more_a), (d_b, more_b) = (by_chance(r - middle) for r in (r_a, r_b))
+    radius = middle + turn.cos() * d_a + turn.sin() * d_b + (1 - u) * more_a + u * more_b
     return (radius * (first * a + second * b)).reshape(z.shape).to(z.dtype)
+
+
+def by_chance(deviation: Tensor) -> tuple[Tensor, Tensor]:
+    """The part of a deviation up to USUAL, and what exceeds it."""
+    usual = deviation.clamp(-USUAL, USUAL)
+    return usual, deviation - usual

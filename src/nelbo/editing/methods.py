@@ -132,7 +132,8 @@ class GuidedMethod(Method):
     """A method that replaces x̂_0 by an approximation of E[x_0 | z, y], for a sampler.
 
     Args:
-        sampler: ``ddim`` (η = 1), whose noise corrects earlier errors, or ``dpm++``, deterministic and of second order.
+        sampler: ``ddim`` (η = 1), whose noise corrects earlier errors, those of a network too, or ``dpm++``,
+            deterministic and of second order, which is better with an exact denoiser and few steps.
 
     Raises:
         InputError: the sampler is unknown.
@@ -230,7 +231,7 @@ class MomentMatching(GuidedMethod):
 
     caveat = "exact for Gaussian data, and biased where p(x_0|z) is not Gaussian"
 
-    def __init__(self, iterations: int = 3, sampler: str = "dpm++") -> None:
+    def __init__(self, iterations: int = 3, sampler: str = "ddim") -> None:
         super().__init__(sampler)
         self.iterations = at_least_one("iterations", iterations)
 

@@ -263,10 +263,11 @@ def by_diffusion(
     steps = len(editor.flow_gammas) - 1
     changed = verb == "invert" and options.label != options.source_label
     size = f"root mean square {'change' if changed else 'error'} {float(error.max()):.2g} of [−1, 1]"
-    how = f"deterministic flow, {steps} steps each way{labels}, {size}"
+    cluster = "" if editor.model.clusters is None else ", given the nearest cluster of each image"
+    how = f"deterministic flow, {steps} steps each way{labels}{cluster}, {size}"
     if verb == "invert":
         return Edited(verb, given, to_levels(back, levels), levels, how, 4 * steps, z, error)
-    images = editor.between(z, options.frames, task.batch)
+    images = editor.between(z, editor.pictures(task.x, editor.known), options.frames, task.batch)
     return Edited(verb, given, images, levels, how, 2 * steps - 1, error=error)
 
 

@@ -41,7 +41,7 @@ class DiffusionEditor:
         self, model: Diffusion, steps: int | None, clip: bool, known: Known = NOTHING, source: Known = NOTHING
     ) -> None:
         self.model, self.clip, self.known = model, clip, known
-        self.denoiser, self.source = model.denoiser.given(known), model.denoiser.given(source)
+        self.source = source
         gammas = model.timeline.gammas
         self.steps = steps or (STEPS if gammas is None else min(STEPS, len(gammas) - 1))
         self.gammas = model.timeline.descending(self.steps)
@@ -70,10 +70,10 @@ class DiffusionEditor:
         """
         clusters = self.model.clusters
         if clusters is None or law is None:
-            return self.denoiser
+            return self.told(self.known, None)
         drawn = drawn_by(law, numbers(0).uniform(Stream.EDIT_CLUSTER))
         pictures = clusters.picture(drawn).repeat_interleave(copies, 0)
-        return self.model.denoiser.given(replace(self.known, picture=pictures))
+        return self.told(self.known, pictures)
 
     def varied(self, task: Task, strength: float) -> tuple[Drawing, float]:
         """vary: images noised to t = S, and drawn again; and γ(S)."""
@@ -101,18 +101,39 @@ class DiffusionEditor:
     def latents(self, task: Task) -> tuple[Tensor, Tensor]:
         """The latent of each image, and the image that it gives on [−1, 1], both of shape (M, C, H, W)."""
         pairs = []
-        for x in torch.split(task.x, task.batch):
-            z = to_latent(self.source, x.to(self.model.device), self.flow_gammas)
-            pairs.append((z.cpu(), from_latent(self.denoiser, z, self.flow_gammas).cpu()))
+        for x in torch.split(task.x.to(self.model.device), task.batch):
+            z = to_latent(self.told(self.source, self.pictures(x, self.source)), x, self.flow_gammas)
+            back = from_latent(self.told(self.known, self.pictures(x, self.known)), z, self.flow_gammas)
+            pairs.append((z.cpu(), back.cpu()))
         z, back = (torch.cat(parts) for parts in zip(*pairs, strict=True))
         return z, back
 
-    def between(self, z: Tensor, count: int, batch: int) -> Tensor:
-        """``count`` images from the first latent to the second, as levels, shape (count, C, H, W)."""
+    def told(self, known: Known, pictures: Tensor | None) -> NetworkDenoiser:
+        """The denoiser, told this and the mean image of a cluster of each image; None for none."""
+        return self.model.denoiser.given(replace(known, picture=pictures))
+
+    def pictures(self, x: Tensor, known: Known) -> Tensor | None:
+        """The mean of the cluster c(x, y) of each image in [−1, 1], or None for a model without clusters."""
+        clusters = self.model.clusters
+        return None if clusters is None else clusters.picture(clusters(x.to(self.model.device), known.label))
+
+    def between(self, z: Tensor, pictures: Tensor | None, count: int, batch: int) -> Tensor:
+        """Images on the way from one latent to another, as levels, shape (count, C, H, W).
+
+        Args:
+            z: two latents, shape (2, C, H, W).
+            pictures: the means m of their clusters, of the same shape; at u the network sees (1 − u) m_1 + u m_2. None
+                for a model without clusters.
+            count: the number of images.
+            batch: images at a time.
+        """
         share = torch.linspace(0, 1, count, dtype=torch.float64)
         points = slerp(z[:1].expand(count, *z.shape[1:]), z[1:].expand(count, *z.shape[1:]), share)
-        parts = [
-            from_latent(self.denoiser, some.to(self.model.device), self.flow_gammas)
-            for some in torch.split(points, batch)
-        ]
+        mixed, parts = None, []
+        if pictures is not None:
+            u = share.to(pictures)[:, None, None, None]
+            mixed = (1 - u) * pictures[:1] + u * pictures[1:]
+        for rows in torch.split(torch.arange(count), batch):
+            denoiser = self.told(self.known, None if mixed is None else mixed[rows])
+            parts.append(from_latent(denoiser, points[rows].to(self.model.device), self.flow_gammas))
         return to_levels(torch.cat(parts), self.model.levels).cpu()

@@ -14,7 +14,7 @@ from nelbo.models._labels import known_class
 from nelbo.models.base import GenerativeModel
 from nelbo.models.diffusion import Diffusion
 from nelbo.models.gan import GAN
-from nelbo.rng import Stream, normal
+from nelbo.rng import Stream, normal, uniform
 from nelbo.theory.likelihoods import to_levels
 
 VIEWED = 8
@@ -45,8 +45,12 @@ def walk(run: Run, seeds: tuple[int, int], count: int = 8, label: str | None = N
     if isinstance(model, Diffusion):
         ends = [normal(seed, Stream.SAMPLE, 0, range(1), model.shape, device=model.device) for seed in seeds]
         most = len(model.timeline.chain()) - 1
-        editor = DiffusionEditor(model, min(steps, most), True, known_class(model, label))
-        return editor.between(torch.cat(ends), count, count)
+        known, clusters = known_class(model, label), model.clusters
+        pictures = None
+        if clusters is not None:
+            u = [uniform(seed, Stream.SAMPLE_CLUSTER, 0, range(1), device=model.device) for seed in seeds]
+            pictures = clusters.picture(clusters.drawn(torch.cat(u), known.for_batch(len(u)).label))
+        return DiffusionEditor(model, min(steps, most), True, known).between(torch.cat(ends), pictures, count, count)
     return to_levels(decoded(model, seeds, share, label), model.levels).cpu()
 
 

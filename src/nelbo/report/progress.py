@@ -25,6 +25,8 @@ from nelbo.watching import teller
 
 FIRST_LINE = 10.0
 """Seconds until the first line; each following interval is twice as long."""
+LEAST = 0.005
+"""The share of the work that tells how long the rest takes: much less would be mostly the start."""
 
 
 def console() -> Speaker:
@@ -43,8 +45,9 @@ class TimeLeft(ProgressColumn):
 
 def seconds_left(task: Task) -> float | None:
     """Remaining seconds of a task at its mean speed in this session; None while unknown."""
-    done, elapsed = task.completed - task.fields["begun"], task.elapsed
-    if task.total is None or elapsed is None or done <= 0:
+    begun, elapsed = task.fields["begun"], task.elapsed
+    done = task.completed - begun
+    if task.total is None or elapsed is None or done <= 0 or done < LEAST * (task.total - begun):
         return None
     return elapsed * max(0.0, task.total - task.completed) / done
 
