@@ -327,17 +327,19 @@ def test_an_image_does_not_depend_on_the_batch_or_the_others() -> None:
         torch.testing.assert_close(getattr(rows, field), wanted[11:30], rtol=1e-5, atol=1e-5)
 
 
-def test_progress_counts_images_that_are_settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In parts of 15 images: never fewer than before, more than once in a part, and all of them at the end."""
+def test_progress_counts_images_and_the_draws_of_those_in_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In parts of 15 images of 8 draws: never fewer than before, more than once in a part, and all at the end."""
     model = gaussian_classes()
     monkeypatch.setattr(classification, "TOGETHER", 15 * model.dims)
-    seen: list[int] = []
+    seen: list[float] = []
     (x, _), profile = drawn_images(40), profile_for(model)
     classify_images(model, x, profile, PRIOR, most=16, progress=seen.append)
     assert seen == sorted(seen)
     assert {15, 30, 40} <= set(seen)
     assert len(set(seen)) > 6
     assert seen[-1] == 40
+    assert any(done % 1 for done in seen)
+    assert all((8 * done) % 1 == 0 for done in seen)
 
 
 @pytest.mark.parametrize("clusters", [0, 3])

@@ -117,7 +117,7 @@ def race(
     draw: Callable[[int, int, Tensor], Tensor],
     plan: Plan,
     reject: float = REJECT,
-    settled: Callable[[int], None] = lambda done: None,
+    progress: Callable[[float], None] = lambda done: None,
 ) -> Classified:
     """Draw the costs of the labels that are left, until one is, or the plan is at its end.
 
@@ -127,7 +127,8 @@ def race(
         draw: (number of the draw, its piece, labels to evaluate (B, K)) → the piece's cost, (B, K).
         plan: the pieces, and what each draw tells.
         reject: a label leaves the race at this number of standard errors; ∞ to keep all.
-        settled: called with the number of images that need no more draws, before each draw.
+        progress: called before each draw with the number of images that need no more, plus for each other image the
+            share of its draws.
     """
     start = fixed + float(plan.slope.sum()) * distance
     news = torch.full((len(fixed), len(plan.pieces), fixed.shape[1]), torch.nan).to(start)
@@ -139,7 +140,7 @@ def race(
         behind, stderr = apart(start, news, leader, plan)
         left = possible & ((behind <= reject * stderr) | math.isinf(reject))
         more = left & (left.sum(1) > 1)[:, None] & (count < len(plan.pieces))
-        settled(int((~more.any(1)).sum()))
+        progress(float((count.amax(1) / len(plan.pieces)).where(more.any(1), 1.0).sum()))
         if not bool(more.any()):
             return Classified(leader, behind, stderr, EVALUATIONS * count.sum(1))
         number = int(count[more].min())  # a label that returns has fewer draws
@@ -150,7 +151,7 @@ def race(
         count += asked
 
 
-def after(progress: Callable[[int], None], before: int) -> Callable[[int], None]:
+def after(progress: Callable[[float], None], before: int) -> Callable[[float], None]:
     """The progress of a part of the images, where this number came before it."""
     return lambda done: progress(before + done)
 
@@ -169,7 +170,7 @@ def classify_images(
     reject: float = REJECT,
     rows: range | None = None,
     matrices: torch.dtype = torch.float32,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[float], None] = lambda done: None,
 ) -> Classified:
     """The label of every image. The noise of image i does not depend on the batch or on the other images.
 
@@ -184,7 +185,7 @@ def classify_images(
         reject: a label leaves the race at this number of standard errors; ∞ to keep all.
         rows: the rows of the images to classify; None for all.
         matrices: as in :class:`~nelbo.metrics.label_costs.LabelCosts`, and as of the profile.
-        progress: called with the number of images done.
+        progress: called with the number of images done, with the parts of those that are in work.
 
     Returns:
         The labels of the rows, on the CPU.
