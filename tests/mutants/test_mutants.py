@@ -697,8 +697,8 @@ MUTANTS = [
         "wrong order",
         "the new class of an image, for which stands its old one",
         "jobs/edit_diffusion.py",
-        "from_latent(self.denoiser, z, self.flow_gammas).cpu()",
-        "from_latent(self.source, z, self.flow_gammas).cpu()",
+        "from_latent(self.told(self.known, self.pictures(x, self.known))",
+        "from_latent(self.told(self.source, self.pictures(x, self.source))",
         ("test_labels_edit.py::test_an_inversion_with_two_labels_changes_the_class",),
     ),
     Mutant(
