@@ -108,11 +108,11 @@ The mixture with the mask has the exact weights {weights}. Drawn at the largest 
 """
 IMPUTATION = """## Imputation on runs
 `{command}`: the right
-half of {n} test images, {draws} draws of each. Mean squared error of the hidden pixels on [−1, 1], ± its standard error
-over images. The mean of many draws estimates the conditional mean, which has the smallest error that is possible. A draw
-from the exact law has twice the error of that mean. Bits are those of each hidden pixel by the law that its draws make
-({{py:mod}}`nelbo.metrics.imputation`): the length of a code of these pixels one by one. Training images as draws are the
-law of each pixel without what is seen.
+half of {n} test images, {draws} draws of each. Mean squared error of the hidden pixels on [−1, 1], ± its standard
+error over images. The mean of many draws estimates the conditional mean, which has the smallest error that is
+possible. A draw from the exact law has twice the error of that mean. Bits are those of each hidden pixel by the law
+that its draws make ({{py:mod}}`nelbo.metrics.imputation`): the length of a code of these pixels one by one. Training
+images as draws are the law of each pixel without what is seen.
 
 {runs}
 
