@@ -73,7 +73,7 @@ This is one run of each, and the errors are over images with both fixed. `make c
 """
 PART = """## {name}
 
-A `{family}` with labels after {steps:,} steps ({minutes:g} minutes), the other classifier after {epochs} epochs, and
+A `{family}` with labels after {steps:,} steps ({minutes:g} min), the other classifier after {epochs} epochs, and
 {n:,} test images.
 
 | images | right, bound | ± s.e. | undecided | calibration error | evaluations | right, other | calibration error |
