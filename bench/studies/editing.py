@@ -89,8 +89,8 @@ image together. A sample of {n:,} from the exact law has about {floor}.
 `moments`, with 50 steps: 200 evaluations. {default}
 
 `dpm++` is deterministic, and has the smaller error with an exact denoiser and 200 evaluations. `moments` takes `ddim`
-all the same: its noise also corrects the errors of a network, and on every run below it spends fewer bits on a hidden
-pixel. On photographs `dpm++` draws colours that do not fit what is seen.
+all the same, because a network has errors that only noise corrects: with `dpm++`, holes in photographs were filled with
+colours that do not fit what is seen. In the tables of runs below the two differ by less than their errors.
 
 For several plausible completions, and 3,200 evaluations or more for each image, `particles` has the smallest error of
 the mixture.

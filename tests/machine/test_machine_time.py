@@ -226,26 +226,22 @@ def test_the_time_left_is_known_after_one_slow_piece() -> None:
     ]
 
 
-def test_the_time_left_of_a_resumed_run_is_that_of_what_is_left() -> None:
+@pytest.mark.parametrize(
+    ("total", "begun", "moved", "left"),
+    [
+        (1.0, 0.5, 0.75, "0:01:40 left"),  # a resumed run: half of what is left
+        (10_000, 0.0, 1, ""),  # the first of many images, mostly the start: no days
+        (10_000, 0.0, 100, "2:45:00 left"),
+    ],
+)
+def test_the_time_left_is_that_of_what_is_left(total: float, begun: float, moved: float, left: str) -> None:
+    """After 100 seconds."""
     clock = Clock()
     with Bar(lines=False, disable=True, get_time=clock) as progress:
-        progress.add_task("training", total=1.0, note="", begun=0.5)
+        progress.add_task("working", total=total, note="", begun=begun)
         clock.now += 100
-        progress.move(0.75)
-        assert TimeLeft().render(progress.tasks[0]).plain == "0:01:40 left"
-
-
-def test_the_time_left_is_unknown_until_enough_is_done() -> None:
-    """A start of a minute says nothing of 10,000 images: no days are left after the first one."""
-    clock = Clock()
-    with Bar(lines=False, disable=True, get_time=clock) as progress:
-        progress.add_task("classifying", total=10_000, note="", begun=0.0)
-        clock.now += 60
-        progress.move(1)
-        assert TimeLeft().render(progress.tasks[0]).plain == ""
-        clock.now += 40
-        progress.move(100)
-        assert TimeLeft().render(progress.tasks[0]).plain == "2:45:00 left"
+        progress.move(moved)
+        assert TimeLeft().render(progress.tasks[0]).plain == left
 
 
 def test_every_long_work_moves_its_bar(digits_run: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,16 +91,25 @@ def test_the_way_of_a_seed_ends_in_its_sample(chain: Diffusion) -> None:
     assert [way.drawn_at(t).t for t in (1.0, 0.5, 0.01)] == pytest.approx([1.0, 0.5, 1 / 6])
 
 
-def test_a_walk_begins_and_ends_with_samples_of_its_seeds(folders: Path, chain: Diffusion) -> None:
+def test_a_walk_begins_and_ends_with_samples_of_its_seeds(folders: Path) -> None:
     vae = nelbo.Run(folders / "runs/digits-vae")
     images = walk(vae, (2, 5), 5)
     assert torch.equal(images[0], vae.sample(1, seed=2)[0])
     assert torch.equal(images[-1], vae.sample(1, seed=5)[0])
     assert len({image.numpy().tobytes() for image in images}) == 5
-    run = nelbo.Run(folders / "chains/twelve")
+
+
+@pytest.mark.parametrize(("name", "told"), [("chains/twelve", {}), ("runs/digits-ddpm", {"guidance": 1.0})])
+def test_a_walk_of_a_chain_begins_and_ends_with_samples(
+    folders: Path, chain: Diffusion, name: str, told: dict[str, float]
+) -> None:
+    """By Heun's method, without clusters and with those that the seeds draw."""
+    run = nelbo.Run(folders / name)
+    model = require_diffusion(run)
+    assert (model.clusters is None) == (not told)
     ends = walk(run, (2, 5), 3, steps=4)[[0, -1]]
     for image, seed in zip(ends, (2, 5), strict=True):
-        drawn = chain.sample(1, seed=seed, sampler="heun", steps=7, clip=False)[0]
+        drawn = model.sample(1, seed=seed, sampler="heun", steps=7, clip=False, **told)[0]
         assert (image.int() - drawn.int()).abs().max() <= 1
 
 

@@ -9,12 +9,13 @@ from nelbo.editing.latents import slerp
 from nelbo.errors import InputError
 from nelbo.jobs.edit_diffusion import DiffusionEditor
 from nelbo.jobs.run import Run
+from nelbo.models._diffusion_clusters import shown_drawn_clusters
 from nelbo.models._imputation import latent_space, size_of
 from nelbo.models._labels import known_class
 from nelbo.models.base import GenerativeModel
 from nelbo.models.diffusion import Diffusion
 from nelbo.models.gan import GAN
-from nelbo.rng import Stream, normal, uniform
+from nelbo.rng import Stream, normal
 from nelbo.theory.likelihoods import to_levels
 
 VIEWED = 8
@@ -45,11 +46,10 @@ def walk(run: Run, seeds: tuple[int, int], count: int = 8, label: str | None = N
     if isinstance(model, Diffusion):
         ends = [normal(seed, Stream.SAMPLE, 0, range(1), model.shape, device=model.device) for seed in seeds]
         most = len(model.timeline.chain()) - 1
-        known, clusters = known_class(model, label), model.clusters
-        pictures = None
-        if clusters is not None:
-            u = [uniform(seed, Stream.SAMPLE_CLUSTER, 0, range(1), device=model.device) for seed in seeds]
-            pictures = clusters.picture(clusters.drawn(torch.cat(u), known.for_batch(len(u)).label))
+        known = known_class(model, label)
+        told = [shown_drawn_clusters(model, range(1), seed, known.label).denoiser.known.picture for seed in seeds]
+        means = [picture for picture in told if picture is not None]
+        pictures = torch.cat(means) if means else None
         return DiffusionEditor(model, min(steps, most), True, known).between(torch.cat(ends), pictures, count, count)
     return to_levels(decoded(model, seeds, share, label), model.levels).cpu()
 
